@@ -1,0 +1,83 @@
+# What a contributor can do. `just` itself comes with the extra [dev].
+# Recipes run in the active virtual environment, or else in .venv.
+
+venv := env("VIRTUAL_ENV", justfile_directory() / ".venv")
+bin := quote(venv / "bin")
+python := quote(venv / "bin" / "python")
+
+export PYTHONDONTWRITEBYTECODE := "1"
+
+# List the recipes.
+default:
+    @just --list --unsorted
+
+# Make .venv, if no other is active, and install everything into it.
+setup:
+    [ -x {{ python }} ] || python3 -m venv {{ quote(venv) }}
+    {{ python }} -m pip install --quiet --editable '.[dev]'
+
+# Run the tests: all of them, or as told, e.g. `just test -m 'not slow' -k cancel`.
+test *ARGS:
+    {{ python }} -m pytest {{ ARGS }}
+
+# Run the tests on another interpreter, in a throw-away environment, e.g. `just test-on 3.13`.
+[script("bash")]
+test-on VERSION *ARGS:
+    set -euo pipefail
+    venv=$(mktemp -d); trap 'rm -rf "$venv"' EXIT
+    python{{ VERSION }} -m venv "$venv"
+    "$venv/bin/python" -m pip install --quiet --editable '.[test]'
+    "$venv/bin/python" -m pytest -p no:cacheprovider {{ ARGS }}
+
+# Rewrite the code in the one format, and fix what can be fixed.
+format:
+    {{ bin }}/ruff check --fix --exit-zero --quiet .
+    {{ bin }}/ruff format .
+
+# Check the format and the rules; flake8-async has the concurrency rules that ruff lacks.
+[script("bash")]
+lint:
+    set -euo pipefail
+    {{ bin }}/ruff format --check .
+    {{ bin }}/ruff check .
+    # ASYNC109, 124: as argued in pyproject.toml. ASYNC9xx ask for a checkpoint on every path, and
+    # cannot see one in a function that is called; only the rule on async generators is taken.
+    git ls-files -z --cached --others --exclude-standard -- '*.py' \
+        | xargs -0 {{ bin }}/flake8-async --enable ASYNC1,ASYNC2,ASYNC3,ASYNC900 --disable ASYNC109,ASYNC124
+
+# Check the types, with both checkers.
+types:
+    {{ bin }}/mypy
+    {{ bin }}/basedpyright --pythonpath {{ python }}
+
+# Check the arrows between the packages.
+contracts:
+    {{ bin }}/lint-imports
+
+# Run every example: each ends by itself, without input, in a minute.
+[script("bash")]
+examples:
+    set -uo pipefail
+    shopt -s nullglob
+    failed=0
+    for example in examples/*.py examples/*/__main__.py; do
+        echo "— $example"
+        timeout 60 {{ python }} -W error "$example" </dev/null || { echo "$example: exit $?" >&2; failed=1; }
+    done
+    exit $failed
+
+# The long campaign: SCALE times the random schedules of the ordinary run, from a new seed.
+faults SCALE="25" SEED=`date +%s`:
+    {{ python }} -m pytest tests/faults --scale {{ SCALE }} --seed {{ SEED }}
+
+# The Autobahn cases against the WebSocket transport.
+conformance *ARGS:
+    {{ python }} -m pytest tests/contract -k conformance {{ ARGS }}
+
+# Measure a server, e.g. `just bench ws://127.0.0.1:8765`.
+bench *ARGS:
+    {{ python }} -m trialogue bench {{ ARGS }}
+
+# All that CI does, from nothing.
+ci:
+    .ci/run
