@@ -85,7 +85,15 @@ class Environment:
 
     def install(self, *arguments: str | Path) -> None:
         """Install without network."""
-        pip = [sys.executable, "-m", "pip", "--python", self.python, "--quiet", "install"]
+        pip: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "pip",
+            "--python",
+            self.python,
+            "--quiet",
+            "install",
+        ]
         offline = ["--no-deps", "--no-index", "--no-build-isolation", "--ignore-installed"]
         run([*pip, *offline, *arguments], self.path)
 
@@ -165,9 +173,8 @@ def test_wheel_has_every_package_once(wheel: Path) -> None:
 def test_wheel_installs_and_everything_imports(wheel: Path, tmp_path: Path) -> None:
     environment = Environment(tmp_path / "venv")
     environment.install(wheel)
-    assert environment.import_everything().is_relative_to(tmp_path / "venv")
-    command = [tmp_path / "venv" / "bin" / "trialogue", "--help"]
-    assert "trialogue" in run(command, tmp_path)
+    assert environment.import_everything().is_relative_to(environment.path)
+    assert "trialogue" in run([tmp_path / "venv/bin/trialogue", "--help"], tmp_path)
 
 
 @pytest.mark.slow
