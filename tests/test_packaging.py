@@ -226,3 +226,10 @@ def test_bare_install_says_what_the_command_line_needs() -> None:
     )
     said = "trialogue: the command line needs 'cyclopts': pip install 'trialogue[cli]'\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+
+
+def test_both_type_checkers_see_the_examples() -> None:
+    """mypy refuses a folder without Python, so the first example has to add itself."""
+    if any((ROOT / "examples").rglob("*.py")):
+        assert "examples" in PYPROJECT["tool"]["mypy"]["files"]
+    assert "examples" in PYPROJECT["tool"]["pyright"]["include"]
