@@ -29,10 +29,11 @@ test-on VERSION *ARGS:
     "$venv/bin/python" -m pip install --quiet --editable '.[test]'
     "$venv/bin/python" -m pytest -p no:cacheprovider {{ ARGS }}
 
-# Rewrite the code in the one format, and fix what can be fixed.
-format:
-    {{ bin }}/ruff check --fix --exit-zero --quiet .
-    {{ bin }}/ruff format .
+# It asks which, since in a shared tree another's half-written file has imports not used yet.
+# Rewrite the named files or folders in the one format, and fix what can be fixed.
+format +PATHS:
+    {{ bin }}/ruff check --fix --exit-zero --quiet {{ PATHS }}
+    {{ bin }}/ruff format {{ PATHS }}
 
 # Check the format and the rules; flake8-async has the concurrency rules that ruff lacks.
 [script("bash")]
@@ -46,9 +47,12 @@ lint:
         | xargs -0 {{ bin }}/flake8-async --enable ASYNC1,ASYNC2,ASYNC3,ASYNC900 --disable ASYNC109,ASYNC124
 
 # Check the types, with both checkers.
+[script("bash")]
 types:
-    {{ bin }}/mypy
-    {{ bin }}/basedpyright --pythonpath {{ python }}
+    failed=0
+    {{ bin }}/mypy || failed=1
+    {{ bin }}/basedpyright --pythonpath {{ python }} || failed=1
+    exit $failed
 
 # Check the arrows between the packages.
 contracts:
