@@ -1,0 +1,180 @@
+"""Finds the agents that a command line names: ``[NAME=]AGENT``."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import sys
+import traceback
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any, Final, TypeGuard, cast
+
+from ..core.abc import Agent
+from ..core.errors import SettingsError, TrialogueError
+from ..core.plugins import AGENTS, list_plugins, load_object
+from ._loader import AgentLoader
+
+__all__ = ["list_agents", "resolve_agent", "resolve_agents"]
+
+_NAMED: Final = re.compile(r"([A-Za-z0-9_][\w.-]*)=(.*)", re.DOTALL)
+_OWN: Final = "or module:function for one of your own"
+
+
+def resolve_agents(specs: Iterable[str]) -> dict[str, Agent]:
+    """Find several agents, in the order given, each under a name of its own.
+
+    Raises:
+        SettingsError: One cannot be found, or two have one name.
+    """
+    agents: dict[str, Agent] = {}
+    for spec in specs:
+        name, agent = resolve_agent(spec)
+        if name in agents:
+            raise SettingsError(
+                f"agent {spec!r}: there is a {name!r} already; write OTHER_NAME={_unnamed(spec)}"
+            )
+        agents[name] = agent
+    return agents
+
+
+def resolve_agent(spec: str) -> tuple[str, Agent]:
+    """Find an agent by ``[NAME=]AGENT``, and give it with its name.
+
+    AGENT is the name of an installed one (``demo``), a loader and what it takes
+    (``script:FILE``), or ``module:function`` for any other; for that, the current directory is
+    made importable. Without NAME the agent is called as the installed one, as the function, or
+    as the module where the function is just called ``agent``.
+
+    Raises:
+        SettingsError: There is no such agent, or it is none; says what there is.
+    """
+    match = _NAMED.fullmatch(spec)
+    given = match[1] if match else None
+    spec = _unnamed(spec)
+    head, colon, argument = spec.partition(":")
+    installed = list_plugins(AGENTS)
+    found: Any = None
+    if head in installed:
+        found = _import_installed(head)
+        if isinstance(found, AgentLoader):
+            return given or head, _load(found, head, argument)
+        if not colon:
+            return given or head, _checked(found, spec)
+    if not colon:
+        raise SettingsError(f"unknown agent {spec!r}: {_suggest(spec, list(installed))}")
+    agent = _checked(_import_own(spec, shadowed=head if found is not None else None), spec)
+    module, function = head.rpartition(".")[2], argument.rpartition(".")[2]
+    return given or (module if function == "agent" else function), agent
+
+
+def list_agents() -> list[str]:
+    """List the installed agents as they are named, e.g. ``["demo", "echo", "script:FILE"]``."""
+    listed: list[str] = []
+    for name in sorted(list_plugins(AGENTS)):
+        try:
+            found = _import_installed(name)
+        except SettingsError:
+            listed.append(name)  # its library is missing; asking for the agent says so
+        else:
+            loader = isinstance(found, AgentLoader)
+            listed.append(f"{name}:{cast('Any', found).takes}" if loader else name)
+    return listed
+
+
+def _unnamed(spec: str) -> str:
+    match = _NAMED.fullmatch(spec)
+    return match[2] if match else spec
+
+
+def _suggest(spec: str, names: list[str]) -> str:
+    if spec.endswith(".py"):
+        module = spec.removesuffix(".py").removeprefix("./").replace("/", ".")
+        return f"for a function in that file write {module}:FUNCTION"
+    close = get_close_matches(spec, names, n=1)
+    meant = f"did you mean {close[0]!r}? " if close else ""
+    return f"{meant}there are {', '.join(list_agents())}, {_OWN}"
+
+
+def _import_installed(name: str) -> Any:
+    try:
+        return list_plugins(AGENTS)[name].load()
+    except Exception as exc:  # whatever an import does
+        raise SettingsError(f"agent {name!r} cannot be imported: {_say(exc)}") from exc
+
+
+def _load(loader: AgentLoader[...], name: str, argument: str) -> Agent:
+    if not argument:
+        raise SettingsError(f"agent {name!r} needs to know more: write {name}:{loader.takes}")
+    try:
+        made = loader(argument)
+    except TrialogueError:
+        raise
+    except ImportError as exc:
+        raise SettingsError(f"agent {name!r} cannot be imported: {_say(exc)}") from exc
+    return _checked(made, f"{name}:{argument}")
+
+
+def _import_own(spec: str, *, shadowed: str | None) -> Any:
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)  # as `python -m` has it; for good, since it may import later
+    try:
+        return load_object(spec)
+    except SettingsError as exc:
+        if shadowed is not None:
+            raise SettingsError(f"agent {shadowed!r} takes nothing after a colon; {exc}") from None
+        raise SettingsError(f"agent {exc}") from exc.__cause__
+    except Exception as exc:  # somebody's module failed
+        raise SettingsError(f"agent {spec!r}: importing it failed: {_say(exc)}") from exc
+
+
+def _say(exc: BaseException) -> str:
+    """Say what went wrong and, since no traceback is shown, where."""
+    if isinstance(exc, ModuleNotFoundError):
+        return str(exc)
+    where = ""
+    frames = traceback.extract_tb(exc.__traceback__)
+    if frames and not isinstance(exc, SyntaxError):
+        where = f" ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})"
+    return f"{type(exc).__name__}: {exc}{where}"
+
+
+def _checked(found: Any, spec: str) -> Agent:
+    if not _is_agent(found):
+        raise SettingsError(
+            f"agent {spec!r} is {_describe(found)}: an agent is an async function of one turn"
+        )
+    return found
+
+
+def _is_agent(found: Any) -> TypeGuard[Agent]:
+    if inspect.isclass(found) or not callable(found):
+        return False
+    if not _is_async(found) and not _is_async(type(found).__call__):
+        return False
+    try:
+        inspect.signature(found).bind(object())
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _is_async(function: Any) -> bool:
+    # A decorator may be a plain function that hands the coroutine on.
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        inspect.unwrap(function)
+    )
+
+
+def _describe(found: Any) -> str:
+    if inspect.isclass(found):
+        return "a class"
+    if not callable(found):
+        return f"{type(found).__name__!r} and no function"
+    if inspect.isasyncgenfunction(found):
+        return "an async generator, and should call turn.write where it yields"
+    if _is_async(found) or _is_async(type(found).__call__):
+        return "an async function of other parameters"
+    return "not async"

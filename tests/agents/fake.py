@@ -1,0 +1,266 @@
+"""A turn and a session without a server: what an agent writes is kept, and nothing else is done."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import trio
+
+from trialogue.core.abc import Agent, ToolCall, ToolFunction, Turn
+from trialogue.core.models import InputInfo, Message, MessageKind, SessionConfig, TokenUsage
+
+WHEN = "2026-11-23T12:00:00.000Z"
+
+
+@attrs.define
+class ToolRun:
+    """A tool call as the log would have it."""
+
+    name: str
+    arguments: Mapping[str, Any]
+    call_id: str
+    status: str = "running"
+    result: Any = None
+    error: str | None = None
+    progress: list[dict[str, Any]] = attrs.field(factory=list)
+
+
+class FakeTurn(Turn):
+    """A turn that keeps everything.
+
+    Attributes:
+        pieces: Each write with its time, kind and text.
+        written: The messages of the agent, completed ones.
+        tools: Each tool call, in the order they began.
+        events: The agent's own: name, data, whether durable.
+        usage: Of the turn.
+        error: What the agent raised, None if it ended by itself or was cancelled.
+        cancelled: Whether it was.
+    """
+
+    def __init__(
+        self,
+        content: str,
+        *,
+        history: Sequence[Message] = (),
+        config: SessionConfig | None = None,
+        number: int = 1,
+    ) -> None:
+        self._id = f"trn_{number}"
+        self._ids = itertools.count(1)
+        self._config = SessionConfig() if config is None else config
+        self._input = self._message("user", "text", content)
+        self._messages = [*history, self._input]
+        self._open: tuple[MessageKind, list[str]] | None = None
+        self._steering: deque[InputInfo] = deque()
+        self._steered = trio.Event()
+        self.pieces: list[tuple[float, MessageKind, str]] = []
+        self.written: list[Message] = []
+        self.tools: list[ToolRun] = []
+        self.events: list[tuple[str, Mapping[str, Any], bool]] = []
+        self.usage = TokenUsage()
+        self.error: BaseException | None = None
+        self.cancelled = False
+
+    # -- what a test asks ----------------------------------------------------------------------
+
+    @property
+    def text(self) -> str:
+        """All text that was written, the one in progress too, messages separated by a bar."""
+        return "|".join(self._texts("text"))
+
+    @property
+    def reasoning(self) -> str:
+        """The same of the reasoning."""
+        return "|".join(self._texts("reasoning"))
+
+    def _texts(self, kind: MessageKind) -> list[str]:
+        texts = [message.content for message in self.written if message.kind == kind]
+        if self._open is not None and self._open[0] == kind:
+            texts.append("".join(self._open[1]))
+        return texts
+
+    def steer(self, content: str) -> None:
+        """Hand an input to the running turn."""
+        number = next(self._ids)
+        self._steering.append(
+            InputInfo(
+                input_id=f"inp_{number}",
+                message_id=f"{self._id}_steer_{number}",
+                turn_id=self._id,
+                content=content,
+                when_busy="steer",
+            )
+        )
+        self._steered.set()
+
+    async def run(self, agent: Agent) -> FakeTurn:
+        """Run an agent to its end, whatever that is."""
+        try:
+            await agent(self)
+        except trio.Cancelled:
+            self.cancelled = True
+            raise
+        except Exception as exc:  # noqa: BLE001 - a boundary of turns, like the core's
+            self.error = exc
+        finally:
+            self.complete_message()
+        return self
+
+    # -- what the agent sees -------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        return self._id
+
+    @property
+    def session_id(self) -> str:
+        return "ses_1"
+
+    @property
+    def config(self) -> SessionConfig:
+        return self._config
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        return {}
+
+    @property
+    def input(self) -> Message:
+        return self._input
+
+    @property
+    def messages(self) -> Sequence[Message]:
+        return tuple(self._messages)
+
+    @property
+    def attempt(self) -> int:
+        return 1
+
+    def write_nowait(self, text: str, *, kind: MessageKind = "text") -> None:
+        if self._open is not None and self._open[0] != kind:
+            self.complete_message()
+        if self._open is None:
+            self._open = (kind, [])
+        self._open[1].append(text)
+        self.pieces.append((trio.current_time(), kind, text))
+
+    async def write(self, text: str, *, kind: MessageKind = "text") -> None:
+        self.write_nowait(text, kind=kind)
+        await trio.lowlevel.checkpoint()
+
+    def complete_message(self) -> Message | None:
+        if self._open is None:
+            return None
+        kind, parts = self._open
+        self._open = None
+        message = self._message("assistant", kind, "".join(parts))
+        self._messages.append(message)
+        self.written.append(message)
+        return message
+
+    async def call_tool(
+        self,
+        name: str,
+        arguments: Mapping[str, Any],
+        function: ToolFunction,
+        *,
+        call_id: str | None = None,
+    ) -> Any:
+        self.complete_message()
+        run = ToolRun(name, arguments, call_id or f"call_{len(self.tools) + 1}")
+        self.tools.append(run)
+
+        def report(
+            text: str | None = None, progress: float | None = None, total: float | None = None
+        ) -> None:
+            said = {"text": text, "progress": progress, "total": total}
+            run.progress.append({k: v for k, v in said.items() if v is not None})
+
+        call = ToolCall(
+            call_id=run.call_id,
+            turn_id=self.id,
+            session_id=self.session_id,
+            name=name,
+            arguments=arguments,
+            report_progress=report,
+        )
+        try:
+            run.result = await function(call)
+        except trio.Cancelled:
+            run.status = "cancelled"
+            raise
+        except Exception as exc:
+            run.status, run.error = "error", str(exc)
+            raise
+        run.status = "ok"
+        return run.result
+
+    def emit(self, name: str, data: Mapping[str, Any], *, durable: bool = False) -> None:
+        self.events.append((name, data, durable))
+
+    def report_usage(self, *, input_tokens: int = 0, output_tokens: int = 0) -> None:
+        self.usage += TokenUsage(
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            total_tokens=input_tokens + output_tokens,
+        )
+
+    @property
+    def waiting_steering(self) -> Sequence[InputInfo]:
+        return tuple(self._steering)
+
+    async def next_steering(self) -> Message:
+        await trio.lowlevel.checkpoint()
+        while not self._steering:
+            self._steered = trio.Event()
+            await self._steered.wait()
+        taken = self._steering.popleft()
+        message = self._message("user", "text", taken.content)
+        self._messages.append(message)
+        return message
+
+    def _message(self, role: Any, kind: MessageKind, content: str) -> Message:
+        return Message(
+            id=f"{self._id}_msg_{next(self._ids)}",
+            session_id="ses_1",
+            turn_id=self._id,
+            role=role,
+            kind=kind,
+            content=content,
+            timestamp=WHEN,
+        )
+
+
+class FakeSession:
+    """Turns of one agent, each with the messages of those before it."""
+
+    def __init__(self, agent: Agent, config: SessionConfig | None = None) -> None:
+        self.agent = agent
+        self.config = config
+        self.messages: Sequence[Message] = ()
+        self._turns = 0
+
+    def open_turn(self, content: str) -> FakeTurn:
+        """Make the next turn, and run nothing."""
+        self._turns += 1
+        return FakeTurn(content, history=self.messages, config=self.config, number=self._turns)
+
+    async def tell(self, content: str) -> FakeTurn:
+        """Run the next turn to its end, whatever that is."""
+        turn = self.open_turn(content)
+        try:
+            with trio.fail_after(600):  # of the test's clock
+                return await turn.run(self.agent)
+        finally:
+            self.messages = turn.messages
+
+    async def ask(self, content: str) -> str:
+        """Run the next turn, which must not fail, and give the text it wrote."""
+        turn = await self.tell(content)
+        assert turn.error is None
+        return turn.text
