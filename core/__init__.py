@@ -1,5 +1,16 @@
-"""What a conversation is: sessions, turns, the journal and the protocol. Knows no socket, no file, no model."""
+"""What a conversation is: sessions, turns, the journal and the protocol.
+
+Knows no socket, no file, no model. `open_server` is the whole of it; the seams are in
+`trialogue.core.abc`.
+"""
 
 if __name__ != "trialogue.core":
     # Two copies of one module are two of every class: fail here rather than in an isinstance().
     raise ImportError(f"import this as 'trialogue.core', not as {__name__!r}")
+
+from ._ratelimit import RateLimit as RateLimit
+from ._registry import LATER as LATER
+from ._request import Request as Request
+from ._server import Server as Server
+from ._server import open_server as open_server
+from .settings import Settings as Settings

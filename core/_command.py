@@ -1,0 +1,74 @@
+"""What a handler asks of a session, and how the answer comes back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
+
+import attrs
+
+from .abc import Connection
+
+__all__ = ["Command", "KeyClaim", "Reply", "make_claim"]
+
+#: Members that name the answer and not the effect (PROTOCOL §7).
+_NOT_THE_EFFECT: Final = frozenset({"wait"})
+
+
+class Reply(Protocol):
+    """Where the answer of a command goes; exactly one of the two is called, once.
+
+    Attributes:
+        on_abandon: Set by whoever works on a command that can be given up: called with the
+            reason when the request is cancelled or times out, which has been answered then.
+    """
+
+    on_abandon: Callable[[str], None] | None
+
+    def succeed(self, result: Any) -> None:
+        """Answer with an attrs object or a JSON value."""
+
+    def fail(self, exc: Exception) -> None:
+        """Answer with an error."""
+
+
+@attrs.frozen(kw_only=True)
+class KeyClaim:
+    """An idempotency key that a request brought, and what it stands for."""
+
+    key: str
+    method: str
+    fingerprint: str
+
+
+@attrs.frozen(kw_only=True)
+class Command:
+    """One method call on one session.
+
+    Attributes:
+        params: One of the parameter classes of `trialogue.core.methods`.
+        principal: None for anonymous.
+        claim: From the request's ``idempotencyKey``.
+        connection: That of the request; subscribed by ``message.stream``.
+    """
+
+    params: Any
+    principal: str | None = None
+    claim: KeyClaim | None = None
+    connection: Connection | None = None
+
+
+def make_claim(key: str, method: str, params: Mapping[str, Any]) -> KeyClaim:
+    """Make the claim of a request's key.
+
+    ``message.send`` and ``message.stream`` have the same effect, so a key may pass from one to
+    the other.
+    """
+    effect = {name: value for name, value in params.items() if name not in _NOT_THE_EFFECT}
+    canonical = json.dumps(effect, sort_keys=True, separators=(",", ":"))
+    digest = hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
+    if method == "message.stream":
+        method = "message.send"
+    return KeyClaim(key=key, method=method, fingerprint=digest)

@@ -1,0 +1,310 @@
+"""What the readers of a session see: its published state, the tail of its log, its live text.
+
+The session's journal publishes into the feed; on another node, whatever reads the shared log
+would. Attaching is one synchronous step on a single-threaded log (note the end, register), then
+pumping: there is no window between replay and live.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from . import codec
+from ._cursor import Cursor
+from ._flusher import Flusher
+from ._frame import Frame
+from ._state import SessionState
+from ._stats import Stats
+from ._text import LiveMessage
+from .abc import CloseReason, Connection, SessionStore
+from .errors import TrialogueError
+from .events import EventBody, Resync, Sync
+from .log import Entry, Position
+from .models import InProgress, Message
+from .settings import Settings
+
+__all__ = ["SessionFeed", "make_event"]
+
+log = logging.getLogger("trialogue.session")
+
+#: Entries kept in memory for cursors that fall a little behind; older ones come from the store.
+TAIL_ENTRIES: Final = 64
+#: And their bytes: with large events fewer of them are kept.
+TAIL_BYTES: Final = 256 * 1024
+#: Entries read from the store at a time. A page is posted only while the outbox is low.
+PAGE_ENTRIES: Final = 32
+
+
+def make_event(session_id: str | None, body: EventBody) -> Frame:
+    """Make the frame of a transient event."""
+    payload: dict[str, object] = {"type": body.type, "data": codec.unstructure(body)}
+    if session_id is not None:
+        payload = {"sessionId": session_id, **payload}
+    return Frame(
+        codec.encode_json({"version": "1.0", "type": "event", "payload": payload}), body.type
+    )
+
+
+class SessionFeed:
+    """The published half of one session.
+
+    Attributes:
+        state: Folded from what was published.
+        live: Messages in progress whose ``message.started`` was published.
+        cursors: Every subscription, by its connection.
+    """
+
+    def __init__(
+        self,
+        session_id: str,
+        *,
+        store: SessionStore,
+        flusher: Flusher,
+        settings: Settings,
+        stats: Stats,
+        spawn: Callable[[Callable[[], Awaitable[None]]], None],
+    ) -> None:
+        self.session_id = session_id
+        self.state = SessionState(session_id)
+        self.stats = stats
+        self.spawn = spawn
+        self.high_water_bytes = settings.high_water_bytes
+        self.live: dict[str, LiveMessage] = {}
+        self.cursors: dict[Connection, Cursor] = {}
+        #: Called after the last subscription ended.
+        self.on_idle: Callable[[], None] | None = None
+        #: Up to where text may be published now. None is no bound; else messages and lengths:
+        #: what was written after an entry that is not yet published has to wait for it.
+        self.text_marks: Sequence[tuple[LiveMessage, int]] | None = None
+        self._max_list_bytes = settings.max_list_bytes
+        self._store = store
+        self._flusher = flusher
+        self._is_dirty = False
+        self._current: dict[Cursor, None] = {}
+        self._tail: deque[Entry] = deque()
+        self._tail_bytes = 0
+
+    # -- publishing ------------------------------------------------------------------------
+
+    def load(self, entry: Entry) -> None:
+        """Fold an entry of the past, which nobody is sent."""
+        self.state.apply(entry)
+        self._remember(entry)
+
+    def publish(self, entry: Entry) -> None:
+        """Fold the next entry, and send it to whoever is up to date."""
+        self.publish_text()
+        self.state.apply(entry)
+        self._remember(entry)
+        if self._current:
+            self._fan_out(entry.frame, entry.seq)
+
+    def publish_transient(self, frame: Frame) -> None:
+        """Send an event that has no position. Readers that are behind do without."""
+        self.publish_text()
+        high = self.high_water_bytes
+        for cursor in self._current:
+            if cursor.connection.outbound_bytes < high:
+                cursor.connection.post(frame)
+
+    def text_written(self) -> None:
+        """Note that a message has more text; it goes out with the flusher's next pass."""
+        if not self._is_dirty:
+            self._is_dirty = True
+            self._flusher.mark_feed(self)
+
+    def start_live(self, message: LiveMessage) -> None:
+        """``message.started`` was published: what was written already is the first delta."""
+        message.is_live = True
+        self.live[message.id] = message
+        if message.length:
+            self.text_written()
+
+    def end_live(self, message: LiveMessage) -> None:
+        """``message.completed`` was published."""
+        message.is_live = False
+        self.live.pop(message.id, None)
+
+    def flush(self) -> None:
+        """Publish the text of this tick. The flusher calls it."""
+        self._is_dirty = False
+        self.publish_text()
+
+    def publish_text(self) -> None:
+        """Send one delta for each message that has grown, as far as it may be shown now."""
+        marks = self.text_marks
+        if marks is None:
+            for message in self.live.values():
+                if message.published < message.length:
+                    self._publish_delta(message, message.length)
+        else:
+            for message, length in marks:
+                if message.is_live and message.published < length:
+                    self._publish_delta(message, length)
+
+    def _publish_delta(self, message: LiveMessage, end: int) -> None:
+        if self._current:
+            payload = message.delta_payload(message.published, end)
+            self._fan_out(Frame(payload, "message.delta"), self.state.seq + 1)
+        message.published = end
+
+    def _fan_out(self, frame: Frame, next_seq: int) -> None:
+        """Post to every up-to-date cursor; one whose outbox is full falls behind instead."""
+        high = self.high_water_bytes
+        behind: list[Cursor] | None = None
+        for cursor in self._current:
+            connection = cursor.connection
+            if connection.outbound_bytes < high:
+                connection.post(frame)
+            elif behind is None:
+                behind = [cursor]
+            else:
+                behind.append(cursor)
+        self.stats.events_sent += len(self._current)
+        if behind is not None:
+            for cursor in behind:
+                del self._current[cursor]
+                cursor.fall_behind(next_seq)
+
+    def _remember(self, entry: Entry) -> None:
+        self._tail.append(entry)
+        self._tail_bytes += len(entry.data)
+        while len(self._tail) > TAIL_ENTRIES or (
+            self._tail_bytes > TAIL_BYTES and len(self._tail) > 1
+        ):
+            self._tail_bytes -= len(self._tail.popleft().data)
+
+    # -- attaching -------------------------------------------------------------------------
+
+    def attach(
+        self,
+        connection: Connection,
+        *,
+        after: int,
+        offsets: dict[str, int],
+        resync_reason: str | None = None,
+    ) -> None:
+        """Subscribe a connection, or restart its subscription, after a seq; then pump.
+
+        Args:
+            connection: Gets the events.
+            after: The last seq that it has.
+            offsets: The code points it has of messages in progress.
+            resync_reason: Its cursor does not continue: it is sent the newest messages first.
+        """
+        self._drop(connection)
+        cursor = Cursor(self, connection, after + 1, dict(offsets))
+        if resync_reason is not None:
+            cursor.first = self._make_resync(resync_reason)
+            self.stats.resyncs += 1
+        self.cursors[connection] = cursor
+        cursor.pump()
+
+    def detach(self, connection: Connection) -> None:
+        """End a connection's subscription, if it has one."""
+        if self._drop(connection) and not self.cursors and self.on_idle is not None:
+            self.on_idle()
+
+    def detach_all(self, last: Frame) -> None:
+        """End every subscription with one more frame."""
+        for connection in list(self.cursors):
+            connection.post(last)
+            self.detach(connection)
+
+    def lose(self, cursor: Cursor) -> None:
+        """Give up a subscription that cannot be continued.
+
+        The connection is closed, since a client that is merely detached would wait for ever: it
+        comes back with its cursor, and is told what became of the session.
+        """
+        self.detach(cursor.connection)
+        cursor.connection.close_soon(CloseReason.SERVER_ERROR)
+
+    def lose_all(self) -> None:
+        """Give up every subscription: this process cannot follow the session any more."""
+        for cursor in list(self.cursors.values()):
+            self.lose(cursor)
+
+    def join(self, cursor: Cursor) -> None:
+        """Take a cursor among the up-to-date ones."""
+        self._current[cursor] = None
+
+    def _drop(self, connection: Connection) -> bool:
+        cursor = self.cursors.pop(connection, None)
+        if cursor is None:
+            return False
+        cursor.is_gone = True
+        self._current.pop(cursor, None)
+        return True
+
+    # -- reading ---------------------------------------------------------------------------
+
+    def tail_entry(self, seq: int) -> Entry | None:
+        """Give an entry that is still in memory."""
+        if not self._tail:
+            return None
+        index = seq - self._tail[0].seq
+        return self._tail[index] if 0 <= index < len(self._tail) else None
+
+    async def read_page(self, after: int) -> Sequence[Entry] | None:
+        """Read published entries from the store. None if it cannot."""
+        try:
+            page = await self._store.read(self.session_id, after, PAGE_ENTRIES)
+        except (TrialogueError, OSError):
+            log.exception("reading a log failed", extra={"session_id": self.session_id})
+            return None
+        # The store may be ahead of what was published; readers are not.
+        published = [entry for entry in page if entry.seq <= self.state.seq]
+        return published or None
+
+    def in_progress(self) -> tuple[InProgress, ...]:
+        """List the messages that are being written."""
+        return tuple(message for message, _ in self.state.in_progress.values())
+
+    def newest_messages(
+        self, messages: Sequence[Message], limit: int | None = None
+    ) -> tuple[tuple[Message, ...], bool]:
+        """Cut a list of messages to the newest, by count and by `max_list_bytes`.
+
+        Returns:
+            Them, oldest first, and whether there were more. At least one, if there is one.
+        """
+        chosen: list[Message] = []
+        room = self._max_list_bytes
+        for message in reversed(messages):
+            room -= message_bytes(message)
+            if chosen and (room < 0 or (limit is not None and len(chosen) >= limit)):
+                break
+            chosen.append(message)
+        chosen.reverse()
+        return tuple(chosen), len(chosen) < len(messages)
+
+    def make_sync(self) -> Frame:
+        """Make the event that says: all before this was sent, what follows is live."""
+        return make_event(self.session_id, Sync(position=str(self.position)))
+
+    @property
+    def position(self) -> Position:
+        """The last published one."""
+        return self.state.position
+
+    def _make_resync(self, reason: str) -> Frame:
+        messages, has_more = self.newest_messages(self.state.messages)
+        return make_event(
+            self.session_id,
+            Resync(
+                reason=reason,
+                session=self.state.session(),
+                messages=messages,
+                has_more=has_more,
+                position=str(self.position),
+            ),
+        )
+
+
+def message_bytes(message: Message) -> int:
+    """Measure a message as JSON."""
+    return len(codec.encode_json(codec.unstructure(message)))

@@ -1,0 +1,78 @@
+"""One task a server that turns what was written during a tick into few events and few sends.
+
+Whoever has something to send marks itself dirty; in the next pass the flusher first asks each
+dirty session feed for its text, which becomes one delta a message, and then each dirty outbox to
+send. That is one wake-up and one system call for everything that a tick produced.
+"""
+
+from __future__ import annotations
+
+from typing import NoReturn, Protocol
+
+import trio
+
+__all__ = ["Flushable", "Flusher"]
+
+
+class Flushable(Protocol):
+    """Something that can be marked dirty. It must not raise."""
+
+    def flush(self) -> None:
+        """Pass on what has gathered. Called once for each time it was marked."""
+
+
+class Flusher:
+    """Collects what is dirty, and flushes it once a scheduler tick."""
+
+    __slots__ = ("_feeds", "_outboxes", "_parked")
+
+    def __init__(self) -> None:
+        self._feeds: list[Flushable] = []
+        self._outboxes: list[Flushable] = []
+        self._parked: trio.lowlevel.Task | None = None
+
+    def mark_feed(self, feed: Flushable) -> None:
+        """Have ``feed`` flushed in the next pass, before any outbox. Mark once until flushed."""
+        self._feeds.append(feed)
+        if self._parked is not None:
+            self._wake()
+
+    def mark_outbox(self, outbox: Flushable) -> None:
+        """Have ``outbox`` flushed in the next pass. Mark once until it was flushed."""
+        self._outboxes.append(outbox)
+        if self._parked is not None:
+            self._wake()
+
+    def _wake(self) -> None:
+        task, self._parked = self._parked, None
+        if task is not None:
+            trio.lowlevel.reschedule(task)
+
+    def flush(self) -> None:
+        """Flush until nothing is dirty.
+
+        A send that drains an outbox may let a lagging cursor post more, which is sent in the same
+        pass. What ends it is that sockets fill, or that the next page must come from the store.
+        """
+        while self._feeds or self._outboxes:
+            feeds, self._feeds = self._feeds, []
+            for feed in feeds:
+                feed.flush()
+            outboxes, self._outboxes = self._outboxes, []
+            for outbox in outboxes:
+                outbox.flush()
+
+    async def run(self) -> NoReturn:
+        """Flush whenever something is dirty, until cancelled."""
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._parked = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        while True:
+            if self._feeds or self._outboxes:
+                await trio.lowlevel.checkpoint()
+            else:
+                self._parked = trio.lowlevel.current_task()
+                await trio.lowlevel.wait_task_rescheduled(abort)
+            self.flush()

@@ -1,0 +1,38 @@
+"""The bytes of one protocol message, made once and shared by all that receive it."""
+
+from __future__ import annotations
+
+__all__ = ["Frame"]
+
+
+class Frame:
+    """An outgoing protocol message: immutable, and framed once for each kind of transport.
+
+    Attributes:
+        payload: The JSON object, UTF-8, without any framing.
+        event: The event's type, None for a response, ping or pong. For transports that show it
+            outside of the payload (Server-Sent Events).
+        position: ``"<term>-<seq>"`` of a durable event, else None.
+        line: The payload and its LF; a slot that the line transports fill at first use.
+        websocket: One unmasked text message; filled by the WebSocket transport at first use.
+        sse: Filled by the HTTP transport at first use.
+
+    A transport that frames differently wraps the payload each time, or subclasses its own cache.
+    """
+
+    __slots__ = ("event", "line", "payload", "position", "sse", "websocket")
+
+    def __init__(
+        self, payload: bytes, event: str | None = None, position: str | None = None
+    ) -> None:
+        self.payload = payload
+        self.event = event
+        self.position = position
+        self.line: bytes | None = None
+        self.websocket: bytes | None = None
+        self.sse: bytes | None = None
+
+    def __repr__(self) -> str:
+        what = self.event or "frame"
+        at = f" {self.position}" if self.position else ""
+        return f"<Frame {what}{at} {len(self.payload)} bytes>"

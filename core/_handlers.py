@@ -1,0 +1,154 @@
+"""The methods of PROTOCOL §4. Each says in a line where its work is done."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from ._describe import describe
+from ._protocol import PROTOCOL_VERSION, SUPPORTED_VERSIONS
+from ._registry import LATER, Registry
+from .errors import UnauthorizedError
+from .methods import (
+    Empty,
+    Health,
+    Hello,
+    HelloResult,
+    ProtocolInfo,
+    RequestCancel,
+    RequestCancelResult,
+    ServerInfo,
+    SessionCreate,
+    SessionList,
+    SessionListResult,
+)
+
+if TYPE_CHECKING:
+    from ._request import Request
+
+__all__ = ["PROTOCOL_METHODS"]
+
+PROTOCOL_METHODS: Final = Registry()
+_method = PROTOCOL_METHODS.add
+
+
+@_method("hello", is_counted=False)
+def hello(request: Request, params: Hello) -> Any:
+    """Say who is there; with a credential where one is needed."""
+    link, server = request.link, request.link.server
+    if link.principal is not None:
+        # Renewal of a credential comes with identity; so far a second hello only asks again.
+        return _greet(request)
+    credential = params.auth
+    if credential is None:
+        link.refuse_credential(request, UnauthorizedError("A credential is needed"))
+        return LATER
+    link.pause()
+
+    async def check() -> None:
+        try:
+            link.authenticated(await server.check_credential(credential, link))
+            request.succeed(_greet(request))
+        except UnauthorizedError as exc:
+            link.refuse_credential(request, exc)
+        except Exception as exc:
+            request.fail(exc)
+        finally:
+            link.resume()
+
+    server.spawn_check(check)
+    return LATER
+
+
+def _greet(request: Request) -> HelloResult:
+    link, server = request.link, request.link.server
+    return HelloResult(
+        connection_id=link.id,
+        server=ServerInfo(name=server.settings.server_name, version=server.version),
+        protocol=ProtocolInfo(version=PROTOCOL_VERSION, supported=SUPPORTED_VERSIONS),
+        principal=link.principal or "",
+        capabilities={},
+        limits=server.settings.wire_limits(),
+        heartbeat_ms=round(server.settings.heartbeat_seconds * 1000),
+    )
+
+
+@_method("session.create", while_draining=False)
+def session_create(request: Request, params: SessionCreate) -> Any:
+    """Create a session."""
+    request.link.server.host.create(request.command(params), request)
+    return LATER
+
+
+@_method("session.list")
+async def session_list(request: Request, params: SessionList) -> SessionListResult:
+    """List the principal's sessions, newest activity first."""
+    return await request.link.server.host.list(params, request.link.owner)
+
+
+def _on_session(request: Request, params: Any) -> Any:
+    """Hand a command or query to the session that it names."""
+    request.link.server.host.submit(params.session_id, request.command(params), request)
+    return LATER
+
+
+for _name in (
+    "session.get",
+    "session.subscribe",
+    "session.unsubscribe",
+    "event.list",
+    "message.list",
+    "input.list",
+):
+    _method(_name)(_on_session)
+for _name in (
+    "session.update",
+    "session.close",
+    "session.delete",
+    "session.fork",
+    "session.checkpoint",
+    "message.send",
+    "message.stream",
+    "message.add",
+):
+    _method(_name, while_draining=False)(_on_session)
+_method("turn.cancel", is_counted=False, is_reserved=True)(_on_session)
+_method("input.withdraw", is_counted=False)(_on_session)
+
+
+@_method("request.cancel", is_counted=False, is_reserved=True)
+def request_cancel(request: Request, params: RequestCancel) -> Any:
+    """Cancel an unanswered request of this connection; its response comes first."""
+    target = request.link.unanswered(params.id)
+    if target is None or target is request:
+        return RequestCancelResult(cancelled=False)
+    target.cancel(lambda cancelled: request.succeed(RequestCancelResult(cancelled=cancelled)))
+    return LATER
+
+
+@_method("server.health")
+def server_health(request: Request, params: Empty) -> Health:
+    """Say whether the server is well."""
+    server = request.link.server
+    return Health(
+        status="draining" if server.is_draining else "ok",
+        version=server.version,
+        uptime_ms=round((trio.current_time() - server.started_at) * 1000),
+        sessions=len(server.host.sessions),
+        connections=server.connections,
+        turns=len(server.host.running),
+    )
+
+
+@_method("server.stats")
+def server_stats(request: Request, params: Empty) -> dict[str, Any]:
+    """Give the counters."""
+    return request.link.server.stats()
+
+
+@_method("server.describe")
+def server_describe(request: Request, params: Empty) -> dict[str, Any]:
+    """Describe agents, methods and events, with JSON Schema."""
+    server = request.link.server
+    return describe(server.registry, server.host.agents, server.host.default_agent)

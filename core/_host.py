@@ -1,0 +1,630 @@
+"""The sessions of this process: finds, loads, creates, lists, forks, evicts and expires them.
+
+Handlers reach sessions only through `SessionHost`: this process's host is its first
+implementation, one that reaches another node will be the second.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+import attrs
+import trio
+
+from ._clock import utc_now
+from ._command import Command, KeyClaim, Reply
+from ._feed import PAGE_ENTRIES, SessionFeed, make_event
+from ._flusher import Flusher
+from ._ids import new_id
+from ._queries import check_range, find_start, list_messages, make_snapshot
+from ._recovery import recover
+from ._session import LiveSession
+from ._stats import Stats
+from ._timers import Timers
+from ._turn import RunningTurn
+from .abc import Agent, Connection, SessionStore, Turn
+from .codec import decode_json
+from .errors import (
+    AgentError,
+    CapacityExceededError,
+    ConflictError,
+    InvalidRequestError,
+    MessageNotFoundError,
+    OverloadedError,
+    SessionNotFoundError,
+    TrialogueError,
+)
+from .events import MessageCreated, SessionCreated, SessionDeleted
+from .log import Entry, KeyRecord, Position
+from .methods import (
+    Empty,
+    EventList,
+    EventListResult,
+    InputList,
+    InputListResult,
+    MessageList,
+    MessageStream,
+    SessionCreate,
+    SessionDelete,
+    SessionFork,
+    SessionGet,
+    SessionList,
+    SessionListResult,
+    SessionSubscribe,
+    SessionUnsubscribe,
+)
+from .models import ForkedFrom, Message, Session, SessionConfig
+from .settings import Settings
+
+__all__ = ["LocalHost", "SessionHost"]
+
+log = logging.getLogger("trialogue.session")
+
+#: Reads of a session that need no right to write it.
+_READS: Final = (
+    SessionGet,
+    MessageList,
+    InputList,
+    EventList,
+    SessionSubscribe,
+    SessionUnsubscribe,
+    SessionFork,
+)
+#: The default of idle expiry with a store that forgets anyway (PROTOCOL §11).
+FORGETFUL_IDLE_SECONDS: Final = 30 * 60.0
+
+
+class SessionHost(ABC):
+    """Where handlers send what concerns sessions."""
+
+    @abstractmethod
+    def submit(self, session_id: str, command: Command, reply: Reply) -> None:
+        """Carry out a command or query on a session, behind those submitted to it before.
+
+        Never raises and never waits; ``reply`` may be answered within.
+        """
+
+    @abstractmethod
+    def create(self, command: Command, reply: Reply) -> None:
+        """Create a session (``session.create``)."""
+
+    @abstractmethod
+    async def list(self, params: SessionList, principal: str | None) -> SessionListResult:
+        """List a principal's sessions."""
+
+    @abstractmethod
+    def detach(self, connection: Connection) -> None:
+        """End every subscription of a connection."""
+
+
+@attrs.frozen
+class _Work:
+    """Something that waits for its session to be loaded, or to be opened for writing."""
+
+    needs_write: bool
+    run: Callable[[LiveSession], None]
+    fail: Callable[[Exception], None]
+
+
+class LocalHost(SessionHost):
+    """Sessions held, written and run by this process."""
+
+    def __init__(
+        self,
+        *,
+        agents: Mapping[str, Agent],
+        store: SessionStore,
+        settings: Settings,
+        flusher: Flusher,
+        timers: Timers,
+        stats: Stats,
+        writers: trio.Nursery,
+        turns: trio.Nursery,
+    ) -> None:
+        self.agents = dict(agents)
+        self.default_agent = next(iter(self.agents))
+        self.settings = settings
+        self.stats = stats
+        self.sessions: dict[str, LiveSession] = {}
+        self.running: set[LiveSession] = set()
+        self.is_draining = False
+        self._store = store
+        self._flusher = flusher
+        self._timers = timers
+        self._writers = writers
+        self._turns = turns
+        self._opening: dict[str, deque[_Work]] = {}
+        self._created: dict[tuple[str | None, str], tuple[KeyClaim, str, float]] = {}
+        self._subscribed: dict[Connection, dict[str, SessionFeed]] = {}
+        self._all_ended: trio.Event | None = None
+        self._is_pruning = False
+        idle = settings.idle_timeout_seconds
+        if idle is None:
+            idle = math.inf if store.durable else FORGETFUL_IDLE_SECONDS
+        self._idle_seconds = idle
+
+    # -- finding sessions --------------------------------------------------------------------
+
+    def submit(self, session_id: str, command: Command, reply: Reply) -> None:
+        def run(session: LiveSession) -> None:
+            try:
+                if session.state.owner != command.principal:
+                    raise SessionNotFoundError(f"Session not found: {session_id}")
+                self._execute(session, command, reply)
+            except Exception as exc:
+                reply.fail(exc)
+
+        self._with_session(session_id, _Work(type(command.params) not in _READS, run, reply.fail))
+
+    def _with_session(self, session_id: str, work: _Work) -> None:
+        waiting = self._opening.get(session_id)
+        if waiting is not None:
+            waiting.append(work)
+            return
+        session = self.sessions.get(session_id)
+        if session is not None and (session.journal.is_open or not work.needs_write):
+            work.run(session)
+            return
+        self._opening[session_id] = deque([work])
+        self.spawn_writer(lambda: self._open(session_id))
+
+    async def _open(self, session_id: str) -> None:
+        """Load a session, open it for writing if need be, and do what waited, in order."""
+        waiting = self._opening[session_id]
+        try:
+            while waiting:
+                session = self.sessions.get(session_id) or await self._load(session_id)
+                has_open_work = session.state.active_turn_id is not None or session.state.inputs
+                if not session.journal.is_open and (waiting[0].needs_write or has_open_work):
+                    session.journal.open(await self._store.open(session_id))
+                    recover(session)
+                waiting.popleft().run(session)
+        except (TrialogueError, OSError) as exc:
+            for work in waiting:
+                work.fail(exc)
+        finally:
+            del self._opening[session_id]
+
+    async def _load(self, session_id: str) -> LiveSession:
+        """Fold a session from its log."""
+        session = self._make_session(session_id)
+        after = 0
+        while page := await self._store.read(session_id, after, PAGE_ENTRIES):
+            for entry in page:
+                session.feed.load(entry)
+                session.state.apply(entry)
+            after = page[-1].seq
+        if not after:
+            raise SessionNotFoundError(f"Session not found: {session_id}")
+        self.stats.sessions_loaded += 1
+        self._keep(session)
+        return session
+
+    def _make_session(self, session_id: str) -> LiveSession:
+        feed = SessionFeed(
+            session_id,
+            store=self._store,
+            flusher=self._flusher,
+            settings=self.settings,
+            stats=self.stats,
+            spawn=self.spawn_writer,
+        )
+        return LiveSession(self, session_id, feed)
+
+    def _execute(self, session: LiveSession, command: Command, reply: Reply) -> None:
+        params, feed = command.params, session.feed
+        match params:
+            case SessionGet():
+                reply.succeed(feed.state.session())
+            case MessageList():
+                reply.succeed(list_messages(feed, params))
+            case InputList():
+                reply.succeed(InputListResult(inputs=tuple(feed.state.inputs)))
+            case EventList():
+                self._list_events(session, params, reply)
+            case SessionSubscribe():
+                self._subscribe(session, command, params, reply)
+            case SessionUnsubscribe():
+                if command.connection is not None:
+                    self._unsubscribe(feed, command.connection)
+                reply.succeed(Empty())
+            case SessionFork():
+                self._fork(session, command, params, reply)
+            case SessionDelete():
+                self._delete(session, reply)
+            case _:
+                if isinstance(params, MessageStream) and command.connection is not None:
+                    self._check_subscriptions(session, command.connection)
+                session.execute(command, reply)
+
+    # -- creating, forking, deleting ---------------------------------------------------------
+
+    def create(self, command: Command, reply: Reply) -> None:
+        params: SessionCreate = command.params
+        self.check_agent(params.config)
+        self._create(command, reply, params, messages=(), forked_from=None)
+
+    def _create(
+        self,
+        command: Command,
+        reply: Reply,
+        params: SessionCreate,
+        *,
+        messages: tuple[Message, ...],
+        forked_from: ForkedFrom | None,
+    ) -> None:
+        claim, principal = command.claim, command.principal
+        if claim is not None and self._is_repeat(claim, principal, reply):
+            return
+        self._make_room()
+        session = self._make_session(new_id("ses"))
+        session.journal.open(self._store.create(session.id))
+        now = utc_now()
+        shape = Session(
+            id=session.id,
+            name=params.name,
+            status="idle",
+            config=params.config,
+            created_at=now,
+            last_activity_at=now,
+            position=str(session.journal.next_position),
+            metadata=params.metadata,
+            forked_from=forked_from,
+        )
+        keys: tuple[KeyRecord, ...] = ()
+        if claim is not None:
+            self._created[principal, claim.key] = (claim, session.id, trio.current_time())
+            keys = (
+                KeyRecord(
+                    key=claim.key,
+                    method=claim.method,
+                    fingerprint=claim.fingerprint,
+                    result={"id": session.id},
+                ),
+            )
+        self.stats.sessions_created += 1
+        self._keep(session)
+
+        def failed(exc: Exception) -> None:
+            if claim is not None:
+                self._created.pop((principal, claim.key), None)
+            reply.fail(exc)
+
+        with session.journal.batch():
+            session.journal.stage(
+                SessionCreated(session=shape, owner=principal), keys=keys, on_failure=failed
+            )
+            for message in messages:
+                copy = attrs.evolve(message, session_id=session.id)
+                session.journal.stage(MessageCreated(message=copy))
+            session.journal.when_published(
+                session.state.seq,
+                lambda: reply.succeed(session.feed.state.session()),
+                lambda _: None,
+            )
+        self._prune_soon()
+
+    def _is_repeat(self, claim: KeyClaim, principal: str | None, reply: Reply) -> bool:
+        known = self._created.get((principal, claim.key))
+        if known is None:
+            return False
+        first, session_id, _ = known
+        if first != claim:
+            raise ConflictError(f"The idempotency key was used for another {first.method}")
+
+        def answer(session: LiveSession) -> None:
+            session.journal.when_published(
+                1, lambda: reply.succeed(session.feed.state.session()), reply.fail
+            )
+
+        self._with_session(session_id, _Work(False, answer, reply.fail))
+        return True
+
+    def _forget_keys(self) -> None:
+        """Drop the keys that have been kept for long enough. They are in order of age."""
+        before = trio.current_time() - self.settings.idempotency_seconds
+        while self._created:
+            oldest = next(iter(self._created))
+            if self._created[oldest][2] >= before:
+                return
+            del self._created[oldest]
+
+    def check_agent(self, config: SessionConfig) -> None:
+        """Check that a configuration names an agent of ours.
+
+        Raises:
+            InvalidRequestError: It does not; the issue names the place.
+        """
+        if config.agent is not None and config.agent not in self.agents:
+            message = f"unknown agent {config.agent!r}: there are {', '.join(self.agents)}"
+            raise InvalidRequestError(
+                message, data={"issues": [{"path": "params.config.agent", "message": message}]}
+            )
+        if config.idle_timeout_ms is not None:
+            check_range("config.idleTimeoutMs", config.idle_timeout_ms, 1, 2**53 - 1)
+
+    def _fork(
+        self, session: LiveSession, command: Command, params: SessionFork, reply: Reply
+    ) -> None:
+        state = session.feed.state
+        if params.at_message_id is None:
+            messages = tuple(state.messages)
+        else:
+            index = state.find_message(params.at_message_id)
+            if index is None:
+                if params.at_message_id in state.in_progress:
+                    raise ConflictError(f"Message in progress: {params.at_message_id}")
+                raise MessageNotFoundError(f"Message not found: {params.at_message_id}")
+            messages = tuple(state.messages[: index + 1])
+        self._create(
+            command,
+            reply,
+            SessionCreate(config=state.config, name=state.name, metadata=state.metadata),
+            messages=messages,
+            forked_from=ForkedFrom(
+                session_id=session.id, message_id=messages[-1].id if messages else None
+            ),
+        )
+
+    def _delete(self, session: LiveSession, reply: Reply) -> None:
+        def closed(failure: Exception | None) -> None:
+            if failure is not None:
+                reply.fail(failure)
+            else:
+                self.spawn_writer(remove)
+
+        async def remove() -> None:
+            try:
+                existed = await self._store.delete(session.id)
+            except (TrialogueError, OSError) as exc:
+                reply.fail(exc)
+                return
+            self.sessions.pop(session.id, None)
+            for connection in list(session.feed.cursors):
+                self._subscribed.get(connection, {}).pop(session.id, None)
+            session.feed.detach_all(make_event(session.id, SessionDeleted()))
+            if existed:
+                reply.succeed(Empty())
+            else:
+                reply.fail(SessionNotFoundError(f"Session not found: {session.id}"))
+
+        session.close("deleted by a client", closed)
+
+    # -- reading -----------------------------------------------------------------------------
+
+    async def list(self, params: SessionList, principal: str | None) -> SessionListResult:
+        check_range("limit", params.limit, 1, 200)
+        page = await self._store.list(
+            owner=principal, status=params.status, limit=params.limit, cursor=params.cursor
+        )
+        return SessionListResult(
+            sessions=tuple(summary.session for summary in page.summaries),
+            next_cursor=page.next_cursor,
+        )
+
+    def _list_events(self, session: LiveSession, params: EventList, reply: Reply) -> None:
+        check_range("limit", params.limit, 1, 1000)
+        after = Position(0, 0) if params.after is None else Position.parse(params.after)
+        if not session.feed.state.holds(after):
+            message = "the log does not hold this position"
+            raise InvalidRequestError(
+                f"Invalid request: params.after: {message}",
+                data={"issues": [{"path": "params.after", "message": message}]},
+            )
+
+        async def read() -> None:
+            try:
+                reply.succeed(await self._read_events(session, after.seq, params.limit))
+            except Exception as exc:
+                reply.fail(exc)
+
+        self.spawn_writer(read)
+
+    async def _read_events(self, session: LiveSession, after: int, limit: int) -> EventListResult:
+        last = session.feed.state.seq
+        room = self.settings.max_list_bytes
+        events: list[Any] = []
+        while after < last and len(events) < limit:
+            page = await self._store.read(session.id, after, min(PAGE_ENTRIES, limit - len(events)))
+            if not page:
+                break
+            for entry in page:
+                room -= len(entry.frame.payload)
+                if entry.seq > last or (events and room < 0):
+                    return EventListResult(events=tuple(events), has_more=after < last)
+                events.append(_event_object(entry))
+                after = entry.seq
+        return EventListResult(events=tuple(events), has_more=after < last)
+
+    # -- subscriptions -----------------------------------------------------------------------
+
+    def _subscribe(
+        self, session: LiveSession, command: Command, params: SessionSubscribe, reply: Reply
+    ) -> None:
+        connection, feed = command.connection, session.feed
+        if connection is None:
+            raise InvalidRequestError("This transport has no subscriptions")
+        start, resync_reason = find_start(feed, params)
+        restart = params.after is not None or params.tail is not None
+        if connection in feed.cursors and not restart:
+            reply.succeed(make_snapshot(feed, start))
+            return
+        self._check_subscriptions(session, connection)
+        reply.succeed(make_snapshot(feed, start))
+        feed.attach(
+            connection, after=start.seq, offsets=params.partial, resync_reason=resync_reason
+        )
+        self._subscribed.setdefault(connection, {})[session.id] = feed
+
+    def attach_here(self, session: LiveSession, connection: Connection, *, after: int) -> None:
+        """Subscribe a connection after a seq, unless it is subscribed (``message.stream``)."""
+        if connection not in session.feed.cursors:
+            session.feed.attach(connection, after=after, offsets={})
+            self._subscribed.setdefault(connection, {})[session.id] = session.feed
+
+    def _check_subscriptions(self, session: LiveSession, connection: Connection) -> None:
+        limit = self.settings.max_subscriptions
+        subscribed = self._subscribed.get(connection, {})
+        if session.id not in subscribed and len(subscribed) >= limit:
+            raise OverloadedError(
+                f"A connection may have {limit} subscriptions", data={"retryAfterMs": 1000}
+            )
+
+    def _unsubscribe(self, feed: SessionFeed, connection: Connection) -> None:
+        feed.detach(connection)
+        self._subscribed.get(connection, {}).pop(feed.session_id, None)
+
+    def detach(self, connection: Connection) -> None:
+        for feed in self._subscribed.pop(connection, {}).values():
+            feed.detach(connection)
+
+    # -- turns -------------------------------------------------------------------------------
+
+    def spawn_writer(self, task: Callable[[], Awaitable[None]]) -> None:
+        """Run something that outlives requests and turns."""
+        self._writers.start_soon(task)
+
+    def spawn_turn(self, session: LiveSession, turn: RunningTurn) -> None:
+        """Run a turn as a task under this host's sessions."""
+        name = turn.config.agent or self.default_agent
+        self.running.add(session)
+        self._turns.start_soon(turn.run, self.agents.get(name, _missing), name=f"turn {turn.id}")
+
+    def turn_ended(self, session: LiveSession) -> None:
+        """A session's turn is over."""
+        self.running.discard(session)
+        if not self.running and self._all_ended is not None:
+            self._all_ended.set()
+
+    def watch_cancel(self, session: LiveSession, turn: RunningTurn) -> None:
+        """Report a turn that does not end after its cancel: nothing can kill it."""
+        grace = self.settings.cancel_grace_seconds
+
+        def check() -> None:
+            if session.turn is turn and turn.outcome is None:
+                self.stats.turns_stuck += 1
+                log.warning(
+                    "a turn has not ended %g s after its cancel",
+                    grace,
+                    extra={"session_id": session.id, "turn_id": turn.id},
+                )
+
+        self._timers.at(trio.current_time() + grace, check)
+
+    def stop_turns(self, reason: str) -> None:
+        """Cancel every turn; they end ``interrupted``."""
+        for session in list(self.running):
+            session.stop_turn(reason)
+
+    async def wait_turns_ended(self) -> None:
+        """Wait until no turn runs."""
+        while self.running:
+            self._all_ended = trio.Event()
+            await self._all_ended.wait()
+
+    # -- memory ------------------------------------------------------------------------------
+
+    def _keep(self, session: LiveSession) -> None:
+        self.sessions[session.id] = session
+        self.look_after(session)
+
+    def look_after(self, session: LiveSession, due: float | None = None) -> None:
+        """Set when to see whether a session is out of use; from now, if ``due`` is not given."""
+        if due is None:
+            idle = min(self._idle_time(session), self.settings.evict_after_seconds)
+            due = trio.current_time() + idle
+        if session.timer is not None:
+            session.timer.cancel()
+        session.timer = None
+        if due < math.inf:
+            session.timer = self._timers.at(due, lambda: self._keep_house(session))
+
+    def _idle_time(self, session: LiveSession) -> float:
+        own = session.state.config.idle_timeout_ms
+        return self._idle_seconds if own is None else own / 1000
+
+    def _keep_house(self, session: LiveSession) -> None:
+        """Expire or evict a session that is out of use for long enough, or look again later."""
+        if self.sessions.get(session.id) is not session:
+            return
+        now = trio.current_time()
+        idle = math.inf if session.state.ended is not None else self._idle_time(session)
+        evict = self.settings.evict_after_seconds
+        if session.is_in_use or session.id in self._opening:
+            # When the use ends, idle times count from there: nothing can be due earlier.
+            due = now + min(idle, evict)
+        elif now >= session.used_at + idle:
+            self._with_session(session.id, _Work(True, self._expire, lambda _: None))
+            due = now + evict
+        elif now >= session.used_at + evict:
+            self._evict(session)
+            return
+        else:
+            due = session.used_at + min(idle, evict)
+        self.look_after(session, due)
+
+    def _expire(self, session: LiveSession) -> None:
+        if session.state.ended is None and not session.is_in_use:
+            session.expire()
+
+    def _evict(self, session: LiveSession) -> None:
+        self.stats.sessions_evicted += 1
+        del self.sessions[session.id]
+
+    def _make_room(self) -> None:
+        """Make sure that one more session may be in memory.
+
+        Raises:
+            CapacityExceededError: All of them are in use, or live nowhere else.
+        """
+        self._forget_keys()
+        if len(self.sessions) < self.settings.max_sessions:
+            return
+        for session in list(self.sessions.values()):
+            if not session.is_in_use and session.id not in self._opening:
+                if self._store.durable or session.state.ended is not None:
+                    self._evict(session)
+                    return
+        raise CapacityExceededError(
+            f"{len(self.sessions)} sessions are live", data={"retryAfterMs": 5000}
+        )
+
+    def _prune_soon(self) -> None:
+        keep = self.settings.max_stored_sessions
+        if keep is None or self._is_pruning:
+            return
+        self._is_pruning = True
+
+        async def prune() -> None:
+            try:
+                in_use = {s.id for s in self.sessions.values() if s.is_in_use} | set(self._opening)
+                for session_id in await self._store.prune(keep=keep, protect=in_use):
+                    self.sessions.pop(session_id, None)
+            except (TrialogueError, OSError):
+                log.exception("pruning failed")
+            finally:
+                self._is_pruning = False
+
+        self.spawn_writer(prune)
+
+    def session_failed(self, session: LiveSession, exc: Exception) -> None:
+        """A session's log took no more: whoever asks for it next loads it again."""
+        self.running.discard(session)
+        if not self.running and self._all_ended is not None:
+            self._all_ended.set()
+        if self.sessions.get(session.id) is session:
+            del self.sessions[session.id]
+
+
+def _event_object(entry: Entry) -> Mapping[str, Any]:
+    payload: Mapping[str, Any] = decode_json(entry.frame.payload)["payload"]
+    return payload
+
+
+async def _missing(turn: Turn) -> None:
+    raise AgentError(f"This server has no agent {turn.config.agent!r}")

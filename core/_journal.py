@@ -1,0 +1,323 @@
+"""All writing of a session goes through its journal: staged in order, durable, then published.
+
+Staging is synchronous: the entry gets its seq and is folded into the state that decisions read.
+One writer task, which no request's and no turn's cancel scope reaches, takes what is staged in
+batches through the store. When a batch is durable, its entries are published in seq order, each
+in one synchronous step: ``on_commit`` (a response that waits for it), the fan-out, ``on_publish``
+(a message becomes live; a turn is over). So a cancel can neither lose nor double an append.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeAlias
+
+import attrs
+import trio
+
+from . import codec
+from ._clock import utc_now
+from ._feed import SessionFeed
+from ._frame import Frame
+from ._state import SessionState
+from ._text import LiveMessage
+from .abc import SessionLog
+from .events import CustomEvent, EventBody
+from .log import Entry, KeyRecord, Position
+
+__all__ = ["Callback", "Failure", "Journal"]
+
+log = logging.getLogger("trialogue.session")
+
+Callback: TypeAlias = Callable[[], None]
+#: Told why what it waited for will never be durable.
+Failure: TypeAlias = Callable[[Exception], None]
+
+
+@attrs.define
+class _Staged:
+    """One entry, or one transient event that has to keep its place among them."""
+
+    entry: Entry | None
+    frame: Frame | None
+    on_commit: Callback | None
+    on_publish: Callback | None
+    on_failure: Failure | None
+    marks: Sequence[tuple[LiveMessage, int]]
+
+
+class Journal:
+    """The writing half of one session.
+
+    Attributes:
+        state: Folded from what was staged: ahead of the feed's by what is not durable yet.
+        failure: Why nothing is taken any more, None while all is well.
+        uncommitted_bytes: Staged and not durable.
+    """
+
+    def __init__(
+        self,
+        feed: SessionFeed,
+        state: SessionState,
+        *,
+        spawn: Callable[[Callable[[], Awaitable[None]]], None],
+        on_failure: Failure,
+    ) -> None:
+        self.feed = feed
+        self.state = state
+        self.failure: Exception | None = None
+        self.uncommitted_bytes = 0
+        self._log: SessionLog | None = None
+        self._spawn = spawn
+        self._on_failure = on_failure
+        self._staged: list[_Staged] = []
+        #: The writer is at work: in its task, or further up on this very stack.
+        self._is_writing = False
+        self._holds = 0
+        self._in_flight: Sequence[_Staged] = ()
+        self._room: trio.Event | None = None
+        #: Messages whose start is staged and whose end is not.
+        self.writing: dict[str, LiveMessage] = {}
+
+    # -- staging ---------------------------------------------------------------------------
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this process has the right to write."""
+        return self._log is not None
+
+    def open(self, session_log: SessionLog) -> None:
+        """Take the right to write. The session's next entries are of its term."""
+        self._log = session_log
+
+    @property
+    def next_position(self) -> Position:
+        """Where the next entry will stand."""
+        assert self._log is not None, "a session is opened before it is written to"
+        return Position(self._log.term, self.state.seq + 1)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether everything staged is durable and published."""
+        return not self._is_writing and not self._staged
+
+    def stage(
+        self,
+        body: EventBody,
+        *,
+        keys: tuple[KeyRecord, ...] = (),
+        on_commit: Callback | None = None,
+        on_publish: Callback | None = None,
+        on_failure: Failure | None = None,
+    ) -> Entry:
+        """Add the next entry. It is decided now, and durable and published soon.
+
+        Args:
+            body: A durable event.
+            keys: Idempotency keys that it carries out.
+            on_commit: Called when it is durable, before any reader sees it.
+            on_publish: Called when every up-to-date reader was posted it.
+            on_failure: Called instead of both if it will never be durable.
+
+        Raises:
+            FencedError, StoreError, OSError: An earlier append failed; see `failure`.
+        """
+        if self.failure is not None:
+            raise self.failure
+        assert self._log is not None, "a session is opened before it is written to"
+        log_class = body.log_class
+        custom = isinstance(body, CustomEvent)
+        assert custom or log_class is not None, f"{body.type} is transient"
+        entry = Entry(
+            session_id=self.state.session_id,
+            term=self._log.term,
+            seq=self.state.seq + 1,
+            timestamp=utc_now(),
+            event=body.name if isinstance(body, CustomEvent) else body.type,
+            log_class=log_class or "metadata",
+            data=codec.encode_json(
+                body.data if isinstance(body, CustomEvent) else codec.unstructure(body)
+            ),
+            keys=keys,
+            body=body,
+        )
+        marks = self._mark_text()
+        self.state.apply(entry)
+        self.uncommitted_bytes += len(entry.data)
+        self._staged.append(_Staged(entry, None, on_commit, on_publish, on_failure, marks))
+        if not self._is_writing and not self._holds:
+            self._write_nowait()
+        return entry
+
+    def publish_transient(self, frame: Frame) -> None:
+        """Publish an event without a position, after every entry that was staged before it."""
+        if self.failure is not None:
+            return
+        if self.is_idle:
+            self.feed.publish_transient(frame)
+        else:
+            self._staged.append(_Staged(None, frame, None, None, None, self._mark_text()))
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Hold entries back until the block ends, so that they are appended as one batch."""
+        self._holds += 1
+        try:
+            yield
+        finally:
+            self._holds -= 1
+            if not self._holds and not self._is_writing and self._staged:
+                self._write_nowait()
+
+    def when_published(self, seq: int, done: Callback, failed: Failure) -> None:
+        """Call ``done`` once the entry at ``seq`` is published, at once if it is."""
+        if seq <= self.feed.state.seq:
+            done()
+            return
+        for staged in (*self._in_flight, *self._staged):
+            if staged.entry is not None and staged.entry.seq == seq:
+                staged.on_publish = _chain(staged.on_publish, done)
+                first = staged.on_failure
+                staged.on_failure = failed if first is None else _both(first, failed)
+                return
+        failed(self.failure or RuntimeError(f"no entry {seq} is staged"))
+
+    def _mark_text(self) -> Sequence[tuple[LiveMessage, int]]:
+        """Note how much text was written before what is staged now.
+
+        That much is published before it, and what is written later after it. With nothing
+        waiting, that is all there is, and it goes out now.
+        """
+        marks = [(message, message.length) for message in self.writing.values()]
+        if self.is_idle:
+            self.feed.publish_text()
+            self.feed.text_marks = marks
+        return marks
+
+    # -- writing ---------------------------------------------------------------------------
+
+    def _write_nowait(self) -> None:
+        """Append and publish without a task, if the store can."""
+        self._is_writing = True
+        assert self._log is not None
+        while self._staged and not self._holds:
+            batch, self._staged = self._staged, []
+            entries = [staged.entry for staged in batch if staged.entry is not None]
+            try:
+                if entries:
+                    self._log.append_nowait(entries, self.state.make_summary())
+            except trio.WouldBlock:
+                self._staged = batch + self._staged
+                self._spawn(self._write)
+                return
+            except Exception as exc:
+                self._fail(exc, batch)
+                return
+            self._in_flight = batch
+            self._publish(batch)
+            self._in_flight = ()
+        self._finish_writing()
+
+    async def _write(self) -> None:
+        """The writer task: append and publish until nothing is staged."""
+        assert self._log is not None
+        while self._staged:
+            batch, self._staged = self._staged, []
+            self._in_flight = batch
+            entries = [staged.entry for staged in batch if staged.entry is not None]
+            try:
+                if entries:
+                    await self._log.append(entries, self.state.make_summary())
+            except Exception as exc:
+                self._fail(exc, batch)
+                return
+            self._publish(batch)
+            self._in_flight = ()
+        self._finish_writing()
+
+    def _finish_writing(self) -> None:
+        self._is_writing = False
+        self.feed.text_marks = None
+        if any(message.published < message.length for message in self.feed.live.values()):
+            self.feed.text_written()
+
+    def _publish(self, batch: Sequence[_Staged]) -> None:
+        feed = self.feed
+        for index, staged in enumerate(batch):
+            entry = staged.entry
+            feed.text_marks = staged.marks
+            if entry is None:
+                assert staged.frame is not None
+                feed.publish_transient(staged.frame)
+                continue
+            self.uncommitted_bytes -= len(entry.data)
+            if staged.on_commit is not None:
+                self._call(staged.on_commit)
+            feed.publish(entry)
+            # From here on, text may be shown up to where the next entry was staged.
+            if index + 1 < len(batch):
+                feed.text_marks = batch[index + 1].marks
+            else:
+                feed.text_marks = self._staged[0].marks if self._staged else None
+            if staged.on_publish is not None:
+                self._call(staged.on_publish)
+        if self._room is not None:
+            self._room.set()
+            self._room = None
+
+    def _call(self, callback: Callback) -> None:
+        """Run a callback. A bug in one must not stop the log for everybody."""
+        try:
+            callback()
+        except Exception:
+            log.exception("a callback failed", extra={"session_id": self.state.session_id})
+
+    def _fail(self, exc: Exception, batch: Sequence[_Staged]) -> None:
+        """Take no more. Nobody knows what the store holds of the batch until it is read again."""
+        self.failure = exc
+        self._in_flight = ()
+        lost = [*batch, *self._staged]
+        self._staged = []
+        self._is_writing = False
+        self.uncommitted_bytes = 0
+        self.feed.text_marks = ()
+        if self._room is not None:
+            self._room.set()
+            self._room = None
+        log.error(
+            "the session's log failed",
+            extra={"session_id": self.state.session_id, "entries": len(lost), "error": repr(exc)},
+        )
+        for staged in lost:
+            if staged.on_failure is not None:
+                failed = staged.on_failure
+                self._call(lambda: failed(exc))
+        self._on_failure(exc)
+
+    async def wait_room(self, limit: int) -> None:
+        """Wait until no more than ``limit`` bytes are uncommitted."""
+        while self.uncommitted_bytes > limit and self.failure is None:
+            if self._room is None:
+                self._room = trio.Event()
+            await self._room.wait()
+
+
+def _chain(first: Callback | None, second: Callback) -> Callback:
+    if first is None:
+        return second
+
+    def both() -> None:
+        first()
+        second()
+
+    return both
+
+
+def _both(first: Failure, second: Failure) -> Failure:
+    def both(exc: Exception) -> None:
+        first(exc)
+        second(exc)
+
+    return both

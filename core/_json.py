@@ -1,0 +1,107 @@
+"""Strict JSON (PROTOCOL §1.4). Pure: no trio, no clock.
+
+The standard library's decoder with hooks, since the fast ones take duplicate names in silence;
+msgspec's encoder, since it is an order of magnitude faster than the standard library's.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, Final, NoReturn
+
+import msgspec
+
+__all__ = ["MAX_DEPTH", "MAX_INTEGER", "JsonError", "decode_strict", "encode_json"]
+
+#: Levels of nested arrays and objects.
+MAX_DEPTH: Final = 32
+#: The largest integer that survives a trip through a JavaScript number.
+MAX_INTEGER: Final = 2**53 - 1
+
+encode_json = msgspec.json.Encoder().encode
+
+
+class JsonError(ValueError):
+    """Not JSON, or JSON that the protocol does not allow. The message is safe to show."""
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise JsonError(f"duplicate name {name[:64]!a}")
+            seen.add(name)
+    return members
+
+
+def _integer(digits: str) -> int:
+    # Up to 15 digits cannot be too large; int() of a long string is quadratic, so ask first.
+    if len(digits) > 15 and (len(digits) > 17 or not -MAX_INTEGER <= int(digits) <= MAX_INTEGER):
+        raise JsonError("an integer beyond ±(2^53-1)")
+    return int(digits)
+
+
+def _number(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise JsonError("a number too large")
+    return value
+
+
+def _constant(name: str) -> NoReturn:
+    raise JsonError(f"{name} is not JSON")
+
+
+_decoder: Final = json.JSONDecoder(
+    object_pairs_hook=_pairs,
+    parse_int=_integer,
+    parse_float=_number,
+    parse_constant=_constant,
+)
+
+
+def _depth(value: Any) -> int:
+    """Measure nesting without recursion."""
+    depth, level = 0, [value]
+    while level := [item for item in level if isinstance(item, (dict, list))]:
+        depth += 1
+        level = [
+            child for item in level for child in (item.values() if isinstance(item, dict) else item)
+        ]
+    return depth
+
+
+def decode_strict(frame: bytes) -> Any:
+    """Decode one JSON text.
+
+    Raises:
+        JsonError: It is not UTF-8, has a byte order mark, is not JSON, holds a duplicate name, a
+            lone surrogate, NaN, Infinity, an integer beyond ±(2^53−1) or more than `MAX_DEPTH`
+            levels.
+    """
+    try:
+        text = frame.decode()
+    except UnicodeDecodeError as exc:
+        raise JsonError(f"not UTF-8 at byte {exc.start}") from None
+    if text.startswith("\ufeff"):
+        raise JsonError("a byte order mark")
+    try:
+        value = _decoder.decode(text)
+    except JsonError:
+        raise
+    except RecursionError:
+        raise JsonError(f"more than {MAX_DEPTH} levels") from None
+    except json.JSONDecodeError as exc:
+        raise JsonError(f"not JSON: {exc.msg} at character {exc.pos}") from None
+    # Both checks below are needed for few frames; counting bytes tells which.
+    if frame.count(b"{") + frame.count(b"[") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
+        raise JsonError(f"more than {MAX_DEPTH} levels")
+    if b"\\ud" in frame or b"\\uD" in frame:
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise JsonError("a lone surrogate") from None
+    return value

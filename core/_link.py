@@ -1,0 +1,358 @@
+"""The core's end of one connection: who is there, what is in flight, what may be asked.
+
+`ServerLink.feed` is the hot path: a handler that does not wait is answered within it, one that
+waits for a commit or for a turn's end is answered by callback, and only one that really waits
+gets a task.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from . import codec
+from ._ids import new_id
+from ._protocol import (
+    Envelope,
+    Refusal,
+    RequestId,
+    decode_envelope,
+    make_error,
+    make_ping,
+    make_pong,
+)
+from ._ratelimit import RateLimiter
+from ._registry import LATER
+from ._request import Request
+from .abc import CloseReason, Connection, Link
+from .errors import (
+    InvalidRequestError,
+    MethodNotFoundError,
+    OverloadedError,
+    PayloadTooLargeError,
+    RateLimitedError,
+    ShuttingDownError,
+    UnauthorizedError,
+)
+from .methods import Credential
+
+if TYPE_CHECKING:
+    from ._server import Server
+    from ._timers import Timer
+
+__all__ = ["ANONYMOUS", "ServerLink"]
+
+log = logging.getLogger("trialogue.connection")
+
+#: The principal of those who were not asked for a credential.
+ANONYMOUS = "anonymous"
+
+
+class ServerLink(Link):
+    """See `Link`.
+
+    Attributes:
+        principal: Who it is; None until it is authenticated.
+        owner: The same as sessions are marked with it: None for anonymous.
+    """
+
+    __slots__ = (
+        "_first",
+        "_heard_at",
+        "_heartbeat",
+        "_in_flight",
+        "_is_closed",
+        "_limiter",
+        "_paused",
+        "_pinged_at",
+        "_requests",
+        "connection",
+        "id",
+        "on_ready",
+        "principal",
+        "server",
+        "settings",
+        "stats",
+    )
+
+    def __init__(self, server: Server, connection: Connection) -> None:
+        self.server = server
+        self.settings = server.settings
+        self.stats = server.counters
+        self.connection = connection
+        self.id = new_id("con")
+        self.principal: str | None = None if server.authenticate is not None else ANONYMOUS
+        self.on_ready = None
+        self._requests: dict[RequestId, Request] = {}
+        self._in_flight = 0
+        self._limiter: RateLimiter | None = None
+        self._first = connection.first_frame_must_parse
+        self._paused = False
+        self._is_closed = False
+        now = trio.current_time()
+        self._heard_at = now
+        self._pinged_at = -math.inf
+        if self.principal is not None:
+            self._limiter = server.limiter(self.principal)
+            # At a random point, so that connections made together are not pinged together.
+            first = now + random.random() * self.settings.heartbeat_seconds
+            self._heartbeat: Timer = server.timers.at(first, self._beat)
+        else:
+            self._heartbeat = server.timers.at(
+                now + self.settings.connect_seconds, self._not_authenticated
+            )
+            if connection.peer.credential is not None:
+                self._authenticate_by_header(connection.peer.credential)
+
+    @property
+    def owner(self) -> str | None:
+        return None if self.principal == ANONYMOUS else self.principal
+
+    @property
+    def max_frame_bytes(self) -> int:
+        if self.principal is None:
+            return self.settings.max_handshake_frame_bytes
+        return self.settings.max_frame_bytes
+
+    # -- frames ----------------------------------------------------------------------------
+
+    def feed(self, payload: bytes) -> bool:
+        if self._is_closed:
+            return True
+        self.stats.frames_received += 1
+        try:
+            envelope = decode_envelope(payload)
+        except Refusal as exc:
+            self._refuse(exc)
+        else:
+            self._first = False
+            if envelope.type == "request":
+                self._request(envelope)
+            elif envelope.type == "ping":
+                self._answer_ping(envelope)
+        # A pong has done its work by being heard.
+        return self._may_read()
+
+    def heard(self) -> None:
+        self._heard_at = trio.current_time()
+
+    def _may_read(self) -> bool:
+        if self._paused:
+            return False
+        if self.connection.outbound_bytes >= self.settings.high_water_bytes:
+            self._paused = True
+            self.connection.call_when_drained(self.resume)
+            return False
+        return True
+
+    def pause(self) -> None:
+        """Read nothing until `resume`: what follows depends on what is being done."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Read on."""
+        self._paused = False
+        if self.on_ready is not None and not self._is_closed:
+            self.on_ready()
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self.stats.frames_refused += 1
+        self.stats.errors[refusal.error.code] += 1
+        limited = self._charge(reserved=False)
+        self.connection.post(make_error(refusal.request_id, limited or refusal.error))
+        if self._first:
+            # Whatever this is, it is no client of ours.
+            self.connection.close_soon(CloseReason.PROTOCOL_ERROR)
+        elif self.principal is None:
+            self.connection.close_soon(CloseReason.UNAUTHORIZED)
+
+    def refuse_oversize(self) -> None:
+        self.stats.frames_refused += 1
+        limit = self.max_frame_bytes
+        error = PayloadTooLargeError(f"A frame may have {limit} bytes", data={"limitBytes": limit})
+        self.stats.errors[error.code] += 1
+        self.connection.post(make_error(None, error))
+        self.connection.close_soon(CloseReason.PROTOCOL_ERROR)
+
+    def _answer_ping(self, envelope: Envelope) -> None:
+        limited = self._charge(reserved=True)
+        if limited is not None:
+            self.connection.post(make_error(None, limited))
+        else:
+            self.connection.post(make_pong(envelope.payload))
+
+    def _charge(self, *, reserved: bool) -> RateLimitedError | None:
+        """Charge a frame to the principal's rate. Returns the error if it is above it."""
+        if self._limiter is None:
+            return None
+        wait = self._limiter.take(trio.current_time(), reserved=reserved)
+        if not wait:
+            return None
+        retry_after_ms = max(1, round(wait * 1000))
+        return RateLimitedError(
+            f"Too many requests; try again in {retry_after_ms} ms",
+            data={"retryAfterMs": retry_after_ms},
+        )
+
+    # -- requests --------------------------------------------------------------------------
+
+    def _request(self, envelope: Envelope) -> None:
+        name = envelope.method
+        method = self.server.registry.methods.get(name)
+        self.stats.requests[name if method is not None else "unknown"] += 1
+        if self.principal is None and name != "hello":
+            error = UnauthorizedError("Say hello with a credential first")
+            self.stats.errors[error.code] += 1
+            self.connection.post(make_error(envelope.id, error))
+            self.connection.close_soon(CloseReason.UNAUTHORIZED)
+            return
+        if method is None:
+            limited = self._charge(reserved=False)
+            error_ = limited or MethodNotFoundError(f"No such method: {name[:64]}")
+            self.stats.errors[error_.code] += 1
+            self.connection.post(make_error(envelope.id, error_))
+            return
+        request = Request(self, envelope, method)
+        try:
+            limited = self._charge(reserved=method.is_reserved)
+            if limited is not None:
+                raise limited
+            if envelope.id in self._requests:
+                raise InvalidRequestError(
+                    f"The id {envelope.id!r} is that of an unanswered request",
+                    data={"issues": [{"path": "payload.id", "message": "in use"}]},
+                )
+            if self.server.is_draining and not method.while_draining:
+                raise ShuttingDownError(
+                    "The server is shutting down",
+                    data={"retryAfterMs": self.server.retry_after_ms},
+                )
+            if method.is_counted and self._in_flight >= self.settings.max_in_flight:
+                raise OverloadedError(
+                    f"{self._in_flight} requests of this connection are unanswered",
+                    data={"retryAfterMs": 100},
+                )
+            params: Any = envelope.params
+            if method.params is not None:
+                params = codec.structure_params(params, method.params)
+            if method.is_async:
+                self._start(request, params)
+                return
+            result = method.handler(request, params)
+            if result is not LATER:
+                request.succeed(result)
+            elif not request.is_answered:
+                self._wait_for(request)
+        except Exception as exc:
+            request.fail(exc)
+
+    def _start(self, request: Request, params: Any) -> None:
+        """Run a handler that waits, as a task under this connection."""
+        request.scope = trio.CancelScope()
+        self._wait_for(request)
+        self.server.spawn_request(request, params)
+
+    def _wait_for(self, request: Request) -> None:
+        self._requests[request.envelope.id] = request
+        if request.method.is_counted:
+            request.is_counted = True
+            self._in_flight += 1
+        timeout_ms = request.envelope.timeout_ms
+        if timeout_ms is not None:
+            deadline = trio.current_time() + timeout_ms / 1000
+            request.timer = self.server.timers.at(deadline, request.expire)
+
+    def answered(self, request: Request) -> None:
+        """Forget a request: its response is being posted."""
+        if request.is_counted:
+            request.is_counted = False
+            self._in_flight -= 1
+        if self._requests.get(request.envelope.id) is request:
+            del self._requests[request.envelope.id]
+
+    def unanswered(self, request_id: RequestId) -> Request | None:
+        """Find a request by its id."""
+        return self._requests.get(request_id)
+
+    # -- who is there ------------------------------------------------------------------------
+
+    def authenticated(self, principal: str) -> None:
+        """From now on it may do what this principal may."""
+        if self._is_closed or self.principal is not None:
+            return
+        self.principal = principal
+        self._limiter = self.server.limiter(principal)
+        self._heartbeat.cancel()
+        first = trio.current_time() + random.random() * self.settings.heartbeat_seconds
+        self._heartbeat = self.server.timers.at(first, self._beat)
+
+    def _authenticate_by_header(self, credential: Credential) -> None:
+        """Check the credential of the handshake before anything is read."""
+        self.pause()
+
+        async def check() -> None:
+            try:
+                self.authenticated(await self.server.check_credential(credential, self))
+            except UnauthorizedError as exc:
+                self.connection.post(make_error(None, exc))
+                self.connection.close_soon(CloseReason.UNAUTHORIZED)
+            finally:
+                self.resume()
+
+        self.server.spawn_check(check)
+
+    def refuse_credential(self, request: Request, error: UnauthorizedError) -> None:
+        """Answer a ``hello`` without a valid credential, then close."""
+        request.fail(error)
+        self.connection.close_soon(CloseReason.UNAUTHORIZED)
+
+    def _not_authenticated(self) -> None:
+        error = UnauthorizedError("No credential in time")
+        self.connection.post(make_error(None, error))
+        self.connection.close_soon(CloseReason.UNAUTHORIZED)
+
+    # -- time ------------------------------------------------------------------------------
+
+    def _beat(self) -> None:
+        """Ping, and drop a peer from which nothing came for one interval and a half."""
+        if self._is_closed:
+            return
+        interval = self.settings.heartbeat_seconds
+        now = trio.current_time()
+        dead_at = self._heard_at + 1.5 * interval
+        if now >= dead_at:
+            self.stats.heartbeats_missed += 1
+            log.info("nothing came for %g s", 1.5 * interval, extra={"peer": str(self)})
+            self.connection.close_soon(CloseReason.TIMEOUT)
+            return
+        if now >= self._next_ping():
+            self.connection.post(make_ping(new_id("png")))
+            self._pinged_at = now
+        due = min(self._next_ping(), dead_at)
+        self._heartbeat = self.server.timers.at(max(due, now + 0.001), self._beat)
+
+    def _next_ping(self) -> float:
+        return self._pinged_at + self.settings.heartbeat_seconds
+
+    def close(self) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._heartbeat.cancel()
+        self.server.host.detach(self.connection)
+        for request in list(self._requests.values()):
+            # Requests are under their connection; turns and inputs are not.
+            request.is_answered = True
+            if request.timer is not None:
+                request.timer.cancel()
+            if request.scope is not None:
+                request.scope.cancel(reason="the connection is gone")
+        self._requests.clear()
+        self.server.unlinked(self)
+
+    def __str__(self) -> str:
+        return f"{self.id} {self.connection.peer}"

@@ -1,0 +1,106 @@
+"""What is read of a session: synchronous functions over its feed."""
+
+from __future__ import annotations
+
+from ._feed import SessionFeed
+from .errors import InvalidRequestError, MessageNotFoundError
+from .log import Position
+from .methods import MessageList, MessageListResult, SessionSubscribe, SessionSubscribeResult
+from .models import Message
+
+__all__ = ["check_range", "find_start", "list_messages", "make_snapshot"]
+
+
+def check_range(name: str, value: int, low: int, high: int) -> None:
+    """Check a number of a request.
+
+    Raises:
+        InvalidRequestError: It is out of range.
+    """
+    if not low <= value <= high:
+        message = f"expected {low} to {high}"
+        raise InvalidRequestError(
+            f"Invalid request: params.{name}: {message}",
+            data={"issues": [{"path": f"params.{name}", "message": message}]},
+        )
+
+
+def make_snapshot(feed: SessionFeed, replay_from: Position) -> SessionSubscribeResult:
+    """Make the answer of ``session.subscribe``, consistent at the published position."""
+    state = feed.state
+    return SessionSubscribeResult(
+        session=state.session(),
+        position=str(state.position),
+        replay_from=str(replay_from),
+        in_progress=feed.in_progress(),
+        asks=tuple(state.asks.values()),
+        inputs=tuple(state.inputs),
+    )
+
+
+def find_start(feed: SessionFeed, params: SessionSubscribe) -> tuple[Position, str | None]:
+    """Say where a subscription starts, and why its cursor does not continue if it does not.
+
+    Raises:
+        InvalidRequestError: ``after`` is no position, ``tail`` or an offset no count.
+    """
+    state = feed.state
+    for offset in params.partial.values():
+        check_range("partial", offset, 0, 2**53 - 1)
+    if params.after is not None:
+        after = Position.parse(params.after)
+        if state.holds(after):
+            return after, None
+        reason = "position ahead of the log" if after.seq > state.seq else "unknown position"
+        return state.position, reason
+    if params.tail is not None:
+        check_range("tail", params.tail, 0, 10_000)
+        seq = state.seq_of_tail(params.tail)
+        return Position(state.term_at(seq), seq), None
+    return state.position, None
+
+
+def list_messages(feed: SessionFeed, params: MessageList) -> MessageListResult:
+    """Answer ``message.list``: a page of the history, messages in progress included.
+
+    Raises:
+        MessageNotFoundError: ``before`` or ``after`` name none of this session's.
+    """
+    check_range("limit", params.limit, 1, 1000)
+    messages = [*feed.state.messages, *_messages_in_progress(feed)]
+    if params.after is not None:
+        messages = messages[_index(messages, params.after) + 1 :]
+    if params.before is not None:
+        messages = messages[: _index(messages, params.before)]
+    if params.role is not None:
+        messages = [message for message in messages if message.role == params.role]
+    if params.after is not None:
+        # Onwards from a message: the oldest of them come first.
+        page, has_more = feed.newest_messages(messages[::-1], params.limit)
+        return MessageListResult(messages=page[::-1], has_more=has_more)
+    page, has_more = feed.newest_messages(messages, params.limit)
+    return MessageListResult(messages=page, has_more=has_more)
+
+
+def _index(messages: list[Message], message_id: str) -> int:
+    for index in range(len(messages) - 1, -1, -1):
+        if messages[index].id == message_id:
+            return index
+    raise MessageNotFoundError(f"Message not found: {message_id}")
+
+
+def _messages_in_progress(feed: SessionFeed) -> list[Message]:
+    feed.publish_text()
+    return [
+        Message(
+            id=live.id,
+            session_id=feed.session_id,
+            turn_id=live.turn_id,
+            role=live.role,
+            kind=live.kind,
+            content=live.slice(0, live.published),
+            timestamp=feed.state.last_activity_at,
+            status="streaming",
+        )
+        for live in feed.live.values()
+    ]

@@ -1,0 +1,115 @@
+"""Rate limits as pure arithmetic: no clock, no task. Time is an argument, in seconds."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Final
+
+import attrs
+
+__all__ = ["RateLimit", "RateLimiter", "TokenBucket"]
+
+_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def _positive(_: object, attribute: attrs.Attribute[float], value: float) -> None:
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"{attribute.name} must be a positive number, not {value!r}")
+
+
+@attrs.frozen(kw_only=True)
+class RateLimit:
+    """How many requests a principal may send (PROTOCOL §11).
+
+    Attributes:
+        max_requests: Allowed on average in each window.
+        window_seconds: The window's length.
+        burst: How many at once after a pause.
+        reserve: A bucket apart, refilled at the same rate, for what stops work: ``turn.cancel``,
+            ``request.cancel``, ``ask.answer`` and ``ping``.
+    """
+
+    max_requests: float = attrs.field(default=1200, validator=_positive)
+    window_seconds: float = attrs.field(default=60.0, validator=_positive)
+    burst: float = attrs.field(default=100, validator=_positive)
+    reserve: float = attrs.field(default=20, validator=_positive)
+
+    @classmethod
+    def parse(cls, text: str) -> RateLimit | None:
+        """Read ``"1200/60s"``, ``"100/1m"``, ``"20/s"``, with ``" burst 50"`` if wanted, or ``"off"``.
+
+        Raises:
+            ValueError: The text has another form; the message shows the right one.
+        """
+        if text.strip().lower() == "off":
+            return None
+        match = re.fullmatch(
+            r"\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)?\s*(ms|s|m|h)(?:\s+burst\s+(\d+))?\s*", text
+        )
+        if match is None:
+            raise ValueError(
+                f"{text!r} is not a rate such as 1200/60s, 20/s, 1200/60s burst 50, or off"
+            )
+        count, length, unit, burst = match.groups()
+        rate = cls(
+            max_requests=float(count),
+            window_seconds=float(length or 1) * _UNITS[unit],
+            **({"burst": float(burst)} if burst else {}),
+        )
+        return (
+            rate
+            if burst
+            else attrs.evolve(rate, burst=min(rate.burst, max(1.0, rate.max_requests)))
+        )
+
+    @property
+    def per_second(self) -> float:
+        """The average rate."""
+        return self.max_requests / self.window_seconds
+
+
+class TokenBucket:
+    """Allow ``rate`` (> 0) per second on average and ``burst`` at once."""
+
+    __slots__ = ("_at", "_burst", "_level", "_rate")
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self._rate, self._burst = rate, burst
+        self._level, self._at = burst, -math.inf
+
+    def take(self, now: float, cost: float = 1.0) -> float:
+        """Return 0.0 and charge ``cost``, or the seconds to wait and charge nothing.
+
+        Time that runs backwards refills nothing. A ``cost`` above the burst can never be met:
+        the answer is then ``inf``.
+        """
+        if now > self._at:
+            self._level = min(self._burst, self._level + (now - self._at) * self._rate)
+            self._at = now
+        if self._level >= cost:
+            self._level -= cost
+            return 0.0
+        return (cost - self._level) / self._rate if cost <= self._burst else math.inf
+
+    def is_full(self, now: float) -> bool:
+        """Whether a fresh bucket would behave the same: it can be forgotten."""
+        return self._level + max(0.0, now - self._at) * self._rate >= self._burst
+
+
+class RateLimiter:
+    """One principal's two buckets: ordinary requests, and the reserve for cancels and answers."""
+
+    __slots__ = ("_ordinary", "_reserve")
+
+    def __init__(self, limit: RateLimit) -> None:
+        self._ordinary = TokenBucket(limit.per_second, limit.burst)
+        self._reserve = TokenBucket(limit.per_second, limit.reserve)
+
+    def take(self, now: float, *, reserved: bool = False) -> float:
+        """Charge one request. Returns 0.0, or the seconds until it would be allowed."""
+        return (self._reserve if reserved else self._ordinary).take(now)
+
+    def is_idle(self, now: float) -> bool:
+        """Whether it can be forgotten, since nothing of its past still counts."""
+        return self._ordinary.is_full(now) and self._reserve.is_full(now)

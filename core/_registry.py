@@ -1,0 +1,117 @@
+"""The table from method name to handler (PROTOCOL §4), and how a server adds its own."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Final, get_type_hints
+
+import attrs
+
+from .errors import SettingsError
+from .methods import METHODS
+
+__all__ = ["LATER", "Method", "Registry"]
+
+
+class _Later:
+    """The type of `LATER`."""
+
+    def __repr__(self) -> str:
+        return "LATER"
+
+
+#: What a handler returns that answers through its request's `succeed` or `fail`.
+LATER: Final = _Later()
+
+
+@attrs.frozen(kw_only=True)
+class Method:
+    """How a method is served.
+
+    Attributes:
+        params: The attrs class of its parameters; None takes the object as it is.
+        result: The attrs class of its result, for descriptions.
+        handler: ``(request, params)``. Its result is the answer, `LATER` if that comes by itself.
+        is_async: It waits: it is run as a task with a cancel scope.
+        is_counted: It counts against ``maxInFlight`` while it is unanswered.
+        is_reserved: It draws on the rate limit's reserve.
+        while_draining: It still works after ``goaway``.
+    """
+
+    name: str
+    params: type[Any] | None
+    result: type[Any] | None
+    handler: Callable[[Any, Any], Any]
+    is_async: bool = False
+    is_counted: bool = True
+    is_reserved: bool = False
+    while_draining: bool = True
+
+
+class Registry:
+    """The methods of one server."""
+
+    def __init__(self) -> None:
+        self.methods: dict[str, Method] = {}
+
+    def add(
+        self,
+        name: str,
+        *,
+        is_counted: bool = True,
+        is_reserved: bool = False,
+        while_draining: bool = True,
+    ) -> Callable[[Callable[[Any, Any], Any]], Callable[[Any, Any], Any]]:
+        """Decorate the handler of a method of the protocol; its shapes come from `METHODS`."""
+
+        def decorate(handler: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+            params, result = METHODS[name]
+            self.methods[name] = Method(
+                name=name,
+                params=params,
+                result=result,
+                handler=handler,
+                is_async=inspect.iscoroutinefunction(handler),
+                is_counted=is_counted,
+                is_reserved=is_reserved,
+                while_draining=while_draining,
+            )
+            return handler
+
+        return decorate
+
+    def extended(self, custom: Mapping[str, Callable[[Any, Any], Any]]) -> Registry:
+        """Make a registry with a server's own methods added.
+
+        Args:
+            custom: Name → function of ``(request, params)``, async or not. The annotation of
+                ``params`` is the attrs class that it is checked against, else it is the object.
+
+        Raises:
+            SettingsError: A name does not begin with ``_``, or a function has another form.
+        """
+        registry = Registry()
+        registry.methods = dict(self.methods)
+        for name, handler in custom.items():
+            if not name.startswith("_"):
+                raise SettingsError(f"a method of one's own begins with '_', not {name!r}")
+            registry.methods[name] = Method(
+                name=name,
+                params=_params_class(name, handler),
+                result=None,
+                handler=handler,
+                is_async=inspect.iscoroutinefunction(handler),
+                while_draining=False,
+            )
+        return registry
+
+
+def _params_class(name: str, handler: Callable[[Any, Any], Any]) -> type[Any] | None:
+    try:
+        parameters = list(inspect.signature(handler).parameters.values())
+        inspect.signature(handler).bind(None, None)
+    except TypeError as exc:
+        raise SettingsError(f"the method {name!r} is no function of (request, params)") from exc
+    hint = get_type_hints(handler).get(parameters[1].name)
+    return hint if isinstance(hint, type) and attrs.has(hint) else None

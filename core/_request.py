@@ -1,0 +1,178 @@
+"""One request from its frame to its only response."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from . import codec
+from ._command import Command, make_claim
+from ._ids import new_id
+from ._protocol import Envelope, make_error, make_response
+from .errors import (
+    PayloadTooLargeError,
+    RequestCancelledError,
+    RequestTimeoutError,
+    ServerError,
+    WireError,
+)
+
+if TYPE_CHECKING:
+    from ._link import ServerLink
+    from ._registry import Method
+    from ._timers import Timer
+
+__all__ = ["Request"]
+
+log = logging.getLogger("trialogue.request")
+
+
+class Request:
+    """A request that is being worked on. Handlers get it, and it is the `Reply` they give.
+
+    Attributes:
+        on_abandon: See `trialogue.core._command.Reply`.
+        is_answered: Its response was posted.
+        scope: Of the task that runs its handler, if it has one.
+    """
+
+    __slots__ = (
+        "_followers",
+        "envelope",
+        "is_answered",
+        "is_counted",
+        "link",
+        "method",
+        "on_abandon",
+        "scope",
+        "stop",
+        "timer",
+    )
+
+    def __init__(self, link: ServerLink, envelope: Envelope, method: Method) -> None:
+        self.link = link
+        self.envelope = envelope
+        self.method = method
+        self.is_answered = False
+        self.is_counted = False
+        self.on_abandon: Callable[[str], None] | None = None
+        self.scope: trio.CancelScope | None = None
+        self.stop: WireError | None = None
+        self.timer: Timer | None = None
+        self._followers: list[Callable[[], None]] | None = None
+
+    def command(self, params: Any) -> Command:
+        """Make the command that stands for this request."""
+        envelope = self.envelope
+        key = envelope.idempotency_key
+        return Command(
+            params=params,
+            principal=self.link.owner,
+            claim=None if key is None else make_claim(key, envelope.method, envelope.params),
+            connection=self.link.connection,
+        )
+
+    # -- answering -------------------------------------------------------------------------
+
+    def succeed(self, result: Any) -> None:
+        """Answer with an attrs object or a JSON value. The first answer counts."""
+        if self.is_answered:
+            return
+        try:
+            data = codec.encode_json(codec.unstructure(result))
+        except Exception as exc:
+            self.fail(exc)
+            return
+        limit = self.link.settings.max_send_frame_bytes
+        if len(data) > limit:
+            self.fail(
+                PayloadTooLargeError(
+                    f"The answer has {len(data)} bytes", data={"limitBytes": limit}
+                )
+            )
+            return
+        self._answer(make_response(self.envelope.id, data))
+
+    def fail(self, exc: Exception) -> None:
+        """Answer with an error. What is not a `WireError` is a bug, and shows only an id."""
+        if self.is_answered:
+            return
+        if not isinstance(exc, WireError):
+            error_id = new_id("err")
+            log.error(
+                "%s failed\n%s",
+                self.method.name,
+                "".join(traceback.format_exception(exc)),
+                extra={"error_id": error_id, "method": self.method.name},
+            )
+            exc = ServerError("Internal error", data={"errorId": error_id})
+        self.link.stats.errors[exc.code] += 1
+        self._answer(make_error(self.envelope.id, exc))
+
+    def _answer(self, frame: Any) -> None:
+        self.is_answered = True
+        if self.timer is not None:
+            self.timer.cancel()
+        self.link.answered(self)
+        self.link.connection.post(frame)
+        if self._followers is not None:
+            for follow in self._followers:
+                follow()
+
+    # -- stopping --------------------------------------------------------------------------
+
+    def cancel(self, done: Callable[[bool], None]) -> None:
+        """Stop the work for ``request.cancel``; call ``done`` after the response was posted.
+
+        What only waits for its commit is not stopped: it is answered with its result.
+        """
+        if not self._stop(RequestCancelledError("The request was cancelled"), "request cancelled"):
+            done(False)
+        elif self.is_answered:
+            done(True)
+        else:
+            if self._followers is None:
+                self._followers = []
+            self._followers.append(lambda: done(True))
+
+    def expire(self) -> None:
+        """Stop the work at the request's deadline."""
+        timeout_ms = self.envelope.timeout_ms
+        self._stop(RequestTimeoutError(f"Not done within {timeout_ms} ms"), "request timed out")
+
+    def _stop(self, error: WireError, reason: str) -> bool:
+        if self.is_answered:
+            return False
+        if self.scope is not None:
+            # The task answers when it has really ended.
+            self.stop = self.stop or error
+            self.scope.cancel(reason=reason)
+            return True
+        if self.on_abandon is None:
+            return False
+        abandon, self.on_abandon = self.on_abandon, None
+        self.fail(error)
+        abandon(reason)
+        return True
+
+    async def run(self, params: Any) -> None:
+        """Run a handler that waits, as a task with a cancel scope."""
+        assert self.scope is not None
+        try:
+            with self.scope:
+                self.succeed(await self.method.handler(self, params))
+                return
+            self.fail(self.stop or RequestCancelledError("The request was cancelled"))
+        except Exception as exc:
+            self.fail(_single(exc))
+
+
+def _single(exc: Exception) -> Exception:
+    """Take the one error out of a nursery's group of one."""
+    while isinstance(exc, ExceptionGroup) and len(exc.exceptions) == 1:
+        exc = exc.exceptions[0]
+    return exc

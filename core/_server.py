@@ -1,0 +1,369 @@
+"""The server: the tree of tasks of DESIGN §3, from the store outside to the listeners inside.
+
+    store ─ writers ─ flusher, timers ─ turns ─ connections ─ listeners
+
+Each level ends completely before the one outside it is cancelled, so that a turn's terminal event
+still becomes durable, and is still sent, in a shutdown.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import Any, Final
+
+import trio
+
+from ._feed import make_event
+from ._flusher import Flusher
+from ._handlers import PROTOCOL_METHODS
+from ._host import LocalHost
+from ._link import ANONYMOUS, ServerLink
+from ._ratelimit import RateLimiter
+from ._request import Request
+from ._stats import Stats
+from ._timers import Timers
+from .abc import (
+    Acceptor,
+    Agent,
+    Authenticator,
+    CloseReason,
+    Connection,
+    Link,
+    Listener,
+    ListenOptions,
+    SessionStore,
+    TlsFiles,
+)
+from .errors import SettingsError
+from .events import Goaway
+from .methods import Credential
+from .plugins import STORES, find_transport, load_plugin
+from .settings import Settings
+
+__all__ = ["Server", "open_server"]
+
+log = logging.getLogger("trialogue.server")
+
+#: What a drained server says of when to come back.
+RETRY_AFTER_MS: Final = 1000
+#: For the last frames of each connection, when the server ends.
+GOODBYE_SECONDS: Final = 2.0
+#: For turns to notice their cancel, and for what is staged to become durable, when it ends.
+FINISH_SECONDS: Final = 5.0
+#: Limiters of principals that are not connected are looked through when there are so many more.
+_LIMITERS_STEP: Final = 1024
+
+
+class Server(Acceptor):
+    """A running server. From `open_server`.
+
+    Attributes:
+        endpoints: The URLs to connect to, in the order in which the transports were named.
+        host: The sessions.
+        counters: See `stats`.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        flusher: Flusher,
+        timers: Timers,
+        authenticate: Authenticator | None,
+        methods: Mapping[str, Callable[[Any, Any], Any]],
+        version: str,
+    ) -> None:
+        self.settings = settings
+        self.flusher = flusher
+        self.timers = timers
+        self.authenticate = authenticate
+        self.version = version
+        self.registry = PROTOCOL_METHODS.extended(methods)
+        self.counters = Stats()
+        self.endpoints: tuple[str, ...] = ()
+        self.host: LocalHost
+        self.connections = 0
+        self.links: set[ServerLink] = set()
+        self.started_at = trio.current_time()
+        self.is_draining = False
+        self.retry_after_ms = RETRY_AFTER_MS
+        self._limiters: dict[str, RateLimiter] = {}
+        self._prune_limiters_at = _LIMITERS_STEP
+        self._connection_tasks: trio.Nursery
+        self._listening = trio.CancelScope()
+        self._stop = trio.Event()
+        self._unlinked: trio.Event | None = None
+
+    # -- for listeners -----------------------------------------------------------------------
+
+    @property
+    def acceptor(self) -> Acceptor:
+        """What a driver of one's own makes links with."""
+        return self
+
+    def reserve(self) -> bool:
+        if self.connections >= self.settings.max_connections or self.is_draining:
+            self.counters.connections_refused += 1
+            return False
+        self.connections += 1
+        self.counters.connections_opened += 1
+        return True
+
+    def release(self) -> None:
+        self.connections -= 1
+
+    def link(self, connection: Connection) -> Link:
+        link = ServerLink(self, connection)
+        self.links.add(link)
+        log.debug("connected", extra={"peer": str(link)})
+        return link
+
+    # -- for links ---------------------------------------------------------------------------
+
+    def unlinked(self, link: ServerLink) -> None:
+        """A connection is over."""
+        self.links.discard(link)
+        if self._unlinked is not None:
+            self._unlinked.set()
+        log.debug("disconnected", extra={"peer": str(link)})
+
+    def limiter(self, principal: str) -> RateLimiter | None:
+        """Give the principal's rate limiter; one of its own for an anonymous connection."""
+        limit = self.settings.rate_limit
+        if limit is None:
+            return None
+        if principal == ANONYMOUS:
+            return RateLimiter(limit)
+        limiter = self._limiters.get(principal)
+        if limiter is None:
+            if len(self._limiters) >= self._prune_limiters_at:
+                now = trio.current_time()
+                self._limiters = {
+                    name: kept for name, kept in self._limiters.items() if not kept.is_idle(now)
+                }
+                self._prune_limiters_at = len(self._limiters) + _LIMITERS_STEP
+            limiter = self._limiters[principal] = RateLimiter(limit)
+        return limiter
+
+    async def check_credential(self, credential: Credential, link: ServerLink) -> str:
+        """Ask who a credential names.
+
+        Raises:
+            UnauthorizedError: Nobody.
+        """
+        assert self.authenticate is not None
+        return await self.authenticate(credential, link.connection.peer)
+
+    def spawn_request(self, request: Request, params: Any) -> None:
+        """Run a handler that waits, under the connections."""
+        self._connection_tasks.start_soon(request.run, params)
+
+    def spawn_check(self, check: Callable[[], Awaitable[None]]) -> None:
+        """Run the check of a credential, under the connections."""
+        self._connection_tasks.start_soon(check)
+
+    # -- for people --------------------------------------------------------------------------
+
+    def stats(self) -> dict[str, Any]:
+        """Give the counters since the start, and the gauges of now, by their wire names."""
+        return {
+            "uptimeMs": round((trio.current_time() - self.started_at) * 1000),
+            "connections": self.connections,
+            "sessions": len(self.host.sessions),
+            "turns": len(self.host.running),
+            "subscriptions": sum(len(s.feed.cursors) for s in self.host.sessions.values()),
+            **self.counters.to_wire(),
+        }
+
+    async def drain(self, seconds: float | None = None, reason: str = "shutdown") -> None:
+        """Stop accepting, say ``goaway``, and wait until no turn runs (PROTOCOL §3.4).
+
+        Args:
+            seconds: How long turns may go on; None takes the setting. Then they are cancelled,
+                and end ``interrupted``.
+            reason: For the clients.
+
+        Connections stay until the server's block is left. Cancelling the wait leaves it draining.
+        """
+        self._begin_drain(reason)
+        seconds = self.settings.drain_seconds if seconds is None else seconds
+        with trio.move_on_after(seconds):
+            await self.host.wait_turns_ended()
+        self.host.stop_turns("shutdown")
+        with trio.move_on_after(self.settings.cancel_grace_seconds):
+            await self.host.wait_turns_ended()
+
+    def _begin_drain(self, reason: str) -> None:
+        if self.is_draining:
+            return
+        log.info("draining", extra={"reason": reason, "turns": len(self.host.running)})
+        self.is_draining = self.host.is_draining = True
+        self._listening.cancel(reason=reason)
+        goaway = make_event(None, Goaway(reason=reason, retry_after_ms=self.retry_after_ms))
+        for link in list(self.links):
+            link.connection.post(goaway)
+
+    # -- the tree ----------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Let `run` end."""
+        self._stop.set()
+
+    async def run(
+        self,
+        agents: Mapping[str, Agent],
+        store: SessionStore,
+        listeners: Sequence[Listener],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Run the tree until `stop`, then end it from the inside out, in bounded time.
+
+        It is shielded: whoever cancels the program around it still gets the ordered end.
+        """
+        with trio.CancelScope(shield=True):
+            async with trio.open_nursery() as writers:
+                async with trio.open_nursery() as services:
+                    services.start_soon(self.flusher.run)
+                    services.start_soon(self.timers.run)
+                    async with trio.open_nursery() as turns:
+                        self.host = LocalHost(
+                            agents=agents,
+                            store=store,
+                            settings=self.settings,
+                            flusher=self.flusher,
+                            timers=self.timers,
+                            stats=self.counters,
+                            writers=writers,
+                            turns=turns,
+                        )
+                        async with trio.open_nursery() as self._connection_tasks:
+                            await self._connection_tasks.start(self._listen, listeners)
+                            task_status.started()
+                            await self._stop.wait()
+                            self._begin_drain("shutdown")
+                            await self._end_turns()
+                            await self._say_goodbye()
+                            self._connection_tasks.cancel_scope.cancel(reason="the server ends")
+                        turns.cancel_scope.cancel(reason="the server ends")
+                    # The flusher is no longer needed, but what was decided has to become durable.
+                    services.cancel_scope.cancel(reason="the server ends")
+                writers.cancel_scope.deadline = trio.current_time() + FINISH_SECONDS
+
+    async def _listen(
+        self, listeners: Sequence[Listener], *, task_status: trio.TaskStatus[None]
+    ) -> None:
+        """Accept on every listener, until the server drains."""
+        with self._listening:
+            async with trio.open_nursery() as nursery:
+                for listener in listeners:
+                    serve = partial(listener.serve, handler_nursery=self._connection_tasks)
+                    await nursery.start(serve, self)
+                task_status.started()
+
+    async def _end_turns(self) -> None:
+        self.host.stop_turns("shutdown")
+        with trio.move_on_after(FINISH_SECONDS):
+            await self.host.wait_turns_ended()
+
+    async def _say_goodbye(self) -> None:
+        """Let each connection take what was posted, then close it."""
+        for link in list(self.links):
+            link.connection.close_soon(CloseReason.GOING_AWAY)
+        with trio.move_on_after(GOODBYE_SECONDS):
+            while self.links:
+                self._unlinked = trio.Event()
+                await self._unlinked.wait()
+
+
+@asynccontextmanager
+async def open_server(
+    agent: Agent | Mapping[str, Agent],
+    *,
+    transports: Sequence[str] = (),
+    settings: Settings | None = None,
+    store: SessionStore | None = None,
+    authenticate: Authenticator | None = None,
+    methods: Mapping[str, Callable[[Any, Any], Any]] | None = None,
+    tls: TlsFiles | Any = None,
+    allow_origins: Collection[str] = (),
+    allow_hosts: Collection[str] = (),
+) -> AsyncIterator[Server]:
+    """Run a whole server inside another Trio program, as long as the block lasts.
+
+    Args:
+        agent: An agent, or several by name, of which the first is the default.
+        transports: URLs to listen on, e.g. ``"ws://127.0.0.1:8765"``; port 0 takes a free one.
+        settings: Limits and times.
+        store: Where sessions live; None keeps them in memory. It is closed at the end.
+        authenticate: Says who a credential names; None lets everybody in.
+        methods: Methods of one's own, whose names begin with ``_``.
+        tls: For ``wss`` and ``tcps``: files, or an ``ssl.SSLContext``.
+        allow_origins: Origins that browsers may connect from, beside the listener's own.
+        allow_hosts: Host names that requests may name, beside the listener's own address.
+
+    Leaving the block ends turns as ``interrupted``, makes durable what was decided, and sends
+    what was posted; use `Server.drain` before, to give turns time. Bounded to some ten seconds.
+
+    Raises:
+        SettingsError: A URL, an agent or a method cannot be used; says which.
+        OSError: An address cannot be bound.
+    """
+    from trialogue import __version__
+
+    settings = settings or Settings()
+    agents = dict(agent) if isinstance(agent, Mapping) else {"default": agent}
+    if not agents:
+        raise SettingsError("a server needs at least one agent")
+    if store is None:
+        store = load_plugin(STORES, "memory")()
+    assert store is not None
+    flusher, timers = Flusher(), Timers()
+    server = Server(
+        settings=settings,
+        flusher=flusher,
+        timers=timers,
+        authenticate=authenticate,
+        methods=methods or {},
+        version=__version__,
+    )
+    options = ListenOptions(
+        settings=settings, tls=tls, allow_origins=allow_origins, allow_hosts=allow_hosts
+    )
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(_close_store, store)
+        listeners: list[Listener] = []
+        for url in transports:
+            listener = await find_transport(url).open_listener(url, options)
+            stack.push_async_callback(_close_listener, listener)
+            listeners.append(listener)
+        server.endpoints = tuple(listener.endpoint for listener in listeners)
+        failure: BaseException | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(server.run, agents, store, listeners)
+                try:
+                    yield server
+                except BaseException as exc:
+                    failure = exc
+                    raise
+                finally:
+                    server.stop()
+        except BaseExceptionGroup as group:
+            # What the block raised leaves it as it was raised.
+            if failure is not None and group.exceptions == (failure,):
+                raise failure from failure.__cause__
+            raise
+
+
+async def _close_store(store: SessionStore) -> None:
+    with trio.move_on_after(FINISH_SECONDS, shield=True):
+        await store.aclose()
+
+
+async def _close_listener(listener: Listener) -> None:
+    with trio.move_on_after(1, shield=True):
+        await listener.aclose()

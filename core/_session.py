@@ -1,0 +1,597 @@
+"""A session in this process: it decides what happens, and writes it down through its journal.
+
+Everything here is synchronous. What takes time (an append, a turn) ends in a callback, so that
+commands take effect in the order in which they arrive and no cancel can fall between a decision
+and its staging.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import trio
+
+from ._clock import utc_now
+from ._command import Command, KeyClaim, Reply
+from ._feed import SessionFeed
+from ._ids import new_id
+from ._journal import Journal
+from ._state import SessionState
+from ._timers import Timer
+from ._turn import RunningTurn
+from .codec import structure, unstructure
+from .errors import (
+    ConflictError,
+    InputNotFoundError,
+    OverloadedError,
+    RequestCancelledError,
+    ServerError,
+    SessionBusyError,
+    SessionClosedError,
+    SessionExpiredError,
+    TurnNotFoundError,
+)
+from .events import (
+    InputDelivered,
+    InputQueued,
+    InputReturned,
+    InputWithdrawn,
+    MessageCreated,
+    SessionCheckpointed,
+    SessionClosed,
+    SessionExpired,
+    SessionUpdated,
+    TurnStarted,
+)
+from .log import KeyRecord, Position
+from .methods import (
+    Empty,
+    InputWithdraw,
+    MessageAdd,
+    MessageSend,
+    MessageSendResult,
+    MessageStream,
+    SessionCheckpoint,
+    SessionCheckpointResult,
+    SessionClose,
+    SessionUpdate,
+    TurnCancel,
+    TurnCancelResult,
+)
+from .models import InputInfo, Message, Outcome, SessionConfig, TokenUsage
+
+if TYPE_CHECKING:
+    from ._host import LocalHost
+
+__all__ = ["LiveSession"]
+
+log = logging.getLogger("trialogue.session")
+
+
+class LiveSession:
+    """One session, held and written by this process.
+
+    Attributes:
+        state: Folded from what was admitted: decisions read it.
+        feed: What was published: readers see it.
+        turn: The running turn, until its ``turn.ended`` is published.
+    """
+
+    def __init__(self, host: LocalHost, session_id: str, feed: SessionFeed) -> None:
+        self.host = host
+        self.id = session_id
+        self.settings = host.settings
+        self.feed = feed
+        self.state = SessionState(session_id)
+        self.journal = Journal(
+            feed, self.state, spawn=host.spawn_writer, on_failure=self._journal_failed
+        )
+        self.turn: RunningTurn | None = None
+        self.used_at = trio.current_time()
+        self.timer: Timer | None = None
+        self._closing: list[Callable[[Exception | None], None]] | None = None
+        self._closing_reason = ""
+        self._waiting: dict[str, list[tuple[Reply, MessageSendResult]]] = {}
+        self._cancels: list[tuple[Reply, KeyClaim | None]] = []
+        feed.on_idle = self.touch
+
+    # -- being used ------------------------------------------------------------------------
+
+    def touch(self) -> None:
+        """Note a use: idle times count from here."""
+        self.used_at = trio.current_time()
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether it must stay in memory, and must not expire."""
+        return bool(
+            self.turn is not None
+            or self.feed.cursors
+            or self.state.inputs
+            or self.state.asks
+            or self._closing is not None
+            or not self.journal.is_idle
+        )
+
+    # -- commands --------------------------------------------------------------------------
+
+    def execute(self, command: Command, reply: Reply) -> None:
+        """Carry out a command that writes.
+
+        Raises:
+            WireError: It is refused; nothing was written.
+        """
+        params = command.params
+        if command.claim is not None and self._is_repeat(command, command.claim, reply):
+            return
+        match params:
+            case MessageSend() | MessageStream():
+                self._send(command, params, reply)
+            case TurnCancel():
+                self._cancel(params, command.claim, reply)
+            case MessageAdd():
+                self._add(params, command.claim, reply)
+            case SessionUpdate():
+                self._update(params, command.claim, reply)
+            case SessionCheckpoint():
+                self._checkpoint(params, command.claim, reply)
+            case InputWithdraw():
+                self._withdraw(params, command.claim, reply)
+            case SessionClose():
+                self._close(reply)
+            case _:
+                raise TypeError(f"not a command: {params!r}")
+
+    def _check_open(self) -> None:
+        if self.state.ended == "expired":
+            raise SessionExpiredError(f"Session expired: {self.id}")
+        if self.state.ended is not None or self._closing is not None:
+            raise SessionClosedError(f"Session closed: {self.id}")
+
+    def _send(self, command: Command, params: MessageSend | MessageStream, reply: Reply) -> None:
+        self._check_open()
+        state, turn = self.state, self.turn
+        when_busy = params.when_busy or state.config.when_busy or "queue"
+        is_busy = turn is not None or bool(state.inputs)
+        if is_busy and when_busy == "reject":
+            raise SessionBusyError(f"Session busy: {self.id}")
+        if is_busy and len(state.inputs) >= self.settings.max_queued_inputs:
+            raise OverloadedError(
+                f"{len(state.inputs)} inputs are queued already", data={"retryAfterMs": 1000}
+            )
+        info = InputInfo(
+            input_id=new_id("inp"),
+            message_id=new_id("msg"),
+            turn_id=new_id("trn"),
+            content=params.content,
+            when_busy=when_busy,
+            attachments=params.attachments,
+        )
+        steered = (
+            when_busy == "steer"
+            and turn is not None
+            and not (turn.is_cancelled or turn.outcome is not None)
+        )
+        if steered and turn is not None:
+            info = attrs.evolve(info, turn_id=turn.id)
+        # The response comes when the first entry is durable, and before any reader sees it.
+        result = MessageSendResult(
+            input_id=info.input_id,
+            message_id=info.message_id,
+            turn_id=info.turn_id,
+            position=str(self.journal.next_position),
+            state="steered" if steered else "queued" if is_busy else "started",
+        )
+        keys = _record(command.claim, result)
+
+        def admitted() -> None:
+            if isinstance(params, MessageStream) and command.connection is not None:
+                reply.succeed(result)
+                self.host.attach_here(self, command.connection, after=self.feed.state.seq)
+            elif isinstance(params, MessageSend) and params.wait:
+                self._wait_turn(reply, result)
+            else:
+                reply.succeed(result)
+
+        if not is_busy:
+            self._start_turn(info, keys=keys, on_commit=admitted, on_failure=reply.fail)
+        elif steered and turn is not None and turn.takes_steering:
+            # The agent is waiting for just this: it is handed over without being queued.
+            self.deliver_steered(turn, info, keys=keys, on_commit=admitted, on_failure=reply.fail)
+        else:
+            self.journal.stage(
+                InputQueued(
+                    input_id=info.input_id,
+                    message_id=info.message_id,
+                    turn_id=info.turn_id,
+                    content=info.content,
+                    when_busy=info.when_busy,
+                    attachments=info.attachments,
+                ),
+                keys=keys,
+                on_commit=admitted,
+                on_failure=reply.fail,
+            )
+            if turn is not None and steered:
+                turn.wake_steering()
+            elif turn is not None and when_busy == "interrupt":
+                self._cancel_turn(turn, "interrupted by a newer input")
+
+    def _wait_turn(self, reply: Reply, result: MessageSendResult) -> None:
+        """Answer when the input's turn has ended."""
+        ended = self._ended_result(result)
+        if ended is not None:
+            reply.succeed(ended)
+            return
+        waiting = (reply, result)
+        self._waiting.setdefault(result.input_id, []).append(waiting)
+
+        def abandon(reason: str) -> None:
+            """Withdraw the input if it is queued, cancel its turn if it started it (§4)."""
+            replies = self._waiting.get(result.input_id, [])
+            if waiting in replies:
+                replies.remove(waiting)
+            if self.journal.failure is not None:
+                return
+            if any(info.input_id == result.input_id for info in self.state.inputs):
+                self._stage_withdrawal(result.input_id, reason)
+            elif self.turn is not None and self.turn.inputs[0] == result.input_id:
+                self._cancel_turn(self.turn, reason)
+
+        reply.on_abandon = abandon
+
+    def _ended_result(self, result: MessageSendResult) -> MessageSendResult | None:
+        """Complete a result, if the turn that took the input is over."""
+        published = self.feed.state
+        turn_id = published.input_turns.get(result.input_id)
+        outcome = None if turn_id is None else published.outcomes.get(turn_id)
+        if turn_id is None or outcome is None:
+            return None
+        return attrs.evolve(
+            result,
+            turn_id=turn_id,
+            outcome=outcome,
+            message=published.last_assistant_message(turn_id),
+        )
+
+    def _cancel(self, params: TurnCancel, claim: KeyClaim | None, reply: Reply) -> None:
+        turn, turn_id = self.turn, params.turn_id
+        if turn is not None and turn_id in (None, turn.id):
+            self._cancels.append((reply, claim))
+            self._cancel_turn(turn, params.reason or "cancelled by a client")
+            return
+        if turn_id is None or turn_id in self.state.outcomes:
+            reply.succeed(TurnCancelResult(cancelled=False, turn_id=turn_id))
+            return
+        for info in self.state.inputs:
+            if info.turn_id == turn_id and not self._is_steered(info):
+                result = TurnCancelResult(cancelled=True, turn_id=turn_id)
+                keys = _record(claim, result)
+                self._stage_withdrawal(info.input_id, params.reason, keys, reply, result)
+                return
+        raise TurnNotFoundError(f"Turn not found: {turn_id}")
+
+    def _withdraw(self, params: InputWithdraw, claim: KeyClaim | None, reply: Reply) -> None:
+        if not any(info.input_id == params.input_id for info in self.state.inputs):
+            raise InputNotFoundError(f"No such input is queued: {params.input_id}")
+        self._stage_withdrawal(params.input_id, None, _record(claim, Empty()), reply, Empty())
+
+    def _stage_withdrawal(
+        self,
+        input_id: str,
+        reason: str | None,
+        keys: tuple[KeyRecord, ...] = (),
+        reply: Reply | None = None,
+        result: Any = None,
+    ) -> None:
+        why = RequestCancelledError("The input was withdrawn")
+        self.journal.stage(
+            InputWithdrawn(input_id=input_id, reason=reason),
+            keys=keys,
+            on_commit=None if reply is None else lambda: reply.succeed(result),
+            on_publish=lambda: self._input_gone(input_id, why),
+            on_failure=None if reply is None else reply.fail,
+        )
+
+    def _add(self, params: MessageAdd, claim: KeyClaim | None, reply: Reply) -> None:
+        self._check_open()
+        message = Message(
+            id=new_id("msg"),
+            session_id=self.id,
+            role=params.role,
+            content=params.content,
+            timestamp=utc_now(),
+        )
+        self.touch()
+        self._stage_answered(MessageCreated(message=message), message, claim, reply)
+
+    def _update(self, params: SessionUpdate, claim: KeyClaim | None, reply: Reply) -> None:
+        self._check_open()
+        state = self.state
+        config = state.config if params.config is None else _merge(state.config, params.config)
+        self.host.check_agent(config)
+        session = attrs.evolve(
+            state.session(),
+            name=state.name if params.name is None else params.name,
+            summary=state.summary if params.summary is None else params.summary,
+            metadata=state.metadata if params.metadata is None else params.metadata,
+            config=config,
+            position=str(self.journal.next_position),
+        )
+        self._stage_answered(SessionUpdated(session=session), session, claim, reply)
+        self.host.look_after(self)
+
+    def _checkpoint(self, params: SessionCheckpoint, claim: KeyClaim | None, reply: Reply) -> None:
+        self._check_open()
+        result = SessionCheckpointResult(
+            position=str(self.journal.next_position), label=params.label
+        )
+        self._stage_answered(SessionCheckpointed(label=params.label), result, claim, reply)
+
+    def _stage_answered(self, body: Any, result: Any, claim: KeyClaim | None, reply: Reply) -> None:
+        """Stage one entry whose commit is the answer."""
+        self.journal.stage(
+            body,
+            keys=_record(claim, result),
+            on_commit=lambda: reply.succeed(result),
+            on_failure=reply.fail,
+        )
+
+    # -- idempotency -----------------------------------------------------------------------
+
+    def _is_repeat(self, command: Command, claim: KeyClaim, reply: Reply) -> bool:
+        """Answer a request whose effect its key says is there already (PROTOCOL §7)."""
+        known = self.state.keys.get(claim.key)
+        if known is None:
+            return False
+        record, _, seq = known
+        if (record.method, record.fingerprint) != (claim.method, claim.fingerprint):
+            raise ConflictError(f"The idempotency key was used for another {record.method}")
+
+        def answer() -> None:
+            if record.method != "message.send":
+                reply.succeed(record.result)
+                return
+            result = structure(record.result, MessageSendResult)
+            if isinstance(command.params, MessageSend) and command.params.wait:
+                self._wait_turn(reply, result)
+                return
+            reply.succeed(result)
+            if isinstance(command.params, MessageStream) and command.connection is not None:
+                before = Position.parse(result.position).seq - 1
+                self.host.attach_here(self, command.connection, after=before)
+
+        self.journal.when_published(seq, answer, reply.fail)
+        return True
+
+    def take_cancel_keys(self) -> tuple[KeyRecord, ...]:
+        """Give the keys of the cancels that the turn's end carries out."""
+        assert self.turn is not None and self.turn.outcome is not None
+        result = TurnCancelResult(cancelled=self.turn.outcome == "cancelled", turn_id=self.turn.id)
+        return tuple(record for _, claim in self._cancels for record in _record(claim, result))
+
+    # -- turns -----------------------------------------------------------------------------
+
+    def _start_turn(
+        self,
+        info: InputInfo,
+        *,
+        keys: tuple[KeyRecord, ...] = (),
+        on_commit: Callable[[], None] | None = None,
+        on_failure: Callable[[Exception], None] | None = None,
+    ) -> None:
+        message = self._make_message(info)
+        with self.journal.batch():
+            self.journal.stage(
+                InputDelivered(input_id=info.input_id, turn_id=info.turn_id, as_="start"),
+                keys=keys,
+                on_commit=on_commit,
+                on_failure=on_failure,
+            )
+            self.journal.stage(TurnStarted(turn_id=info.turn_id, input_id=info.input_id))
+            self.journal.stage(MessageCreated(message=message))
+            # Before the batch is written: what follows from its publication may look at it.
+            turn = self.turn = RunningTurn(self, info.turn_id, message, info.input_id)
+        self.host.stats.turns_started += 1
+        if self.journal.failure is None:
+            self.host.spawn_turn(self, turn)
+
+    def _make_message(self, info: InputInfo) -> Message:
+        return Message(
+            id=info.message_id,
+            session_id=self.id,
+            turn_id=info.turn_id,
+            role="user",
+            content=info.content,
+            timestamp=utc_now(),
+            attachments=info.attachments,
+        )
+
+    def _is_steered(self, info: InputInfo) -> bool:
+        return info.when_busy == "steer" and self.turn is not None and info.turn_id == self.turn.id
+
+    def steering_inputs(self, turn_id: str) -> Sequence[InputInfo]:
+        """List the inputs that were steered into a turn and not taken yet."""
+        return [
+            info
+            for info in self.state.inputs
+            if info.when_busy == "steer" and info.turn_id == turn_id
+        ]
+
+    def deliver_steered(
+        self,
+        turn: RunningTurn,
+        info: InputInfo,
+        *,
+        keys: tuple[KeyRecord, ...] = (),
+        on_commit: Callable[[], None] | None = None,
+        on_failure: Callable[[Exception], None] | None = None,
+    ) -> None:
+        """Hand an input to the turn that it was steered into."""
+        message = self._make_message(info)
+        turn.inputs.append(info.input_id)
+        with self.journal.batch():
+            self.journal.stage(
+                InputDelivered(input_id=info.input_id, turn_id=turn.id, as_="steer"),
+                keys=keys,
+                on_commit=on_commit,
+                on_failure=on_failure,
+            )
+            self.journal.stage(
+                MessageCreated(message=message), on_publish=lambda: turn.hand_over(message)
+            )
+
+    def _cancel_turn(self, turn: RunningTurn, reason: str) -> None:
+        if turn.is_cancelled or turn.outcome is not None:
+            return
+        turn.cancel(reason)
+        self.host.watch_cancel(self, turn)
+
+    def stop_turn(self, reason: str) -> None:
+        """End the running turn as ``interrupted``: the server stops."""
+        if self.turn is not None:
+            self.turn.cancel(reason, "interrupted")
+            self.host.watch_cancel(self, self.turn)
+
+    def turn_ending(self, turn: RunningTurn, outcome: Outcome, usage: TokenUsage) -> None:
+        """The turn's end was decided, and is on its way to the log."""
+        stats = self.host.stats
+        stats.turns_ended[outcome] += 1
+        stats.input_tokens += usage.input_tokens
+        stats.output_tokens += usage.output_tokens
+
+    def turn_ended(self, turn: RunningTurn) -> None:
+        """``turn.ended`` is published: only now is the session idle again."""
+        self.turn = None
+        self.touch()
+        cancels, self._cancels = self._cancels, []
+        for reply, _ in cancels:
+            reply.succeed(TurnCancelResult(cancelled=turn.outcome == "cancelled", turn_id=turn.id))
+        for input_id in turn.inputs:
+            for reply, result in self._waiting.pop(input_id, []):
+                ended = self._ended_result(result)
+                assert ended is not None
+                reply.succeed(ended)
+        self.host.turn_ended(self)
+        if self._closing is not None:
+            self._finish_closing()
+        else:
+            self.start_next()
+
+    def start_next(self) -> None:
+        """Start the first queued input, if there is one and the server is not draining."""
+        if self.turn is not None or not self.state.inputs or self.host.is_draining:
+            return
+        info = self.state.inputs[0]
+        if info.when_busy == "steer":
+            # The turn that it was meant for ended without taking it.
+            info = attrs.evolve(info, turn_id=new_id("trn"))
+        self._start_turn(info)
+
+    def _input_gone(self, input_id: str, why: Exception) -> None:
+        for reply, _ in self._waiting.pop(input_id, []):
+            reply.fail(why)
+
+    # -- closing ---------------------------------------------------------------------------
+
+    def _close(self, reply: Reply) -> None:
+        def closed(failure: Exception | None) -> None:
+            if failure is not None:
+                reply.fail(failure)
+            else:
+                reply.succeed(self.feed.state.session())
+
+        self.close("closed by a client", closed)
+
+    def close(self, reason: str, done: Callable[[Exception | None], None]) -> None:
+        """Cancel the turn, return queued inputs, and write ``session.closed``, the last event.
+
+        Args:
+            reason: For the events.
+            done: Called when all of that is published, or with the error if it never will be.
+        """
+        if self.state.ended is not None:
+            self.journal.when_published(self.state.seq, lambda: done(None), done)
+            return
+        if self._closing is not None:
+            self._closing.append(done)
+            return
+        self._closing = [done]
+        self._closing_reason = reason
+        if self.turn is not None:
+            self._cancel_turn(self.turn, reason)
+        else:
+            self._finish_closing()
+
+    def _finish_closing(self) -> None:
+        closing, self._closing = self._closing or [], None
+        reason = self._closing_reason
+
+        def done() -> None:
+            for callback in closing:
+                callback(None)
+
+        def failed(exc: Exception) -> None:
+            for callback in closing:
+                callback(exc)
+
+        with self.journal.batch():
+            for info in list(self.state.inputs):
+                self._stage_return(info, reason)
+            self.journal.stage(SessionClosed(reason=reason), on_publish=done, on_failure=failed)
+
+    def _stage_return(self, info: InputInfo, reason: str) -> None:
+        why = SessionClosedError("The session closed before the input's turn came")
+        self.journal.stage(
+            InputReturned(input_id=info.input_id, reason=reason),
+            on_publish=lambda: self._input_gone(info.input_id, why),
+        )
+
+    def expire(self, reason: str = "idle") -> None:
+        """Write ``session.expired``: nobody has used it for long enough."""
+        self.host.stats.sessions_expired += 1
+        self.journal.stage(SessionExpired(reason=reason))
+
+    def _journal_failed(self, exc: Exception) -> None:
+        """The log took no more: end the turn, tell who waits, and let the session be reopened."""
+        self.host.stats.journal_failures += 1
+        why = ServerError("The session's log could not be written; it is opened again")
+        turn, self.turn = self.turn, None
+        if turn is not None:
+            turn.cancel("the session's log failed", "interrupted")
+        for reply, _ in self._cancels:
+            reply.fail(why)
+        for replies in self._waiting.values():
+            for reply, _ in replies:
+                reply.fail(why)
+        for callback in self._closing or []:
+            callback(why)
+        self._cancels, self._waiting, self._closing = [], {}, None
+        self.feed.lose_all()
+        self.host.session_failed(self, exc)
+
+
+def _record(claim: KeyClaim | None, result: Any) -> tuple[KeyRecord, ...]:
+    if claim is None:
+        return ()
+    return (
+        KeyRecord(
+            key=claim.key,
+            method=claim.method,
+            fingerprint=claim.fingerprint,
+            result=unstructure(result),
+        ),
+    )
+
+
+def _merge(old: SessionConfig, new: SessionConfig) -> SessionConfig:
+    """Take the members of ``new`` that are there."""
+    changes = {
+        field.name: value
+        for field in attrs.fields(SessionConfig)
+        if (value := getattr(new, field.name)) is not None
+    }
+    return attrs.evolve(old, **changes)

@@ -1,0 +1,400 @@
+"""What a session is: the fold of its log (DESIGN §4). Pure: no trio, no clock, no second copy.
+
+Two folds of one log are kept for a session in memory. The journal's is ahead: it holds what was
+admitted, and decisions read it. The feed's holds what was published, and readers see it. On a
+node that only follows a session there is but the second.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, Final
+
+import attrs
+
+from .events import (
+    AskClosed,
+    AskOpened,
+    EventBody,
+    InputDelivered,
+    InputQueued,
+    InputReturned,
+    InputWithdrawn,
+    MessageCompleted,
+    MessageCreated,
+    MessageStarted,
+    SessionClosed,
+    SessionCreated,
+    SessionExpired,
+    SessionUpdated,
+    ToolCalled,
+    ToolCompleted,
+    TurnEnded,
+    TurnStarted,
+)
+from .log import Entry, KeyRecord, Position, Summary
+from .models import (
+    AskInfo,
+    ForkedFrom,
+    InProgress,
+    InputInfo,
+    Message,
+    Outcome,
+    ParentRef,
+    Session,
+    SessionConfig,
+    SessionStatus,
+    TokenUsage,
+    ToolCallInfo,
+)
+
+__all__ = ["SessionState"]
+
+
+class SessionState:
+    """One session at one position of its log."""
+
+    __slots__ = (
+        "active_turn_id",
+        "asks",
+        "config",
+        "created_at",
+        "ended",
+        "forked_from",
+        "in_progress",
+        "input_turns",
+        "inputs",
+        "keys",
+        "last_activity_at",
+        "message_starts",
+        "messages",
+        "metadata",
+        "name",
+        "outcomes",
+        "owner",
+        "parent",
+        "seq",
+        "session_id",
+        "summary",
+        "term",
+        "term_starts",
+        "tools",
+        "usage",
+    )
+
+    def __init__(self, session_id: str) -> None:
+        self.session_id = session_id
+        self.owner: str | None = None
+        self.name: str | None = None
+        self.config = SessionConfig()
+        self.metadata: Any = {}
+        self.summary: str | None = None
+        self.parent: ParentRef | None = None
+        self.forked_from: ForkedFrom | None = None
+        self.created_at = ""
+        self.last_activity_at = ""
+        self.term = 1
+        self.seq = 0
+        #: The seq at which each term began, oldest first: what makes a position checkable.
+        self.term_starts: list[tuple[int, int]] = []
+        self.messages: list[Message] = []
+        #: For each of them, the seq of the event that began it.
+        self.message_starts: list[int] = []
+        #: With the seq of its ``message.started``.
+        self.in_progress: dict[str, tuple[InProgress, int]] = {}
+        #: Queued inputs in the order in which they will run.
+        self.inputs: list[InputInfo] = []
+        self.asks: dict[str, AskInfo] = {}
+        self.tools: dict[str, ToolCalled] = {}
+        self.active_turn_id: str | None = None
+        self.outcomes: dict[str, Outcome] = {}
+        self.input_turns: dict[str, str] = {}
+        self.usage = TokenUsage()
+        self.ended: SessionStatus | None = None
+        self.keys: dict[str, tuple[KeyRecord, str, int]] = {}
+
+    # -- reading ---------------------------------------------------------------------------
+
+    @property
+    def position(self) -> Position:
+        """Of the last entry folded."""
+        return Position(self.term, self.seq)
+
+    @property
+    def status(self) -> SessionStatus:
+        """As `Session.status`."""
+        if self.ended is not None:
+            return self.ended
+        if self.active_turn_id is None:
+            return "idle"
+        return "waiting" if self.asks else "running"
+
+    def holds(self, position: Position) -> bool:
+        """Say whether the log has exactly this position, term and seq (PROTOCOL §6.5)."""
+        if position.seq == 0:
+            return position.term == 0
+        if position.seq > self.seq:
+            return False
+        return self.term_at(position.seq) == position.term
+
+    def term_at(self, seq: int) -> int:
+        """Give the term in which ``seq`` was written; 0 before the first."""
+        for term, start in reversed(self.term_starts):
+            if seq >= start:
+                return term
+        return 0
+
+    def session(self) -> Session:
+        """Make the wire's shape."""
+        return Session(
+            id=self.session_id,
+            name=self.name,
+            status=self.status,
+            config=self.config,
+            created_at=self.created_at,
+            last_activity_at=self.last_activity_at,
+            message_count=len(self.messages),
+            token_usage=self.usage,
+            position=f"{self.term}-{self.seq}",
+            active_turn_id=self.active_turn_id,
+            queued_count=len(self.inputs),
+            summary=self.summary,
+            metadata=self.metadata,
+            parent=self.parent,
+            forked_from=self.forked_from,
+        )
+
+    def make_summary(self) -> Summary:
+        """Make what the store's index keeps."""
+        return Summary(
+            session=self.session(),
+            owner=self.owner,
+            has_open_work=self.active_turn_id is not None or bool(self.inputs),
+        )
+
+    def find_message(self, message_id: str) -> int | None:
+        """Give the index of a completed message, newest searched first."""
+        for index in range(len(self.messages) - 1, -1, -1):
+            if self.messages[index].id == message_id:
+                return index
+        return None
+
+    def seq_of_tail(self, count: int) -> int:
+        """Give the seq before the event that began the ``count``-th last message; 0 is the start."""
+        if count <= 0:
+            return self.seq
+        starts = [*self.message_starts, *(seq for _, seq in self.in_progress.values())]
+        return starts[-count] - 1 if count <= len(starts) else 0
+
+    def last_assistant_message(self, turn_id: str) -> Message | None:
+        """Give the last text of a turn's assistant, None if it wrote none."""
+        for message in reversed(self.messages):
+            if message.turn_id == turn_id and message.role == "assistant":
+                if message.kind == "text" and not _is_implied(message):
+                    return message
+            elif message.turn_id not in (turn_id, None):
+                break
+        return None
+
+    # -- folding ---------------------------------------------------------------------------
+
+    def apply(self, entry: Entry) -> None:
+        """Fold the next entry.
+
+        Raises:
+            ValueError: It is not the next one.
+        """
+        if entry.seq != self.seq + 1:
+            raise ValueError(f"{entry!r} after {self.position}")
+        self.seq = entry.seq
+        if entry.term != self.term or not self.term_starts:
+            self.term = entry.term
+            self.term_starts.append((entry.term, entry.seq))
+        for record in entry.keys:
+            self.keys[record.key] = (record, entry.timestamp, entry.seq)
+        body = entry.body
+        fold = _FOLDS.get(type(body))
+        if fold is not None:
+            fold(self, body, entry)
+
+    def forget_keys(self, before: str) -> None:
+        """Drop idempotency keys of entries older than a time (RFC 3339)."""
+        for key, (_, timestamp, _seq) in list(self.keys.items()):
+            if timestamp >= before:
+                break
+            del self.keys[key]
+
+    def _session_created(self, body: SessionCreated, entry: Entry) -> None:
+        session = body.session
+        self.owner = body.owner
+        self.created_at = session.created_at
+        self.last_activity_at = session.last_activity_at
+        self.parent = session.parent
+        self.forked_from = session.forked_from
+        self._take(session)
+
+    def _session_updated(self, body: SessionUpdated, entry: Entry) -> None:
+        self._take(body.session)
+
+    def _take(self, session: Session) -> None:
+        self.name = session.name
+        self.config = session.config
+        self.metadata = session.metadata
+        self.summary = session.summary
+
+    def _session_ended(self, body: SessionClosed | SessionExpired, entry: Entry) -> None:
+        self.ended = "closed" if isinstance(body, SessionClosed) else "expired"
+
+    def _input_queued(self, body: InputQueued, entry: Entry) -> None:
+        info = InputInfo(
+            input_id=body.input_id,
+            message_id=body.message_id,
+            turn_id=body.turn_id,
+            content=body.content,
+            when_busy=body.when_busy,
+            attachments=body.attachments,
+        )
+        self.last_activity_at = entry.timestamp
+        if body.when_busy == "interrupt":
+            # Before all others, but behind the interrupts that are there (PROTOCOL §5.1).
+            ahead = 0
+            while ahead < len(self.inputs) and self.inputs[ahead].when_busy == "interrupt":
+                ahead += 1
+            self.inputs.insert(ahead, info)
+        else:
+            self.inputs.append(info)
+
+    def _input_delivered(self, body: InputDelivered, entry: Entry) -> None:
+        self._remove_input(body.input_id)
+        self.input_turns[body.input_id] = body.turn_id
+        self.last_activity_at = entry.timestamp
+
+    def _input_gone(self, body: InputWithdrawn | InputReturned, entry: Entry) -> None:
+        self._remove_input(body.input_id)
+
+    def _remove_input(self, input_id: str) -> None:
+        for index, info in enumerate(self.inputs):
+            if info.input_id == input_id:
+                del self.inputs[index]
+                return
+
+    def _turn_started(self, body: TurnStarted, entry: Entry) -> None:
+        self.active_turn_id = body.turn_id
+
+    def _turn_ended(self, body: TurnEnded, entry: Entry) -> None:
+        self.active_turn_id = None
+        self.outcomes[body.turn_id] = body.outcome
+        self.usage = self.usage + body.usage
+        self.last_activity_at = entry.timestamp
+
+    def _message_created(self, body: MessageCreated, entry: Entry) -> None:
+        self._append(body.message, entry.seq)
+        self.last_activity_at = entry.timestamp
+
+    def _message_started(self, body: MessageStarted, entry: Entry) -> None:
+        message = InProgress(
+            message_id=body.message_id, turn_id=body.turn_id, role=body.role, kind=body.kind
+        )
+        self.in_progress[body.message_id] = (message, entry.seq)
+
+    def _message_completed(self, body: MessageCompleted, entry: Entry) -> None:
+        begun = self.in_progress.pop(body.message.id, None)
+        self._append(body.message, entry.seq if begun is None else begun[1])
+
+    def _append(self, message: Message, seq: int) -> None:
+        self.messages.append(message)
+        self.message_starts.append(seq)
+
+    def _tool_called(self, body: ToolCalled, entry: Entry) -> None:
+        """Keep the call with the assistant's message that made it.
+
+        A call made without any text has no message of its own in the log; a model needs one, so
+        the fold makes it: empty, its id derived from the first call's.
+        """
+        self.tools[body.call_id] = body
+        for index in range(len(self.messages) - 1, -1, -1):
+            message = self.messages[index]
+            if message.turn_id != body.turn_id or message.role not in ("assistant", "tool"):
+                break
+            if message.role == "tool":
+                continue
+            calls = message.tool_calls or ()
+            if any(call.call_id == body.call_id for call in calls):
+                return
+            if _is_implied(message) and not self._has_results_after(index):
+                self.messages[index] = attrs.evolve(message, tool_calls=(*calls, _call_info(body)))
+                return
+            break
+        self._append(
+            Message(
+                id=f"msg_{body.call_id}",
+                session_id=self.session_id,
+                turn_id=body.turn_id,
+                role="assistant",
+                content="",
+                timestamp=entry.timestamp,
+                tool_calls=(_call_info(body),),
+            ),
+            entry.seq,
+        )
+
+    def _has_results_after(self, index: int) -> bool:
+        return any(message.role == "tool" for message in self.messages[index + 1 :])
+
+    def _tool_completed(self, body: ToolCompleted, entry: Entry) -> None:
+        self.tools.pop(body.call_id, None)
+        if body.status == "ok":
+            text = body.result if isinstance(body.result, str) else json.dumps(body.result)
+        else:
+            text = body.error or body.status
+        self._append(
+            Message(
+                id=f"msg_{body.call_id}_result",
+                session_id=self.session_id,
+                turn_id=body.turn_id,
+                role="tool",
+                content=text,
+                timestamp=entry.timestamp,
+                status="complete" if body.status == "ok" else "error",
+                call_id=body.call_id,
+            ),
+            entry.seq,
+        )
+
+    def _ask_opened(self, body: AskOpened, entry: Entry) -> None:
+        self.asks[body.ask_id] = body
+
+    def _ask_closed(self, body: AskClosed, entry: Entry) -> None:
+        self.asks.pop(body.ask_id, None)
+        self.last_activity_at = entry.timestamp
+
+
+def _is_implied(message: Message) -> bool:
+    """Whether the fold made this message to hold tool calls."""
+    return bool(message.tool_calls) and message.id == f"msg_{message.tool_calls[0].call_id}"
+
+
+def _call_info(body: ToolCalled) -> ToolCallInfo:
+    return ToolCallInfo(call_id=body.call_id, name=body.name, arguments=body.arguments)
+
+
+_FOLDS: Final[dict[type[EventBody], Callable[[SessionState, Any, Entry], None]]] = {
+    SessionCreated: SessionState._session_created,
+    SessionUpdated: SessionState._session_updated,
+    SessionClosed: SessionState._session_ended,
+    SessionExpired: SessionState._session_ended,
+    InputQueued: SessionState._input_queued,
+    InputDelivered: SessionState._input_delivered,
+    InputWithdrawn: SessionState._input_gone,
+    InputReturned: SessionState._input_gone,
+    TurnStarted: SessionState._turn_started,
+    TurnEnded: SessionState._turn_ended,
+    MessageCreated: SessionState._message_created,
+    MessageStarted: SessionState._message_started,
+    MessageCompleted: SessionState._message_completed,
+    ToolCalled: SessionState._tool_called,
+    ToolCompleted: SessionState._tool_completed,
+    AskOpened: SessionState._ask_opened,
+    AskClosed: SessionState._ask_closed,
+}

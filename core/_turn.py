@@ -1,0 +1,484 @@
+"""One run of an agent: the `Turn` that it is given, and what makes it end exactly once."""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import trio
+
+from . import codec
+from ._clock import utc_now
+from ._feed import make_event
+from ._frame import Frame
+from ._ids import new_id
+from ._text import LiveMessage
+from .abc import Agent, ToolCall, ToolFunction, Turn
+from .errors import (
+    AgentError,
+    LocalProtocolError,
+    PayloadTooLargeError,
+    RequestTimeoutError,
+    WireError,
+)
+from .events import (
+    CustomEvent,
+    MessageCompleted,
+    MessageStarted,
+    ToolCalled,
+    ToolCompleted,
+    ToolProgress,
+    TurnEnded,
+)
+from .models import (
+    ErrorInfo,
+    InputInfo,
+    Message,
+    MessageKind,
+    MessageStatus,
+    Outcome,
+    SessionConfig,
+    TokenUsage,
+    ToolCallInfo,
+)
+
+if TYPE_CHECKING:
+    from ._session import LiveSession
+
+__all__ = ["RunningTurn"]
+
+log = logging.getLogger("trialogue.turn")
+
+#: A full checkpoint (2–5 µs) is made after so many writes, or so much time, whichever is first.
+WRITES_PER_CHECKPOINT: Final = 64
+SECONDS_PER_CHECKPOINT: Final = 0.001
+#: An event's frame has this much beside its data: ids, position, type.
+ENVELOPE_BYTES: Final = 512
+
+_STATUS: Final[dict[Outcome, MessageStatus]] = {
+    "completed": "complete",
+    "cancelled": "partial",
+    "budgetExceeded": "partial",
+    "interrupted": "interrupted",
+    "failed": "error",
+}
+
+
+class RunningTurn(Turn):
+    """A turn of a session in this process.
+
+    Attributes:
+        scope: Everything the agent does; cancelling it cancels exactly this turn.
+        inputs: The ids of the inputs that were delivered into it.
+        outcome: None until it is decided. A turn is over when its ``turn.ended`` is published.
+    """
+
+    def __init__(
+        self, session: LiveSession, turn_id: str, first: Message, input_id: str, attempt: int = 1
+    ) -> None:
+        self._session = session
+        self._id = turn_id
+        self._input = first
+        self._config = session.state.config
+        self._attempt = attempt
+        self.scope = trio.CancelScope()
+        self.inputs = [input_id]
+        self.outcome: Outcome | None = None
+        self.cancel_reason: str | None = None
+        self._cancel_outcome: Literal["cancelled", "interrupted"] = "cancelled"
+        self._message: LiveMessage | None = None
+        self._message_usage = TokenUsage()
+        self._usage = TokenUsage()
+        self._open_calls: dict[str, ToolCall] = {}
+        self._steering: trio.Event | None = None
+        self._handed: deque[Message] = deque()
+        self._writes_left = WRITES_PER_CHECKPOINT
+        self._checkpoint_at = 0.0
+        settings = session.settings
+        self._max_message_bytes = settings.max_message_bytes
+        self._max_event_bytes = settings.max_send_frame_bytes - ENVELOPE_BYTES
+        self._max_uncommitted_bytes = settings.max_uncommitted_bytes
+
+    # -- what the agent reads --------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        return self._id
+
+    @property
+    def session_id(self) -> str:
+        return self._session.id
+
+    @property
+    def config(self) -> SessionConfig:
+        return self._config
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        metadata: Mapping[str, Any] = self._session.state.metadata
+        return metadata
+
+    @property
+    def input(self) -> Message:
+        return self._input
+
+    @property
+    def messages(self) -> Sequence[Message]:
+        return tuple(self._session.state.messages)
+
+    @property
+    def attempt(self) -> int:
+        return self._attempt
+
+    # -- text --------------------------------------------------------------------------------
+
+    def write_nowait(self, text: str, *, kind: MessageKind = "text") -> None:
+        message = self._message
+        if message is None or message.kind != kind:
+            if not text:
+                return
+            self.complete_message()
+            message = self._start_message(kind)
+        if not message.fits(text, self._max_message_bytes):
+            raise PayloadTooLargeError(
+                f"A message's text may be {self._max_message_bytes} bytes",
+                data={"limitBytes": self._max_message_bytes},
+            )
+        message.write(text)
+        if message.is_live:
+            self._session.feed.text_written()
+
+    async def write(self, text: str, *, kind: MessageKind = "text") -> None:
+        self.write_nowait(text, kind=kind)
+        self._writes_left -= 1
+        if self._writes_left <= 0 or time.perf_counter() >= self._checkpoint_at:
+            await self._checkpoint()
+        else:
+            await trio.lowlevel.checkpoint_if_cancelled()
+
+    async def _checkpoint(self) -> None:
+        await trio.lowlevel.checkpoint()
+        journal = self._session.journal
+        if journal.uncommitted_bytes > self._max_uncommitted_bytes:
+            await journal.wait_room(self._max_uncommitted_bytes)
+        self._writes_left = WRITES_PER_CHECKPOINT
+        self._checkpoint_at = time.perf_counter() + SECONDS_PER_CHECKPOINT
+
+    def _start_message(self, kind: MessageKind) -> LiveMessage:
+        self._check_running()
+        session = self._session
+        message = LiveMessage(session.id, new_id("msg"), self._id, "assistant", kind)
+        session.journal.stage(
+            MessageStarted(message_id=message.id, turn_id=self._id, role="assistant", kind=kind),
+            on_publish=lambda: session.feed.start_live(message),
+        )
+        session.journal.writing[message.id] = message
+        self._message = message
+        return message
+
+    def complete_message(self) -> Message | None:
+        return self._end_message("complete")
+
+    def _end_message(
+        self, status: MessageStatus, tool_calls: tuple[ToolCallInfo, ...] | None = None
+    ) -> Message | None:
+        live, self._message = self._message, None
+        if live is None:
+            return None
+        session = self._session
+        usage, self._message_usage = self._message_usage, TokenUsage()
+        message = Message(
+            id=live.id,
+            session_id=session.id,
+            turn_id=self._id,
+            role="assistant",
+            kind=live.kind,
+            content=live.finish(),
+            timestamp=utc_now(),
+            status=status,
+            tool_calls=tool_calls,
+            usage=usage if usage.total_tokens else None,
+        )
+        session.journal.stage(
+            MessageCompleted(message=message), on_publish=lambda: session.feed.end_live(live)
+        )
+        session.journal.writing.pop(live.id, None)
+        return message
+
+    # -- tools -------------------------------------------------------------------------------
+
+    async def call_tool(
+        self,
+        name: str,
+        arguments: Mapping[str, Any],
+        function: ToolFunction,
+        *,
+        call_id: str | None = None,
+    ) -> Any:
+        self._check_running()
+        call_id = call_id or new_id("call")
+        if call_id in self._open_calls:
+            raise LocalProtocolError(f"the tool call {call_id!r} is open already")
+        session = self._session
+        self._check_json(arguments, self._max_message_bytes)
+        info = ToolCallInfo(call_id=call_id, name=name, arguments=dict(arguments))
+        with session.journal.batch():
+            self._end_message("complete", (info,))
+            session.journal.stage(
+                ToolCalled(call_id=call_id, turn_id=self._id, name=name, arguments=info.arguments)
+            )
+        call = ToolCall(
+            call_id=call_id,
+            turn_id=self._id,
+            session_id=session.id,
+            name=name,
+            arguments=info.arguments,
+            report_progress=self._make_progress(call_id),
+        )
+        self._open_calls[call_id] = call
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            result = await function(call)
+            self._check_json(result, self._max_message_bytes)
+        except Exception as exc:
+            self._close_call(call_id, "error", error=self._describe(exc, f"the tool {name!r}"))
+            raise
+        except BaseException:
+            self._close_call(call_id, "cancelled")
+            raise
+        self._close_call(call_id, "ok", result=result)
+        return result
+
+    def _make_progress(self, call_id: str) -> Any:
+        def report_progress(
+            text: str | None = None, progress: float | None = None, total: float | None = None
+        ) -> None:
+            if call_id in self._open_calls:
+                self._session.journal.publish_transient(
+                    make_event(
+                        self._session.id,
+                        ToolProgress(
+                            call_id=call_id,
+                            turn_id=self._id,
+                            text=text,
+                            progress=progress,
+                            total=total,
+                        ),
+                    )
+                )
+
+        return report_progress
+
+    def _close_call(
+        self,
+        call_id: str,
+        status: Literal["ok", "error", "cancelled"],
+        *,
+        result: Any = None,
+        error: str | None = None,
+    ) -> None:
+        # A call whose turn was ended under it was closed by that end already.
+        if self._open_calls.pop(call_id, None) is None or self._session.journal.failure:
+            return
+        self._session.journal.stage(
+            ToolCompleted(
+                call_id=call_id, turn_id=self._id, status=status, result=result, error=error
+            )
+        )
+
+    # -- events, usage, steering -------------------------------------------------------------
+
+    def emit(self, name: str, data: Mapping[str, Any], *, durable: bool = False) -> None:
+        self._check_running()
+        if not name.startswith("_"):
+            raise LocalProtocolError(f"an agent's own event begins with '_', not {name!r}")
+        self._check_json(data, self._max_event_bytes)
+        body = CustomEvent(name, dict(data))
+        if durable:
+            self._session.journal.stage(body)
+        else:
+            payload = {"sessionId": self._session.id, "type": name, "data": body.data}
+            self._session.journal.publish_transient(
+                Frame(
+                    codec.encode_json({"version": "1.0", "type": "event", "payload": payload}), name
+                )
+            )
+
+    def report_usage(self, *, input_tokens: int = 0, output_tokens: int = 0) -> None:
+        usage = TokenUsage(
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            total_tokens=input_tokens + output_tokens,
+        )
+        self._usage = self._usage + usage
+        self._message_usage = self._message_usage + usage
+
+    @property
+    def waiting_steering(self) -> Sequence[InputInfo]:
+        return self._session.steering_inputs(self._id)
+
+    @property
+    def takes_steering(self) -> bool:
+        """Whether the agent is waiting in `next_steering` right now."""
+        return self._steering is not None and not self._handed
+
+    def hand_over(self, message: Message) -> None:
+        """Give the agent a steered message, whose delivery is durable now."""
+        self._handed.append(message)
+        if self._steering is not None:
+            self._steering.set()
+
+    def wake_steering(self) -> None:
+        """Tell the agent that an input waits for it."""
+        if self._steering is not None:
+            self._steering.set()
+
+    async def next_steering(self) -> Message:
+        self._check_running()
+        if self._steering is not None:
+            raise LocalProtocolError("another task of this turn waits for steering already")
+        await trio.lowlevel.checkpoint()
+        delivering: str | None = None
+        while not self._handed:
+            waiting = self.waiting_steering
+            if waiting and waiting[0].input_id != delivering:
+                # Delivered and durable even if this wait is cancelled: the next call gives it.
+                delivering = waiting[0].input_id
+                self._session.deliver_steered(self, waiting[0])
+                continue
+            self._steering = trio.Event()
+            try:
+                await self._steering.wait()
+            finally:
+                self._steering = None
+        return self._handed.popleft()
+
+    # -- the end -----------------------------------------------------------------------------
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether it was told to stop."""
+        return self.cancel_reason is not None
+
+    def cancel(
+        self, reason: str, outcome: Literal["cancelled", "interrupted"] = "cancelled"
+    ) -> None:
+        """Tell the turn to stop. The first reason counts."""
+        if self.cancel_reason is None and self.outcome is None:
+            self.cancel_reason = reason
+            self._cancel_outcome = outcome
+            self.scope.cancel(reason=f"turn {self._id}: {reason}")
+
+    async def run(self, agent: Agent) -> None:
+        """Run the agent to its end; ends this turn in any case, and raises nothing of the agent's.
+
+        There is no ``await`` between the decision and the staging of ``turn.ended``: one terminal
+        event, without a shield.
+        """
+        outcome: Outcome = "interrupted"
+        error: ErrorInfo | None = None
+        returned = False
+        self.scope.deadline = trio.current_time() + self._session.settings.turn_seconds
+        try:
+            if not self.is_cancelled:
+                with self.scope:
+                    await agent(self)
+                    returned = True
+            if returned:
+                outcome = "completed"
+            elif self.is_cancelled:
+                outcome = self._cancel_outcome
+            else:
+                outcome, error = "failed", self._overtime()
+        except Exception as exc:
+            outcome, error = "failed", self._explain(exc)
+        finally:
+            # Also on the way out of a server that was cancelled from outside.
+            self._end(outcome, error)
+
+    def _overtime(self) -> ErrorInfo:
+        seconds = self._session.settings.turn_seconds
+        timeout = RequestTimeoutError(f"The turn took more than {seconds:g} s")
+        return ErrorInfo(code=timeout.code, message=timeout.message)
+
+    def _end(self, outcome: Outcome, error: ErrorInfo | None) -> None:
+        session = self._session
+        if self.outcome is not None or session.journal.failure is not None:
+            return
+        self.outcome = outcome
+        if outcome in ("cancelled", "interrupted") and self.cancel_reason is not None:
+            self.stop_reason = self.cancel_reason
+        elif outcome == "interrupted":
+            self.stop_reason = "shutdown"
+        with session.journal.batch():
+            for call_id in list(self._open_calls):
+                self._close_call(call_id, "cancelled")
+            self._end_message(_STATUS[outcome])
+            session.journal.stage(
+                TurnEnded(
+                    turn_id=self._id,
+                    outcome=outcome,
+                    stop_reason=self.stop_reason,
+                    error=error,
+                    usage=self._usage,
+                ),
+                keys=session.take_cancel_keys(),
+                on_publish=lambda: session.turn_ended(self),
+            )
+        session.turn_ending(self, outcome, self._usage)
+
+    def _explain(self, exc: Exception) -> ErrorInfo:
+        """Say why the agent failed. Only what was made to be shown is shown."""
+        shown = _find_wire_error(exc)
+        if shown is not None:
+            log.info("the agent failed", extra={"turn_id": self._id, "error": shown.message})
+            return ErrorInfo(code=shown.code, message=shown.message)
+        error_id = new_id("err")
+        log.error(
+            "the agent raised an exception\n%s",
+            "".join(traceback.format_exception(exc)),
+            extra={"error_id": error_id, "turn_id": self._id, "session_id": self.session_id},
+        )
+        return ErrorInfo(
+            code=AgentError.code, message=f"The agent failed ({error_id})", error_id=error_id
+        )
+
+    def _describe(self, exc: Exception, what: str) -> str:
+        shown = _find_wire_error(exc)
+        if shown is not None:
+            return shown.message
+        error_id = new_id("err")
+        log.warning(
+            "%s raised an exception",
+            what,
+            extra={"error_id": error_id, "turn_id": self._id, "error": repr(exc)},
+        )
+        return f"{what} failed ({error_id})"
+
+    def _check_running(self) -> None:
+        if self.outcome is not None:
+            raise LocalProtocolError(f"the turn {self._id} has ended")
+
+    def _check_json(self, value: Any, limit: int) -> None:
+        try:
+            encoded = codec.encode_json(value)
+            # What the protocol does not allow from others we do not send either.
+            codec.decode_json(encoded)
+        except (TypeError, ValueError, RecursionError) as exc:
+            raise LocalProtocolError(f"not a JSON value of the protocol: {exc}") from exc
+        if len(encoded) > limit:
+            raise PayloadTooLargeError(
+                f"{len(encoded)} bytes of JSON where {limit} are allowed",
+                data={"limitBytes": limit},
+            )
+
+
+def _find_wire_error(exc: BaseException) -> WireError | None:
+    """Find the one error that was made to be shown, also in a group of nothing else."""
+    while isinstance(exc, BaseExceptionGroup) and len(exc.exceptions) == 1:
+        exc = exc.exceptions[0]
+    return exc if isinstance(exc, WireError) else None

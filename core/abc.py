@@ -1,0 +1,572 @@
+"""The seams: what the core asks of transports, stores, agents and clients, and what it gives them.
+
+Each has a contract test kit in `trialogue.testing`. Nothing here does anything.
+
+Whoever writes a transport implements `Transport`, `Listener`, `Connection` and `Channel`, and
+drives a `Link`. A store is a `SessionStore` and a `SessionLog`. An agent is an async function of
+one `Turn`.
+"""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeAlias
+
+import attrs
+import trio
+
+from ._frame import Frame
+from .methods import Credential
+from .models import InputInfo, Message, MessageKind, SessionConfig, SessionStatus
+
+if TYPE_CHECKING:
+    from ._flusher import Flusher
+    from .log import Entry, Summary, SummaryPage
+    from .settings import Settings
+
+__all__ = [
+    "Acceptor",
+    "Agent",
+    "Authenticator",
+    "Channel",
+    "CloseReason",
+    "ConnectOptions",
+    "Connection",
+    "Frame",
+    "Link",
+    "ListenOptions",
+    "Listener",
+    "PeerInfo",
+    "SessionLog",
+    "SessionStore",
+    "TlsFiles",
+    "ToolCall",
+    "ToolFunction",
+    "Transport",
+    "Turn",
+]
+
+
+# -- transports ------------------------------------------------------------------------------
+
+
+class CloseReason(enum.Enum):
+    """Why the core ends a connection. A transport maps it to what its protocol can say."""
+
+    NORMAL = "normal"
+    GOING_AWAY = "going away"
+    UNAUTHORIZED = "unauthorized"
+    PROTOCOL_ERROR = "protocol error"
+    TOO_SLOW = "too slow"
+    TIMEOUT = "timeout"
+    OVERLOADED = "overloaded"
+    SERVER_ERROR = "server error"
+
+
+@attrs.frozen(kw_only=True)
+class PeerInfo:
+    """Who is at the other end.
+
+    Attributes:
+        transport: The scheme: ``ws``, ``tcp``, ``unix``, ``loopback`` …
+        address: For logs, e.g. ``127.0.0.1:51234``.
+        credential: From an ``Authorization`` header, where the transport has headers.
+        traceparent: Likewise.
+    """
+
+    transport: str
+    address: str
+    credential: Credential | None = None
+    traceparent: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.transport}:{self.address}"
+
+
+class Connection(ABC):
+    """The transport's end of a server-side connection. It has no ``receive``: see `Link`."""
+
+    #: On line transports a first frame that is no envelope ends the connection, so that no web
+    #: page can drive the port with a form post (PROTOCOL §1.4).
+    first_frame_must_parse: bool = False
+
+    @property
+    @abstractmethod
+    def peer(self) -> PeerInfo:
+        """Who is there."""
+
+    @property
+    @abstractmethod
+    def outbound_bytes(self) -> int:
+        """What has been posted and not yet taken by the operating system or the reader."""
+
+    @abstractmethod
+    def post(self, frame: Frame) -> None:
+        """Put a frame behind those posted before. Never waits, never raises.
+
+        On a connection that is closing it does nothing. If more than ``max_outbox_bytes`` are
+        waiting already, the connection is closed as too slow. It never calls the link from
+        within: what follows from a closed connection comes later, from the driver.
+        """
+
+    @abstractmethod
+    def call_when_drained(self, callback: Callable[[], None]) -> None:
+        """Call once, synchronously, when the outbox has drained below its high-water mark.
+
+        If it is below the mark already, that is in the flusher's next pass, never from within
+        this call. If the connection closes first, never. Calls are made in registration order.
+        """
+
+    @abstractmethod
+    async def wait_drained(self) -> None:
+        """Wait until everything posted has been taken, or the connection is closed."""
+
+    @abstractmethod
+    def close_soon(self, reason: CloseReason) -> None:
+        """Take no more posts, send what was posted, then close; bounded by the write timeout."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Close at once. Idempotent, and never fails."""
+
+
+class Link(ABC):
+    """The core's end of a server-side connection. A driver gives it what arrives.
+
+    Whether the driver is one task a connection or one poller for thousands is its own affair.
+    """
+
+    __slots__ = ()
+
+    #: Set by the driver: called when feeding may go on after a `feed` that returned False.
+    on_ready: Callable[[], None] | None = None
+
+    @property
+    @abstractmethod
+    def max_frame_bytes(self) -> int:
+        """The largest frame that may be buffered now. Grows when the peer is authenticated."""
+
+    @abstractmethod
+    def feed(self, payload: bytes) -> bool:
+        """Take one whole frame. Synchronous: requests that never wait are answered within.
+
+        Returns:
+            False if the driver must not feed (and not read) any more until `on_ready`.
+            `on_ready` is never called from within `feed`.
+        """
+
+    @abstractmethod
+    def heard(self) -> None:
+        """Note that bytes of whatever kind have come: the peer is alive. Once a read is enough."""
+
+    @abstractmethod
+    def refuse_oversize(self) -> None:
+        """Answer a frame that was over `max_frame_bytes`, then close the connection."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Tell the core that the connection is over. Idempotent. The driver's last call."""
+
+
+class Acceptor(ABC):
+    """What a listener is given to make connections into links."""
+
+    flusher: Flusher
+    settings: Settings
+
+    @abstractmethod
+    def reserve(self) -> bool:
+        """Take a place for a new connection, before its handshake.
+
+        Returns False if ``max_connections`` are there: refuse the peer (`OVERLOADED`, or HTTP
+        503) and close.
+        """
+
+    @abstractmethod
+    def release(self) -> None:
+        """Give the place back: the connection is over, or its handshake failed."""
+
+    @abstractmethod
+    def link(self, connection: Connection) -> Link:
+        """Make the core's end for a connection whose handshake is done.
+
+        From here on the core answers for authentication and heartbeats.
+        """
+
+
+class Listener(ABC):
+    """A bound endpoint that accepts nobody yet."""
+
+    @property
+    @abstractmethod
+    def endpoint(self) -> str:
+        """The URL to connect to, with the real port. Known before serving."""
+
+    @abstractmethod
+    async def serve(
+        self,
+        accept: Acceptor,
+        *,
+        handler_nursery: trio.Nursery,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> NoReturn:
+        """Accept until cancelled.
+
+        Args:
+            accept: Makes links.
+            handler_nursery: Gets one task or more a connection. Cancelling `serve` stops
+                accepting only; the owner of this nursery ends the connections. No exception of a
+                connection may leave its task.
+            task_status: Started once accepting.
+        """
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Unbind. Connections that were accepted stay. Idempotent."""
+
+
+class Channel(ABC):
+    """A client's end of a connection: frames in both directions.
+
+    One task may send while another receives. Raises trio's four: `trio.ClosedResourceError`,
+    `trio.BrokenResourceError`, `trio.EndOfChannel` (from `receive`), `trio.BusyResourceError`.
+    """
+
+    @abstractmethod
+    async def send(self, payload: bytes) -> None:
+        """Send one frame. If it is cancelled half-way, the channel is broken."""
+
+    @abstractmethod
+    async def receive(self) -> bytes:
+        """Wait for the next frame."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Close, with a goodbye where the transport has one; bounded to 1 s, and never fails."""
+
+
+@attrs.frozen(kw_only=True)
+class TlsFiles:
+    """A server's certificate chain and key, as PEM files."""
+
+    certificate: str
+    key: str
+
+
+@attrs.frozen(kw_only=True)
+class ListenOptions:
+    """What a listener needs beside its URL.
+
+    Attributes:
+        settings: The server's limits.
+        tls: Files, or an ``ssl.SSLContext``; needed by ``wss`` and ``tcps``.
+        allow_origins: Origins that a browser may connect from, beside the listener's own;
+            ``"*"`` allows all.
+        allow_hosts: Host names that a request may name, beside the listener's own address.
+    """
+
+    settings: Settings
+    tls: TlsFiles | Any = None
+    allow_origins: Collection[str] = ()
+    allow_hosts: Collection[str] = ()
+
+
+@attrs.frozen(kw_only=True)
+class ConnectOptions:
+    """What a client's channel needs beside its URL.
+
+    Attributes:
+        connect_seconds: For the whole handshake.
+        max_frame_bytes: The largest frame that is accepted from the server.
+        credential: Sent as a header by transports that have headers.
+        tls: A file of CA certificates, or an ``ssl.SSLContext``; None trusts the system's.
+    """
+
+    connect_seconds: float = 10.0
+    max_frame_bytes: int = 4 * 1024 * 1024
+    credential: Credential | None = None
+    tls: str | Any = None
+
+
+class Transport(ABC):
+    """One way for frames to travel. Found by URL scheme, through the ``trialogue.transports``
+    entry points; the object named there is an instance.
+    """
+
+    schemes: Sequence[str] = ()
+
+    @abstractmethod
+    async def open_listener(self, url: str, options: ListenOptions) -> Listener:
+        """Bind. Nobody is accepted yet, but the endpoint is known.
+
+        Raises:
+            SettingsError: The URL or the TLS files are wrong.
+            OSError: The address cannot be bound.
+        """
+
+    @abstractmethod
+    def open_channel(
+        self, url: str, options: ConnectOptions
+    ) -> AbstractAsyncContextManager[Channel]:
+        """Connect: ``async with transport.open_channel(url, options) as channel``.
+
+        Raises:
+            OSError, trio.BrokenResourceError, trio.TooSlowError: Nobody there, or no handshake.
+            UnauthorizedError: The server refused the credential in the handshake.
+        """
+
+
+class Authenticator(Protocol):
+    """Says who a credential names. Any async function of this shape will do."""
+
+    async def __call__(self, credential: Credential, peer: PeerInfo, /) -> str:
+        """Return the principal.
+
+        Raises:
+            UnauthorizedError: Unknown, wrong, expired: the same message for all of them.
+        """
+
+
+# -- stores ----------------------------------------------------------------------------------
+
+
+class SessionLog(ABC):
+    """The right to write one session's log, in one term. From `SessionStore.create` or ``open``.
+
+    It has one user, the session's journal, which never calls it twice at a time.
+    """
+
+    #: The term that this right was given in. 1 for a session that was created.
+    term: int
+
+    def append_nowait(self, batch: Sequence[Entry], summary: Summary) -> None:
+        """As `append`, for a store that need not wait.
+
+        Raises:
+            trio.WouldBlock: It would have to; nothing was written.
+        """
+        raise trio.WouldBlock
+
+    @abstractmethod
+    async def append(self, batch: Sequence[Entry], summary: Summary) -> None:
+        """Return when all of the batch is durable under the store's policy.
+
+        Args:
+            batch: Consecutive entries, the first following the last one appended.
+            summary: Of the session as it is after the batch.
+
+        Raises:
+            FencedError: Another process has taken the session. Nothing of the batch was written.
+            StoreError: The store failed; what of the batch is written shows when it is read.
+        """
+
+
+class SessionStore(ABC):
+    """Where sessions live. All but `create` and `open` need no ownership and write nothing."""
+
+    #: Whether sessions outlive the process. If not, idle sessions expire by default.
+    durable: bool = True
+
+    @abstractmethod
+    def create(self, session_id: str) -> SessionLog:
+        """Give the log of a new session, in term 1. No I/O: the first append makes it exist."""
+
+    @abstractmethod
+    async def open(self, session_id: str) -> SessionLog:
+        """Take the session for this process: a new term, unless this process has it already.
+
+        Raises:
+            SessionNotFoundError: There is none.
+            StoreError: It cannot be written.
+        """
+
+    @abstractmethod
+    async def read(self, session_id: str, after: int, limit: int) -> Sequence[Entry]:
+        """Read up to ``limit`` entries whose seq is greater than ``after``, in order.
+
+        Raises:
+            SessionNotFoundError: There is none.
+        """
+
+    @abstractmethod
+    async def summary(self, session_id: str) -> Summary | None:
+        """Say what is known of a session, None if there is none."""
+
+    @abstractmethod
+    async def list(
+        self,
+        *,
+        owner: str | None = None,
+        status: SessionStatus | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> SummaryPage:
+        """List sessions, newest activity first.
+
+        Args:
+            owner: Only this principal's; None lists those without an owner.
+            status: Only those in this state.
+            limit: Of one page.
+            cursor: From the page before.
+
+        Raises:
+            InvalidRequestError: The cursor is not one of ours.
+        """
+
+    @abstractmethod
+    async def delete(self, session_id: str) -> bool:
+        """Remove a session for good. Returns False if there was none."""
+
+    @abstractmethod
+    async def prune(self, *, keep: int, protect: Collection[str] = ()) -> Sequence[str]:
+        """Delete the sessions of oldest activity until ``keep`` are left.
+
+        Args:
+            keep: How many may stay.
+            protect: Ids that are in use, and stay in any case.
+
+        Returns:
+            The ids of what was deleted.
+        """
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Flush and let go. Idempotent."""
+
+
+# -- agents ----------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class ToolCall:
+    """What a tool's function is given.
+
+    Attributes:
+        report_progress: ``(text=None, progress=None, total=None)``; a transient event.
+    """
+
+    call_id: str
+    turn_id: str
+    session_id: str
+    name: str
+    arguments: Mapping[str, Any]
+    report_progress: Callable[..., None]
+
+
+ToolFunction: TypeAlias = Callable[[ToolCall], Awaitable[Any]]
+
+
+class Turn(ABC):
+    """One run of an agent: what it reads, and how it answers.
+
+    A push interface and not an async generator, so that no nursery or cancel scope is ever left
+    open across a ``yield``.
+    """
+
+    @property
+    @abstractmethod
+    def id(self) -> str:
+        """The turn's id."""
+
+    @property
+    @abstractmethod
+    def session_id(self) -> str:
+        """The session's id."""
+
+    @property
+    @abstractmethod
+    def config(self) -> SessionConfig:
+        """The session's configuration as it was when the turn started."""
+
+    @property
+    @abstractmethod
+    def metadata(self) -> Mapping[str, Any]:
+        """The session's metadata."""
+
+    @property
+    @abstractmethod
+    def input(self) -> Message:
+        """The message that started this turn."""
+
+    @property
+    @abstractmethod
+    def messages(self) -> Sequence[Message]:
+        """The conversation, oldest first, this turn's messages included, those in progress not."""
+
+    @property
+    @abstractmethod
+    def attempt(self) -> int:
+        """1, and one more each time the agent is called again for this turn."""
+
+    stop_reason: str | None = None
+    """Why the agent stopped, for ``turn.ended``; set it if there is something to say."""
+
+    @abstractmethod
+    def write_nowait(self, text: str, *, kind: MessageKind = "text") -> None:
+        """Write a piece of the answer. Never waits; safe in a ``finally``.
+
+        The first write starts a message; `call_tool`, `complete_message`, another ``kind`` or the
+        turn's end completes it.
+
+        Raises:
+            PayloadTooLargeError: The message would be larger than ``max_message_bytes``.
+            LocalProtocolError: The turn has ended.
+        """
+
+    @abstractmethod
+    async def write(self, text: str, *, kind: MessageKind = "text") -> None:
+        """As `write_nowait`, and notice a cancel.
+
+        It is a full checkpoint every 64 writes or 1 ms only, and waits if the store has too much
+        uncommitted, never for readers.
+        """
+
+    @abstractmethod
+    def complete_message(self) -> Message | None:
+        """Complete the message in progress, and give it. None if there is none."""
+
+    @abstractmethod
+    async def call_tool(
+        self,
+        name: str,
+        arguments: Mapping[str, Any],
+        function: ToolFunction,
+        *,
+        call_id: str | None = None,
+    ) -> Any:
+        """Run a tool as part of this turn, and give its result, a JSON value.
+
+        The call and its end are in the log. Several may run at once, from a nursery of the
+        agent's. A tool's exception is logged as ``tool.completed status=error`` and raised here.
+        Cancelling the call gives ``status=cancelled``.
+
+        Raises:
+            PayloadTooLargeError: The result is larger than ``max_message_bytes``.
+        """
+
+    @abstractmethod
+    def emit(self, name: str, data: Mapping[str, Any], *, durable: bool = False) -> None:
+        """Publish an event of the agent's own. ``name`` begins with ``_``."""
+
+    @abstractmethod
+    def report_usage(self, *, input_tokens: int = 0, output_tokens: int = 0) -> None:
+        """Add to the usage of the turn, and of the message in progress or completed last."""
+
+    @property
+    @abstractmethod
+    def waiting_steering(self) -> Sequence[InputInfo]:
+        """Inputs that were steered into this turn and not taken yet."""
+
+    @abstractmethod
+    async def next_steering(self) -> Message:
+        """Wait for the next input that is steered into this turn. Durable before it returns.
+
+        What a turn does not take gets a turn of its own.
+        """
+
+
+#: Any async function of one `Turn` is an agent.
+Agent: TypeAlias = Callable[[Turn], Awaitable[None]]

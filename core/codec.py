@@ -1,0 +1,202 @@
+"""attrs classes ↔ JSON values: the one cattrs converter. Pure: no trio, no clock.
+
+Names are snake_case in Python and camelCase on the wire; a trailing underscore (``as_``) is
+dropped. Members that are None are absent. Unknown members are ignored. Nothing is coerced.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin
+
+import attrs
+import cattrs
+from cattrs import Converter, transform_error
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
+
+from ._json import JsonError, decode_strict, encode_json
+from .errors import InvalidRequestError
+
+__all__ = [
+    "JsonError",
+    "camel_case",
+    "decode_json",
+    "encode_json",
+    "structure",
+    "structure_params",
+    "unstructure",
+]
+
+T = TypeVar("T")
+
+decode_json = decode_strict
+
+
+def camel_case(name: str) -> str:
+    """``session_id`` → ``sessionId``; ``as_`` → ``as``."""
+    head, *rest = name.rstrip("_").split("_")
+    return head + "".join(word[:1].upper() + word[1:] for word in rest)
+
+
+def _strict(kind: type[Any], word: str, *accepted: type[Any]) -> Callable[[Any, Any], Any]:
+    def hook(value: Any, _: Any) -> Any:
+        if type(value) not in accepted:
+            raise TypeError(f"expected {word}")
+        return kind(value)
+
+    return hook
+
+
+def _is_tuple(cls: Any) -> bool:
+    return get_origin(cls) is tuple
+
+
+def _is_mapping(cls: Any) -> bool:
+    return get_origin(cls) in (dict, Mapping) or cls in (dict, Mapping)
+
+
+def _make_converter(*, detailed: bool) -> Converter:
+    converter = Converter(detailed_validation=detailed)
+
+    def overrides(cls: type[Any]) -> dict[str, Any]:
+        return {
+            field.name: override(
+                rename=camel_case(field.name), omit_if_default=field.default is None
+            )
+            for field in attrs.fields(cls)
+        }
+
+    def tuple_hook(cls: Any) -> Callable[[Any, Any], Any]:
+        (item, _) = get_args(cls)
+        structure_item = converter.get_structure_hook(item)
+
+        def hook(value: Any, _: Any) -> Any:
+            if type(value) is not list:
+                raise TypeError("expected a list")
+            if not detailed:
+                return tuple(structure_item(element, item) for element in value)
+            return tuple(converter.structure(value, list[item]))
+
+        return hook
+
+    def mapping_hook(cls: Any) -> Callable[[Any, Any], Any]:
+        args = get_args(cls)
+        item = args[1] if args else Any
+        structure_item = None if item is Any else converter.get_structure_hook(item)
+
+        def hook(value: Any, _: Any) -> Any:
+            if type(value) is not dict:
+                raise TypeError("expected an object")
+            if structure_item is None:
+                return value
+            return {name: structure_item(element, item) for name, element in value.items()}
+
+        return hook
+
+    converter.register_structure_hook_factory(
+        attrs.has,
+        lambda cls: make_dict_structure_fn(
+            cls, converter, _cattrs_detailed_validation=detailed, **overrides(cls)
+        ),
+    )
+    converter.register_unstructure_hook_factory(
+        attrs.has, lambda cls: make_dict_unstructure_fn(cls, converter, **overrides(cls))
+    )
+    converter.register_structure_hook_factory(_is_tuple, tuple_hook)
+    converter.register_structure_hook_factory(_is_mapping, mapping_hook)
+    # JSON values inside the classes are JSON already.
+    converter.register_unstructure_hook_func(_is_mapping, lambda value: value)
+    converter.register_structure_hook(str, _strict(str, "a string", str))
+    converter.register_structure_hook(int, _strict(int, "an integer", int))
+    converter.register_structure_hook(float, _strict(float, "a number", float, int))
+    converter.register_structure_hook(bool, _strict(bool, "a boolean", bool))
+    converter.register_structure_hook_func(
+        lambda cls: cls in (str | int, Union[str, int]), _structure_request_id
+    )
+    return converter
+
+
+def _structure_request_id(value: Any, _: Any) -> str | int:
+    if type(value) is str or type(value) is int:
+        return value
+    raise TypeError("expected a string or an integer")
+
+
+# Detailed validation names every place, and is twice as slow: it is asked only after a refusal.
+_fast: Final = _make_converter(detailed=False)
+_detailed: Final = _make_converter(detailed=True)
+_hooks: Final[dict[type[Any], Callable[[Any, Any], Any]]] = {}
+
+
+def structure(value: Any, cls: type[T]) -> T:
+    """Make a ``cls`` of a JSON value.
+
+    Raises:
+        InvalidRequestError: It does not fit; ``data["issues"]`` names each place.
+    """
+    return structure_params(value, cls, place="")
+
+
+def structure_params(value: Any, cls: type[T], *, place: str = "params") -> T:
+    """As `structure`, with the places of issues counted from ``place``."""
+    hook = _hooks.get(cls)
+    if hook is None:
+        hook = _hooks[cls] = _fast.get_structure_hook(cls)
+    if attrs.has(cls) and type(value) is not dict:
+        raise _invalid([{"path": place or "$", "message": "expected an object"}])
+    try:
+        result: T = hook(value, cls)
+    except Exception as exc:
+        raise _invalid(_find_issues(value, cls, place)) from exc
+    return result
+
+
+def unstructure(value: Any) -> Any:
+    """Make a JSON value of an attrs class, or of a tuple or mapping of them."""
+    return _fast.unstructure(value)
+
+
+def _invalid(issues: list[dict[str, str]]) -> InvalidRequestError:
+    shown = "; ".join(f"{issue['path']}: {issue['message']}" for issue in issues[:3])
+    return InvalidRequestError(f"Invalid request: {shown}", data={"issues": issues[:16]})
+
+
+def _find_issues(value: Any, cls: type[Any], place: str) -> list[dict[str, str]]:
+    try:
+        _detailed.structure(value, cls)
+    except cattrs.BaseValidationError as exc:
+        lines = transform_error(exc, path=place or "$", format_exception=_describe)
+        issues = []
+        for line in lines:
+            message, _, path = line.rpartition(" @ ")
+            issues.append({"path": _wire_path(path), "message": message})
+        return issues
+    except Exception as exc:
+        return [{"path": place or "$", "message": _describe(exc, None)}]
+    return [{"path": place or "$", "message": "invalid"}]
+
+
+def _describe(exc: BaseException, kind: type[Any] | None) -> str:
+    """Say what is wrong in the peer's words, never in an unexpected exception's."""
+    match exc:
+        case KeyError():
+            return "required"
+        case TypeError() if str(exc).startswith("expected "):
+            return str(exc)
+        case _ if choices := _choices(kind):
+            return f"expected one of {', '.join(choices)}"
+        case _:
+            return "not of this form"
+
+
+def _choices(kind: Any) -> list[str]:
+    """List the words of a Literal, or of one inside an Optional."""
+    if get_origin(kind) is Literal:
+        return [str(word) for word in get_args(kind)]
+    return [word for arg in get_args(kind) for word in _choices(arg)]
+
+
+def _wire_path(path: str) -> str:
+    """Write a path of Python names with the wire's; quoted keys are the peer's own."""
+    return re.sub(r"[a-z_0-9]+(?![^\[]*\])", lambda match: camel_case(match[0]), path)

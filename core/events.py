@@ -1,0 +1,373 @@
+"""The events of PROTOCOL §6.8, as attrs classes named for what happened.
+
+A class carries its wire name in ``type`` and, for a durable one, the coarse class under which the
+session log files it in ``log_class``. An agent's own events, whose names begin with ``_``, are
+`CustomEvent`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Final, Literal, TypeAlias
+
+import attrs
+
+from .models import (
+    AskInfo,
+    Attachment,
+    ErrorInfo,
+    JsonObject,
+    Message,
+    MessageKind,
+    MessageRole,
+    Outcome,
+    Session,
+    TokenUsage,
+    WhenBusy,
+)
+
+__all__ = [
+    "DURABLE_EVENTS",
+    "EVENTS",
+    "TRANSIENT_EVENTS",
+    "AskClosed",
+    "AskOpened",
+    "CustomEvent",
+    "EventBody",
+    "Goaway",
+    "InputDelivered",
+    "InputQueued",
+    "InputReturned",
+    "InputWithdrawn",
+    "LogClass",
+    "MessageCompleted",
+    "MessageCreated",
+    "MessageDelta",
+    "MessageStarted",
+    "Resync",
+    "SessionCheckpointed",
+    "SessionClosed",
+    "SessionCompacted",
+    "SessionCreated",
+    "SessionDeleted",
+    "SessionExpired",
+    "SessionResumed",
+    "SessionUpdated",
+    "Sync",
+    "ToolCalled",
+    "ToolCompleted",
+    "ToolProgress",
+    "TurnEnded",
+    "TurnStarted",
+]
+
+#: The log's coarse classes (PROTOCOL §8).
+LogClass: TypeAlias = Literal[
+    "message",
+    "tool_call",
+    "tool_result",
+    "checkpoint",
+    "compaction",
+    "metadata",
+    "turn",
+    "input",
+    "ask",
+]
+
+
+class EventBody:
+    """What every event class has.
+
+    Attributes:
+        type: The event's name on the wire.
+        log_class: The coarse class in the session log; None if the event is transient.
+    """
+
+    __slots__ = ()
+    type: ClassVar[str] = ""
+    log_class: ClassVar[LogClass | None] = None
+
+
+@attrs.frozen(kw_only=True)
+class SessionCreated(EventBody):
+    """``owner`` is the principal; absent where no credential was asked for."""
+
+    type = "session.created"
+    log_class = "metadata"
+    session: Session
+    owner: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class SessionUpdated(EventBody):
+    type = "session.updated"
+    log_class = "metadata"
+    session: Session
+
+
+@attrs.frozen(kw_only=True)
+class SessionResumed(EventBody):
+    """Another process began to write; ``term`` is its term."""
+
+    type = "session.resumed"
+    log_class = "metadata"
+    term: int
+    interrupted_turn_id: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class SessionCheckpointed(EventBody):
+    type = "session.checkpointed"
+    log_class = "checkpoint"
+    label: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class SessionCompacted(EventBody):
+    type = "session.compacted"
+    log_class = "compaction"
+    compaction_id: str
+    summary: str
+    compacted_count: int
+
+
+@attrs.frozen(kw_only=True)
+class SessionClosed(EventBody):
+    type = "session.closed"
+    log_class = "metadata"
+    reason: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class SessionExpired(EventBody):
+    type = "session.expired"
+    log_class = "metadata"
+    reason: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class InputQueued(EventBody):
+    type = "input.queued"
+    log_class = "input"
+    input_id: str
+    message_id: str
+    turn_id: str
+    content: str
+    when_busy: WhenBusy
+    attachments: tuple[Attachment, ...] | None = None
+
+
+@attrs.frozen(kw_only=True)
+class InputDelivered(EventBody):
+    type = "input.delivered"
+    log_class = "input"
+    input_id: str
+    turn_id: str
+    as_: Literal["start", "steer"]
+
+
+@attrs.frozen(kw_only=True)
+class InputWithdrawn(EventBody):
+    type = "input.withdrawn"
+    log_class = "input"
+    input_id: str
+    reason: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class InputReturned(EventBody):
+    """The session closed before the input's turn came."""
+
+    type = "input.returned"
+    log_class = "input"
+    input_id: str
+    reason: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class TurnStarted(EventBody):
+    type = "turn.started"
+    log_class = "turn"
+    turn_id: str
+    input_id: str
+
+
+@attrs.frozen(kw_only=True)
+class TurnEnded(EventBody):
+    type = "turn.ended"
+    log_class = "turn"
+    turn_id: str
+    outcome: Outcome
+    stop_reason: str | None = None
+    error: ErrorInfo | None = None
+    usage: TokenUsage = attrs.field(factory=TokenUsage)
+
+
+@attrs.frozen(kw_only=True)
+class MessageCreated(EventBody):
+    """A message that comes whole: a user's, or an added one."""
+
+    type = "message.created"
+    log_class = "message"
+    message: Message
+
+
+@attrs.frozen(kw_only=True)
+class MessageStarted(EventBody):
+    type = "message.started"
+    log_class = "message"
+    message_id: str
+    turn_id: str
+    role: MessageRole = "assistant"
+    kind: MessageKind = "text"
+
+
+@attrs.frozen(kw_only=True)
+class MessageCompleted(EventBody):
+    """The message whole and authoritative; its status says how it ended."""
+
+    type = "message.completed"
+    log_class = "message"
+    message: Message
+
+
+@attrs.frozen(kw_only=True)
+class ToolCalled(EventBody):
+    type = "tool.called"
+    log_class = "tool_call"
+    call_id: str
+    turn_id: str
+    name: str
+    arguments: JsonObject = attrs.field(factory=dict)
+    child_session_id: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ToolCompleted(EventBody):
+    type = "tool.completed"
+    log_class = "tool_result"
+    call_id: str
+    turn_id: str
+    status: Literal["ok", "error", "cancelled", "unknown"]
+    result: Any = None
+    error: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class AskOpened(AskInfo, EventBody):
+    """The event's data is the ask itself."""
+
+    type = "ask.opened"
+    log_class = "ask"
+
+
+@attrs.frozen(kw_only=True)
+class AskClosed(EventBody):
+    type = "ask.closed"
+    log_class = "ask"
+    ask_id: str
+    turn_id: str
+    answer: Any = None
+    by: str | None = None
+    reason: Literal["answered", "expired", "cancelled"]
+
+
+@attrs.frozen(kw_only=True)
+class MessageDelta(EventBody):
+    """Transient. ``offset`` counts the Unicode code points before ``delta``."""
+
+    type = "message.delta"
+    message_id: str
+    turn_id: str
+    offset: int
+    delta: str
+
+
+@attrs.frozen(kw_only=True)
+class ToolProgress(EventBody):
+    """Transient, and may be dropped."""
+
+    type = "tool.progress"
+    call_id: str
+    turn_id: str
+    text: str | None = None
+    progress: float | None = None
+    total: float | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Sync(EventBody):
+    """Everything after the cursor has been sent; what follows is live."""
+
+    type = "sync"
+    position: str
+
+
+@attrs.frozen(kw_only=True)
+class Resync(EventBody):
+    """The cursor does not continue: replace what you had by this (PROTOCOL §6.5)."""
+
+    type = "resync"
+    reason: str
+    session: Session
+    messages: tuple[Message, ...] = ()
+    has_more: bool = False
+    position: str
+
+
+@attrs.frozen(kw_only=True)
+class SessionDeleted(EventBody):
+    """Transient: the session is gone, and this subscription has ended."""
+
+    type = "session.deleted"
+
+
+@attrs.frozen(kw_only=True)
+class Goaway(EventBody):
+    """The server drains (PROTOCOL §3.4). An event without a session."""
+
+    type = "goaway"
+    reason: str
+    retry_after_ms: int | None = None
+
+
+@attrs.frozen
+class CustomEvent(EventBody):
+    """An agent's own event, or one of a later version of the protocol. ``name`` is its type."""
+
+    name: str
+    data: JsonObject = attrs.field(factory=dict)
+
+
+DURABLE_EVENTS: Final[tuple[type[EventBody], ...]] = (
+    SessionCreated,
+    SessionUpdated,
+    SessionResumed,
+    SessionCheckpointed,
+    SessionCompacted,
+    SessionClosed,
+    SessionExpired,
+    InputQueued,
+    InputDelivered,
+    InputWithdrawn,
+    InputReturned,
+    TurnStarted,
+    TurnEnded,
+    MessageCreated,
+    MessageStarted,
+    MessageCompleted,
+    ToolCalled,
+    ToolCompleted,
+    AskOpened,
+    AskClosed,
+)
+TRANSIENT_EVENTS: Final[tuple[type[EventBody], ...]] = (
+    MessageDelta,
+    ToolProgress,
+    Sync,
+    Resync,
+    SessionDeleted,
+    Goaway,
+)
+EVENTS: Final[dict[str, type[EventBody]]] = {
+    cls.type: cls for cls in DURABLE_EVENTS + TRANSIENT_EVENTS
+}

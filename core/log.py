@@ -1,0 +1,170 @@
+"""What a session's log consists of: positions, entries, and the summary that lists show."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Final
+
+import attrs
+
+from . import codec
+from ._frame import Frame
+from .errors import InvalidRequestError
+from .events import EVENTS, CustomEvent, EventBody, LogClass
+from .models import Session
+
+__all__ = ["Entry", "KeyRecord", "Position", "Summary", "SummaryPage"]
+
+_POSITION: Final = re.compile(r"(0|[1-9]\d{0,15})-(0|[1-9]\d{0,15})", re.ASCII)
+
+
+@attrs.frozen(order=False)
+class Position:
+    """A place in one session's log: ``"<term>-<seq>"`` (PROTOCOL §6.1).
+
+    ``seq`` counts events from 1; ``0-0`` stands before the first one.
+    """
+
+    term: int
+    seq: int
+
+    def __str__(self) -> str:
+        return f"{self.term}-{self.seq}"
+
+    @classmethod
+    def parse(cls, text: str) -> Position:
+        """Read the wire's form.
+
+        Raises:
+            InvalidRequestError: It has another form.
+        """
+        match = _POSITION.fullmatch(text)
+        if match is None:
+            raise InvalidRequestError(
+                f"Not a position: {text[:64]!r}",
+                data={"issues": [{"path": "params.after", "message": "not of the form term-seq"}]},
+            )
+        return cls(int(match[1]), int(match[2]))
+
+
+@attrs.frozen(kw_only=True)
+class KeyRecord:
+    """An idempotency key, kept with the effect it names (PROTOCOL §7).
+
+    Attributes:
+        fingerprint: Of the parameters that say what the effect is.
+        result: What the first request was answered, in wire form.
+    """
+
+    key: str
+    method: str
+    fingerprint: str
+    result: dict[str, Any]
+
+
+class Entry:
+    """One durable event of one session, immutable, with the bytes that every use of it shares.
+
+    Attributes:
+        data: The event's ``data`` as JSON, which the frame and the log line are both made from.
+        keys: Idempotency keys that this entry carried out.
+    """
+
+    __slots__ = (
+        "_body",
+        "_frame",
+        "data",
+        "event",
+        "keys",
+        "log_class",
+        "seq",
+        "session_id",
+        "term",
+        "timestamp",
+    )
+
+    def __init__(
+        self,
+        *,
+        session_id: str,
+        term: int,
+        seq: int,
+        timestamp: str,
+        event: str,
+        log_class: LogClass,
+        data: bytes,
+        keys: tuple[KeyRecord, ...] = (),
+        body: EventBody | None = None,
+    ) -> None:
+        self.session_id = session_id
+        self.term = term
+        self.seq = seq
+        self.timestamp = timestamp
+        self.event = event
+        self.log_class = log_class
+        self.data = data
+        self.keys = keys
+        self._body = body
+        self._frame: Frame | None = None
+
+    def __repr__(self) -> str:
+        return f"<Entry {self.session_id} {self.term}-{self.seq} {self.event}>"
+
+    @property
+    def position(self) -> Position:
+        """Where it stands in the log."""
+        return Position(self.term, self.seq)
+
+    @property
+    def body(self) -> EventBody:
+        """The event as a class of `trialogue.core.events`; parsed at first use if it was read."""
+        body = self._body
+        if body is None:
+            data = codec.decode_json(self.data)
+            cls = EVENTS.get(self.event)
+            body = CustomEvent(self.event, data) if cls is None else codec.structure(data, cls)
+            self._body = body
+        return body
+
+    @property
+    def frame(self) -> Frame:
+        """The event as it is sent; made at first use and shared by all receivers."""
+        frame = self._frame
+        if frame is None:
+            position = f"{self.term}-{self.seq}"
+            frame = self._frame = Frame(
+                b'{"version":"1.0","type":"event","payload":{"sessionId":"%b","position":"%b",'
+                b'"type":%b,"data":%b}}'
+                % (
+                    self.session_id.encode(),
+                    position.encode(),
+                    codec.encode_json(self.event),
+                    self.data,
+                ),
+                self.event,
+                position,
+            )
+        return frame
+
+
+@attrs.frozen(kw_only=True)
+class Summary:
+    """What a store knows of a session without reading its log.
+
+    Attributes:
+        owner: The principal that created it, None for anonymous.
+        has_open_work: A turn is running or inputs are queued: a start has to read this session.
+    """
+
+    session: Session
+    owner: str | None = None
+    has_open_work: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class SummaryPage:
+    """A page of a listing; ``next_cursor`` is None on the last one."""
+
+    summaries: Sequence[Summary]
+    next_cursor: str | None = None

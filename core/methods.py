@@ -1,0 +1,377 @@
+"""Parameters and results of every method of PROTOCOL §4, and the table that names them.
+
+The server dispatches by this table, the client calls by it, and ``server.describe`` prints it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+import attrs
+
+from .models import (
+    AskInfo,
+    Attachment,
+    InProgress,
+    InputInfo,
+    JsonObject,
+    Message,
+    MessageRole,
+    Outcome,
+    Session,
+    SessionConfig,
+    SessionStatus,
+    WhenBusy,
+)
+
+__all__ = [
+    "METHODS",
+    "ClientInfo",
+    "Credential",
+    "Empty",
+    "EventList",
+    "EventListResult",
+    "Health",
+    "Hello",
+    "HelloResult",
+    "InputList",
+    "InputListResult",
+    "InputWithdraw",
+    "MessageAdd",
+    "MessageList",
+    "MessageListResult",
+    "MessageSend",
+    "MessageSendResult",
+    "MessageStream",
+    "ProtocolInfo",
+    "RequestCancel",
+    "RequestCancelResult",
+    "ServerInfo",
+    "SessionCheckpoint",
+    "SessionCheckpointResult",
+    "SessionClose",
+    "SessionCreate",
+    "SessionDelete",
+    "SessionFork",
+    "SessionGet",
+    "SessionList",
+    "SessionListResult",
+    "SessionSubscribe",
+    "SessionSubscribeResult",
+    "SessionUnsubscribe",
+    "SessionUpdate",
+    "ToolOffer",
+    "TurnCancel",
+    "TurnCancelResult",
+]
+
+
+@attrs.frozen(kw_only=True)
+class Empty:
+    """No parameters, or no result: ``{}``."""
+
+
+# -- connection and server -----------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class ClientInfo:
+    name: str
+    version: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Credential:
+    """What ``hello`` or an ``Authorization`` header carries."""
+
+    scheme: Literal["apiKey", "bearer"]
+    token: str = attrs.field(repr=False)
+
+
+@attrs.frozen(kw_only=True)
+class Hello:
+    client: ClientInfo | None = None
+    auth: Credential | None = None
+    capabilities: JsonObject = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class ServerInfo:
+    name: str
+    version: str
+
+
+@attrs.frozen(kw_only=True)
+class ProtocolInfo:
+    version: str
+    supported: tuple[str, ...]
+
+
+@attrs.frozen(kw_only=True)
+class HelloResult:
+    """``limits`` holds all those that apply to this connection, by their names in PROTOCOL §11."""
+
+    connection_id: str
+    server: ServerInfo
+    protocol: ProtocolInfo
+    principal: str
+    capabilities: JsonObject
+    limits: JsonObject
+    heartbeat_ms: int
+
+
+@attrs.frozen(kw_only=True)
+class Health:
+    status: Literal["ok", "draining", "degraded"]
+    version: str
+    uptime_ms: int
+    sessions: int
+    connections: int
+    turns: int
+
+
+@attrs.frozen(kw_only=True)
+class RequestCancel:
+    id: str | int
+
+
+@attrs.frozen(kw_only=True)
+class RequestCancelResult:
+    cancelled: bool
+
+
+# -- sessions ------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class SessionCreate:
+    config: SessionConfig = attrs.field(factory=SessionConfig)
+    name: str | None = None
+    metadata: JsonObject = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class SessionGet:
+    session_id: str
+
+
+@attrs.frozen(kw_only=True)
+class SessionUpdate:
+    """Members that are absent stay as they are; ``config`` is merged member by member."""
+
+    session_id: str
+    name: str | None = None
+    config: SessionConfig | None = None
+    summary: str | None = None
+    metadata: JsonObject | None = None
+
+
+@attrs.frozen(kw_only=True)
+class SessionClose:
+    session_id: str
+
+
+@attrs.frozen(kw_only=True)
+class SessionDelete:
+    session_id: str
+
+
+@attrs.frozen(kw_only=True)
+class SessionList:
+    status: SessionStatus | None = None
+    limit: int = 50
+    cursor: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class SessionListResult:
+    sessions: tuple[Session, ...]
+    next_cursor: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class SessionFork:
+    session_id: str
+    at_message_id: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class SessionCheckpoint:
+    session_id: str
+    label: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class SessionCheckpointResult:
+    position: str
+    label: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ToolOffer:
+    """A tool that this subscriber can run, while the subscription lives."""
+
+    name: str
+    description: str = ""
+    schema: JsonObject = attrs.field(factory=dict)
+    effect: Literal["none", "idempotent", "unsafe"] = "unsafe"
+
+
+@attrs.frozen(kw_only=True)
+class SessionSubscribe:
+    """``partial`` maps a message in progress to the code points of it that the client has."""
+
+    session_id: str
+    after: str | None = None
+    tail: int | None = None
+    partial: dict[str, int] = attrs.field(factory=dict)
+    tools: tuple[ToolOffer, ...] | None = None
+
+
+@attrs.frozen(kw_only=True)
+class SessionSubscribeResult:
+    """Consistent at ``position``. Events after ``replay_from`` follow, then ``sync``."""
+
+    session: Session
+    position: str
+    replay_from: str
+    in_progress: tuple[InProgress, ...] = ()
+    asks: tuple[AskInfo, ...] = ()
+    inputs: tuple[InputInfo, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class SessionUnsubscribe:
+    session_id: str
+
+
+@attrs.frozen(kw_only=True)
+class EventList:
+    session_id: str
+    after: str | None = None
+    limit: int = 200
+
+
+@attrs.frozen(kw_only=True)
+class EventListResult:
+    """Durable events as they were sent: ``{sessionId, position, type, data}`` each."""
+
+    events: tuple[JsonObject, ...]
+    has_more: bool
+
+
+# -- messages, turns and inputs --------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class MessageSend:
+    session_id: str
+    content: str
+    attachments: tuple[Attachment, ...] | None = None
+    when_busy: WhenBusy | None = None
+    wait: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class MessageStream:
+    session_id: str
+    content: str
+    attachments: tuple[Attachment, ...] | None = None
+    when_busy: WhenBusy | None = None
+
+
+@attrs.frozen(kw_only=True)
+class MessageSendResult:
+    """At admission; with ``wait``, at the turn's end, then ``outcome`` is there.
+
+    ``message`` is the turn's last assistant message, absent if there was none.
+    """
+
+    input_id: str
+    message_id: str
+    turn_id: str
+    position: str
+    state: Literal["started", "queued", "steered"]
+    message: Message | None = None
+    outcome: Outcome | None = None
+
+
+@attrs.frozen(kw_only=True)
+class MessageAdd:
+    session_id: str
+    role: MessageRole
+    content: str
+
+
+@attrs.frozen(kw_only=True)
+class MessageList:
+    session_id: str
+    limit: int = 50
+    before: str | None = None
+    after: str | None = None
+    role: MessageRole | None = None
+
+
+@attrs.frozen(kw_only=True)
+class MessageListResult:
+    """Oldest first."""
+
+    messages: tuple[Message, ...]
+    has_more: bool
+
+
+@attrs.frozen(kw_only=True)
+class TurnCancel:
+    session_id: str
+    turn_id: str | None = None
+    reason: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class TurnCancelResult:
+    cancelled: bool
+    turn_id: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class InputList:
+    session_id: str
+
+
+@attrs.frozen(kw_only=True)
+class InputListResult:
+    inputs: tuple[InputInfo, ...]
+
+
+@attrs.frozen(kw_only=True)
+class InputWithdraw:
+    session_id: str
+    input_id: str
+
+
+#: Method → (parameters, result). ``server.stats`` and ``server.describe`` answer plain objects.
+METHODS: Final[dict[str, tuple[type[Any], type[Any] | None]]] = {
+    "hello": (Hello, HelloResult),
+    "session.create": (SessionCreate, Session),
+    "session.get": (SessionGet, Session),
+    "session.update": (SessionUpdate, Session),
+    "session.close": (SessionClose, Session),
+    "session.delete": (SessionDelete, Empty),
+    "session.list": (SessionList, SessionListResult),
+    "session.fork": (SessionFork, Session),
+    "session.checkpoint": (SessionCheckpoint, SessionCheckpointResult),
+    "session.subscribe": (SessionSubscribe, SessionSubscribeResult),
+    "session.unsubscribe": (SessionUnsubscribe, Empty),
+    "event.list": (EventList, EventListResult),
+    "message.send": (MessageSend, MessageSendResult),
+    "message.stream": (MessageStream, MessageSendResult),
+    "message.add": (MessageAdd, Message),
+    "message.list": (MessageList, MessageListResult),
+    "turn.cancel": (TurnCancel, TurnCancelResult),
+    "input.list": (InputList, InputListResult),
+    "input.withdraw": (InputWithdraw, Empty),
+    "request.cancel": (RequestCancel, RequestCancelResult),
+    "server.health": (Empty, Health),
+    "server.stats": (Empty, None),
+    "server.describe": (Empty, None),
+}

@@ -1,0 +1,217 @@
+"""The shapes that cross the wire (PROTOCOL §4), as frozen attrs classes.
+
+Python names are snake_case, the wire's camelCase; `trialogue.core.codec` does the renaming.
+A member that is None is absent on the wire. Times are RFC 3339 strings in UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias
+
+import attrs
+
+__all__ = [
+    "AskInfo",
+    "Attachment",
+    "Budget",
+    "ErrorInfo",
+    "ForkedFrom",
+    "InProgress",
+    "InputInfo",
+    "JsonObject",
+    "Message",
+    "MessageKind",
+    "MessageRole",
+    "MessageStatus",
+    "Outcome",
+    "ParentRef",
+    "Session",
+    "SessionConfig",
+    "SessionStatus",
+    "TokenUsage",
+    "ToolCallInfo",
+    "WhenBusy",
+]
+
+JsonObject: TypeAlias = Mapping[str, Any]
+
+SessionStatus: TypeAlias = Literal["idle", "running", "waiting", "closed", "expired"]
+MessageRole: TypeAlias = Literal["user", "assistant", "system", "tool"]
+MessageKind: TypeAlias = Literal["text", "reasoning"]
+#: partial: cut by a cancel. interrupted: the process ended or drained.
+MessageStatus: TypeAlias = Literal["streaming", "complete", "partial", "interrupted", "error"]
+Outcome: TypeAlias = Literal["completed", "cancelled", "failed", "interrupted", "budgetExceeded"]
+#: What an input does that arrives during a turn (PROTOCOL §5.1).
+WhenBusy: TypeAlias = Literal["queue", "reject", "interrupt", "steer"]
+
+
+@attrs.frozen(kw_only=True)
+class TokenUsage:
+    """Tokens, summed over whatever it stands on: a message, a turn, a session."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    total_tokens: int = 0
+
+    def __add__(self, other: TokenUsage) -> TokenUsage:
+        return TokenUsage(
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            total_tokens=self.total_tokens + other.total_tokens,
+        )
+
+
+@attrs.frozen(kw_only=True)
+class Budget:
+    """Upper bounds of a session or turn; None is no bound."""
+
+    max_tokens: int | None = None
+    max_cost: float | None = None
+    max_duration_ms: int | None = None
+    max_tool_calls: int | None = None
+
+
+@attrs.frozen(kw_only=True)
+class SessionConfig:
+    """How a session's turns are run. A changed config holds from the next turn.
+
+    Attributes:
+        agent: The name of one of the server's agents; None is the server's default.
+        idle_timeout_ms: Expire after this long without activity; None takes the server's setting.
+        when_busy: The default for inputs that do not say.
+    """
+
+    agent: str | None = None
+    model: str | None = None
+    system_prompt: str | None = None
+    tools: tuple[str, ...] | None = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+    when_busy: WhenBusy | None = None
+    idle_timeout_ms: int | None = None
+    budget: Budget | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Attachment:
+    """A file that goes with a message: its bytes (base64) or where it is."""
+
+    name: str
+    media_type: str
+    data: str | None = None
+    uri: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ToolCallInfo:
+    """A tool call as part of an assistant's message."""
+
+    call_id: str
+    name: str
+    arguments: JsonObject = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class Message:
+    """One utterance of a session."""
+
+    id: str
+    session_id: str
+    turn_id: str | None = None
+    role: MessageRole
+    kind: MessageKind = "text"
+    content: str
+    timestamp: str
+    status: MessageStatus = "complete"
+    tool_calls: tuple[ToolCallInfo, ...] | None = None
+    call_id: str | None = None
+    attachments: tuple[Attachment, ...] | None = None
+    usage: TokenUsage | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ParentRef:
+    """The tool call that opened this session for a sub-agent."""
+
+    session_id: str
+    turn_id: str
+    call_id: str
+
+
+@attrs.frozen(kw_only=True)
+class ForkedFrom:
+    """The session and the message after which this session branched off."""
+
+    session_id: str
+    message_id: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Session:
+    """A conversation as its readers see it, consistent at ``position``."""
+
+    id: str
+    name: str | None = None
+    status: SessionStatus
+    config: SessionConfig
+    created_at: str
+    last_activity_at: str
+    message_count: int = 0
+    token_usage: TokenUsage = attrs.field(factory=TokenUsage)
+    position: str
+    active_turn_id: str | None = None
+    queued_count: int = 0
+    summary: str | None = None
+    metadata: JsonObject = attrs.field(factory=dict)
+    parent: ParentRef | None = None
+    forked_from: ForkedFrom | None = None
+
+
+@attrs.frozen(kw_only=True)
+class InputInfo:
+    """An input that waits for its turn."""
+
+    input_id: str
+    message_id: str
+    turn_id: str
+    content: str
+    when_busy: WhenBusy = "queue"
+    attachments: tuple[Attachment, ...] | None = None
+
+
+@attrs.frozen(kw_only=True)
+class InProgress:
+    """A message that is being written; its text follows as ``message.delta``."""
+
+    message_id: str
+    turn_id: str
+    role: MessageRole = "assistant"
+    kind: MessageKind = "text"
+
+
+@attrs.frozen(kw_only=True)
+class AskInfo:
+    """An open question of the server's to whoever is attached (PROTOCOL §9)."""
+
+    ask_id: str
+    turn_id: str
+    kind: Literal["approval", "question", "tool", "budget"]
+    title: str
+    detail: str | None = None
+    schema: JsonObject | None = None
+    options: tuple[str, ...] | None = None
+    expires_at: str | None = None
+    default: Any = None
+    call_id: str | None = None
+    name: str | None = None
+    arguments: JsonObject | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ErrorInfo:
+    """Why a turn failed. ``error_id`` names the server's log line if it was a bug."""
+
+    code: str
+    message: str
+    error_id: str | None = None

@@ -1,0 +1,136 @@
+"""The server's limits and times (PROTOCOL §11). Checked when made, and passed, never imported."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import attrs
+
+from ._ratelimit import RateLimit
+
+__all__ = ["Settings"]
+
+KIB = 1024
+MIB = 1024 * 1024
+
+
+def _at_least(low: float) -> Any:
+    def check(_: object, attribute: attrs.Attribute[float], value: float) -> None:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= low:
+            raise ValueError(f"{attribute.name} must be at least {low:g}, not {value!r}")
+
+    return check
+
+
+def _limit(default: int, low: int = 1) -> Any:
+    """Make a whole number of things or bytes, ``low`` or more."""
+    return attrs.field(
+        default=default, validator=[attrs.validators.instance_of(int), _at_least(low)]
+    )
+
+
+def _seconds(default: float, low: float = 0.0) -> Any:
+    return attrs.field(default=default, converter=float, validator=_at_least(low))
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """Every limit of the server.
+
+    Sizes are bytes, times seconds; ``math.inf`` switches a time off. Each name is announced by
+    ``hello`` in its wire form (`wire_limits`).
+
+    Attributes:
+        max_frame_bytes: The largest frame a client may send.
+        max_handshake_frame_bytes: The same before it is authenticated.
+        max_send_frame_bytes: The largest frame the server sends; a larger answer is an error.
+        max_list_bytes: Where lists and ``resync`` are cut, with ``hasMore``.
+        max_message_bytes: Of one message's text or one tool's result, as JSON.
+        max_in_flight: Unanswered requests of one connection.
+        high_water_bytes: Above it no event is posted to a connection, and it is not read from.
+        max_outbox_bytes: Above it a response closes the connection.
+        write_timeout_seconds: A connection that takes no byte for so long is closed.
+        connect_seconds: For the transport's handshake, and again for authentication.
+        heartbeat_seconds: Between two pings; silence of one and a half drops the connection.
+        drain_seconds: How long turns may go on after the server was told to stop.
+        turn_seconds: A turn past it ends ``failed`` with ``TIMEOUT``.
+        cancel_grace_seconds: A turn that has not ended so long after its cancel is reported.
+        evict_after_seconds: A session out of use for so long leaves memory.
+        idle_timeout_seconds: A session without activity for so long expires; None is 30 minutes
+            with a store that forgets anyway, and never with a durable one.
+        max_sessions: In memory at once.
+        max_stored_sessions: Pruned down to it, oldest activity first; None keeps all.
+        max_subscriptions: Of one connection.
+        max_queued_inputs: Of one session.
+        max_connections: At once, those in their handshake included.
+        rate_limit: None is no limit.
+        idempotency_seconds: How long a key is kept at least.
+        max_uncommitted_bytes: Of one session; above it the agent's writes wait for the store.
+        server_name: What ``hello`` says.
+    """
+
+    max_frame_bytes: int = _limit(256 * KIB, low=1 * KIB)
+    max_handshake_frame_bytes: int = _limit(8 * KIB, low=1 * KIB)
+    max_send_frame_bytes: int = _limit(2 * MIB, low=64 * KIB)
+    max_list_bytes: int = _limit(512 * KIB, low=1 * KIB)
+    max_message_bytes: int = _limit(1 * MIB, low=1 * KIB)
+    max_in_flight: int = _limit(32)
+    high_water_bytes: int = _limit(64 * KIB)
+    max_outbox_bytes: int = _limit(1 * MIB)
+    write_timeout_seconds: float = _seconds(5.0, low=0.001)
+    connect_seconds: float = _seconds(10.0, low=0.001)
+    heartbeat_seconds: float = _seconds(20.0, low=0.01)
+    drain_seconds: float = _seconds(30.0)
+    turn_seconds: float = _seconds(30 * 60.0, low=0.001)
+    cancel_grace_seconds: float = _seconds(5.0)
+    evict_after_seconds: float = _seconds(30 * 60.0)
+    idle_timeout_seconds: float | None = attrs.field(
+        default=None, validator=attrs.validators.optional(_at_least(0.001))
+    )
+    max_sessions: int = _limit(10_000)
+    max_stored_sessions: int | None = attrs.field(
+        default=None, validator=attrs.validators.optional(_at_least(1))
+    )
+    max_subscriptions: int = _limit(64)
+    max_queued_inputs: int = _limit(256)
+    max_connections: int = _limit(4_000)
+    rate_limit: RateLimit | None = attrs.field(factory=RateLimit)
+    idempotency_seconds: float = _seconds(24 * 3600.0)
+    max_uncommitted_bytes: int = _limit(4 * MIB)
+    server_name: str = "trialogue"
+
+    def wire_limits(self) -> dict[str, Any]:
+        """Give the limits that apply to a connection, as ``hello`` announces them."""
+        limits: dict[str, Any] = {
+            "maxFrameBytes": self.max_frame_bytes,
+            "maxSendFrameBytes": self.max_send_frame_bytes,
+            "maxListBytes": self.max_list_bytes,
+            "maxMessageBytes": self.max_message_bytes,
+            "maxInFlight": self.max_in_flight,
+            "highWaterBytes": self.high_water_bytes,
+            "maxOutboxBytes": self.max_outbox_bytes,
+            "maxSubscriptions": self.max_subscriptions,
+            "maxQueuedInputs": self.max_queued_inputs,
+            "maxSessions": self.max_sessions,
+            "maxConnections": self.max_connections,
+        }
+        for name, seconds in (
+            ("writeTimeoutMs", self.write_timeout_seconds),
+            ("connectTimeoutMs", self.connect_seconds),
+            ("turnTimeoutMs", self.turn_seconds),
+            ("drainTimeoutMs", self.drain_seconds),
+            ("evictAfterMs", self.evict_after_seconds),
+        ):
+            if math.isfinite(seconds):
+                limits[name] = round(seconds * 1000)
+        if self.idle_timeout_seconds is not None and math.isfinite(self.idle_timeout_seconds):
+            limits["idleTimeoutMs"] = round(self.idle_timeout_seconds * 1000)
+        if self.max_stored_sessions is not None:
+            limits["maxStoredSessions"] = self.max_stored_sessions
+        if self.rate_limit is not None:
+            limits["maxRequests"] = round(self.rate_limit.max_requests)
+            limits["windowMs"] = round(self.rate_limit.window_seconds * 1000)
+            limits["burst"] = round(self.rate_limit.burst)
+            limits["reserve"] = round(self.rate_limit.reserve)
+        return limits

@@ -1,0 +1,128 @@
+"""Sessions in memory: gone with the process. Appends are immediate."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import trio
+
+from ..core.abc import SessionLog, SessionStore
+from ..core.errors import InvalidRequestError, SessionNotFoundError
+from ..core.log import Entry, Summary, SummaryPage
+from ..core.models import SessionStatus
+
+__all__ = ["MemoryStore", "open_memory_store"]
+
+
+class _MemoryLog(SessionLog):
+    term = 1
+
+    def __init__(self, store: MemoryStore, session_id: str) -> None:
+        self._store = store
+        self._session_id = session_id
+
+    def append_nowait(self, batch: Sequence[Entry], summary: Summary) -> None:
+        self._store.keep(self._session_id, batch, summary)
+
+    async def append(self, batch: Sequence[Entry], summary: Summary) -> None:
+        self.append_nowait(batch, summary)
+        await trio.lowlevel.checkpoint()
+
+
+class MemoryStore(SessionStore):
+    """A dict of lists, for tests, demos, and sessions that need not outlive the process.
+
+    One process has it, so there is nobody to fence off, and the term stays 1.
+    """
+
+    durable = False
+
+    def __init__(self) -> None:
+        self._logs: dict[str, list[Entry]] = {}
+        #: Oldest activity first: a session with new activity goes to the end.
+        self._summaries: dict[str, Summary] = {}
+
+    def create(self, session_id: str) -> SessionLog:
+        return _MemoryLog(self, session_id)
+
+    async def open(self, session_id: str) -> SessionLog:
+        await trio.lowlevel.checkpoint()
+        if session_id not in self._logs:
+            raise SessionNotFoundError(f"Session not found: {session_id}")
+        return _MemoryLog(self, session_id)
+
+    def keep(self, session_id: str, batch: Sequence[Entry], summary: Summary) -> None:
+        """Append, and note the summary."""
+        self._logs.setdefault(session_id, []).extend(batch)
+        known = self._summaries.get(session_id)
+        if known and known.session.last_activity_at != summary.session.last_activity_at:
+            del self._summaries[session_id]
+        self._summaries[session_id] = summary
+
+    async def read(self, session_id: str, after: int, limit: int) -> Sequence[Entry]:
+        await trio.lowlevel.checkpoint()
+        log = self._logs.get(session_id)
+        if log is None:
+            raise SessionNotFoundError(f"Session not found: {session_id}")
+        return log[after : after + limit]
+
+    async def summary(self, session_id: str) -> Summary | None:
+        await trio.lowlevel.checkpoint()
+        return self._summaries.get(session_id)
+
+    async def list(
+        self,
+        *,
+        owner: str | None = None,
+        status: SessionStatus | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> SummaryPage:
+        await trio.lowlevel.checkpoint()
+        before = _read_cursor(cursor)
+        page: list[Summary] = []
+        for summary in reversed(self._summaries.values()):
+            session = summary.session
+            if before is not None and (session.last_activity_at, session.id) >= before:
+                continue
+            if summary.owner != owner or (status is not None and session.status != status):
+                continue
+            if len(page) == limit:
+                last = page[-1].session
+                return SummaryPage(summaries=page, next_cursor=f"{last.last_activity_at}~{last.id}")
+            page.append(summary)
+        return SummaryPage(summaries=page)
+
+    async def delete(self, session_id: str) -> bool:
+        await trio.lowlevel.checkpoint()
+        self._summaries.pop(session_id, None)
+        return self._logs.pop(session_id, None) is not None
+
+    async def prune(self, *, keep: int, protect: Collection[str] = ()) -> Sequence[str]:
+        await trio.lowlevel.checkpoint()
+        excess = len(self._summaries) - keep
+        doomed = [name for name in self._summaries if name not in protect][: max(0, excess)]
+        for session_id in doomed:
+            del self._summaries[session_id]
+            self._logs.pop(session_id, None)
+        return doomed
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+def _read_cursor(cursor: str | None) -> tuple[str, str] | None:
+    if cursor is None:
+        return None
+    time, mark, session_id = cursor.partition("~")
+    if not mark:
+        raise InvalidRequestError(
+            "Invalid request: params.cursor: not one of ours",
+            data={"issues": [{"path": "params.cursor", "message": "not one of ours"}]},
+        )
+    return time, session_id
+
+
+def open_memory_store() -> MemoryStore:
+    """Make an empty store."""
+    return MemoryStore()
