@@ -1,0 +1,136 @@
+"""A server-side connection over a wire, and its end: what every task driver does the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from logging import getLogger
+from typing import Final
+
+import trio
+
+from ..core._ids import new_id
+from ..core.abc import Acceptor, CloseReason, Connection, Link, PeerInfo
+from ._outbox import Framing, Outbox, Spawn
+from ._wire import Wire
+
+__all__ = ["FRAMES_PER_CHECKPOINT", "StreamConnection", "run_connection"]
+
+log: Final = getLogger("trialogue.transports")
+
+#: How many frames of one read are fed before other tasks run: about 1 ms of the cheapest requests.
+FRAMES_PER_CHECKPOINT: Final = 32
+#: How long, after our end, we wait for the peer to have read it and close. Closing with unread
+#: input would send a reset, which destroys what the peer has not read yet: the answer that says
+#: why. Nobody waits for this but the peer's own socket.
+LINGER_SECONDS: Final = 1.0
+
+
+class StreamConnection(Outbox, Connection):
+    """An outbox over a `Wire`, with what a driver in a task of its own needs to pause and to end.
+
+    The driver feeds the link, waits in `wait_ready` when that says no, and stops when `closed`.
+    """
+
+    def __init__(
+        self, wire: Wire, peer: PeerInfo, accept: Acceptor, spawn: Spawn, framing: Framing
+    ) -> None:
+        super().__init__(
+            flusher=accept.flusher,
+            settings=accept.settings,
+            spawn=spawn,
+            framing=framing,
+            try_send=wire.try_send if wire.can_try_send else None,
+            send_some=wire.send_some,
+        )
+        self.wire = wire
+        self._peer = peer
+        self._ready: trio.Event | None = None
+
+    @property
+    def peer(self) -> PeerInfo:
+        """Who is there."""
+        return self._peer
+
+    def close_soon(self, reason: CloseReason) -> None:
+        """Send what was posted, then close. Lines cannot say why."""
+        self.finish()
+
+    async def aclose(self) -> None:
+        """Close at once."""
+        self.kill()
+        await trio.lowlevel.checkpoint()
+
+    def ready(self) -> None:
+        """Go on feeding: the link's ``on_ready``."""
+        if self._ready is not None:
+            self._ready.set()
+
+    async def wait_ready(self) -> None:
+        """Wait, after the link said no, until feeding may go on or there is nothing to go on with.
+
+        Await it at once: what `ready` says before it has begun is not heard.
+        """
+        if self.ended:
+            await trio.lowlevel.checkpoint()
+            return
+        self._ready = trio.Event()
+        await self._ready.wait()
+        self._ready = None
+
+    async def say_goodbye(self) -> None:
+        """Send what was posted and the end, and give the peer the time to read it. Bounded."""
+        self.finish()
+        await self.wait_drained()
+        if self.killed:
+            return
+        with trio.move_on_after(LINGER_SECONDS):
+            await self.wire.send_end()
+            await self.wire.discard_input()
+
+    def _ended(self) -> None:
+        if self.killed:
+            self.wire.close(abort=self.stuck)
+        else:
+            self.wire.interrupt()
+        self.ready()
+
+
+async def run_connection(
+    connection: StreamConnection, link: Link, drive: Callable[[], Awaitable[object]]
+) -> None:
+    """Drive a connection to its end. Nothing but a cancel leaves it.
+
+    Args:
+        connection: It is closed when this returns.
+        link: It is told.
+        drive: Feeds the link until the peer or the core ends it.
+    """
+    link.on_ready = connection.ready  # type: ignore[misc] # it is a slot of the subclass
+    try:
+        with connection_boundary(connection):
+            await drive()
+        with connection_boundary(connection):
+            link.close()
+            await connection.say_goodbye()
+    finally:
+        connection.wire.close()
+        connection.kill()
+        with connection_boundary(connection):
+            link.close()
+
+
+@contextmanager
+def connection_boundary(connection: StreamConnection) -> Generator[None]:
+    """Keep what goes wrong with one connection from the others.
+
+    A lost peer is its normal end. Anything else is a bug, and the peer is told so where its
+    protocol can say it.
+    """
+    try:
+        yield
+    except* (trio.BrokenResourceError, trio.ClosedResourceError) as group:
+        log.debug("%s went away", connection.peer, extra={"cause": repr(group.exceptions[0])})
+    except* Exception:
+        log.exception("%s failed", connection.peer, extra={"error_id": new_id("err")})
+        connection.close_soon(CloseReason.SERVER_ERROR)

@@ -1,0 +1,157 @@
+"""Frames as lines: how they are cut, the server's driver, and the client's channel."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+import trio
+
+from ..core.abc import Channel, Link
+from ..core.codec import encode_json
+from ..core.errors import OverloadedError
+from ._connection import FRAMES_PER_CHECKPOINT, StreamConnection
+from ._wire import Wire
+
+__all__ = ["REFUSAL", "LineChannel", "LineConnection", "LineSplitter", "drive_lines"]
+
+#: What a peer is told for whom there is no place.
+REFUSAL: Final = (
+    b'{"version":"1.0","type":"response","payload":{"id":null,"success":false,"error":%b}}\n'
+    % encode_json(OverloadedError("Too many connections").to_wire())
+)
+
+
+class LineSplitter:
+    """Cuts lines, ended by LF or CR LF, from whatever pieces they come in. Pure."""
+
+    __slots__ = ("_rest", "oversize")
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+        #: A line was, or has already become, longer than allowed. Nothing comes after it.
+        self.oversize = False
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether a line has begun and not ended."""
+        return bool(self._rest)
+
+    def split(self, data: bytes, limit: int) -> list[bytes]:
+        """Give the lines that ``data`` completes, up to the first of more than ``limit`` bytes."""
+        lines = data.split(b"\n")
+        rest = lines.pop()
+        if lines:
+            if self._rest:
+                self._rest += lines[0]
+                lines[0] = bytes(self._rest)
+                self._rest = bytearray(rest)
+            elif rest:
+                self._rest += rest
+            # One look at the longest possible line tells that none needs a look of its own.
+            if (
+                len(data) > limit
+                or len(lines[0]) > limit
+                or b"\r" in data
+                or lines[0][-1:] == b"\r"
+            ):
+                lines = self._check(lines, limit)
+        else:
+            self._rest += rest
+        if len(self._rest) > limit and (len(self._rest) > limit + 1 or self._rest[-1] != 13):
+            self.oversize = True
+        return lines
+
+    def _check(self, lines: list[bytes], limit: int) -> list[bytes]:
+        checked: list[bytes] = []
+        for line in lines:
+            text = line[:-1] if line[-1:] == b"\r" else line
+            if len(text) > limit:
+                self.oversize = True
+                break
+            checked.append(text)
+        return checked
+
+
+class LineConnection(StreamConnection):
+    """A connection of lines from a socket."""
+
+    first_frame_must_parse = True
+
+
+async def drive_lines(connection: StreamConnection, link: Link) -> None:
+    """Feed the link with what comes, until the peer's end or ours."""
+    receive, feed = connection.wire.receive_some, link.feed
+    splitter = LineSplitter()
+    while data := await receive():
+        link.heard()
+        fed = 0
+        for line in splitter.split(data, link.max_frame_bytes):
+            if not feed(line):
+                await connection.wait_ready()
+                fed = 0
+            if connection.closed:
+                return
+            fed += 1
+            if fed == FRAMES_PER_CHECKPOINT:
+                await trio.lowlevel.checkpoint()
+                fed = 0
+        if splitter.oversize:
+            link.refuse_oversize()
+            return
+
+
+class LineChannel(Channel):
+    """A client's end of a connection of lines.
+
+    Args:
+        wire: Owned from now on.
+        max_frame_bytes: Of what the server sends.
+    """
+
+    def __init__(self, wire: Wire, *, max_frame_bytes: int) -> None:
+        self._wire = wire
+        self._limit = max_frame_bytes
+        self._splitter = LineSplitter()
+        self._inbox: deque[bytes] = deque()
+        self._sending = self._receiving = self._closed = False
+
+    async def send(self, payload: bytes) -> None:
+        """Send one frame. In JSON a line feed is white space, and becomes a blank."""
+        if self._sending:
+            raise trio.BusyResourceError("another task is sending on this channel")
+        if b"\n" in payload:
+            payload = payload.replace(b"\n", b" ")
+        self._sending = True
+        try:
+            await self._wire.send_all(payload + b"\n")
+        finally:
+            self._sending = False
+
+    async def receive(self) -> bytes:
+        """Wait for the next frame."""
+        if self._receiving:
+            raise trio.BusyResourceError("another task is receiving from this channel")
+        self._receiving = True
+        try:
+            if self._inbox and not self._closed:
+                await trio.lowlevel.checkpoint()
+            while not self._inbox or self._closed:
+                if self._splitter.oversize:
+                    self._wire.close()
+                    raise trio.BrokenResourceError(f"a frame of more than {self._limit} bytes came")
+                data = await self._wire.receive_some()
+                if not data:
+                    if self._splitter.is_inside:
+                        raise trio.BrokenResourceError("the connection ended inside a frame")
+                    raise trio.EndOfChannel
+                self._inbox.extend(self._splitter.split(data, self._limit))
+            return self._inbox.popleft()
+        finally:
+            self._receiving = False
+
+    async def aclose(self) -> None:
+        """Close. What was sent is on its way."""
+        self._closed = True
+        self._wire.close()
+        await trio.lowlevel.checkpoint()

@@ -1,0 +1,178 @@
+"""The listening half that every transport over sockets shares."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from abc import abstractmethod
+from logging import getLogger
+from typing import Any, Final, NoReturn
+
+import trio
+
+from ..core._ids import new_id
+from ..core.abc import Acceptor, Listener
+from ._outbox import Spawn
+from ._wire import SocketWire, Wire
+
+__all__ = ["BACKLOG", "SEND_BUFFER_BYTES", "SocketListener"]
+
+log: Final = getLogger("trialogue.transports")
+
+#: Connections that the kernel holds for us, if its own limit (somaxconn) allows as many.
+BACKLOG: Final = 4096
+#: The kernel's part of what a reader that does not read can cost. Linux doubles it, and would
+#: otherwise let it grow to 4 MiB.
+SEND_BUFFER_BYTES: Final = 64 * 1024
+#: Accepted in one go before other tasks run.
+ACCEPT_BATCH: Final = 16
+#: Wait so long when the process or machine has no descriptors or memory left.
+EXHAUSTED_SECONDS: Final = 0.1
+#: … and say so at most this often.
+EXHAUSTED_LOG_SECONDS: Final = 10.0
+#: So many at once are told politely that there is no place; more are just closed.
+MAX_REFUSALS: Final = 64
+#: How long telling one may take.
+REFUSAL_SECONDS: Final = 1.0
+
+#: One connection's trouble, not the listener's (see accept(2)).
+_LOST_IN_QUEUE: Final = {
+    errno.ECONNABORTED,
+    errno.EHOSTUNREACH,
+    errno.EINTR,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.EPERM,
+    errno.EPROTO,
+    errno.ETIMEDOUT,
+}
+
+
+class SocketListener(Listener):
+    """Accepts from a listening socket, and runs a task for each connection.
+
+    A subclass says how a connection is served (`_serve_wire`), and what a peer is told for whom
+    there is no place (`refusal`).
+    """
+
+    #: Sent, before anything is read, to whom `Acceptor.reserve` has no place for.
+    refusal: bytes = b""
+
+    def __init__(self, sock: socket.socket, endpoint: str) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._endpoint = endpoint
+        self._refusing = 0
+        self._next_log = 0.0
+
+    @property
+    def endpoint(self) -> str:
+        """The URL, with the real port."""
+        return self._endpoint
+
+    async def aclose(self) -> None:
+        """Unbind."""
+        if self._sock.fileno() >= 0:
+            trio.lowlevel.notify_closing(self._sock)
+            self._sock.close()
+        await trio.lowlevel.checkpoint()
+
+    async def serve(
+        self,
+        accept: Acceptor,
+        *,
+        handler_nursery: trio.Nursery,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> NoReturn:
+        """Accept until cancelled. See `Listener.serve`."""
+        task_status.started()
+        spawn = handler_nursery.start_soon
+        batch = 0
+        while True:
+            try:
+                sock, address = self._sock.accept()
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self._sock)
+                batch = 0
+                continue
+            except OSError as exc:
+                await self._recover(exc)
+                continue
+            spawn(self._serve_socket, sock, address, accept, spawn)
+            batch += 1
+            if batch == ACCEPT_BATCH:
+                await trio.lowlevel.checkpoint()
+                batch = 0
+
+    async def _recover(self, exc: OSError) -> None:
+        """Go on accepting after whatever went wrong, unless the socket is closed."""
+        if self._sock.fileno() < 0:
+            raise trio.ClosedResourceError("this listener is closed") from exc
+        if exc.errno in _LOST_IN_QUEUE:
+            await trio.lowlevel.checkpoint()
+            return
+        now = trio.current_time()
+        if now >= self._next_log:
+            self._next_log = now + EXHAUSTED_LOG_SECONDS
+            log.error(
+                "%s cannot accept connections at the moment: %s",
+                self._endpoint,
+                exc.strerror or exc,
+                extra={"errno": errno.errorcode.get(exc.errno or 0)},
+            )
+        await trio.sleep(EXHAUSTED_SECONDS)
+
+    async def _serve_socket(
+        self, sock: socket.socket, address: Any, accept: Acceptor, spawn: Spawn
+    ) -> None:
+        """Serve one connection, or tell it that there is no place. The boundary of its task."""
+        wire = SocketWire(sock)
+        try:
+            if not accept.reserve():
+                await self._refuse(wire)
+                return
+            try:
+                self._set_options(sock)
+                await self._serve_wire(wire, self._describe(sock, address), accept, spawn)
+            finally:
+                accept.release()
+        except* (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as group:
+            log.debug("lost in the handshake", extra={"cause": repr(group.exceptions[0])})
+        except* Exception:
+            log.exception(
+                "%s: a connection failed", self._endpoint, extra={"error_id": new_id("err")}
+            )
+        finally:
+            wire.close()
+
+    async def _refuse(self, wire: SocketWire) -> None:
+        if self._refusing >= MAX_REFUSALS:
+            await trio.lowlevel.checkpoint()
+            return
+        self._refusing += 1
+        try:
+            with trio.move_on_after(REFUSAL_SECONDS):
+                encrypted = await self._wrap(wire)
+                await encrypted.send_all(self.refusal)
+                await encrypted.send_end()
+                await encrypted.discard_input()
+        finally:
+            self._refusing -= 1
+
+    def _set_options(self, sock: socket.socket) -> None:
+        """Set what a fresh connection does not have from the listening socket."""
+
+    def _describe(self, sock: socket.socket, address: Any) -> str:
+        """Name the peer, for logs."""
+        return str(address)
+
+    async def _wrap(self, wire: SocketWire) -> Wire:
+        """Encrypt, where that is asked for."""
+        await trio.lowlevel.checkpoint()
+        return wire
+
+    @abstractmethod
+    async def _serve_wire(
+        self, wire: SocketWire, address: str, accept: Acceptor, spawn: Spawn
+    ) -> None:
+        """Do the handshake, make the link, and drive it to its end."""

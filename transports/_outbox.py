@@ -1,0 +1,268 @@
+"""The sending half of every connection: post, don't send.
+
+`Outbox.post` appends and marks; the flusher calls `Outbox.flush` once a tick, which is one join
+and one non-blocking send. What does not fit goes to a writer task that lives as long as the
+connection is stuck. Nothing here knows sockets, or whether a connection has a task of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from logging import getLogger
+from typing import Any, Final, Protocol
+
+import trio
+
+from ..core._flusher import Flusher
+from ..core._frame import Frame
+from ..core._ids import new_id
+from ..core.settings import Settings
+
+__all__ = ["Framing", "Outbox", "Spawn", "frame_line"]
+
+log: Final = getLogger("trialogue.transports")
+
+#: How a transport writes a frame. It keeps what it made in the frame's slot.
+Framing = Callable[[Frame], bytes]
+
+
+class Spawn(Protocol):
+    """Starts a task that outlives the caller: a nursery's ``start_soon``."""
+
+    def __call__(self, task: Callable[..., Awaitable[object]], /, *args: Any) -> object:
+        """Start ``task(*args)``."""
+
+
+def frame_line(frame: Frame) -> bytes:
+    """Write a frame as one line."""
+    line = frame.line
+    if line is None:
+        line = frame.line = frame.payload + b"\n"
+    return line
+
+
+class Outbox:
+    """What one connection still has to send.
+
+    Args:
+        flusher: Calls `flush` after a post.
+        settings: High-water mark, hard limit and write timeout.
+        spawn: Starts the writer task; of a nursery that lives as long as the connection.
+        framing: Makes bytes of a frame.
+        try_send: Sends what it can at once and says how much, or raises BlockingIOError or
+            another OSError. None if only a task can send (TLS).
+        send_some: Waits until it could send a part, and says how much. Trio's exceptions.
+
+    A subclass overrides `_ended`.
+    """
+
+    def __init__(
+        self,
+        *,
+        flusher: Flusher,
+        settings: Settings,
+        spawn: Spawn,
+        framing: Framing,
+        try_send: Callable[[bytes], int] | None,
+        send_some: Callable[[bytes], Awaitable[int]],
+    ) -> None:
+        self._flusher = flusher
+        self._spawn = spawn
+        self._framing = framing
+        self._try_send = try_send
+        self._send_some = send_some
+        self._high = settings.high_water_bytes
+        self._hard = settings.max_outbox_bytes
+        self._timeout = settings.write_timeout_seconds
+        self._queue: list[bytes] = []
+        self._size = 0
+        self._dirty = False
+        self._writing = False
+        self._scope: trio.CancelScope | None = None
+        self._finish_by = math.inf
+        self._callbacks: list[Callable[[], None]] | None = None
+        self._settled: trio.Event | None = None
+        #: Takes no more posts.
+        self.closed = False
+        #: Over: everything was sent after `finish`, or it was killed.
+        self.ended = False
+        #: Over, and what was waiting is lost.
+        self.killed = False
+        #: Killed because the peer does not read: what the kernel holds is of no use either.
+        self.stuck = False
+
+    @property
+    def outbound_bytes(self) -> int:
+        """What has been posted and not yet taken."""
+        return self._size
+
+    @property
+    def is_congested(self) -> bool:
+        """Whether the high-water mark is reached."""
+        return self._size >= self._high
+
+    def post(self, frame: Frame) -> None:
+        """Put a frame behind those posted before. See `Connection.post`."""
+        self.raw(self._framing(frame))
+
+    def raw(self, data: bytes) -> None:
+        """Put bytes that need no framing behind those posted before."""
+        if self.closed:
+            return
+        if self._size > self._hard:
+            self.kill(stuck=True)
+            return
+        self._queue.append(data)
+        self._size += len(data)
+        if not self._dirty:
+            self._dirty = True
+            self._flusher.mark_outbox(self)
+
+    def call_when_drained(self, callback: Callable[[], None]) -> None:
+        """Call once when the outbox is below its mark. See `Connection.call_when_drained`."""
+        if self.ended:
+            return
+        if self._callbacks is None:
+            self._callbacks = [callback]
+        else:
+            self._callbacks.append(callback)
+        if self._size < self._high and not self._dirty:
+            self._dirty = True
+            self._flusher.mark_outbox(self)
+
+    def flush(self) -> None:
+        """Send what the operating system takes at once; leave the rest to the writer task."""
+        self._dirty = False
+        if self.ended:
+            return
+        if self._queue and not self._writing:
+            data = self._take()
+            sent = 0
+            if self._try_send is not None:
+                try:
+                    sent = self._try_send(data)
+                except BlockingIOError:
+                    pass
+                except OSError:
+                    self.kill()
+                    return
+            self._size -= sent
+            if sent < len(data):
+                self._writing = True
+                self._spawn(self._write, data[sent:])
+        if self._callbacks and self._size < self._high:
+            self._call_back()
+        if self._settled is not None or self.closed:
+            self._settle()
+
+    def finish(self) -> None:
+        """Take no more posts; the outbox ends when all is sent, or after the write timeout."""
+        if self.closed:
+            return
+        self.closed = True
+        self._finish_by = trio.current_time() + self._timeout
+        if self._scope is not None:
+            self._scope.deadline = min(self._scope.deadline, self._finish_by)
+        # The end comes with the flusher's next pass, never from within this call.
+        if not self._dirty:
+            self._dirty = True
+            self._flusher.mark_outbox(self)
+
+    def kill(self, *, stuck: bool = False) -> None:
+        """End at once, and lose what waits. Idempotent."""
+        if self.ended:
+            return
+        self.closed = self.ended = self.killed = True
+        self.stuck = stuck
+        self._queue.clear()
+        self._size = 0
+        self._callbacks = None
+        if self._scope is not None:
+            self._scope.cancel(reason="the connection is closed")
+        self._settle()
+        self._ended()
+
+    async def wait_drained(self) -> None:
+        """Wait until everything posted has been taken, or the outbox has ended."""
+        if not self.ended:
+            # Not left to the flusher, so that this works while it is being shut down too.
+            self.flush()
+        if self.ended or (not self._queue and not self._writing):
+            await trio.lowlevel.checkpoint()
+            return
+        if self._settled is None:
+            self._settled = trio.Event()
+        await self._settled.wait()
+
+    def _ended(self) -> None:
+        """Called once, when the outbox has ended. Must not raise, nor call the link."""
+
+    def _take(self) -> bytes:
+        queue = self._queue
+        if len(queue) == 1:
+            return queue.pop()
+        data = b"".join(queue)
+        queue.clear()
+        return data
+
+    def _settle(self) -> None:
+        """If nothing is left to send, tell those who wait for that."""
+        if self._queue or self._writing:
+            if not self.ended:
+                return
+        elif self.closed and not self.ended:
+            self.ended = True
+            self._callbacks = None
+            self._ended()
+        if self._settled is not None:
+            self._settled.set()
+            self._settled = None
+
+    def _call_back(self) -> None:
+        # As many as there are now: one that asks again from within is called in the next pass.
+        # And only while below the mark: the first to be called may fill the outbox, and the
+        # others then come before it the next time.
+        waiting = self._callbacks or []
+        try:
+            for _ in range(len(waiting)):
+                if self._size >= self._high or self.ended:
+                    break
+                waiting.pop(0)()
+        except Exception:
+            # The flusher serves every connection: one cursor's bug ends one connection.
+            log.exception(
+                "a drained connection's callback failed", extra={"error_id": new_id("err")}
+            )
+            self.kill()
+
+    async def _write(self, data: bytes) -> None:
+        """Send what did not fit, and what is posted meanwhile. Ends when all is sent."""
+        try:
+            while not self.ended:
+                deadline = min(trio.current_time() + self._timeout, self._finish_by)
+                sent = 0
+                with trio.CancelScope(deadline=deadline) as self._scope:
+                    sent = await self._send_some(data)
+                if not sent:
+                    self.kill(stuck=True)
+                if self.killed:
+                    return
+                self._size -= sent
+                data = data[sent:]
+                if self._callbacks and self._size < self._high:
+                    self._call_back()
+                if not data:
+                    if not self._queue:
+                        break
+                    data = self._take()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.kill()
+        except BaseException:
+            # Cut in the middle of a frame: nothing may follow it.
+            self.kill()
+            raise
+        finally:
+            self._writing = False
+            self._scope = None
+        self._settle()

@@ -1,0 +1,166 @@
+"""What the transports over TCP share: addresses, binding, connecting, with TLS or without."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import ssl
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import attrs
+import trio
+
+from ..core.errors import SettingsError
+from ._errors import explain
+from ._listener import BACKLOG, SEND_BUFFER_BYTES, SocketListener
+from ._tls import TlsWire, client_context
+from ._wire import SocketWire, Wire
+
+__all__ = ["TcpAddress", "TcpListener", "bind_tcp", "connect_tcp", "join_host", "parse_tcp_url"]
+
+
+@attrs.frozen
+class TcpAddress:
+    """A host, as it was written, and a port. ``path`` is what follows, with its query."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{join_host(self.host, self.port)}"
+
+
+def join_host(host: str, port: int) -> str:
+    """Write ``host:port``, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def parse_tcp_url(url: str, *, default_port: int | None = None) -> TcpAddress:
+    """Read ``scheme://host:port/path``.
+
+    Raises:
+        SettingsError: It has another form.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as exc:
+        raise SettingsError(f"{url!r} is not a URL: {exc}") from None
+    if parts.username is not None or parts.password is not None:
+        raise SettingsError(f"a {parts.scheme} URL must not carry a user name or password")
+    if not host:
+        raise SettingsError(f"{url!r} names no host, such as {parts.scheme}://127.0.0.1:8765")
+    if port is None:
+        if default_port is None:
+            raise SettingsError(f"{url!r} names no port, such as {parts.scheme}://{host}:8765")
+        port = default_port
+    if parts.fragment:
+        raise SettingsError(f"{url!r} has a fragment (#), which means nothing here")
+    path = parts.path + (f"?{parts.query}" if parts.query else "")
+    return TcpAddress(parts.scheme, host, port, path)
+
+
+async def _resolve(address: TcpAddress, flags: int) -> list[tuple[Any, ...]]:
+    try:
+        found = await trio.socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=flags
+        )
+    except (socket.gaierror, UnicodeError):
+        raise OSError(
+            errno.EADDRNOTAVAIL, f"{address}: there is no host of the name {address.host!r}"
+        ) from None
+    # A name like localhost stands for both families; people who type it mean the older one.
+    return sorted(found, key=lambda info: info[0] != socket.AF_INET)
+
+
+async def bind_tcp(address: TcpAddress) -> tuple[socket.socket, TcpAddress]:
+    """Bind and listen. Returns the socket, and the address with its real port.
+
+    Raises:
+        OSError: With a text for people.
+    """
+    family, kind, protocol, _, target = (await _resolve(address, socket.AI_PASSIVE))[0]
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Inherited by every connection.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(target)
+        sock.listen(BACKLOG)
+        port: int = sock.getsockname()[1]
+    except OSError as exc:
+        sock.close()
+        raise explain(exc, str(address)) from exc
+    except BaseException:
+        sock.close()
+        raise
+    return sock, attrs.evolve(address, port=port)
+
+
+async def connect_tcp(address: TcpAddress, *, encrypted: bool, tls: str | Any) -> Wire:
+    """Connect to whichever address of the host answers first.
+
+    Args:
+        address: Whose host the server's certificate must name.
+        encrypted: Speak TLS.
+        tls: As in `ConnectOptions`.
+
+    Raises:
+        SettingsError: ``tls`` is wrong.
+        OSError: Nobody there; with a text for people.
+        trio.BrokenResourceError: No TLS handshake.
+    """
+    context = client_context(tls) if encrypted else None
+    try:
+        stream = await trio.open_tcp_stream(address.host, address.port)
+    except OSError as exc:
+        raise explain(_first_cause(exc), str(address)) from exc
+    wire = SocketWire(socket.socket(fileno=stream.socket.detach()))
+    if context is None:
+        return wire
+    secure = TlsWire(wire, context, server_hostname=address.host)
+    try:
+        await secure.handshake()
+    except BaseException:
+        wire.close()
+        raise
+    return secure
+
+
+def _first_cause(exc: OSError) -> OSError:
+    """Find the error of the first address that was tried; Trio's own says only how many."""
+    cause: Any = exc.__cause__
+    while isinstance(cause, BaseExceptionGroup):
+        cause = cast("BaseExceptionGroup[BaseException]", cause).exceptions[0]
+    return cause if isinstance(cause, OSError) else exc
+
+
+class TcpListener(SocketListener):
+    """Accepts TCP connections, and encrypts them if it has a context."""
+
+    def __init__(
+        self, sock: socket.socket, address: TcpAddress, context: ssl.SSLContext | None
+    ) -> None:
+        super().__init__(sock, str(address))
+        self._address = address
+        self._context = context
+
+    def _set_options(self, sock: socket.socket) -> None:
+        # What is written is whole: a flush is one send.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def _describe(self, sock: socket.socket, address: Any) -> str:
+        return join_host(address[0], address[1])
+
+    async def _wrap(self, wire: SocketWire) -> Wire:
+        if self._context is None:
+            await trio.lowlevel.checkpoint()
+            return wire
+        secure = TlsWire(wire, self._context)
+        await secure.handshake()
+        return secure

@@ -1,0 +1,78 @@
+"""``tcp://`` and ``tcps://``: one JSON object a line, over TCP or TLS."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import trio
+
+from ..core.abc import (
+    Acceptor,
+    Channel,
+    ConnectOptions,
+    Listener,
+    ListenOptions,
+    PeerInfo,
+    Transport,
+)
+from ..core.errors import SettingsError
+from ._connection import run_connection
+from ._lines import REFUSAL, LineChannel, LineConnection, drive_lines
+from ._outbox import Spawn, frame_line
+from ._tcp import TcpAddress, TcpListener, bind_tcp, connect_tcp, parse_tcp_url
+from ._tls import server_context
+from ._wire import SocketWire
+
+__all__ = ["TcpLineListener", "TcpTransport", "transport"]
+
+
+class TcpLineListener(TcpListener):
+    """Lines over TCP or TLS."""
+
+    refusal = REFUSAL
+
+    async def _serve_wire(
+        self, wire: SocketWire, address: str, accept: Acceptor, spawn: Spawn
+    ) -> None:
+        with trio.fail_after(accept.settings.connect_seconds):
+            stream = await self._wrap(wire)
+        peer = PeerInfo(transport=self._address.scheme, address=address)
+        connection = LineConnection(stream, peer, accept, spawn, frame_line)
+        link = accept.link(connection)
+        await run_connection(connection, link, lambda: drive_lines(connection, link))
+
+
+class TcpTransport(Transport):
+    """Lines over TCP and TLS."""
+
+    schemes = ("tcp", "tcps")
+
+    async def open_listener(self, url: str, options: ListenOptions) -> Listener:
+        """Bind. See `Transport.open_listener`."""
+        address = _parse(url)
+        context = server_context(options.tls, url) if address.scheme == "tcps" else None
+        sock, address = await bind_tcp(address)
+        return TcpLineListener(sock, address, context)
+
+    @asynccontextmanager
+    async def open_channel(self, url: str, options: ConnectOptions) -> AsyncGenerator[Channel]:
+        """Connect. See `Transport.open_channel`."""
+        address = _parse(url)
+        with trio.fail_after(options.connect_seconds):
+            wire = await connect_tcp(address, encrypted=address.scheme == "tcps", tls=options.tls)
+        channel = LineChannel(wire, max_frame_bytes=options.max_frame_bytes)
+        try:
+            yield channel
+        finally:
+            await channel.aclose()
+
+
+def _parse(url: str) -> TcpAddress:
+    address = parse_tcp_url(url)
+    if address.path not in {"", "/"}:
+        raise SettingsError(f"{url!r}: a {address.scheme} URL has no path")
+    return address
+
+
+transport = TcpTransport()
