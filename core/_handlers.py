@@ -52,7 +52,7 @@ def hello(request: Request, params: Hello) -> Any:
             request.succeed(_greet(request))
         except UnauthorizedError as exc:
             link.refuse_credential(request, exc)
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - ends this request
             request.fail(exc)
         finally:
             link.resume()

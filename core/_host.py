@@ -156,7 +156,7 @@ class LocalHost(SessionHost):
                 if session.state.owner != command.principal:
                     raise SessionNotFoundError(f"Session not found: {session_id}")
                 self._execute(session, command, reply)
-            except Exception as exc:
+            except Exception as exc:  # noqa: BLE001 - ends this request
                 reply.fail(exc)
 
         self._with_session(session_id, _Work(type(command.params) not in _READS, run, reply.fail))
@@ -420,7 +420,7 @@ class LocalHost(SessionHost):
         async def read() -> None:
             try:
                 reply.succeed(await self._read_events(session, after.seq, params.limit))
-            except Exception as exc:
+            except Exception as exc:  # noqa: BLE001 - ends this request
                 reply.fail(exc)
 
         self.spawn_writer(read)
@@ -586,10 +586,10 @@ class LocalHost(SessionHost):
         if len(self.sessions) < self.settings.max_sessions:
             return
         for session in list(self.sessions.values()):
-            if not session.is_in_use and session.id not in self._opening:
-                if self._store.durable or session.state.ended is not None:
-                    self._evict(session)
-                    return
+            lives_elsewhere = self._store.durable or session.state.ended is not None
+            if lives_elsewhere and not session.is_in_use and session.id not in self._opening:
+                self._evict(session)
+                return
         raise CapacityExceededError(
             f"{len(self.sessions)} sessions are live", data={"retryAfterMs": 5000}
         )

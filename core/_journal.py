@@ -10,8 +10,9 @@ in one synchronous step: ``on_commit`` (a response that waits for it), the fan-o
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeAlias
 
 import attrs
@@ -161,7 +162,7 @@ class Journal:
             self._staged.append(_Staged(None, frame, None, None, None, self._mark_text()))
 
     @contextmanager
-    def batch(self) -> Iterator[None]:
+    def batch(self) -> Generator[None]:
         """Hold entries back until the block ends, so that they are appended as one batch."""
         self._holds += 1
         try:
@@ -212,7 +213,7 @@ class Journal:
                 self._staged = batch + self._staged
                 self._spawn(self._write)
                 return
-            except Exception as exc:
+            except Exception as exc:  # noqa: BLE001 - ends this session
                 self._fail(exc, batch)
                 return
             self._in_flight = batch
@@ -230,7 +231,7 @@ class Journal:
             try:
                 if entries:
                     await self._log.append(entries, self.state.make_summary())
-            except Exception as exc:
+            except Exception as exc:  # noqa: BLE001 - ends this session
                 self._fail(exc, batch)
                 return
             self._publish(batch)
@@ -292,8 +293,7 @@ class Journal:
         )
         for staged in lost:
             if staged.on_failure is not None:
-                failed = staged.on_failure
-                self._call(lambda: failed(exc))
+                self._call(partial(staged.on_failure, exc))
         self._on_failure(exc)
 
     async def wait_room(self, limit: int) -> None:

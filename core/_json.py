@@ -8,11 +8,20 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from typing import Any, Final, NoReturn
 
 import msgspec
 
-__all__ = ["MAX_DEPTH", "MAX_INTEGER", "JsonError", "decode_strict", "encode_json"]
+__all__ = [
+    "MAX_DEPTH",
+    "MAX_INTEGER",
+    "JsonError",
+    "as_array",
+    "as_object",
+    "decode_strict",
+    "encode_json",
+]
 
 #: Levels of nested arrays and objects.
 MAX_DEPTH: Final = 32
@@ -63,15 +72,35 @@ _decoder: Final = json.JSONDecoder(
 )
 
 
+def as_object(value: Any) -> dict[str, Any] | None:
+    """Give a JSON object as what it is, None for any other value."""
+    members: dict[str, Any] | None = value if type(value) is dict else None
+    return members
+
+
+def as_array(value: Any) -> list[Any] | None:
+    """Give a JSON array as what it is, None for any other value."""
+    array: list[Any] | None = value if type(value) is list else None
+    return array
+
+
 def _depth(value: Any) -> int:
     """Measure nesting without recursion."""
-    depth, level = 0, [value]
-    while level := [item for item in level if isinstance(item, (dict, list))]:
+    depth, containers = 0, _containers([value])
+    while containers:
         depth += 1
-        level = [
-            child for item in level for child in (item.values() if isinstance(item, dict) else item)
+        containers = [
+            child
+            for container in containers
+            for child in _containers(
+                container.values() if isinstance(container, dict) else container
+            )
         ]
     return depth
+
+
+def _containers(values: Iterable[Any]) -> list[dict[str, Any] | list[Any]]:
+    return [value for value in values if type(value) is dict or type(value) is list]
 
 
 def decode_strict(frame: bytes) -> Any:

@@ -247,7 +247,7 @@ class ServerLink(Link):
                 request.succeed(result)
             elif not request.is_answered:
                 self._wait_for(request)
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - ends this request
             request.fail(exc)
 
     def _start(self, request: Request, params: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, TypeAlias
 import attrs
 
 from ._frame import Frame
-from ._json import JsonError, decode_strict, encode_json
+from ._json import JsonError, as_object, decode_strict, encode_json
 from .errors import InvalidRequestError, UnsupportedVersionError, WireError
 
 __all__ = [
@@ -41,7 +41,7 @@ MAX_TIMEOUT_MS: Final = 7 * 24 * 3600 * 1000
 MAX_KEY_LENGTH: Final = 128
 
 
-class Refusal(Exception):
+class Refusal(Exception):  # noqa: N818 - not an error of ours: an answer
     """A frame that is refused; with the id to answer to, None if it could not be read."""
 
     def __init__(self, error: WireError, request_id: RequestId | None = None) -> None:
@@ -76,7 +76,7 @@ def decode_envelope(frame: bytes) -> Envelope:
         Refusal: It breaks §1.4 or §2, or is of another major version.
     """
     try:
-        envelope = decode_strict(frame)
+        envelope = as_object(decode_strict(frame))
     except JsonError as exc:
         raise Refusal(
             InvalidRequestError(
@@ -84,10 +84,10 @@ def decode_envelope(frame: bytes) -> Envelope:
             ),
             _salvage_id(frame),
         ) from None
-    if type(envelope) is not dict:
+    if envelope is None:
         raise _refuse("$", "expected an object")
-    payload = envelope.get("payload")
-    request_id = _read_id(payload.get("id")) if type(payload) is dict else None
+    payload = as_object(envelope.get("payload"))
+    request_id = None if payload is None else _read_id(payload.get("id"))
     kind = envelope.get("type")
     version = envelope.get("version")
     match = _VERSION.fullmatch(version) if type(version) is str else None
@@ -100,7 +100,7 @@ def decode_envelope(frame: bytes) -> Envelope:
             ),
             request_id,
         )
-    if type(payload) is not dict:
+    if payload is None:
         raise _refuse("payload", "expected an object")
     if kind == "request":
         return _read_request(payload, request_id)
@@ -115,8 +115,8 @@ def _read_request(payload: dict[str, Any], request_id: RequestId | None) -> Enve
     method = payload.get("method")
     if type(method) is not str or not method:
         raise _refuse("payload.method", "expected a string", request_id)
-    params = payload.get("params", {})
-    if type(params) is not dict:
+    params = as_object(payload.get("params", {}))
+    if params is None:
         raise _refuse("payload.params", "expected an object", request_id)
     timeout_ms = payload.get("timeoutMs")
     if timeout_ms is not None and not (
@@ -130,10 +130,10 @@ def _read_request(payload: dict[str, Any], request_id: RequestId | None) -> Enve
         raise _refuse(
             "payload.idempotencyKey", f"expected 1 to {MAX_KEY_LENGTH} characters", request_id
         )
-    meta = payload.get("meta")
-    if meta is not None and type(meta) is not dict:
+    meta = as_object(payload.get("meta", {}))
+    if meta is None:
         raise _refuse("payload.meta", "expected an object", request_id)
-    traceparent = meta.get("traceparent") if meta else None
+    traceparent = meta.get("traceparent")
     for name, value in params.items():
         if type(value) is str and "\0" in value and (name == "id" or name.endswith("Id")):
             raise _refuse(f"params.{name}", "NUL in an id", request_id)

@@ -30,10 +30,10 @@ class RateLimit:
             ``request.cancel``, ``ask.answer`` and ``ping``.
     """
 
-    max_requests: float = attrs.field(default=1200, validator=_positive)
+    max_requests: float = attrs.field(default=1200.0, validator=_positive)
     window_seconds: float = attrs.field(default=60.0, validator=_positive)
-    burst: float = attrs.field(default=100, validator=_positive)
-    reserve: float = attrs.field(default=20, validator=_positive)
+    burst: float = attrs.field(default=100.0, validator=_positive)
+    reserve: float = attrs.field(default=20.0, validator=_positive)
 
     @classmethod
     def parse(cls, text: str) -> RateLimit | None:

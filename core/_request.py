@@ -19,6 +19,7 @@ from .errors import (
     RequestTimeoutError,
     ServerError,
     WireError,
+    single_exception,
 )
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class Request:
             return
         try:
             data = codec.encode_json(codec.unstructure(result))
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - ends this request
             self.fail(exc)
             return
         limit = self.link.settings.max_send_frame_bytes
@@ -167,12 +168,5 @@ class Request:
                 self.succeed(await self.method.handler(self, params))
                 return
             self.fail(self.stop or RequestCancelledError("The request was cancelled"))
-        except Exception as exc:
-            self.fail(_single(exc))
-
-
-def _single(exc: Exception) -> Exception:
-    """Take the one error out of a nursery's group of one."""
-    while isinstance(exc, ExceptionGroup) and len(exc.exceptions) == 1:
-        exc = exc.exceptions[0]
-    return exc
+        except Exception as exc:  # noqa: BLE001 - ends this request
+            self.fail(single_exception(exc))

@@ -9,7 +9,7 @@ still becomes durable, and is still sent, in a shutdown.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any, Final
@@ -291,7 +291,7 @@ async def open_server(
     tls: TlsFiles | Any = None,
     allow_origins: Collection[str] = (),
     allow_hosts: Collection[str] = (),
-) -> AsyncIterator[Server]:
+) -> AsyncGenerator[Server]:
     """Run a whole server inside another Trio program, as long as the block lasts.
 
     Args:
@@ -315,7 +315,11 @@ async def open_server(
     from trialogue import __version__
 
     settings = settings or Settings()
-    agents = dict(agent) if isinstance(agent, Mapping) else {"default": agent}
+    agents: dict[str, Agent] = {}
+    if callable(agent):
+        agents["default"] = agent
+    else:
+        agents.update(agent)
     if not agents:
         raise SettingsError("a server needs at least one agent")
     if store is None:

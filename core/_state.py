@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, ClassVar
 
 import attrs
 
@@ -214,7 +214,7 @@ class SessionState:
         for record in entry.keys:
             self.keys[record.key] = (record, entry.timestamp, entry.seq)
         body = entry.body
-        fold = _FOLDS.get(type(body))
+        fold = self._folds.get(type(body))
         if fold is not None:
             fold(self, body, entry)
 
@@ -369,32 +369,32 @@ class SessionState:
         self.asks.pop(body.ask_id, None)
         self.last_activity_at = entry.timestamp
 
+    _folds: ClassVar[dict[type[EventBody], Callable[[SessionState, Any, Entry], None]]] = {
+        SessionCreated: _session_created,
+        SessionUpdated: _session_updated,
+        SessionClosed: _session_ended,
+        SessionExpired: _session_ended,
+        InputQueued: _input_queued,
+        InputDelivered: _input_delivered,
+        InputWithdrawn: _input_gone,
+        InputReturned: _input_gone,
+        TurnStarted: _turn_started,
+        TurnEnded: _turn_ended,
+        MessageCreated: _message_created,
+        MessageStarted: _message_started,
+        MessageCompleted: _message_completed,
+        ToolCalled: _tool_called,
+        ToolCompleted: _tool_completed,
+        AskOpened: _ask_opened,
+        AskClosed: _ask_closed,
+    }
+
 
 def _is_implied(message: Message) -> bool:
     """Whether the fold made this message to hold tool calls."""
-    return bool(message.tool_calls) and message.id == f"msg_{message.tool_calls[0].call_id}"
+    calls = message.tool_calls
+    return calls is not None and len(calls) > 0 and message.id == f"msg_{calls[0].call_id}"
 
 
 def _call_info(body: ToolCalled) -> ToolCallInfo:
     return ToolCallInfo(call_id=body.call_id, name=body.name, arguments=body.arguments)
-
-
-_FOLDS: Final[dict[type[EventBody], Callable[[SessionState, Any, Entry], None]]] = {
-    SessionCreated: SessionState._session_created,
-    SessionUpdated: SessionState._session_updated,
-    SessionClosed: SessionState._session_ended,
-    SessionExpired: SessionState._session_ended,
-    InputQueued: SessionState._input_queued,
-    InputDelivered: SessionState._input_delivered,
-    InputWithdrawn: SessionState._input_gone,
-    InputReturned: SessionState._input_gone,
-    TurnStarted: SessionState._turn_started,
-    TurnEnded: SessionState._turn_ended,
-    MessageCreated: SessionState._message_created,
-    MessageStarted: SessionState._message_started,
-    MessageCompleted: SessionState._message_completed,
-    ToolCalled: SessionState._tool_called,
-    ToolCompleted: SessionState._tool_completed,
-    AskOpened: SessionState._ask_opened,
-    AskClosed: SessionState._ask_closed,
-}

@@ -38,8 +38,4 @@ class Stats:
 
     def to_wire(self) -> dict[str, object]:
         """Give the counters by their wire names; those by name or code as objects."""
-        return {
-            camel_case(field.name): dict(value) if isinstance(value, Counter) else value
-            for field in attrs.fields(Stats)
-            for value in (getattr(self, field.name),)
-        }
+        return {camel_case(field.name): getattr(self, field.name) for field in attrs.fields(Stats)}

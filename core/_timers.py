@@ -38,9 +38,10 @@ class Timer:
         """Do not call it. Idempotent."""
         if self._callback is not None:
             self._callback = None
-            self._timers._dropped()
+            self._timers.note_cancelled()
 
-    def _fire(self) -> None:
+    def fire(self) -> None:
+        """Call it, once."""
         callback, self._callback = self._callback, None
         if callback is not None:
             callback()
@@ -66,7 +67,8 @@ class Timers:
             self._scope.deadline = deadline
         return timer
 
-    def _dropped(self) -> None:
+    def note_cancelled(self) -> None:
+        """One of the heap's timers will not be called."""
         self._cancelled += 1
         if self._cancelled >= _DROP_AT and self._cancelled * 2 > len(self._heap):
             self._heap = [item for item in self._heap if item[2]]
@@ -83,7 +85,7 @@ class Timers:
                     self._cancelled = max(0, self._cancelled - 1)
                     continue
                 try:
-                    timer._fire()
+                    timer.fire()
                 except Exception:
                     log.exception("a timer's callback failed")
             with trio.CancelScope() as self._scope:

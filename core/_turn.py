@@ -24,6 +24,7 @@ from .errors import (
     PayloadTooLargeError,
     RequestTimeoutError,
     WireError,
+    single_exception,
 )
 from .events import (
     CustomEvent,
@@ -394,7 +395,7 @@ class RunningTurn(Turn):
                 outcome = self._cancel_outcome
             else:
                 outcome, error = "failed", self._overtime()
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - ends this turn
             outcome, error = "failed", self._explain(exc)
         finally:
             # Also on the way out of a server that was cancelled from outside.
@@ -477,8 +478,7 @@ class RunningTurn(Turn):
             )
 
 
-def _find_wire_error(exc: BaseException) -> WireError | None:
+def _find_wire_error(exc: Exception) -> WireError | None:
     """Find the one error that was made to be shown, also in a group of nothing else."""
-    while isinstance(exc, BaseExceptionGroup) and len(exc.exceptions) == 1:
-        exc = exc.exceptions[0]
+    exc = single_exception(exc)
     return exc if isinstance(exc, WireError) else None

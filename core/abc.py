@@ -13,7 +13,7 @@ import enum
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import attrs
 import trio
@@ -212,8 +212,8 @@ class Listener(ABC):
         *,
         handler_nursery: trio.Nursery,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-    ) -> NoReturn:
-        """Accept until cancelled.
+    ) -> None:
+        """Accept until cancelled; does not return.
 
         Args:
             accept: Makes links.
@@ -292,8 +292,10 @@ class ConnectOptions:
 
 
 class Transport(ABC):
-    """One way for frames to travel. Found by URL scheme, through the ``trialogue.transports``
-    entry points; the object named there is an instance.
+    """One way for frames to travel.
+
+    Found by URL scheme, through the ``trialogue.transports`` entry points; the object named
+    there is an instance.
     """
 
     schemes: Sequence[str] = ()
@@ -322,6 +324,7 @@ class Transport(ABC):
 class Authenticator(Protocol):
     """Says who a credential names. Any async function of this shape will do."""
 
+    @abstractmethod
     async def __call__(self, credential: Credential, peer: PeerInfo, /) -> str:
         """Return the principal.
 

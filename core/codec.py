@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, Final, Literal, TypeVar, get_args, get_origin
 
 import attrs
 import cattrs
 from cattrs import Converter, transform_error
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
-from ._json import JsonError, decode_strict, encode_json
+from ._json import JsonError, as_array, as_object, decode_strict, encode_json
 from .errors import InvalidRequestError
 
 __all__ = [
@@ -70,13 +70,17 @@ def _make_converter(*, detailed: bool) -> Converter:
     def tuple_hook(cls: Any) -> Callable[[Any, Any], Any]:
         (item, _) = get_args(cls)
         structure_item = converter.get_structure_hook(item)
+        list_of_items: Any = list.__class_getitem__(item)
 
         def hook(value: Any, _: Any) -> Any:
-            if type(value) is not list:
+            elements = as_array(value)
+            if elements is None:
                 raise TypeError("expected a list")
-            if not detailed:
-                return tuple(structure_item(element, item) for element in value)
-            return tuple(converter.structure(value, list[item]))
+            if detailed:
+                # Through cattrs' own list, which notes the index of what does not fit.
+                elements = converter.structure(elements, list_of_items)
+                return tuple(elements)
+            return tuple(structure_item(element, item) for element in elements)
 
         return hook
 
@@ -86,23 +90,25 @@ def _make_converter(*, detailed: bool) -> Converter:
         structure_item = None if item is Any else converter.get_structure_hook(item)
 
         def hook(value: Any, _: Any) -> Any:
-            if type(value) is not dict:
+            members = as_object(value)
+            if members is None:
                 raise TypeError("expected an object")
             if structure_item is None:
-                return value
-            return {name: structure_item(element, item) for name, element in value.items()}
+                return members
+            return {name: structure_item(element, item) for name, element in members.items()}
 
         return hook
 
-    converter.register_structure_hook_factory(
-        attrs.has,
-        lambda cls: make_dict_structure_fn(
+    def structure_class(cls: type[Any]) -> Callable[[Any, Any], Any]:
+        return make_dict_structure_fn(
             cls, converter, _cattrs_detailed_validation=detailed, **overrides(cls)
-        ),
-    )
-    converter.register_unstructure_hook_factory(
-        attrs.has, lambda cls: make_dict_unstructure_fn(cls, converter, **overrides(cls))
-    )
+        )
+
+    def unstructure_class(cls: type[Any]) -> Callable[[Any], Any]:
+        return make_dict_unstructure_fn(cls, converter, **overrides(cls))
+
+    converter.register_structure_hook_factory(attrs.has, structure_class)
+    converter.register_unstructure_hook_factory(attrs.has, unstructure_class)
     converter.register_structure_hook_factory(_is_tuple, tuple_hook)
     converter.register_structure_hook_factory(_is_mapping, mapping_hook)
     # JSON values inside the classes are JSON already.
@@ -111,9 +117,7 @@ def _make_converter(*, detailed: bool) -> Converter:
     converter.register_structure_hook(int, _strict(int, "an integer", int))
     converter.register_structure_hook(float, _strict(float, "a number", float, int))
     converter.register_structure_hook(bool, _strict(bool, "a boolean", bool))
-    converter.register_structure_hook_func(
-        lambda cls: cls in (str | int, Union[str, int]), _structure_request_id
-    )
+    converter.register_structure_hook_func(lambda cls: cls == str | int, _structure_request_id)
     return converter
 
 
@@ -167,12 +171,12 @@ def _find_issues(value: Any, cls: type[Any], place: str) -> list[dict[str, str]]
         _detailed.structure(value, cls)
     except cattrs.BaseValidationError as exc:
         lines = transform_error(exc, path=place or "$", format_exception=_describe)
-        issues = []
+        issues: list[dict[str, str]] = []
         for line in lines:
             message, _, path = line.rpartition(" @ ")
             issues.append({"path": _wire_path(path), "message": message})
         return issues
-    except Exception as exc:
+    except Exception as exc:  # noqa: BLE001 - any refusal
         return [{"path": place or "$", "message": _describe(exc, None)}]
     return [{"path": place or "$", "message": "invalid"}]
 

@@ -14,7 +14,7 @@ TrialogueError
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, cast
 
 __all__ = [
     "AgentError",
@@ -50,6 +50,7 @@ __all__ = [
     "UnsupportedVersionError",
     "WireError",
     "error_from_wire",
+    "single_exception",
 ]
 
 
@@ -304,6 +305,12 @@ _BY_CODE: Final[dict[str, type[WireError]]] = {
 }
 
 
+def single_exception(exc: Exception) -> Exception:
+    """Take the one exception out of a nursery's group of one."""
+    inner: tuple[Exception, ...] = getattr(exc, "exceptions", ())
+    return single_exception(inner[0]) if len(inner) == 1 else exc
+
+
 def error_from_wire(error: Mapping[str, Any]) -> WireError:
     """Make the exception for an ``error`` member. A code of a later version is a `ServerError`."""
     code = error.get("code")
@@ -312,6 +319,6 @@ def error_from_wire(error: Mapping[str, Any]) -> WireError:
     cls = _BY_CODE.get(code, ServerError) if isinstance(code, str) else ServerError
     return cls(
         message if isinstance(message, str) else str(code),
-        data=data if isinstance(data, Mapping) else None,
+        data=cast("Mapping[str, Any]", data) if isinstance(data, Mapping) else None,
         retryable=error.get("retryable") is True,
     )

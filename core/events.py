@@ -237,7 +237,7 @@ class ToolCalled(EventBody):
     call_id: str
     turn_id: str
     name: str
-    arguments: JsonObject = attrs.field(factory=dict)
+    arguments: JsonObject = attrs.field(factory=dict[str, Any])
     child_session_id: str | None = None
 
 
@@ -335,7 +335,7 @@ class CustomEvent(EventBody):
     """An agent's own event, or one of a later version of the protocol. ``name`` is its type."""
 
     name: str
-    data: JsonObject = attrs.field(factory=dict)
+    data: JsonObject = attrs.field(factory=dict[str, Any])
 
 
 DURABLE_EVENTS: Final[tuple[type[EventBody], ...]] = (

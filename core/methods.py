@@ -92,7 +92,7 @@ class Credential:
 class Hello:
     client: ClientInfo | None = None
     auth: Credential | None = None
-    capabilities: JsonObject = attrs.field(factory=dict)
+    capabilities: JsonObject = attrs.field(factory=dict[str, Any])
 
 
 @attrs.frozen(kw_only=True)
@@ -147,7 +147,7 @@ class RequestCancelResult:
 class SessionCreate:
     config: SessionConfig = attrs.field(factory=SessionConfig)
     name: str | None = None
-    metadata: JsonObject = attrs.field(factory=dict)
+    metadata: JsonObject = attrs.field(factory=dict[str, Any])
 
 
 @attrs.frozen(kw_only=True)
@@ -213,7 +213,7 @@ class ToolOffer:
 
     name: str
     description: str = ""
-    schema: JsonObject = attrs.field(factory=dict)
+    schema: JsonObject = attrs.field(factory=dict[str, Any])
     effect: Literal["none", "idempotent", "unsafe"] = "unsafe"
 
 

@@ -109,7 +109,7 @@ class ToolCallInfo:
 
     call_id: str
     name: str
-    arguments: JsonObject = attrs.field(factory=dict)
+    arguments: JsonObject = attrs.field(factory=dict[str, Any])
 
 
 @attrs.frozen(kw_only=True)
@@ -163,7 +163,7 @@ class Session:
     active_turn_id: str | None = None
     queued_count: int = 0
     summary: str | None = None
-    metadata: JsonObject = attrs.field(factory=dict)
+    metadata: JsonObject = attrs.field(factory=dict[str, Any])
     parent: ParentRef | None = None
     forked_from: ForkedFrom | None = None
 

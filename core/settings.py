@@ -16,7 +16,7 @@ MIB = 1024 * 1024
 
 
 def _at_least(low: float) -> Any:
-    def check(_: object, attribute: attrs.Attribute[float], value: float) -> None:
+    def check(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= low:
             raise ValueError(f"{attribute.name} must be at least {low:g}, not {value!r}")
 
