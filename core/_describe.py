@@ -104,8 +104,8 @@ def describe(registry: Registry, agents: Mapping[str, Agent], default_agent: str
             shown["params"] = json_schema(method.params, definitions)
         if method.result is not None:
             shown["result"] = json_schema(method.result, definitions)
-        if method.handler.__doc__:
-            shown["description"] = inspect.cleandoc(method.handler.__doc__).partition("\n")[0]
+        if method.description:
+            shown["description"] = method.description
         methods[name] = shown
     return {
         "protocol": PROTOCOL_VERSION,

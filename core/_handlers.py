@@ -93,28 +93,32 @@ def _on_session(request: Request, params: Any) -> Any:
     return LATER
 
 
-for _name in (
-    "session.get",
-    "session.subscribe",
-    "session.unsubscribe",
-    "event.list",
-    "message.list",
-    "input.list",
-):
-    _method(_name)(_on_session)
-for _name in (
-    "session.update",
-    "session.close",
-    "session.delete",
-    "session.fork",
-    "session.checkpoint",
-    "message.send",
-    "message.stream",
-    "message.add",
-):
-    _method(_name, while_draining=False)(_on_session)
-_method("turn.cancel", is_counted=False, is_reserved=True)(_on_session)
-_method("input.withdraw", is_counted=False)(_on_session)
+_READS: Final = {
+    "session.get": "Give a session.",
+    "session.subscribe": "Send the session's events after a cursor, then as they come.",
+    "session.unsubscribe": "Send no more events of the session.",
+    "event.list": "Give a page of the session's durable events.",
+    "message.list": "Give a page of the session's messages.",
+    "input.list": "Give the queued inputs.",
+}
+_COMMANDS: Final = {
+    "session.update": "Change a session's name, configuration, summary or metadata.",
+    "session.close": "Cancel the turn, return queued inputs, and close the session.",
+    "session.delete": "Close the session, then remove it for good.",
+    "session.fork": "Copy a session's messages into a new one.",
+    "session.checkpoint": "Mark a place in the session's log.",
+    "message.send": "Give the agent an input; with `wait`, answer at the turn's end.",
+    "message.stream": "Give the agent an input, and subscribe to what comes of it.",
+    "message.add": "Add a message to the history without a turn.",
+}
+for _name, _description in _READS.items():
+    _method(_name, _description)(_on_session)
+for _name, _description in _COMMANDS.items():
+    _method(_name, _description, while_draining=False)(_on_session)
+_method(
+    "turn.cancel", "Cancel a turn; answered when it has ended.", is_counted=False, is_reserved=True
+)(_on_session)
+_method("input.withdraw", "Take back a queued input.", is_counted=False)(_on_session)
 
 
 @_method("request.cancel", is_counted=False, is_reserved=True)

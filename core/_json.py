@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeGuard
 
 import msgspec
 
@@ -72,16 +72,22 @@ _decoder: Final = json.JSONDecoder(
 )
 
 
+def _is_object(value: object) -> TypeGuard[dict[str, Any]]:
+    return type(value) is dict
+
+
+def _is_array(value: object) -> TypeGuard[list[Any]]:
+    return type(value) is list
+
+
 def as_object(value: Any) -> dict[str, Any] | None:
     """Give a JSON object as what it is, None for any other value."""
-    members: dict[str, Any] | None = value if type(value) is dict else None
-    return members
+    return value if _is_object(value) else None
 
 
 def as_array(value: Any) -> list[Any] | None:
     """Give a JSON array as what it is, None for any other value."""
-    array: list[Any] | None = value if type(value) is list else None
-    return array
+    return value if _is_array(value) else None
 
 
 def _depth(value: Any) -> int:

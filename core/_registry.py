@@ -32,6 +32,7 @@ class Method:
     Attributes:
         params: The attrs class of its parameters; None takes the object as it is.
         result: The attrs class of its result, for descriptions.
+        description: One line, for ``server.describe``.
         handler: ``(request, params)``. Its result is the answer, `LATER` if that comes by itself.
         is_async: It waits: it is run as a task with a cancel scope.
         is_counted: It counts against ``maxInFlight`` while it is unanswered.
@@ -43,6 +44,7 @@ class Method:
     params: type[Any] | None
     result: type[Any] | None
     handler: Callable[[Any, Any], Any]
+    description: str = ""
     is_async: bool = False
     is_counted: bool = True
     is_reserved: bool = False
@@ -58,6 +60,7 @@ class Registry:
     def add(
         self,
         name: str,
+        description: str = "",
         *,
         is_counted: bool = True,
         is_reserved: bool = False,
@@ -72,6 +75,7 @@ class Registry:
                 params=params,
                 result=result,
                 handler=handler,
+                description=description or _first_line(handler),
                 is_async=inspect.iscoroutinefunction(handler),
                 is_counted=is_counted,
                 is_reserved=is_reserved,
@@ -101,10 +105,15 @@ class Registry:
                 params=_params_class(name, handler),
                 result=None,
                 handler=handler,
+                description=_first_line(handler),
                 is_async=inspect.iscoroutinefunction(handler),
                 while_draining=False,
             )
         return registry
+
+
+def _first_line(handler: Callable[[Any, Any], Any]) -> str:
+    return (inspect.getdoc(handler) or "").partition("\n")[0]
 
 
 def _params_class(name: str, handler: Callable[[Any, Any], Any]) -> type[Any] | None:

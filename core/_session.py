@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import trio
 
-from ._clock import utc_now
+from ._clock import utc_before, utc_now
 from ._command import Command, KeyClaim, Reply
 from ._feed import SessionFeed
 from ._ids import new_id
@@ -85,7 +85,7 @@ class LiveSession:
         self.id = session_id
         self.settings = host.settings
         self.feed = feed
-        self.state = SessionState(session_id)
+        self.state = SessionState(session_id, keeps_keys=True)
         self.journal = Journal(
             feed, self.state, spawn=host.spawn_writer, on_failure=self._journal_failed
         )
@@ -344,6 +344,7 @@ class LiveSession:
 
     def _is_repeat(self, command: Command, claim: KeyClaim, reply: Reply) -> bool:
         """Answer a request whose effect its key says is there already (PROTOCOL §7)."""
+        self.state.forget_keys(utc_before(self.settings.idempotency_seconds))
         known = self.state.keys.get(claim.key)
         if known is None:
             return False

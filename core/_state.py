@@ -53,9 +53,15 @@ __all__ = ["SessionState"]
 
 
 class SessionState:
-    """One session at one position of its log."""
+    """One session at one position of its log.
+
+    Args:
+        session_id: The session's.
+        keeps_keys: Keep idempotency keys: for whoever decides, not for readers.
+    """
 
     __slots__ = (
+        "_keeps_keys",
         "active_turn_id",
         "asks",
         "config",
@@ -83,8 +89,9 @@ class SessionState:
         "usage",
     )
 
-    def __init__(self, session_id: str) -> None:
+    def __init__(self, session_id: str, *, keeps_keys: bool = False) -> None:
         self.session_id = session_id
+        self._keeps_keys = keeps_keys
         self.owner: str | None = None
         self.name: str | None = None
         self.config = SessionConfig()
@@ -211,19 +218,21 @@ class SessionState:
         if entry.term != self.term or not self.term_starts:
             self.term = entry.term
             self.term_starts.append((entry.term, entry.seq))
-        for record in entry.keys:
-            self.keys[record.key] = (record, entry.timestamp, entry.seq)
+        if self._keeps_keys:
+            for record in entry.keys:
+                self.keys[record.key] = (record, entry.timestamp, entry.seq)
         body = entry.body
         fold = self._folds.get(type(body))
         if fold is not None:
             fold(self, body, entry)
 
     def forget_keys(self, before: str) -> None:
-        """Drop idempotency keys of entries older than a time (RFC 3339)."""
-        for key, (_, timestamp, _seq) in list(self.keys.items()):
-            if timestamp >= before:
-                break
-            del self.keys[key]
+        """Drop idempotency keys of entries older than a time (RFC 3339). Oldest come first."""
+        while self.keys:
+            oldest = next(iter(self.keys))
+            if self.keys[oldest][1] >= before:
+                return
+            del self.keys[oldest]
 
     def _session_created(self, body: SessionCreated, entry: Entry) -> None:
         session = body.session
