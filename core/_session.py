@@ -362,7 +362,15 @@ class LiveSession:
                 return
             result = structure(record.result, MessageSendResult)
             if isinstance(command.params, MessageSend) and command.params.wait:
-                self._wait_turn(reply, result)
+                published = self.feed.state
+                if result.input_id in published.input_turns or any(
+                    info.input_id == result.input_id for info in published.inputs
+                ):
+                    self._wait_turn(reply, result)
+                elif published.ended is not None:
+                    reply.fail(SessionClosedError(f"Session closed: {self.id}"))
+                else:
+                    reply.fail(RequestCancelledError("The input was withdrawn"))
                 return
             reply.succeed(result)
             if isinstance(command.params, MessageStream) and command.connection is not None:
