@@ -465,7 +465,7 @@ async def test_turn_that_does_not_end_after_its_cancel_stays_running(
     loopback: Connect, autojump_clock: MockClock
 ) -> None:
     """§5.5: it is counted after 5 s, no false turn.ended is written, and the true one comes."""
-    async with loopback(scripted([Wait(60, stubborn=True)])) as peer:
+    async with loopback(scripted([Wait(60, stubborn=True), "Too late."])) as peer:
         sid = (await peer.call("session.create"))["id"]
         await peer.call("message.stream", sessionId=sid, content="hi")
         await peer.expect_event(sid, "message.created")
@@ -481,6 +481,29 @@ async def test_turn_that_does_not_end_after_its_cancel_stays_running(
         assert trio.current_time() - start == pytest.approx(60, abs=0.1)
         assert ended["data"]["outcome"] == "cancelled"
         assert (await peer.expect_result(cancel))["cancelled"] is True
+
+
+async def test_turn_that_completed_before_it_saw_its_cancel_is_completed(
+    connect: Connect,
+) -> None:
+    """§4, §5.5: one outcome, and the cancel's answer says the same."""
+    puppet = Puppet()
+    async with connect(puppet) as peer:
+        sid, led = await begin(peer, puppet)
+
+        async def ignore_all(turn: Turn) -> None:
+            with trio.CancelScope(shield=True):
+                await hold.wait()
+
+        hold = trio.Event()
+        led.start(ignore_all)
+        led.finish()
+        cancel = await peer.send_request("turn.cancel", sessionId=sid)
+        await peer.ping()
+        hold.set()
+        ended = await peer.expect_event(sid, "turn.ended")
+        cancelled = (await peer.expect_result(cancel))["cancelled"]
+        assert cancelled is (ended["data"]["outcome"] == "cancelled")
 
 
 async def test_two_sessions_run_at_once(connect: Connect) -> None:
