@@ -196,11 +196,14 @@ class SessionState:
 
     def last_assistant_message(self, turn_id: str) -> Message | None:
         """Give the last text of a turn's assistant, None if it wrote none."""
+        is_past_later_turns = False
         for message in reversed(self.messages):
-            if message.turn_id == turn_id and message.role == "assistant":
-                if message.kind == "text" and not _is_implied(message):
+            if message.turn_id == turn_id:
+                is_past_later_turns = True
+                is_text = message.role == "assistant" and message.kind == "text"
+                if is_text and not _is_implied(message):
                     return message
-            elif message.turn_id not in (turn_id, None):
+            elif is_past_later_turns and message.turn_id is not None:
                 break
         return None
 
