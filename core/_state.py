@@ -229,6 +229,15 @@ class SessionState:
         if fold is not None:
             fold(self, body, entry)
 
+    def remember_keys(self, records: tuple[KeyRecord, ...], timestamp: str) -> None:
+        """Keep the keys of a request that no entry carries, since it changed nothing.
+
+        They are gone with this state: what they keep from happening is a repeat's surprise, no
+        second effect.
+        """
+        for record in records:
+            self.keys.setdefault(record.key, (record, timestamp, self.seq))
+
     def forget_keys(self, before: str) -> None:
         """Drop idempotency keys of entries older than a time (RFC 3339). Oldest come first."""
         while self.keys:
