@@ -27,9 +27,9 @@ async def main() -> None:
         trialogue.connect(server.endpoints[0]) as client,
     ):
         session = await client.create_session()
-        answer = await client.send_message(session.id, "!dlroW olleH")
-        print(answer.content)
-        assert "Hello World!" in answer.content
+        turn = await client.send_message(session.id, "!dlroW olleH")
+        assert turn.message is not None
+        print(turn.message.content)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A client in ten lines. `python client.py ws://127.0.0.1:8765` talks to a server of yours."""
+"""A client: connect, begin a session, follow an answer. `python client.py ws://127.0.0.1:8765` talks to a server of yours."""
 
 import sys
 
@@ -6,6 +6,7 @@ import trio
 
 import trialogue
 from trialogue.agents.demo import demo
+from trialogue.client import ErrorChunk, TextChunk, ToolChunk
 
 
 async def talk(url: str) -> None:
@@ -14,7 +15,16 @@ async def talk(url: str) -> None:
         session = await client.create_session()
         async with client.stream_message(session.id, "What is 12 * (3 + 4)?") as chunks:
             async for chunk in chunks:
-                print(chunk)
+                match chunk:
+                    case TextChunk():
+                        print(chunk.text, end="", flush=True)
+                    case ToolChunk(state="called"):
+                        print(f"[{chunk.name} {chunk.arguments}]")
+                    case ErrorChunk():
+                        raise chunk.error
+                    case _:
+                        pass
+        print()
 
 
 async def main() -> None:

@@ -43,11 +43,12 @@ async def main() -> None:
                 session = await customer.create_session(name="a customer")
                 await trio.sleep(0.5)
                 for text in ("Hello!", "How many loaves do you have?"):
-                    answer = await customer.send_message(session.id, text)
-                    print(f"> {text}\n{answer.content}")
+                    turn = await customer.send_message(session.id, text)
+                    assert turn.message is not None
+                    print(f"> {text}\n{turn.message.content}")
                 # The same session, seen from inside the program.
-                messages = await owner.list_messages(session.id)
-                print(f"The owner has overheard {len(messages.messages)} messages.")
+                overheard = await owner.list_messages(session.id)
+                print(f"The owner has overheard {len(overheard.messages)} messages.")
         # Here every turn has ended, everything is written, and every connection is closed.
         print("closed; the bread is still being baked:", shop.loaves, "loaves")
         nursery.cancel_scope.cancel(reason="the day is over")
