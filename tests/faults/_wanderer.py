@@ -95,7 +95,7 @@ class Wanderer:
             nursery.start_soon(self._read)
             if not self.world.over.is_set():
                 lifetime = rng.choice((0.0, 0.001, 0.005, 0.02, 0.05))
-                with trio.move_on_after(lifetime) as scope:
+                with trio.move_on_after(lifetime * self.world.shape.pace) as scope:
                     await self._come_back()
                     while not self.world.over.is_set():
                         await self._pause()

@@ -53,6 +53,7 @@ __all__ = [
     "open_caller",
     "run_schedules",
     "run_seeded",
+    "run_together",
 ]
 
 T = TypeVar("T")
@@ -73,6 +74,7 @@ class Shape:
         page: Entries that are read from the store at a time.
         inbox: What a loopback connection holds on its way, in bytes.
         seconds: How long the clients go on.
+        pace: How much longer than on loopback a client stays.
     """
 
     seed: int
@@ -86,6 +88,7 @@ class Shape:
     sessions: int
     clients: int
     seconds: float
+    pace: float
 
 
 def make_shape(seed: int, *, is_real: bool = False) -> Shape:
@@ -127,7 +130,8 @@ def make_shape(seed: int, *, is_real: bool = False) -> Shape:
         inbox=rng.choice((150, 2000, 16 * 1024)) if is_big else rng.choice((200, 700, 4000)),
         sessions=rng.choice((1, 1, 2)) if is_big else 1,
         clients=rng.randint(2, 3) if is_big else 2,
-        seconds=0.08 if is_real else rng.choice((0.03, 0.1) if is_big else (0.005, 0.01, 0.02)),
+        pace=6 if is_real else 1,
+        seconds=0.25 if is_real else rng.choice((0.03, 0.1) if is_big else (0.005, 0.01, 0.02)),
     )
 
 
@@ -248,8 +252,10 @@ async def open_caller(
 class World:
     """A server with its sessions, and what is known of them."""
 
-    def __init__(self, shape: Shape, hits: Counter[str]) -> None:
+    def __init__(self, shape: Shape, hits: Counter[str], *, is_alone: bool = True) -> None:
         self.shape = shape
+        #: Nothing else runs meanwhile: what tasks there are afterwards are this one's.
+        self.is_alone = is_alone
         self.hits = hits
         self.rng = random.Random(f"world {shape.seed}")
         self.agent = RandomAgent(shape.seed, shape.profile, hits)
@@ -288,7 +294,7 @@ class World:
             self._check_logs(logs)
             await self._wait_gone()
         left = trio.lowlevel.current_statistics().tasks_living
-        if left != tasks:
+        if self.is_alone and left != tasks:
             raise ViolationError(f"{left - tasks} tasks are left")
 
     async def _run_clients(self) -> None:
@@ -414,3 +420,23 @@ def _leaves(exc: BaseException) -> Iterator[BaseException]:
             yield from _leaves(inner)
     else:
         yield exc
+
+
+async def run_together(url: str, shapes: Iterable[Shape], hits: Counter[str], limit: int) -> None:
+    """Run schedules over a real transport, ``limit`` of them at a time.
+
+    Raises:
+        ScheduleError: One failed.
+    """
+    turnstile = trio.CapacityLimiter(limit)
+
+    async def run(shape: Shape) -> None:
+        async with turnstile:
+            try:
+                await World(shape, hits, is_alone=False).run(url)
+            except Exception as exc:
+                raise ScheduleError(f"--seed {shape.seed}: {first_cause(exc)}") from exc
+
+    async with trio.open_nursery() as nursery:
+        for shape in shapes:
+            nursery.start_soon(run, shape)

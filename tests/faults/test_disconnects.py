@@ -12,6 +12,7 @@ from typing import Any
 
 import attrs
 import pytest
+import trio
 
 from trialogue.core._cursor import Cursor
 from trialogue.core._feed import SessionFeed
@@ -19,12 +20,21 @@ from trialogue.core._journal import Journal
 from trialogue.core.abc import Connection
 
 from ._mirror import ViolationError
-from ._world import ScheduleError, Shape, first_cause, instrumented, make_shape, run_schedules
+from ._world import (
+    ScheduleError,
+    Shape,
+    apply_shape,
+    first_cause,
+    instrumented,
+    make_shape,
+    run_schedules,
+    run_together,
+)
 
 #: In the ordinary run, on each of the two stores.
 SCHEDULES = 1000
 #: On each of the real transports.
-REAL_SCHEDULES = 150
+REAL_SCHEDULES = 110
 #: At once, on a real transport.
 CONCURRENT = 10
 
@@ -87,6 +97,33 @@ def test_clients_that_drop_and_come_back_see_every_event_once(
         require(
             hits, scale, drops_with_an_append_in_flight=1200, cancels_with_an_append_in_flight=80
         )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["tcp", "ws"])
+def test_they_do_so_on_sockets_too(scheme: str, seed: int, scale: int) -> None:
+    hits: Counter[str] = Counter()
+    shapes = [
+        make_shape(number, is_real=True) for number in range(seed, seed + REAL_SCHEDULES * scale)
+    ]
+    with instrumented(hits) as patch:
+        apply_shape(attrs.evolve(shapes[0], tail=4, page=8), patch)
+        trio.run(run_together, f"{scheme}://127.0.0.1:0", shapes, hits, CONCURRENT)
+    require(
+        hits,
+        scale,
+        drops=150,
+        drops_in_the_middle_of_a_message=8,
+        drops_with_requests_unanswered=150,
+        drops_with_an_append_in_flight=40,
+        requests_repeated_under_their_key=150,
+        cursors_that_fell_behind=50,
+        pages_from_the_store=500,
+        resyncs=10,
+        syncs_in_the_middle_of_a_message=6,
+        messages_assembled_from_deltas=70,
+        cancels=50,
+    )
 
 
 # -- controls: what is broken on purpose has to be noticed ----------------------------------------
