@@ -312,6 +312,8 @@ class LocalHost(SessionHost):
                 lambda: reply.succeed(session.feed.state.session()),
                 lambda _: None,
             )
+        # Again, now that its own idle time is known.
+        self.look_after(session)
         self._prune_soon()
 
     def _is_repeat(self, claim: KeyClaim, principal: str | None, reply: Reply) -> bool:
