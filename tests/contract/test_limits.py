@@ -178,7 +178,8 @@ async def test_rate_of_a_principal_holds_over_its_connections(connect: Connect) 
 
 
 async def status(peer: ProtocolPeer, sid: str) -> str:
-    return (await peer.call("session.get", sessionId=sid))["status"]
+    session = await peer.call("session.get", sessionId=sid)
+    return str(session["status"])
 
 
 async def test_idle_session_expires_just_at_its_time(
@@ -346,9 +347,7 @@ async def test_input_above_max_queued_inputs_is_refused(connect: Connect) -> Non
     """§11: OVERLOADED, whatever its policy; withdrawing one makes room."""
     async with connect(for_ever, max_queued_inputs=2) as peer:
         sid = (await peer.call("session.create"))["id"]
-        sent = [
-            await peer.call("message.send", sessionId=sid, content=str(n)) for n in range(3)
-        ]
+        sent = [await peer.call("message.send", sessionId=sid, content=str(n)) for n in range(3)]
         assert [result["state"] for result in sent] == ["started", "queued", "queued"]
         for policy in ("queue", "steer", "interrupt"):
             error = await peer.refused(
@@ -471,7 +470,7 @@ async def test_answer_above_max_send_frame_bytes_is_an_error(connect: Connect) -
     """§11: PAYLOAD_TOO_LARGE, and the connection lives on."""
 
     def answer(request: Request, params: dict[str, Any]) -> str:
-        return "x" * params["size"]
+        return "x" * int(params["size"])
 
     async with connect(methods={"_large": answer}, max_send_frame_bytes=64 * KIB) as peer:
         assert len(await peer.call("_large", size=63 * KIB)) == 63 * KIB
