@@ -56,7 +56,7 @@ class StreamConnection(Outbox, Connection):
     def open_link(self, accept: Acceptor) -> Link:
         """Make the core's end. Posts come from now on."""
         link = self._link = accept.link(self)
-        link.on_ready = self.ready  # type: ignore[misc] # a slot of the subclass
+        link.on_ready = self.ready
         return link
 
     def close_link(self) -> None:

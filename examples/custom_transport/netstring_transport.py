@@ -157,7 +157,7 @@ class NetstringConnection(Connection):
     async def run(self, accept: Acceptor) -> None:
         """Be the connection's task: make the link, read and write, see it closed."""
         link = accept.link(self)
-        link.on_ready = self._go_on  # type: ignore[misc] # a slot of the core's own links
+        link.on_ready = self._go_on
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
