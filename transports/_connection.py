@@ -123,12 +123,12 @@ async def run_connection(
         with connection_boundary(connection):
             await drive()
         with connection_boundary(connection):
-            connection.close_link()
             await connection.say_goodbye()
     finally:
         connection.wire.close()
         connection.kill()
         with connection_boundary(connection):
+            # Last: a server that shuts down waits for its links, and then ends the tasks.
             connection.close_link()
 
 
