@@ -146,6 +146,8 @@ class LocalHost(SessionHost):
         self._created: dict[tuple[str | None, str], tuple[KeyClaim, str, float]] = {}
         self._subscribed: dict[Connection, dict[str, SessionFeed]] = {}
         self._all_ended: trio.Event | None = None
+        self._writing = 0
+        self._all_written: trio.Event | None = None
         self._is_pruning = False
         idle = settings.idle_timeout_seconds
         if idle is None:
@@ -401,7 +403,7 @@ class LocalHost(SessionHost):
                 reply.fail(SessionNotFoundError(f"Session not found: {session.id}"))
 
         # It may wait for a turn that does not end.
-        reply.on_abandon = lambda _reason: None
+        reply.when_abandoned(lambda _reason: None)
         session.close("deleted by a client", closed)
 
     # -- reading -----------------------------------------------------------------------------
@@ -517,7 +519,22 @@ class LocalHost(SessionHost):
 
     def spawn_writer(self, task: Callable[[], Awaitable[None]]) -> None:
         """Run something that outlives requests and turns."""
-        self._writers.start_soon(task)
+        self._writing += 1
+        self._writers.start_soon(self._write, task)
+
+    async def _write(self, task: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await task()
+        finally:
+            self._writing -= 1
+            if not self._writing and self._all_written is not None:
+                self._all_written.set()
+
+    async def wait_written(self) -> None:
+        """Wait until nothing is on its way to or from the store."""
+        while self._writing:
+            self._all_written = trio.Event()
+            await self._all_written.wait()
 
     def spawn_turn(self, session: LiveSession, turn: RunningTurn) -> None:
         """Run a turn as a task under this host's sessions."""
