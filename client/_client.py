@@ -66,7 +66,7 @@ from ..core.models import (
     SessionStatus,
     WhenBusy,
 )
-from ..core.plugins import find_transport
+from ..core import plugins
 from ._event_stream import AllEvents, EventStream
 from ._events import Event, EventPage, read_event
 from ._pages import Pages
@@ -130,7 +130,7 @@ class Client:
         credential = Credential(scheme="bearer", token=token) if isinstance(token, str) else token
         self.request_seconds = request_seconds
         self._uplink = Uplink(
-            find_transport(url),
+            plugins.find_transport(url),
             url,
             options=ConnectOptions(connect_seconds=connect_seconds, credential=credential, tls=tls),
             hello=Hello(client=ClientInfo(name=name, version=_version()), auth=credential),
@@ -700,8 +700,13 @@ async def connect(
             finally:
                 await client.aclose()
     except BaseExceptionGroup as group:
-        if failure is not None and group.exceptions == (failure,):
-            raise failure from failure.__cause__
+        only = group.exceptions[0]
+        # Trio makes a new group of one that it looked for cancellations in.
+        is_of_the_block = only is failure or (
+            isinstance(only, BaseExceptionGroup) and isinstance(failure, BaseExceptionGroup)
+        )
+        if len(group.exceptions) == 1 and is_of_the_block:
+            raise only from only.__cause__
         raise
 
 
