@@ -82,6 +82,12 @@ class FakePeer:
         assert request["method"] == method, request
         return request
 
+    async def wait_received(self, count: int) -> None:
+        """Wait until so many requests have come that nobody took."""
+        with trio.fail_after(100):
+            while len(self.received) < count:
+                await self._arrival.wait()
+
     async def wait_logged(self, kind: str) -> dict[str, Any]:
         """Wait for an envelope of this type, and give its payload."""
         with trio.fail_after(100):
