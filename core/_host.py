@@ -37,7 +37,6 @@ from .errors import (
     MessageNotFoundError,
     OverloadedError,
     SessionNotFoundError,
-    TrialogueError,
 )
 from .events import MessageCreated, SessionCreated, SessionDeleted
 from .log import Entry, KeyRecord, Position
@@ -192,7 +191,7 @@ class LocalHost(SessionHost):
                     # Nobody sees a turn as running that was interrupted.
                     await session.journal.wait_published()
                 waiting.popleft().run(session)
-        except (TrialogueError, OSError) as exc:
+        except Exception as exc:  # noqa: BLE001 - ends those requests
             for work in waiting:
                 work.fail(exc)
         finally:
@@ -392,7 +391,7 @@ class LocalHost(SessionHost):
         async def remove() -> None:
             try:
                 existed = await self._store.delete(session.id)
-            except (TrialogueError, OSError) as exc:
+            except Exception as exc:  # noqa: BLE001 - ends this request
                 reply.fail(exc)
                 return
             self.sessions.pop(session.id, None)
@@ -654,7 +653,7 @@ class LocalHost(SessionHost):
                 in_use = {s.id for s in self.sessions.values() if s.is_in_use} | set(self._opening)
                 for session_id in await self._store.prune(keep=keep, protect=in_use):
                     self.sessions.pop(session_id, None)
-            except (TrialogueError, OSError):
+            except Exception:
                 log.exception("pruning failed")
             finally:
                 self._is_pruning = False
