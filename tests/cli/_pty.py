@@ -147,6 +147,10 @@ class TerminalProcess:
             assert time.monotonic() < deadline, f"no {text!r} in:\n{self.text}"
             assert self._read(0.1) is not False, f"it ended without {text!r}:\n{self.text}"
 
+    def see(self, text: str) -> None:
+        """Wait until a text stands anywhere on the paper: what logs print has no fixed place."""
+        self._wait_until(text, lambda: self.text)
+
     def wait_for(self, text: str) -> str:
         """Wait until a text stands there for good, after what was waited for before.
 
