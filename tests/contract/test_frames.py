@@ -56,7 +56,7 @@ MALFORMED: dict[str, tuple[bytes, str | int | None]] = {
     "surrogates the wrong way round": (request(b'{"a":"\\ude00\\ud83d"}'), "x"),
     "a lone surrogate as a name": (request(b'{"\\uD83D":1}'), "x"),
     "33 levels": (nested(33), "x"),
-    "10,000 levels": (nested(10_000), "x"),
+    "2,000 levels": (nested(2000), "x"),
     "a control character in a string": (request(b'{"a":"\x01"}'), "x"),
     "NUL in an id of the params": (request(b'{"sessionId":"ses_\\u0000"}'), "x"),
     "NUL in the request's id": (request(id_=b'"a\\u0000"'), None),
