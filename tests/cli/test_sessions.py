@@ -38,7 +38,7 @@ def run(url: str, capsys: pytest.CaptureFixture[str]) -> Any:
 
 def find(run: Any, name: str) -> str:
     sessions = json.loads(run("list", "--json")[0])
-    return next(session["id"] for session in sessions if session["name"] == name)
+    return str(next(session["id"] for session in sessions if session["name"] == name))
 
 
 def test_list(run: Any) -> None:
