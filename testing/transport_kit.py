@@ -353,7 +353,7 @@ async def check_refused_peer_hears_why_before_the_end(connect: Connect) -> None:
 @_check
 async def check_silent_peer_is_dropped_and_a_lively_one_is_not(connect: Connect) -> None:
     """The driver says `Link.heard`. Source: §3.3."""
-    async with connect(heartbeat_seconds=0.1) as lively, connect.another() as silent:
+    async with connect(heartbeat_seconds=0.3) as lively, connect.another() as silent:
         silent.answers_pings = False
         await silent.expect_end()
         await lively.ping()

@@ -51,7 +51,6 @@ DRIBBLED: Final = {
     "test_frame_over_the_largest_size_is_refused_and_ends_the_connection",
     "test_frames_sent_at_once_are_each_answered",
     "test_header_may_carry_the_credential",
-    "test_larger_frame_before_the_credential_ends_the_connection",
     "test_requests_to_one_session_take_effect_in_their_order",
     "test_text_comes_back_as_it_was_sent",
 }

@@ -321,7 +321,7 @@ async def test_silent_peer_is_dropped(loopback: Connect, autojump_clock: MockClo
 
 async def test_silent_peer_is_dropped_on_a_real_clock(connect: Connect) -> None:
     """§3.3: on every transport, also where the transport has pings of its own."""
-    async with connect(heartbeat_seconds=0.1) as peer, connect.another() as lively:
+    async with connect(heartbeat_seconds=0.3) as peer, connect.another() as lively:
         peer.answers_pings = False
         await peer.expect_end()
         assert await lively.call("server.health")
@@ -354,7 +354,7 @@ async def test_peer_that_does_not_read_is_dropped(connect: Connect) -> None:
     """§3.3, §6.6: also while a send is blocked; and others are not delayed."""
     text = "x" * 64 * KIB
     async with (
-        connect(write_timeout_seconds=0.3, heartbeat_seconds=0.3, rate_limit=None) as other,
+        connect(write_timeout_seconds=0.3, heartbeat_seconds=0.5, rate_limit=None) as other,
         connect.another() as stuck,
     ):
         session = await other.call("session.create")
@@ -413,6 +413,28 @@ async def test_draining_server_lets_turns_be_seen_and_cancelled(connect: Connect
         assert await peer.call("request.cancel", id="none") == {"cancelled": False}
         assert (await peer.call("turn.cancel", sessionId=sid))["cancelled"] is True
         await peer.expect_event(sid, "turn.ended", outcome="cancelled")
+
+
+async def test_draining_server_can_still_be_read(connect: Connect) -> None:
+    """§3.4: reads and subscriptions are answered; what was queued can be taken back."""
+    puppet = Puppet()
+    async with connect(puppet) as peer, trio.open_nursery() as nursery:
+        sid = (await peer.call("session.create"))["id"]
+        await peer.call("message.send", sessionId=sid, content="one")
+        led = await puppet.next_turn()
+        queued = await peer.call("message.send", sessionId=sid, content="two")
+        nursery.start_soon(connect.server.drain, 60)
+        await peer.expect_event(None, "goaway")
+        for method in ("session.get", "message.list", "event.list", "input.list"):
+            await peer.call(method, sessionId=sid)
+        for method in ("hello", "session.list", "server.health", "server.stats"):
+            await peer.call(method)
+        await peer.call("session.subscribe", sessionId=sid, after="0-0")
+        await peer.expect_event(sid, "sync")
+        await peer.call("input.withdraw", sessionId=sid, inputId=queued["inputId"])
+        await peer.expect_event(sid, "input.withdrawn")
+        led.finish()
+        await peer.expect_event(sid, "turn.ended")
 
 
 async def test_drain_ends_when_the_last_turn_does(connect: Connect) -> None:

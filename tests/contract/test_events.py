@@ -277,6 +277,16 @@ async def test_tail_begins_at_the_nth_last_message(connect: Connect) -> None:
             assert [message["content"] for message in follower.messages.values()] == texts
 
 
+async def test_cursor_goes_before_the_tail(connect: Connect) -> None:
+    """§6.4: after counts if both are given."""
+    async with connect() as peer:
+        sid = await talk(peer, "one", "two")
+        answer = await peer.call("session.subscribe", sessionId=sid, after="1-2", tail=1)
+        assert answer["replayFrom"] == "1-2"
+        events = await peer.read_until(sid, "sync")
+        assert events[0]["position"] == "1-3"
+
+
 async def test_queued_inputs_are_in_the_answer(connect: Connect) -> None:
     """§6.3: inputs."""
     puppet = Puppet()
