@@ -87,7 +87,7 @@ class Conversation:
         self._terminal = terminal
         self._agent = agent
         self._when_busy: WhenBusy = when_busy
-        self.view = View(Screen(lambda: terminal.width), trio.current_time)
+        self.view = View(Screen(lambda: terminal.width, is_empty=False), trio.current_time)
         self._tail = RESUMED_MESSAGES if session.message_count else None
         self._following = trio.CancelScope()
         self._typed: deque[str] = deque()

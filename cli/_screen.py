@@ -64,9 +64,10 @@ class Screen:
 
     Args:
         width: Asked for each time, since a window may change.
+        is_empty: Nothing stands above that a gap would part us from.
     """
 
-    def __init__(self, width: Callable[[], int]) -> None:
+    def __init__(self, width: Callable[[], int], *, is_empty: bool = True) -> None:
         self._ask_width = width
         self._finished: list[Line] = []
         self._mark: Mark | None = None
@@ -75,7 +76,7 @@ class Screen:
         self._in_fence = False
         #: How far what is over from a list's item is moved in.
         self._hang = 0
-        self._is_empty = True
+        self._is_empty = is_empty
 
     def take(self) -> list[Line]:
         """Take the lines that are finished."""

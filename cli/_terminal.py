@@ -134,8 +134,16 @@ class _Output(Vt100_Output):
 class Terminal:
     """See `open_terminal`."""
 
-    def __init__(self, history: Path | None, commands: Sequence[str], term: str | None) -> None:
-        self._lines: list[Line | str] = []
+    def __init__(
+        self,
+        history: Path | None,
+        commands: Sequence[str],
+        term: str | None,
+        greeting: Sequence[Line],
+    ) -> None:
+        self._greeting = greeting
+        #: Filled by one thread and emptied by the other: each step of a deque is whole.
+        self._lines: deque[Line | str] = deque()
         self._pending_live: Sequence[Line] = ()
         self._live: Sequence[Line] = ()
         self._is_showing = False
@@ -145,7 +153,6 @@ class Terminal:
         self._token = trio.lowlevel.current_trio_token()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._must_exit = False
-        self._started = trio.Event()
         past: History = InMemoryHistory() if history is None else FileHistory(str(history))
         self._buffer = Buffer(
             history=past, auto_suggest=_Suggest(commands), multiline=True, name="input"
@@ -190,20 +197,24 @@ class Terminal:
         """Run the application in its thread, until it is cancelled or leaves by itself."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._end_when_cancelled)
-            nursery.start_soon(self._report_started, task_status)
+
+            has_begun = False
+
+            def begun() -> None:
+                nonlocal has_begun
+                if not has_begun:
+                    has_begun = True
+                    task_status.started()
+
             try:
                 # Cancelling makes it exit: the thread gives the terminal back as it was.
                 with trio.CancelScope(shield=True):
-                    await trio.to_thread.run_sync(self._run_in_thread)
+                    await trio.to_thread.run_sync(self._run_in_thread, begun)
             finally:
                 self._is_over = True
                 self._act(Left())
-                self._started.set()
+                begun()  # if the terminal had gone before
                 nursery.cancel_scope.cancel(reason="the terminal is closed")
-
-    async def _report_started(self, task_status: trio.TaskStatus[None]) -> None:
-        await self._started.wait()
-        task_status.started()
 
     async def _end_when_cancelled(self) -> None:
         try:
@@ -226,10 +237,11 @@ class Terminal:
 
     # -- in the application's thread -----------------------------------------------------------
 
-    def _run_in_thread(self) -> None:
+    def _run_in_thread(self, begun: Callable[[], None]) -> None:
         def note_loop() -> None:
+            self._print(self._greeting)  # before anything is drawn that it would push up
             self._loop = asyncio.get_running_loop()
-            self._token.run_sync_soon(self._started.set)
+            self._token.run_sync_soon(begun)
             if self._must_exit:
                 self._loop.call_soon(self._exit)
 
@@ -250,7 +262,9 @@ class Terminal:
 
     def _show_pending(self) -> None:
         self._is_showing = False
-        lines, self._lines = self._lines, []
+        lines: list[Line | str] = []
+        while self._lines:
+            lines.append(self._lines.popleft())
         live = self._pending_live
         if not lines:
             self._live = live
@@ -259,15 +273,18 @@ class Terminal:
 
         # In one step, since what was in the live part may be among the lines now. The library's
         # own `run_in_terminal` would let the terminal echo what is typed meanwhile.
-        output, renderer = self._output, self._app.renderer
-        with output.in_one_write():
+        renderer = self._app.renderer
+        with self._output.in_one_write():
             renderer.erase()
-            for line in lines:
-                formatted = ANSI(line) if isinstance(line, str) else _format(line)
-                print_formatted_text(output, [*to_formatted_text(formatted), ("", "\n")], _STYLE)
+            self._print(lines)
             self._live = live
             self._app.render_counter += 1  # what is drawn is cached by it
             renderer.render(self._app, self._app.layout)
+
+    def _print(self, lines: Sequence[Line | str]) -> None:
+        for line in lines:
+            formatted = ANSI(line) if isinstance(line, str) else _format(line)
+            print_formatted_text(self._output, [*to_formatted_text(formatted), ("", "\n")], _STYLE)
 
     def _make_app(self) -> Application[None]:
         live = FormattedTextControl(self._format_live, focusable=False)
@@ -359,7 +376,11 @@ def _prefix(line_number: int, wrap_count: int) -> StyleAndTextTuples:
 
 @asynccontextmanager
 async def open_terminal(
-    history: Path | None, commands: Sequence[str], term: str | None
+    history: Path | None,
+    commands: Sequence[str],
+    *,
+    term: str | None,
+    greeting: Sequence[Line] = (),
 ) -> AsyncGenerator[Terminal]:
     """Take the terminal, and give it back at the end.
 
@@ -367,10 +388,11 @@ async def open_terminal(
         history: Where entered lines are kept; None forgets them.
         commands: What may be suggested.
         term: The kind of terminal, from ``TERM``.
+        greeting: What stands there first.
 
     What others print meanwhile appears above the input line too.
     """
-    terminal = Terminal(history, commands, term)
+    terminal = Terminal(history, commands, term, greeting)
     with patch_stdout(raw=True):
         async with trio.open_nursery() as nursery:
             await nursery.start(terminal.run)

@@ -20,6 +20,7 @@ from ..core.models import Session, WhenBusy
 from ._client_command import open_client, run_client_command
 from ._command import EXIT_OK, Environ, option
 from ._logging import set_up_logging
+from ._screen import Line
 
 __all__ = ["chat"]
 
@@ -135,8 +136,13 @@ async def _talk(asked: _Asked) -> int:
     history = await trio.to_thread.run_sync(_history_file, asked.environ)
     async with _open_client(asked) as client:
         session = await _open_session(client, asked)
+        where = asked.url or f"{asked.agent or DEFAULT_AGENT}, in this process"
+        greeting: list[Line] = [
+            (("strong", f"Trialogue {__version__}"), ("dim", f" · {where}")),
+            (("dim", "/help says what there is · Ctrl-C cancels · Ctrl-D leaves"),),
+        ]
         async with open_terminal(
-            history, list(COMMANDS), term=asked.environ.get("TERM")
+            history, list(COMMANDS), term=asked.environ.get("TERM"), greeting=greeting
         ) as terminal:
             conversation = Conversation(
                 client,
@@ -145,11 +151,6 @@ async def _talk(asked: _Asked) -> int:
                 agent=asked.agent if asked.url is not None else None,
                 when_busy=asked.when_busy,
             )
-            where = asked.url or f"{asked.agent or DEFAULT_AGENT}, in this process"
-            screen = conversation.view.screen
-            screen.add((("strong", f"Trialogue {__version__}"), ("dim", f" · {where}")))
-            screen.add((("dim", "/help says what there is · Ctrl-C cancels · Ctrl-D leaves"),))
-            conversation.show()
             await conversation.run()
     if asked.url is not None:
         print(f"To come back: trialogue chat {asked.url} --session {conversation.session_id}")
