@@ -24,7 +24,7 @@ from .models import InputInfo, Message, MessageKind, SessionConfig, SessionStatu
 
 if TYPE_CHECKING:
     from ._flusher import Flusher
-    from .log import Entry, Summary, SummaryPage
+    from .log import Entry, Note, Recollection, Summary, SummaryPage
     from .settings import Settings
 
 __all__ = [
@@ -353,6 +353,13 @@ class SessionLog(ABC):
         """
         raise trio.WouldBlock
 
+    def note(self, note: Note) -> None:
+        """Keep something that is no event: synchronous, and nobody waits for it.
+
+        It is written behind what was appended before, within 100 ms, with the next sync. A store
+        that forgets anyway does nothing. After a failure it does nothing either.
+        """
+
     @abstractmethod
     async def append(self, batch: Sequence[Entry], summary: Summary) -> None:
         """Return when all of the batch is durable under the store's policy.
@@ -393,6 +400,20 @@ class SessionStore(ABC):
         Raises:
             SessionNotFoundError: There is none.
         """
+
+    async def recall(self, session_id: str) -> Recollection:
+        """Give the newest snapshot and the partial texts after it.
+
+        Raises:
+            SessionNotFoundError: There is none.
+        """
+        await trio.lowlevel.checkpoint()
+        return Recollection()
+
+    async def list_open_work(self) -> Sequence[str]:
+        """Name the sessions that have a running turn or queued inputs, without reading them."""
+        await trio.lowlevel.checkpoint()
+        return ()
 
     @abstractmethod
     async def summary(self, session_id: str) -> Summary | None:
