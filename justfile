@@ -76,7 +76,7 @@ faults SCALE="25" SEED=`date +%s`:
 
 # The Autobahn cases against the WebSocket transport.
 conformance *ARGS:
-    {{ python }} -m pytest tests/contract -k conformance {{ ARGS }}
+    {{ python }} -m pytest tests/conformance {{ ARGS }}
 
 # Measure a server, e.g. `just bench ws://127.0.0.1:8765`.
 bench *ARGS:

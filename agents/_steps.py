@@ -463,7 +463,7 @@ class Fail(Step):
 
 @attrs.frozen
 class Crash(Step):
-    """Fail as a bug would: people see ``SERVER_ERROR``, and only the log has the message."""
+    """Fail as a bug would: people see the number of the error, and only the log its message."""
 
     is_last = True
     crash: str = attrs.field(validator=_not_empty)

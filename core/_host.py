@@ -393,6 +393,8 @@ class LocalHost(SessionHost):
             else:
                 reply.fail(SessionNotFoundError(f"Session not found: {session.id}"))
 
+        # It may wait for a turn that does not end.
+        reply.on_abandon = lambda _reason: None
         session.close("deleted by a client", closed)
 
     # -- reading -----------------------------------------------------------------------------

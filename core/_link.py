@@ -64,8 +64,10 @@ class ServerLink(Link):
         "_first",
         "_heard_at",
         "_heartbeat",
+        "_held",
         "_in_flight",
         "_is_closed",
+        "_is_ending",
         "_limiter",
         "_paused",
         "_pinged_at",
@@ -92,6 +94,8 @@ class ServerLink(Link):
         self._limiter: RateLimiter | None = None
         self._first = connection.first_frame_must_parse
         self._paused = False
+        self._held: list[bytes] = []
+        self._is_ending = False
         self._is_closed = False
         now = trio.current_time()
         self._heard_at = now
@@ -121,8 +125,12 @@ class ServerLink(Link):
     # -- frames ----------------------------------------------------------------------------
 
     def feed(self, payload: bytes) -> bool:
-        if self._is_closed:
+        if self._is_ending:
             return True
+        if self._paused:
+            # The driver could not know: it was paused before anything was fed.
+            self._held.append(payload)
+            return False
         self.stats.frames_received += 1
         try:
             envelope = decode_envelope(payload)
@@ -153,10 +161,18 @@ class ServerLink(Link):
         """Read nothing until `resume`: what follows depends on what is being done."""
         self._paused = True
 
+    def end(self, reason: CloseReason) -> None:
+        """Close the connection once what was posted is sent; what still arrives is ignored."""
+        self._is_ending = True
+        self.connection.close_soon(reason)
+
     def resume(self) -> None:
         """Read on."""
         self._paused = False
-        if self.on_ready is not None and not self._is_closed:
+        held, self._held = self._held, []
+        for payload in held:
+            self.feed(payload)
+        if self.on_ready is not None and not self._paused and not self._is_closed:
             self.on_ready()
 
     def _refuse(self, refusal: Refusal) -> None:
@@ -166,9 +182,9 @@ class ServerLink(Link):
         self.connection.post(make_error(refusal.request_id, limited or refusal.error))
         if self._first:
             # Whatever this is, it is no client of ours.
-            self.connection.close_soon(CloseReason.PROTOCOL_ERROR)
+            self.end(CloseReason.PROTOCOL_ERROR)
         elif self.principal is None:
-            self.connection.close_soon(CloseReason.UNAUTHORIZED)
+            self.end(CloseReason.UNAUTHORIZED)
 
     def refuse_oversize(self) -> None:
         self.stats.frames_refused += 1
@@ -176,7 +192,7 @@ class ServerLink(Link):
         error = PayloadTooLargeError(f"A frame may have {limit} bytes", data={"limitBytes": limit})
         self.stats.errors[error.code] += 1
         self.connection.post(make_error(None, error))
-        self.connection.close_soon(CloseReason.PROTOCOL_ERROR)
+        self.end(CloseReason.PROTOCOL_ERROR)
 
     def _answer_ping(self, envelope: Envelope) -> None:
         limited = self._charge(reserved=True)
@@ -208,7 +224,7 @@ class ServerLink(Link):
             error = UnauthorizedError("Say hello with a credential first")
             self.stats.errors[error.code] += 1
             self.connection.post(make_error(envelope.id, error))
-            self.connection.close_soon(CloseReason.UNAUTHORIZED)
+            self.end(CloseReason.UNAUTHORIZED)
             return
         if method is None:
             limited = self._charge(reserved=False)
@@ -299,7 +315,7 @@ class ServerLink(Link):
                 self.authenticated(await self.server.check_credential(credential, self))
             except UnauthorizedError as exc:
                 self.connection.post(make_error(None, exc))
-                self.connection.close_soon(CloseReason.UNAUTHORIZED)
+                self.end(CloseReason.UNAUTHORIZED)
             finally:
                 self.resume()
 
@@ -308,12 +324,12 @@ class ServerLink(Link):
     def refuse_credential(self, request: Request, error: UnauthorizedError) -> None:
         """Answer a ``hello`` without a valid credential, then close."""
         request.fail(error)
-        self.connection.close_soon(CloseReason.UNAUTHORIZED)
+        self.end(CloseReason.UNAUTHORIZED)
 
     def _not_authenticated(self) -> None:
         error = UnauthorizedError("No credential in time")
         self.connection.post(make_error(None, error))
-        self.connection.close_soon(CloseReason.UNAUTHORIZED)
+        self.end(CloseReason.UNAUTHORIZED)
 
     # -- time ------------------------------------------------------------------------------
 
@@ -327,7 +343,7 @@ class ServerLink(Link):
         if now >= dead_at:
             self.stats.heartbeats_missed += 1
             log.info("nothing came for %g s", 1.5 * interval, extra={"peer": str(self)})
-            self.connection.close_soon(CloseReason.TIMEOUT)
+            self.end(CloseReason.TIMEOUT)
             return
         if now >= self._next_ping():
             self.connection.post(make_ping(new_id("png")))
@@ -341,7 +357,7 @@ class ServerLink(Link):
     def close(self) -> None:
         if self._is_closed:
             return
-        self._is_closed = True
+        self._is_closed = self._is_ending = True
         self._heartbeat.cancel()
         self.server.host.detach(self.connection)
         for request in list(self._requests.values()):

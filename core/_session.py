@@ -261,6 +261,7 @@ class LiveSession:
         turn, turn_id = self.turn, params.turn_id
         if turn is not None and turn_id in (None, turn.id):
             self._cancels.append((reply, claim))
+            reply.on_abandon = _only_stop_waiting
             self._cancel_turn(turn, params.reason or "cancelled by a client")
             return
         if turn_id is None or turn_id in self.state.outcomes:
@@ -505,6 +506,7 @@ class LiveSession:
             else:
                 reply.succeed(self.feed.state.session())
 
+        reply.on_abandon = _only_stop_waiting
         self.close("closed by a client", closed)
 
     def close(self, reason: str, done: Callable[[Exception | None], None]) -> None:
@@ -573,6 +575,10 @@ class LiveSession:
         self._cancels, self._waiting, self._closing = [], {}, None
         self.feed.lose_all()
         self.host.session_failed(self, exc)
+
+
+def _only_stop_waiting(reason: str) -> None:
+    """What a request does whose work goes on when it is given up."""
 
 
 def _record(claim: KeyClaim | None, result: Any) -> tuple[KeyRecord, ...]:

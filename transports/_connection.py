@@ -46,11 +46,24 @@ class StreamConnection(Outbox, Connection):
         self.wire = wire
         self._peer = peer
         self._ready: trio.Event | None = None
+        self._link: Link | None = None
 
     @property
     def peer(self) -> PeerInfo:
         """Who is there."""
         return self._peer
+
+    def open_link(self, accept: Acceptor) -> Link:
+        """Make the core's end. Posts come from now on."""
+        link = self._link = accept.link(self)
+        link.on_ready = self.ready  # type: ignore[misc] # a slot of the subclass
+        return link
+
+    def close_link(self) -> None:
+        """Tell the core that it is over. Idempotent."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
 
     def close_soon(self, reason: CloseReason) -> None:
         """Send what was posted, then close. Lines cannot say why."""
@@ -63,8 +76,9 @@ class StreamConnection(Outbox, Connection):
 
     def ready(self) -> None:
         """Go on feeding: the link's ``on_ready``."""
-        if self._ready is not None:
-            self._ready.set()
+        event, self._ready = self._ready, None
+        if event is not None:
+            event.set()
 
     async def wait_ready(self) -> None:
         """Wait, after the link said no, until feeding may go on or there is nothing to go on with.
@@ -74,9 +88,9 @@ class StreamConnection(Outbox, Connection):
         if self.ended:
             await trio.lowlevel.checkpoint()
             return
-        self._ready = trio.Event()
+        if self._ready is None:
+            self._ready = trio.Event()
         await self._ready.wait()
-        self._ready = None
 
     async def say_goodbye(self) -> None:
         """Send what was posted and the end, and give the peer the time to read it. Bounded."""
@@ -97,27 +111,25 @@ class StreamConnection(Outbox, Connection):
 
 
 async def run_connection(
-    connection: StreamConnection, link: Link, drive: Callable[[], Awaitable[object]]
+    connection: StreamConnection, drive: Callable[[], Awaitable[object]]
 ) -> None:
-    """Drive a connection to its end. Nothing but a cancel leaves it.
+    """Drive a connection to its end, and see it closed. Nothing but a cancel leaves this.
 
     Args:
-        connection: It is closed when this returns.
-        link: It is told.
-        drive: Feeds the link until the peer or the core ends it.
+        connection: Fresh.
+        drive: Opens the link and feeds it, until the peer or the core ends it.
     """
-    link.on_ready = connection.ready  # type: ignore[misc] # it is a slot of the subclass
     try:
         with connection_boundary(connection):
             await drive()
         with connection_boundary(connection):
-            link.close()
+            connection.close_link()
             await connection.say_goodbye()
     finally:
         connection.wire.close()
         connection.kill()
         with connection_boundary(connection):
-            link.close()
+            connection.close_link()
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Final
 
 import trio
 
-from ..core.abc import Channel, Link
+from ..core.abc import Acceptor, Channel
 from ..core.codec import encode_json
 from ..core.errors import OverloadedError
 from ._connection import FRAMES_PER_CHECKPOINT, StreamConnection
@@ -79,8 +79,9 @@ class LineConnection(StreamConnection):
     first_frame_must_parse = True
 
 
-async def drive_lines(connection: StreamConnection, link: Link) -> None:
-    """Feed the link with what comes, until the peer's end or ours."""
+async def drive_lines(connection: StreamConnection, accept: Acceptor) -> None:
+    """Open the link and feed it with what comes, until the peer's end or ours."""
+    link = connection.open_link(accept)
     receive, feed = connection.wire.receive_some, link.feed
     splitter = LineSplitter()
     while data := await receive():

@@ -15,7 +15,7 @@ from ..core.abc import Acceptor, Listener
 from ._outbox import Spawn
 from ._wire import SocketWire, Wire
 
-__all__ = ["BACKLOG", "SEND_BUFFER_BYTES", "SocketListener"]
+__all__ = ["BACKLOG", "SEND_BUFFER_BYTES", "SocketListener", "answer"]
 
 log: Final = getLogger("trialogue.transports")
 
@@ -46,6 +46,13 @@ _LOST_IN_QUEUE: Final = {
     errno.EPROTO,
     errno.ETIMEDOUT,
 }
+
+
+async def answer(wire: Wire, data: bytes) -> None:
+    """Send a last word, and give the peer the time to read it. The caller bounds it."""
+    await wire.send_all(data)
+    await wire.send_end()
+    await wire.discard_input()
 
 
 class SocketListener(Listener):
@@ -136,7 +143,12 @@ class SocketListener(Listener):
                 await self._serve_wire(wire, self._describe(sock, address), accept, spawn)
             finally:
                 accept.release()
-        except* (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as group:
+        except* (
+            trio.BrokenResourceError,
+            trio.ClosedResourceError,
+            trio.TooSlowError,
+            OSError,
+        ) as group:
             log.debug("lost in the handshake", extra={"cause": repr(group.exceptions[0])})
         except* Exception:
             log.exception(
@@ -152,10 +164,7 @@ class SocketListener(Listener):
         self._refusing += 1
         try:
             with trio.move_on_after(REFUSAL_SECONDS):
-                encrypted = await self._wrap(wire)
-                await encrypted.send_all(self.refusal)
-                await encrypted.send_end()
-                await encrypted.discard_input()
+                await answer(await self._wrap(wire), self.refusal)
         finally:
             self._refusing -= 1
 

@@ -114,6 +114,14 @@ class SocketWire(Wire):
         self._sock = sock
         self._interrupted = False
 
+    @property
+    def local_host(self) -> str:
+        """The address that the peer has reached."""
+        try:
+            return str(self._sock.getsockname()[0])
+        except OSError:
+            return ""
+
     def try_send(self, data: bytes) -> int:
         """Send without waiting."""
         return self._sock.send(data)

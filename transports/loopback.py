@@ -10,6 +10,7 @@ import errno
 import itertools
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partial
 from logging import getLogger
 from typing import Final, NoReturn
 from urllib.parse import urlsplit
@@ -216,8 +217,7 @@ class LoopbackListener(Listener):
             try:
                 peer = PeerInfo(transport="loopback", address=address)
                 connection = StreamConnection(wire, peer, accept, spawn, frame_line)
-                link = accept.link(connection)
-                await run_connection(connection, link, lambda: drive_lines(connection, link))
+                await run_connection(connection, partial(drive_lines, connection, accept))
             finally:
                 accept.release()
         except* Exception:

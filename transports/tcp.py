@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import trio
 
@@ -39,8 +40,7 @@ class TcpLineListener(TcpListener):
             stream = await self._wrap(wire)
         peer = PeerInfo(transport=self._address.scheme, address=address)
         connection = LineConnection(stream, peer, accept, spawn, frame_line)
-        link = accept.link(connection)
-        await run_connection(connection, link, lambda: drive_lines(connection, link))
+        await run_connection(connection, partial(drive_lines, connection, accept))
 
 
 class TcpTransport(Transport):

@@ -98,6 +98,11 @@ class FakeTurn(Turn):
         )
         self._steered.set()
 
+    def replace_input(self, **changes: Any) -> None:
+        """Change the message that begins the turn."""
+        self._input = attrs.evolve(self._input, **changes)
+        self._messages[-1] = self._input
+
     async def run(self, agent: Agent) -> FakeTurn:
         """Run an agent to its end, whatever that is."""
         try:

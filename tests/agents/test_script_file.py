@@ -1,12 +1,15 @@
 """``script:FILE``: the TOML form of a script, and what is said about its mistakes."""
 
+import re
 from pathlib import Path
 
+import attrs
 import pytest
+from trio.testing import MockClock
 
 from trialogue.agents import script as kinds
 from trialogue.agents.script import Script, ScriptedTurn, load_script, parse_script, scripted
-from trialogue.core.errors import SettingsError
+from trialogue.core.errors import AgentError, SettingsError
 
 from .fake import FakeSession
 
@@ -194,3 +197,37 @@ async def test_file_is_played(tmp_path: Path) -> None:
     path = tmp_path / "a.toml"
     path.write_text('[[turns]]\nsay = "Grüße, {input}!"', "utf-8")
     assert await FakeSession(load_script(path)).ask("Ada") == "Grüße, Ada!"
+
+
+# -- the example -----------------------------------------------------------------------------
+
+
+def test_example_shows_every_key() -> None:
+    """Whoever writes a script looks there."""
+    script = load_script(EXAMPLE)
+    assert isinstance(script, Script)
+    classes = [Script, ScriptedTurn, kinds.Progress, kinds.Pace, *kinds.Step.__subclasses__()]
+    known = {field.name for cls in classes if cls.__name__[0] != "_" for field in attrs.fields(cls)}
+    shown = re.findall(r"\b\w+(?= = )|(?<=\[)\w+(?=\])", EXAMPLE.read_text("utf-8"))
+    assert set(shown) >= known
+
+
+async def test_example_can_be_played(autojump_clock: MockClock) -> None:
+    session = FakeSession(load_script(EXAMPLE))
+    assert await session.ask("Hello") == "Hello! I am a script, and this is my first line."
+    said = await session.tell("and now?")
+    assert [message.kind for message in said.written] == ["text", "reasoning", "text", "text"]
+    assert await session.ask("My name is Ada") == "Nice to meet you, Ada."
+    tools = (await session.tell("rivers")).tools
+    assert [tool.status for tool in tools] == ["ok", "error", "cancelled", "ok", "ok"]
+    assert tools[0].arguments == {"query": "rivers", "limit": 3}
+    assert await session.ask("count to three") == "1 2 3 and done."
+    assert (await session.ask("tell me a long story")).endswith("Nobody says a word.")
+    assert [name for name, _, _ in (await session.tell("your mood")).events] == [
+        "_mood",
+        "_weather",
+    ]
+    assert (await session.tell("be brief")).stop_reason == "max_tokens"
+    assert isinstance((await session.tell("fail")).error, AgentError)
+    assert await session.ask("x") == "This is our tenth turn already."
+    assert await session.ask("x") == "My script has no answer to “x” in turn 11."

@@ -113,11 +113,11 @@ class FakeAcceptor(Acceptor):
 
 
 class Server:
-    def __init__(self, listener: Listener, acceptor: FakeAcceptor, nursery: trio.Nursery) -> None:
+    def __init__(self, listener: Listener, acceptor: FakeAcceptor, listening: trio.Nursery) -> None:
         self.listener = listener
         self.endpoint = listener.endpoint
         self.acceptor = acceptor
-        self.handlers = nursery
+        self.listening = listening
         self.client_options = ConnectOptions()
 
     def connect(self) -> AbstractAsyncContextManager[Channel]:
@@ -152,11 +152,12 @@ async def open_fake_server(
         listener = await find_transport(url).open_listener(url, options)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(acceptor.flusher.run)
-            async with trio.open_nursery() as handlers:
-                await nursery.start(partial(listener.serve, acceptor, handler_nursery=handlers))
-                server = Server(listener, acceptor, handlers)
+            async with trio.open_nursery() as handlers, trio.open_nursery() as listening:
+                await listening.start(partial(listener.serve, acceptor, handler_nursery=handlers))
+                server = Server(listener, acceptor, listening)
                 server.client_options = ConnectOptions(tls=client_tls)
                 yield server
+                listening.cancel_scope.cancel()
                 handlers.cancel_scope.cancel()
             nursery.cancel_scope.cancel()
         await listener.aclose()

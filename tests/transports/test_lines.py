@@ -48,7 +48,7 @@ def test_splitter_refuses_before_it_buffers() -> None:
     assert splitter.oversize
 
 
-@pytest.fixture(params=["loopback", "tcp"])
+@pytest.fixture(params=["loopback", "tcp", "unix"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return {
         "loopback": "loopback://",

@@ -1,0 +1,334 @@
+"""``ws://`` and ``wss://``: one JSON object a text message.
+
+trio-websocket runs over our wire: pings, fragments, the closing and all errors are its own, but its
+sends are posts, so that a cancelled one cannot cut a frame in half, and plain text messages are
+taken off before it sees them (DESIGN §5.3). The handshake is ours, since only its answer would be
+the library's: it hides the Host, and forgets what came together with the request.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from functools import partial
+from logging import getLogger
+from typing import Final
+
+import attrs
+import trio
+from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
+
+from ..core.abc import (
+    Acceptor,
+    Channel,
+    CloseReason,
+    ConnectOptions,
+    Link,
+    Listener,
+    ListenOptions,
+    PeerInfo,
+    Transport,
+)
+from ..core.errors import SettingsError
+from ._connection import FRAMES_PER_CHECKPOINT, StreamConnection, run_connection
+from ._handshake import PATHS, Policy, RefusalError, Upgrade, check_upgrade, http_response
+from ._listener import answer
+from ._outbox import Spawn
+from ._tcp import TcpAddress, TcpListener, bind_tcp, connect_tcp, join_host, parse_tcp_url
+from ._tls import server_context
+from ._wire import READ_BYTES, SocketWire, Wire
+from ._wschannel import WebSocketChannel, read_head, shake_hands
+from ._wsframes import FrameScanner, close_frame, frame_websocket
+
+__all__ = ["ServerConnection", "WebSocketListener", "WebSocketTransport", "transport"]
+
+log: Final = getLogger("trialogue.transports")
+
+#: RFC 6455 §7.4.1 and the registry it opened.
+_CODES: Final = {
+    CloseReason.NORMAL: 1000,
+    CloseReason.GOING_AWAY: 1001,
+    CloseReason.UNAUTHORIZED: 1008,
+    CloseReason.PROTOCOL_ERROR: 1008,
+    CloseReason.TOO_SLOW: 1013,
+    CloseReason.TIMEOUT: 1008,
+    CloseReason.OVERLOADED: 1013,
+    CloseReason.SERVER_ERROR: 1011,
+}
+PROTOCOL_ERROR: Final = 1002
+UNSUPPORTED: Final = 1003
+INVALID_TEXT: Final = 1007
+TOO_BIG: Final = 1009
+
+
+class ServerConnection(StreamConnection):
+    """A WebSocket from a client."""
+
+    def __init__(self, wire: Wire, peer: PeerInfo, accept: Acceptor, spawn: Spawn) -> None:
+        super().__init__(wire, peer, accept, spawn, frame_websocket)
+        self._room: trio.Event | None = None
+
+    def close_soon(self, reason: CloseReason) -> None:
+        """Send what was posted and a close frame, then close."""
+        self.close_with(_CODES[reason], reason.value)
+
+    def close_with(self, code: int, reason: str = "") -> None:
+        """As `close_soon`, with a code of WebSocket's own."""
+        self.raw(close_frame(code, reason))
+        self.finish()
+
+    def take_binary(self, payload: bytes) -> bool:
+        """Say whether a binary message is welcome here. It is not; the conformance test's is."""
+        return False
+
+    async def wait_room(self) -> None:
+        """Wait until the outbox is below its mark, or has ended."""
+        if self.ended:
+            await trio.lowlevel.checkpoint()
+            return
+        room = self._room = trio.Event()
+        self.call_when_drained(room.set)
+        await room.wait()
+
+    def _ended(self) -> None:
+        super()._ended()
+        if self._room is not None:
+            self._room.set()
+
+
+class _LibraryStream(trio.abc.Stream):
+    """What trio-websocket takes for its stream.
+
+    Receiving gives it a handshake that is known to be good, and then only what it must see.
+    """
+
+    def __init__(self, connection: ServerConnection, upgrade: Upgrade, early: bytes) -> None:
+        self._connection = connection
+        self._head = _CANONICAL_HEAD % upgrade.key.encode()
+        self._early = early
+        self._scanner = FrameScanner(masked=True)
+        self._link: Link | None = None
+        self._opened = trio.Event()
+        self._refused = False  # by the link: it takes no more before it is ready
+        self._budget = 0
+        #: A message was too large: nothing more is read.
+        self.oversize = False
+        #: A data message has come out of the library.
+        self.message_done = self._scanner.library_done
+
+    def open(self, link: Link) -> None:
+        """Begin to read messages."""
+        self._link = link
+        self._opened.set()
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Post. A close frame is the last that is taken."""
+        self._connection.raw(bytes(data))
+        if data[0] == 0x88:
+            self._connection.finish()
+        await trio.lowlevel.checkpoint()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Wait for what the library must see; meanwhile the link gets what it need not."""
+        if self._head:
+            await trio.lowlevel.checkpoint()
+            head, self._head = self._head, b""
+            return head
+        if self._link is None:
+            await self._opened.wait()
+        link = self._link
+        assert link is not None
+        while not self.oversize:
+            data, self._early = self._early, b""
+            if not data:
+                if self._connection.is_congested:
+                    # The link would say no, but not everything that is answered is fed to it.
+                    await self._connection.wait_room()
+                data = await self._connection.wire.receive_some()
+            if not data:
+                return b""
+            link.heard()
+            other = await self._scan(data, link)
+            if other:
+                return other
+        await trio.lowlevel.checkpoint()
+        return b""
+
+    async def _scan(self, data: bytes, link: Link) -> bytes:
+        self._budget = FRAMES_PER_CHECKPOINT
+        scanner, connection = self._scanner, self._connection
+        other = scanner.scan(data, link.max_frame_bytes, self._deliver)
+        while scanner.stopped and not connection.closed:
+            if self._refused:
+                self._refused = False
+                await connection.wait_ready()
+            else:
+                await trio.lowlevel.checkpoint()
+            if not connection.closed:
+                self._budget = FRAMES_PER_CHECKPOINT
+                other += scanner.scan(b"", link.max_frame_bytes, self._deliver)
+        if connection.closed:
+            raise trio.ClosedResourceError("this connection is closed")
+        self.oversize = scanner.oversize
+        return other
+
+    def _deliver(self, payload: bytes) -> bool:
+        assert self._link is not None
+        if not self._link.feed(payload):
+            self._refused = True
+            return False
+        self._budget -= 1
+        return self._budget > 0 and not self._connection.closed
+
+    async def aclose(self) -> None:
+        """Leave the end to `run_connection`: what was posted is still to be sent."""
+        await trio.lowlevel.checkpoint()
+
+
+#: Of the request, the library needs the key; the rest was checked, and is none of its business.
+_CANONICAL_HEAD: Final = (
+    b"GET / HTTP/1.1\r\nHost: here\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: %b\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+async def drive_websocket(
+    connection: ServerConnection, accept: Acceptor, upgrade: Upgrade, early: bytes
+) -> None:
+    """Accept, open the link and feed it with what comes, until the peer's end or ours."""
+    stream = _LibraryStream(connection, upgrade, early)
+    # The nursery holds the library's reader, which runs the stream's receiving.
+    async with trio.open_nursery() as nursery:
+        request = await wrap_server_stream(
+            nursery,
+            stream,
+            max_message_size=accept.settings.max_frame_bytes,
+            receive_buffer_size=READ_BYTES,
+        )
+        library = await request.accept()
+        link = connection.open_link(accept)
+        stream.open(link)
+        await _feed_unusual(connection, link, library, stream)
+        nursery.cancel_scope.cancel()
+
+
+async def _feed_unusual(
+    connection: ServerConnection, link: Link, library: WebSocketConnection, stream: _LibraryStream
+) -> None:
+    """Feed the link with the messages that come out of the library, until that is closed."""
+    try:
+        while True:
+            message = await library.get_message()
+            if isinstance(message, bytes):
+                if not connection.take_binary(message):
+                    connection.close_with(UNSUPPORTED, "frames are text messages")
+            elif not link.feed(message.encode()):
+                await connection.wait_ready()
+            if connection.closed:
+                return
+            stream.message_done()
+    except ConnectionClosed as closed:
+        # On an error the library just hangs up; the peer is told why.
+        why = closed.reason
+        if stream.oversize:
+            connection.close_with(TOO_BIG, f"a frame may have {link.max_frame_bytes} bytes")
+        elif why is not None and why.code in {PROTOCOL_ERROR, UNSUPPORTED, INVALID_TEXT, TOO_BIG}:
+            connection.close_with(why.code, why.reason or "")
+
+
+class WebSocketListener(TcpListener):
+    """WebSockets over TCP or TLS.
+
+    Args:
+        sock: Listening.
+        address: What it is bound to.
+        context: For TLS.
+        policy: Which requests are let in.
+    """
+
+    refusal = http_response(503, "Too many connections", {"Retry-After": "1"})
+    connection_class: type[ServerConnection] = ServerConnection
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        address: TcpAddress,
+        context: ssl.SSLContext | None,
+        policy: Policy,
+    ) -> None:
+        super().__init__(sock, address, context)
+        self._policy = policy
+
+    async def _serve_wire(
+        self, wire: SocketWire, address: str, accept: Acceptor, spawn: Spawn
+    ) -> None:
+        with trio.fail_after(accept.settings.connect_seconds):
+            stream = await self._wrap(wire)
+            head, early = await read_head(stream)
+            try:
+                upgrade = check_upgrade(head, self._policy, wire.local_host)
+            except RefusalError as refusal:
+                log.info("%s refused: %s", address, refusal, extra={"endpoint": self.endpoint})
+                with trio.move_on_after(1):
+                    await answer(stream, refusal.response)
+                return
+        peer = PeerInfo(
+            transport=self._address.scheme,
+            address=address,
+            credential=upgrade.credential,
+            traceparent=upgrade.traceparent,
+        )
+        connection = self.connection_class(stream, peer, accept, spawn)
+        await run_connection(
+            connection, partial(drive_websocket, connection, accept, upgrade, early)
+        )
+
+
+class WebSocketTransport(Transport):
+    """WebSockets."""
+
+    schemes = ("ws", "wss")
+    listener_class: type[WebSocketListener] = WebSocketListener
+
+    async def open_listener(self, url: str, options: ListenOptions) -> Listener:
+        """Bind. See `Transport.open_listener`."""
+        address = parse_tcp_url(url)
+        if address.path not in {"", *PATHS}:
+            raise SettingsError(f"{url!r}: the path is / or /v1/ws, or left out")
+        secure = address.scheme == "wss"
+        context = server_context(options.tls, url) if secure else None
+        sock, address = await bind_tcp(address)
+        policy = Policy(
+            is_secure=secure,
+            own_hosts=(address.host, sock.getsockname()[0]),
+            allow_hosts=options.allow_hosts,
+            allow_origins=options.allow_origins,
+        )
+        return self.listener_class(sock, attrs.evolve(address, path=""), context, policy)
+
+    @asynccontextmanager
+    async def open_channel(self, url: str, options: ConnectOptions) -> AsyncGenerator[Channel]:
+        """Connect. See `Transport.open_channel`."""
+        secure = url.startswith("wss:")
+        address = parse_tcp_url(url, default_port=443 if secure else 80)
+        with trio.fail_after(options.connect_seconds):
+            wire = await connect_tcp(address, encrypted=secure, tls=options.tls)
+            try:
+                host = join_host(address.host, address.port)
+                early = await shake_hands(wire, host, address.path, options)
+            except BaseException:
+                wire.close()
+                raise
+        channel = WebSocketChannel(wire, early, max_frame_bytes=options.max_frame_bytes)
+        try:
+            yield channel
+        finally:
+            await channel.aclose()
+
+
+transport = WebSocketTransport()
