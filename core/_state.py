@@ -8,7 +8,7 @@ node that only follows a session there is but the second.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 import attrs
@@ -225,6 +225,11 @@ class SessionState:
         fold = self._folds.get(type(body))
         if fold is not None:
             fold(self, body, entry)
+
+    def restore_keys(self, keys: Iterable[tuple[KeyRecord, str, int]]) -> None:
+        """Take the keys of a snapshot, if this state keeps any."""
+        if self._keeps_keys:
+            self.keys = {record.key: (record, time, seq) for record, time, seq in keys}
 
     def forget_keys(self, before: str) -> None:
         """Drop idempotency keys of entries older than a time (RFC 3339). Oldest come first."""
