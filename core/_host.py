@@ -21,7 +21,7 @@ from ._command import Command, KeyClaim, Reply
 from ._feed import PAGE_ENTRIES, SessionFeed, make_event
 from ._flusher import Flusher
 from ._ids import new_id
-from ._queries import check_range, find_start, list_messages, make_snapshot
+from ._queries import check_depth, check_range, find_start, list_messages, make_snapshot
 from ._recovery import recover
 from ._session import LiveSession
 from ._stats import Stats
@@ -247,6 +247,7 @@ class LocalHost(SessionHost):
     def create(self, command: Command, reply: Reply) -> None:
         params: SessionCreate = command.params
         self.check_agent(params.config)
+        check_depth("params.metadata", params.metadata)
         self._create(command, reply, params, messages=(), forked_from=None)
 
     def _create(

@@ -16,15 +16,20 @@ import msgspec
 __all__ = [
     "MAX_DEPTH",
     "MAX_INTEGER",
+    "MAX_VALUE_DEPTH",
     "JsonError",
     "as_array",
     "as_object",
     "decode_strict",
     "encode_json",
+    "json_depth",
 ]
 
 #: Levels of nested arrays and objects.
 MAX_DEPTH: Final = 32
+#: Of a value that somebody else chose and that we send on inside of ours (metadata, arguments,
+#: results): what is around it has eight levels at most.
+MAX_VALUE_DEPTH: Final = MAX_DEPTH - 8
 #: The largest integer that survives a trip through a JavaScript number.
 MAX_INTEGER: Final = 2**53 - 1
 
@@ -90,7 +95,7 @@ def as_array(value: Any) -> list[Any] | None:
     return value if _is_array(value) else None
 
 
-def _depth(value: Any) -> int:
+def json_depth(value: Any) -> int:
     """Measure nesting without recursion."""
     depth, containers = 0, _containers([value])
     while containers:
@@ -132,7 +137,7 @@ def decode_strict(frame: bytes) -> Any:
     except json.JSONDecodeError as exc:
         raise JsonError(f"not JSON: {exc.msg} at character {exc.pos}") from None
     # Both checks below are needed for few frames; counting bytes tells which.
-    if frame.count(b"{") + frame.count(b"[") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
+    if frame.count(b"{") + frame.count(b"[") > MAX_DEPTH and json_depth(value) > MAX_DEPTH:
         raise JsonError(f"more than {MAX_DEPTH} levels")
     if b"\\ud" in frame or b"\\uD" in frame:
         try:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ._feed import SessionFeed
+from ._json import MAX_VALUE_DEPTH, json_depth
 from .errors import InvalidRequestError, MessageNotFoundError
 from .log import Position
 from .methods import MessageList, MessageListResult, SessionSubscribe, SessionSubscribeResult
 from .models import Message
 
-__all__ = ["check_range", "find_start", "list_messages", "make_snapshot"]
+__all__ = ["check_depth", "check_range", "find_start", "list_messages", "make_snapshot"]
 
 
 def check_range(name: str, value: int, low: int, high: int) -> None:
@@ -22,6 +25,20 @@ def check_range(name: str, value: int, low: int, high: int) -> None:
         raise InvalidRequestError(
             f"Invalid request: params.{name}: {message}",
             data={"issues": [{"path": f"params.{name}", "message": message}]},
+        )
+
+
+def check_depth(path: str, value: Any) -> None:
+    """Check a value of a request that will be sent on inside of ours.
+
+    Raises:
+        InvalidRequestError: It is nested too deeply for what will be around it.
+    """
+    if json_depth(value) > MAX_VALUE_DEPTH:
+        message = f"more than {MAX_VALUE_DEPTH} levels"
+        raise InvalidRequestError(
+            f"Invalid request: {path}: {message}",
+            data={"issues": [{"path": path, "message": message}]},
         )
 
 

@@ -19,6 +19,7 @@ from ._command import Command, KeyClaim, Reply
 from ._feed import SessionFeed
 from ._ids import new_id
 from ._journal import Journal
+from ._queries import check_depth
 from ._state import SessionState
 from ._timers import Timer
 from ._turn import RunningTurn
@@ -314,6 +315,8 @@ class LiveSession:
         state = self.state
         config = state.config if params.config is None else _merge(state.config, params.config)
         self.host.check_agent(config)
+        if params.metadata is not None:
+            check_depth("params.metadata", params.metadata)
         session = attrs.evolve(
             state.session(),
             name=state.name if params.name is None else params.name,

@@ -16,6 +16,7 @@ from ._clock import utc_now
 from ._feed import make_event
 from ._frame import Frame
 from ._ids import new_id
+from ._json import MAX_VALUE_DEPTH, json_depth
 from ._text import LiveMessage
 from .abc import Agent, ToolCall, ToolFunction, Turn
 from .errors import (
@@ -468,7 +469,8 @@ class RunningTurn(Turn):
         try:
             encoded = codec.encode_json(value)
             # What the protocol does not allow from others we do not send either.
-            codec.decode_json(encoded)
+            if json_depth(codec.decode_json(encoded)) > MAX_VALUE_DEPTH:
+                raise ValueError(f"more than {MAX_VALUE_DEPTH} levels")
         except (TypeError, ValueError, RecursionError) as exc:
             raise LocalProtocolError(f"not a JSON value of the protocol: {exc}") from exc
         if len(encoded) > limit:
