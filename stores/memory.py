@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 import trio
 
 from ..core.abc import SessionLog, SessionStore
-from ..core.errors import InvalidRequestError, SessionNotFoundError
-from ..core.log import Entry, Summary, SummaryPage
+from ..core.errors import InvalidRequestError, SessionNotFoundError, StoreError
+from ..core.log import Entry, Recollection, Summary, SummaryPage
 from ..core.models import SessionStatus
 
 __all__ = ["MemoryStore", "open_memory_store"]
@@ -17,12 +17,16 @@ __all__ = ["MemoryStore", "open_memory_store"]
 class _MemoryLog(SessionLog):
     term = 1
 
-    def __init__(self, store: MemoryStore, session_id: str) -> None:
+    def __init__(
+        self, store: MemoryStore, session_id: str, entries: list[Entry] | None = None
+    ) -> None:
         self._store = store
         self._session_id = session_id
+        #: None until the first append makes the session exist.
+        self._entries = entries
 
     def append_nowait(self, batch: Sequence[Entry], summary: Summary) -> None:
-        self._store.keep(self._session_id, batch, summary)
+        self._entries = self._store.keep(self._session_id, self._entries, batch, summary)
 
     async def append(self, batch: Sequence[Entry], summary: Summary) -> None:
         self.append_nowait(batch, summary)
@@ -47,17 +51,36 @@ class MemoryStore(SessionStore):
 
     async def open(self, session_id: str) -> SessionLog:
         await trio.lowlevel.checkpoint()
-        if session_id not in self._logs:
+        entries = self._logs.get(session_id)
+        if entries is None:
             raise SessionNotFoundError(f"Session not found: {session_id}")
-        return _MemoryLog(self, session_id)
+        return _MemoryLog(self, session_id, entries)
 
-    def keep(self, session_id: str, batch: Sequence[Entry], summary: Summary) -> None:
-        """Append, and note the summary."""
-        self._logs.setdefault(session_id, []).extend(batch)
+    def keep(
+        self,
+        session_id: str,
+        entries: list[Entry] | None,
+        batch: Sequence[Entry],
+        summary: Summary,
+    ) -> list[Entry]:
+        """Append, note the summary, and give the log that was appended to.
+
+        Raises:
+            StoreError: The session was deleted, or exists already, or the batch does not follow.
+        """
+        if self._logs.get(session_id) is not entries:
+            reason = "exists already" if entries is None else "was deleted"
+            raise StoreError(f"the session {session_id} {reason}")
+        if batch[0].seq != len(entries or ()) + 1:
+            raise StoreError(f"{batch[0]!r} does not follow {len(entries or ())} entries")
+        if entries is None:
+            entries = self._logs[session_id] = []
+        entries.extend(batch)
         known = self._summaries.get(session_id)
         if known and known.session.last_activity_at != summary.session.last_activity_at:
             del self._summaries[session_id]
         self._summaries[session_id] = summary
+        return entries
 
     async def read(self, session_id: str, after: int, limit: int) -> Sequence[Entry]:
         await trio.lowlevel.checkpoint()
@@ -65,6 +88,12 @@ class MemoryStore(SessionStore):
         if log is None:
             raise SessionNotFoundError(f"Session not found: {session_id}")
         return log[after : after + limit]
+
+    async def recall(self, session_id: str) -> Recollection:
+        await trio.lowlevel.checkpoint()
+        if session_id not in self._logs:
+            raise SessionNotFoundError(f"Session not found: {session_id}")
+        return Recollection()
 
     async def summary(self, session_id: str) -> Summary | None:
         await trio.lowlevel.checkpoint()
