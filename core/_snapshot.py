@@ -5,16 +5,16 @@ Pure: no trio, no clock.
 
 from __future__ import annotations
 
+import json
 from typing import Final
 
 import attrs
 
 from . import codec
-from ._json import decode_strict
 from ._state import SessionState
 from .errors import InvalidRequestError, StoreError
-from .events import ToolCalled
-from .log import KeyRecord, Note
+from .events import SessionCompacted, ToolCalled
+from .log import KeyRecord, Note, Position
 from .models import (
     AskInfo,
     ForkedFrom,
@@ -29,7 +29,7 @@ from .models import (
     TokenUsage,
 )
 
-__all__ = ["make_snapshot_note", "restore", "wants_snapshot"]
+__all__ = ["Snapshot", "encode_snapshot", "restore", "take_snapshot", "wants_snapshot"]
 
 #: Entries since the last snapshot after which there is to be another.
 SNAPSHOT_ENTRIES: Final = 1000
@@ -60,9 +60,14 @@ class _Key:
 
 
 @attrs.frozen(kw_only=True)
-class _Snapshot:
+class Snapshot:
+    """The state at one position. Its parts are immutable, so any thread may write it down."""
+
+    session_id: str
+    after: Position
     version: int
     owner: str | None = None
+    created_key: str | None = None
     name: str | None = None
     config: SessionConfig
     metadata: JsonObject
@@ -82,6 +87,7 @@ class _Snapshot:
     outcomes: dict[str, Outcome]
     input_turns: dict[str, str]
     usage: TokenUsage
+    compaction: SessionCompacted | None = None
     ended: SessionStatus | None = None
     keys: tuple[_Key, ...]
 
@@ -91,11 +97,14 @@ def wants_snapshot(seq: int, last: int) -> bool:
     return seq - last >= max(SNAPSHOT_ENTRIES, last * SNAPSHOT_GROWTH)
 
 
-def make_snapshot_note(state: SessionState, timestamp: str) -> Note:
-    """Write a state down."""
-    snapshot = _Snapshot(
+def take_snapshot(state: SessionState) -> Snapshot:
+    """Copy a state, which is quick; writing it down is not."""
+    return Snapshot(
+        session_id=state.session_id,
+        after=state.position,
         version=VERSION,
         owner=state.owner,
+        created_key=state.created_key,
         name=state.name,
         config=state.config,
         metadata=state.metadata,
@@ -117,16 +126,21 @@ def make_snapshot_note(state: SessionState, timestamp: str) -> Note:
         outcomes=dict(state.outcomes),
         input_turns=dict(state.input_turns),
         usage=state.usage,
+        compaction=state.compaction,
         ended=state.ended,
         keys=tuple(
             _Key(record=record, timestamp=time, seq=seq)
             for record, time, seq in state.keys.values()
         ),
     )
+
+
+def encode_snapshot(snapshot: Snapshot, timestamp: str) -> Note:
+    """Write a snapshot down. It holds all messages: give a large one to a thread."""
     return Note(
-        session_id=state.session_id,
+        session_id=snapshot.session_id,
         type="snapshot",
-        after=state.position,
+        after=snapshot.after,
         timestamp=timestamp,
         data=codec.encode_json(codec.unstructure(snapshot)),
     )
@@ -141,12 +155,13 @@ def restore(state: SessionState, note: Note) -> bool:
     if note.session_id != state.session_id:
         raise StoreError(f"a snapshot of {note.session_id} in the log of {state.session_id}")
     try:
-        snapshot = codec.structure(decode_strict(note.data), _Snapshot)
+        snapshot = codec.structure(json.loads(note.data), Snapshot)
     except (InvalidRequestError, ValueError):
         return False
-    if snapshot.version != VERSION:
+    if snapshot.version != VERSION or snapshot.after != note.after:
         return False
     state.owner = snapshot.owner
+    state.created_key = snapshot.created_key
     state.name = snapshot.name
     state.config = snapshot.config
     state.metadata = snapshot.metadata
@@ -169,8 +184,7 @@ def restore(state: SessionState, note: Note) -> bool:
     state.outcomes = dict(snapshot.outcomes)
     state.input_turns = dict(snapshot.input_turns)
     state.usage = snapshot.usage
+    state.compaction = snapshot.compaction
     state.ended = snapshot.ended
     state.restore_keys((key.record, key.timestamp, key.seq) for key in snapshot.keys)
     return True
-
-

@@ -193,11 +193,13 @@ class Summary:
 
     Attributes:
         owner: The principal that created it, None for anonymous.
+        created_key: The idempotency key that created it.
         has_open_work: A turn is running or inputs are queued: a start has to read this session.
     """
 
     session: Session
     owner: str | None = None
+    created_key: str | None = None
     has_open_work: bool = False
 
 

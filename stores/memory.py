@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 
 import trio
 
+from ..core._clock import utc_before
 from ..core.abc import SessionLog, SessionStore
 from ..core.errors import InvalidRequestError, SessionNotFoundError, StoreError
 from ..core.log import Entry, Recollection, Summary, SummaryPage
@@ -127,14 +128,37 @@ class MemoryStore(SessionStore):
         self._summaries.pop(session_id, None)
         return self._logs.pop(session_id, None) is not None
 
-    async def prune(self, *, keep: int, protect: Collection[str] = ()) -> Sequence[str]:
+    async def prune(
+        self,
+        *,
+        keep: int | None = None,
+        older_seconds: float | None = None,
+        keep_bytes: int | None = None,
+        protect: Collection[str] = (),
+    ) -> Sequence[str]:
         await trio.lowlevel.checkpoint()
-        excess = len(self._summaries) - keep
-        doomed = [name for name in self._summaries if name not in protect][: max(0, excess)]
+        count = len(self._summaries)
+        size = sum(self._size(session_id) for session_id in self._logs) if keep_bytes else 0
+        before = "" if older_seconds is None else utc_before(older_seconds)
+        doomed: list[str] = []
+        for session_id, summary in self._summaries.items():
+            if session_id in protect:
+                continue
+            is_old = summary.session.last_activity_at < before
+            is_excess = keep is not None and count > keep
+            is_large = keep_bytes is not None and size > keep_bytes
+            if not (is_old or is_excess or is_large):
+                break
+            doomed.append(session_id)
+            count -= 1
+            size -= self._size(session_id) if keep_bytes else 0
         for session_id in doomed:
             del self._summaries[session_id]
             self._logs.pop(session_id, None)
         return doomed
+
+    def _size(self, session_id: str) -> int:
+        return sum(len(entry.data) for entry in self._logs.get(session_id, ()))
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()
