@@ -413,9 +413,12 @@ class LocalHost(SessionHost):
 
     def spawn_turn(self, session: LiveSession, turn: RunningTurn) -> None:
         """Run a turn as a task under this host's sessions."""
-        name = turn.config.agent or self.default_agent
         self.running.add(session)
-        self._turns.start_soon(turn.run, self.agents.get(name, _missing), name=f"turn {turn.id}")
+        self._turns.start_soon(turn.run, self.find_agent(turn.config), name=f"turn {turn.id}")
+
+    def find_agent(self, config: SessionConfig) -> Agent:
+        """Give the agent that a session is configured for."""
+        return self.agents.get(config.agent or self.default_agent, _missing)
 
     def turn_ended(self, session: LiveSession) -> None:
         """A session's turn is over."""

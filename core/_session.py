@@ -16,6 +16,7 @@ import trio
 
 from ._clock import utc_before, utc_now
 from ._command import Command, KeyClaim, Reply
+from ._compaction import compact
 from ._feed import SessionFeed
 from ._ids import new_id
 from ._journal import Journal
@@ -44,6 +45,7 @@ from .events import (
     MessageCreated,
     SessionCheckpointed,
     SessionClosed,
+    SessionCompacted,
     SessionExpired,
     SessionUpdated,
     TurnStarted,
@@ -59,6 +61,8 @@ from .methods import (
     SessionCheckpoint,
     SessionCheckpointResult,
     SessionClose,
+    SessionCompact,
+    SessionCompactResult,
     SessionUpdate,
     TurnCancel,
     TurnCancelResult,
@@ -144,6 +148,9 @@ class LiveSession:
                 self._update(params, command.claim, reply)
             case SessionCheckpoint():
                 self._checkpoint(params, command.claim, reply)
+            case SessionCompact():
+                self._check_open()
+                compact(self, params, command.claim, reply)
             case InputWithdraw():
                 self._withdraw(params, command.claim, reply)
             case SessionClose():
@@ -342,6 +349,19 @@ class LiveSession:
             position=str(self.journal.next_position), label=params.label
         )
         self._stage_answered(SessionCheckpointed(label=params.label), result, claim, reply)
+
+    def stage_compaction(
+        self, body: SessionCompacted, claim: KeyClaim | None, reply: Reply
+    ) -> None:
+        """Write a compaction down; its commit is the answer."""
+        self._check_open()
+        result = SessionCompactResult(
+            compaction_id=body.compaction_id,
+            summary=body.summary,
+            compacted_count=body.compacted_count,
+            position=str(self.journal.next_position),
+        )
+        self._stage_answered(body, result, claim, reply)
 
     def _stage_answered(self, body: Any, result: Any, claim: KeyClaim | None, reply: Reply) -> None:
         """Stage one entry whose commit is the answer."""
