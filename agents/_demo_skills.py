@@ -98,7 +98,8 @@ async def _answer_sum(talk: Talk, sentence: str) -> bool:
     except AgentError as exc:
         await talk.say(exc.message)
     else:
-        await talk.say(f"{expression} is {result}.".replace("( ", "(").replace(" )", ")"))
+        spelt = re.sub(r"(?<=\() | (?=[)%!])", "", expression)
+        await talk.say(f"{spelt} is {result}.")
     return True
 
 

@@ -196,7 +196,9 @@ class SessionFeed:
             resync_reason: Its cursor does not continue: it is sent the newest messages first.
         """
         self._drop(connection)
-        cursor = Cursor(self, connection, after + 1, dict(offsets))
+        # After a resync the texts in progress begin anew too.
+        offsets = dict(offsets) if resync_reason is None else {}
+        cursor = Cursor(self, connection, after + 1, offsets)
         if resync_reason is not None:
             cursor.first = self._make_resync(resync_reason)
             self.stats.resyncs += 1

@@ -258,13 +258,18 @@ class Server(Acceptor):
     async def _listen(
         self, listeners: Sequence[Listener], *, task_status: trio.TaskStatus[None]
     ) -> None:
-        """Accept on every listener, until the server drains."""
+        """Accept on every listener, until the server drains; then unbind.
+
+        A listener that stays bound lets people wait in its backlog for an answer that never comes.
+        """
         with self._listening:
             async with trio.open_nursery() as nursery:
                 for listener in listeners:
                     serve = partial(listener.serve, handler_nursery=self._connection_tasks)
                     await nursery.start(serve, self)
                 task_status.started()
+        for listener in listeners:
+            await _close_listener(listener)
 
     async def _end_turns(self) -> None:
         self.host.stop_turns("shutdown")

@@ -34,6 +34,8 @@ if _TYPE_CHECKING:
     from ._dribble import open_dribbling_channel as open_dribbling_channel
     from ._peer import ProtocolPeer as ProtocolPeer
     from ._peer import open_peer as open_peer
+    from ._puppet import LedTurn as LedTurn
+    from ._puppet import Puppet as Puppet
 else:
     #: Module → the names that come from it.
     _NAMES = {
@@ -43,6 +45,7 @@ else:
         ),
         "._dribble": "open_dribbling_channel",
         "._peer": "ProtocolPeer open_peer",
+        "._puppet": "LedTurn Puppet",
     }
     _WHERE = {name: module for module, names in _NAMES.items() for name in names.split()}
 

@@ -1,0 +1,124 @@
+"""How contract tests reach a server over one transport, whichever it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Final
+
+import attrs
+import trio
+from trio.testing import MockClock
+
+from ..agents.echo import echo
+from ..core import Server, Settings, open_server
+from ..core.abc import Agent, ConnectOptions
+from ..core.methods import Credential
+from ._peer import ProtocolPeer, open_peer
+
+__all__ = ["Connect"]
+
+_SETTINGS: Final = frozenset(field.name for field in attrs.fields(Settings))
+#: For a whole test on a real clock; each wait in it has less.
+_TEST_SECONDS: Final = 20.0
+_PATIENCE_SECONDS: Final = 5.0
+
+
+class Connect:
+    """One transport, for tests that are the same on all of them.
+
+        connect = Connect("tcp://127.0.0.1:0")
+
+        async with connect(agent, max_in_flight=3) as peer, connect.another() as other:
+            ...
+
+    Attributes:
+        name: For people.
+        server: Of the block that was opened last.
+    """
+
+    server: Server
+
+    def __init__(
+        self,
+        url: str | Callable[[], str],
+        *,
+        tls: Any = None,
+        client_tls: Any = None,
+        dribble: bool = False,
+    ) -> None:
+        """Name a transport.
+
+        Args:
+            url: To listen on; a function is asked for a new one for each server.
+            tls: The server's, as in `trialogue.open_server`.
+            client_tls: The client's, as in `ConnectOptions`.
+            dribble: Send everything byte by byte; see `open_dribbling_channel`.
+        """
+        self._url = url
+        self._tls = tls
+        self._client_tls = client_tls
+        self._dribble = dribble
+        self.name = (url if isinstance(url, str) else url()).partition(":")[0]
+
+    @asynccontextmanager
+    async def serve(
+        self, agent: Agent | Mapping[str, Agent] = echo, **options: Any
+    ) -> AsyncGenerator[Server]:
+        """Open a server that `another` connects to.
+
+        Args:
+            agent: As in `trialogue.open_server`.
+            options: Of `Settings`, by their names there, and of `trialogue.open_server`.
+
+        Everything in the block has to be done in 20 s, unless the clock is a test's own.
+        """
+        limits = {name: options.pop(name) for name in _SETTINGS & options.keys()}
+        url = self._url if isinstance(self._url, str) else self._url()
+        seconds = math.inf if _has_own_clock() else _TEST_SECONDS
+        with trio.fail_after(seconds):
+            async with open_server(
+                agent, transports=[url], settings=Settings(**limits), tls=self._tls, **options
+            ) as self.server:
+                yield self.server
+
+    @asynccontextmanager
+    async def __call__(
+        self, agent: Agent | Mapping[str, Agent] = echo, **options: Any
+    ) -> AsyncGenerator[ProtocolPeer]:
+        """Open a server as `serve` does, and connect to it."""
+        async with self.serve(agent, **options), self.another() as peer:
+            yield peer
+
+    def another(
+        self, *, credential: Credential | None = None, patience: float | None = None
+    ) -> AbstractAsyncContextManager[ProtocolPeer]:
+        """Connect to the server.
+
+        Args:
+            credential: For transports that have headers.
+            patience: For each wait; 5 s, or a day on a test's own clock.
+        """
+        if patience is None:
+            patience = 24 * 3600 if _has_own_clock() else _PATIENCE_SECONDS
+        return open_peer(
+            self.server.endpoints[0],
+            ConnectOptions(tls=self._client_tls, credential=credential),
+            patience=patience,
+            dribble=self._dribble,
+        )
+
+    async def wait_until(self, is_true: Callable[[], bool]) -> None:
+        """Look again and again until something is so that nobody says, for at most 5 s."""
+        with trio.fail_after(_PATIENCE_SECONDS):
+            while not is_true():  # noqa: ASYNC110 - what it waits for has no event
+                await trio.sleep(0.005)
+
+    def __repr__(self) -> str:
+        return f"<Connect over {self.name}>"
+
+
+def _has_own_clock() -> bool:
+    """Whether time is a test's to move: under an autojump clock a day passes in no time."""
+    return isinstance(trio.lowlevel.current_clock(), MockClock)

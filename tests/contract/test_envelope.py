@@ -1,0 +1,304 @@
+"""PROTOCOL §2: requests, their ids and versions, and the order of answers and events."""
+
+import math
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from trialogue.core import Request
+from trialogue.testing import Puppet, Wait, scripted
+from trialogue.testing.transport_kit import Connect
+
+for_ever = scripted(default=["Begun.", Wait(math.inf)])
+
+
+@pytest.mark.parametrize("request_id", ["r", "i" * 64, "é😀", 0, 1, -7, 2**53 - 1, -(2**53 - 1)])
+async def test_id_comes_back_as_it_was_sent(connect: Connect, request_id: str | int) -> None:
+    """§2.1: a string of 1–64 characters or an integer."""
+    async with connect() as peer:
+        await peer.call("server.health", request_id=request_id)
+        await peer.refused("METHOD_NOT_FOUND", "no.such", request_id=request_id)
+
+
+async def test_number_and_its_digits_are_two_ids(connect: Connect) -> None:
+    """§2.1: 1 and "1" differ, and come back as they were sent."""
+    puppet = Puppet()
+    async with connect(puppet) as peer:
+        sessions = [await peer.call("session.create") for _ in range(2)]
+        for number, session in enumerate(sessions):
+            await peer.send_request(
+                "message.send",
+                request_id="1" if number else 1,
+                sessionId=session["id"],
+                content="hi",
+                wait=True,
+            )
+        first, second = await puppet.next_turn(), await puppet.next_turn()
+        second.finish()
+        done = await peer.expect_result("1")
+        assert done["turnId"] == second.turn.id
+        assert not peer.is_answered(1)
+        first.finish()
+        assert (await peer.expect_result(1))["turnId"] == first.turn.id
+
+
+async def test_second_use_of_an_unanswered_id_is_refused(connect: Connect) -> None:
+    """§2.1: and the first is answered all the same, after which the id is free."""
+    puppet = Puppet()
+    async with connect(puppet) as peer:
+        session = await peer.call("session.create")
+        hold = {"sessionId": session["id"], "content": "hi", "wait": True}
+        await peer.send_request("message.send", request_id="same", params=hold)
+        led = await puppet.next_turn()
+        await peer.refused("INVALID_REQUEST", "server.health", request_id="same")
+        led.finish()
+        assert (await peer.expect_result("same"))["outcome"] == "completed"
+        await peer.call("server.health", request_id="same")
+
+
+async def test_same_id_on_two_connections_is_no_conflict(connect: Connect) -> None:
+    """§2.1: ids are unique among one connection's requests."""
+    puppet = Puppet()
+    async with connect(puppet) as peer, connect.another() as other:
+        session = await peer.call("session.create")
+        members = {"sessionId": session["id"], "content": "hi", "wait": True}
+        await peer.send_request("message.send", request_id="same", params=members)
+        led = await puppet.next_turn()
+        await other.call("server.health", request_id="same")
+        led.finish()
+        await peer.expect_result("same")
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1", "1.999"])
+async def test_any_minor_version_is_accepted_and_answered_with_ours(
+    connect: Connect, version: str
+) -> None:
+    """§2.4."""
+    async with connect() as peer:
+        payload = {"id": "v", "method": "server.health"}
+        await peer.send({"version": version, "type": "request", "payload": payload})
+        await peer.expect_result("v")
+        assert [frame["version"] for frame in peer.frames] == ["1.0"]
+
+
+@pytest.mark.parametrize("version", ["0.9", "2.0", "10.0"])
+async def test_another_major_version_is_refused_with_those_that_are_known(
+    connect: Connect, version: str
+) -> None:
+    """§2.4: UNSUPPORTED_VERSION, the supported ones in error.data.supported."""
+    async with connect() as peer:
+        await peer.ping()
+        payload = {"id": "v", "method": "server.health"}
+        await peer.send({"version": version, "type": "request", "payload": payload})
+        error = await peer.expect_error("v", "UNSUPPORTED_VERSION")
+        assert error["data"]["supported"] == ["1.0"]
+        assert await peer.call("server.health")
+
+
+async def test_unknown_method_is_refused(connect: Connect) -> None:
+    """§10: METHOD_NOT_FOUND; a name of nobody's is no bug of ours."""
+    async with connect() as peer:
+        for name in ("no.such", "_mine", "session", "__class__", "x" * 1000, "é\u0000"):
+            error = await peer.refused("METHOD_NOT_FOUND", name)
+            assert len(error["message"]) < 200, "the name is not sent back at length"
+
+
+async def test_method_of_the_servers_own_is_served(connect: Connect) -> None:
+    """§1.2: names that begin with ``_`` are extensions."""
+
+    async def slow(request: Request, params: dict[str, object]) -> dict[str, object]:
+        await trio.lowlevel.checkpoint()
+        return {"slow": params["text"]}
+
+    def quick(request: Request, params: dict[str, object]) -> dict[str, object]:
+        return {"quick": params["text"]}
+
+    def broken(request: Request, params: dict[str, object]) -> None:
+        raise RuntimeError("secret")
+
+    async with connect(methods={"_slow": slow, "_quick": quick, "_broken": broken}) as peer:
+        assert await peer.call("_slow", text="a") == {"slow": "a"}
+        assert await peer.call("_quick", text="b") == {"quick": "b"}
+        error = await peer.refused("SERVER_ERROR", "_broken")
+        assert error["data"]["errorId"]
+        assert "secret" not in str(peer.frames)
+
+
+async def test_wrong_params_are_refused_with_each_place(connect: Connect) -> None:
+    """§10: INVALID_REQUEST; error.data.issues names each place."""
+    async with connect() as peer:
+        error = await peer.refused("INVALID_REQUEST", "message.send", content=1, wait="yes")
+        places = {issue["path"] for issue in error["data"]["issues"]}
+        assert {"params.sessionId", "params.content", "params.wait"} == places
+        error = await peer.refused(
+            "INVALID_REQUEST",
+            "session.create",
+            config={"temperature": "hot", "whenBusy": "panic", "tools": ["a", 1]},
+        )
+        places = {issue["path"] for issue in error["data"]["issues"]}
+        assert {"params.config.temperature", "params.config.whenBusy"} <= places
+        assert any(place.startswith("params.config.tools") for place in places)
+
+
+@pytest.mark.parametrize(
+    ("method", "members"),
+    [
+        ("session.get", {"sessionId": 5}),
+        ("session.get", {}),
+        ("session.list", {"limit": "5"}),
+        ("session.list", {"limit": 5.0}),
+        ("session.list", {"limit": True}),
+        ("session.list", {"status": "asleep"}),
+        ("message.list", {"sessionId": "x", "role": "robot"}),
+        ("request.cancel", {"id": None}),
+        ("request.cancel", {"id": 1.5}),
+        ("session.create", {"metadata": []}),
+        ("session.create", {"config": {"agent": 7}}),
+        ("session.subscribe", {"sessionId": "x", "partial": {"m": "3"}}),
+        ("session.subscribe", {"sessionId": "x", "partial": []}),
+        ("message.send", {"sessionId": "x", "content": "x", "attachments": {}}),
+        ("message.send", {"sessionId": "x", "content": "x", "attachments": [{"name": "n"}]}),
+    ],
+)
+async def test_param_of_the_wrong_kind_is_refused(
+    connect: Connect, method: str, members: dict[str, object]
+) -> None:
+    """§10: INVALID_REQUEST, never a guess at what was meant."""
+    async with connect() as peer:
+        await peer.refused("INVALID_REQUEST", method, params=members)
+
+
+async def test_create_is_answered_before_its_events(connect: Connect) -> None:
+    """§2.2: and the session is there to be subscribed at once, without a wait for the answer."""
+    async with connect() as peer:
+        session = await peer.call("session.create")
+        await peer.call("session.subscribe", sessionId=session["id"], after="0-0")
+        events = await peer.expect_durable(session["id"], "session.created")
+        assert events[0]["data"]["session"]["id"] == session["id"]
+
+
+async def test_subscribe_is_answered_before_the_first_event(connect: Connect) -> None:
+    """§2.2."""
+    async with connect() as peer:
+        session = await peer.call("session.create")
+        before = len(peer.frames)
+        await peer.call("session.subscribe", sessionId=session["id"], after="0-0")
+        await peer.expect_event(session["id"], "sync")
+        assert [frame["type"] for frame in peer.frames[before:]] == ["response", "event", "event"]
+
+
+@pytest.mark.parametrize("method", ["message.stream", "message.send"])
+async def test_input_is_answered_before_the_first_event_it_causes(
+    connect: Connect, method: str
+) -> None:
+    """§2.2: message.stream, and message.send without wait."""
+    async with connect() as peer:
+        session = await peer.call("session.create")
+        await peer.call("session.subscribe", sessionId=session["id"])
+        await peer.expect_event(session["id"], "sync")
+        before = len(peer.frames)
+        await peer.call(method, sessionId=session["id"], content="hi")
+        await peer.expect_event(session["id"], "turn.ended")
+        kinds = [frame["payload"].get("type", "the response") for frame in peer.frames[before:]]
+        assert kinds[:2] == ["the response", "input.delivered"]
+
+
+async def test_wait_is_answered_after_the_turns_end(connect: Connect) -> None:
+    """§2.2: wait: true after the terminal event that it waits for."""
+    async with connect() as peer:
+        session = await peer.call("session.create")
+        await peer.call("session.subscribe", sessionId=session["id"])
+        await peer.call("message.send", sessionId=session["id"], content="hi", wait=True)
+        assert peer.frames[-1]["type"] == "response"
+        assert peer.frames[-2]["payload"]["type"] == "turn.ended"
+
+
+async def test_cancel_is_answered_after_the_turns_end(connect: Connect) -> None:
+    """§2.2: every cancel of a turn, on whichever connection it came."""
+    async with connect(for_ever) as peer, connect.another() as other:
+        session = await peer.call("session.create")
+        await other.call("session.subscribe", sessionId=session["id"])
+        await peer.call("message.stream", sessionId=session["id"], content="hi")
+        await peer.expect_event(session["id"], "message.delta")
+        mine = await peer.send_request("turn.cancel", sessionId=session["id"])
+        again = await peer.send_request("turn.cancel", sessionId=session["id"])
+        theirs = await other.send_request("turn.cancel", sessionId=session["id"])
+        for at, request_id in ((peer, mine), (peer, again), (other, theirs)):
+            await at.expect_result(request_id)
+            kinds = [frame["payload"].get("type", "a response") for frame in at.frames]
+            assert kinds.index("turn.ended") < len(kinds) - 1 - kinds[::-1].index("a response")
+
+
+async def test_close_is_answered_after_the_sessions_end(connect: Connect) -> None:
+    """§2.2: session.close after session.closed."""
+    async with connect(for_ever) as peer:
+        session = await peer.call("session.create")
+        await peer.call("message.stream", sessionId=session["id"], content="hi")
+        await peer.call("session.close", sessionId=session["id"])
+        assert peer.frames[-1]["type"] == "response"
+        assert peer.frames[-2]["payload"]["type"] == "session.closed"
+
+
+async def test_requests_to_one_session_take_effect_in_their_order(connect: Connect) -> None:
+    """§2.2: without waiting for answers between them."""
+    async with connect() as peer:
+        session = await peer.call("session.create")
+        texts = [f"text {number}" for number in range(20)]
+        sent = [
+            await peer.send_request(
+                "message.add", sessionId=session["id"], role="user", content=text
+            )
+            for text in texts
+        ]
+        sent.append(await peer.send_request("session.update", sessionId=session["id"], name="n"))
+        listed = await peer.call("message.list", sessionId=session["id"])
+        assert [message["content"] for message in listed["messages"]] == texts
+        for request_id in sent:
+            await peer.expect_result(request_id)
+
+
+async def test_response_comes_after_its_effect_can_be_read_by_others(connect: Connect) -> None:
+    """§2.2: never before the durable effect that it reports."""
+    async with connect() as peer, connect.another() as other:
+        session = await peer.call("session.create")
+        for number in range(10):
+            await peer.call("session.update", sessionId=session["id"], name=f"name {number}")
+            seen = await other.call("session.get", sessionId=session["id"])
+            assert seen["name"] == f"name {number}"
+
+
+async def test_request_past_its_deadline_is_answered_timeout(
+    loopback: Connect, autojump_clock: MockClock
+) -> None:
+    """§2.3, §10: the server cancels the work at timeoutMs, just then."""
+
+    async def dawdle(request: Request, params: object) -> None:
+        await trio.sleep(60)
+
+    async with loopback(for_ever, methods={"_dawdle": dawdle}) as peer:
+        start = trio.current_time()
+        await peer.refused("TIMEOUT", "_dawdle", timeout_ms=1500)
+        assert trio.current_time() - start == 1.5
+        session = await peer.call("session.create")
+        await peer.call("session.subscribe", sessionId=session["id"])
+        members = {"sessionId": session["id"], "content": "hi", "wait": True}
+        await peer.refused("TIMEOUT", "message.send", params=members, timeout_ms=2500)
+        assert trio.current_time() - start == 4.0
+        ended = await peer.expect_event(session["id"], "turn.ended")
+        assert ended["data"]["outcome"] == "cancelled", "§4: the turn that it started is cancelled"
+
+
+async def test_deadline_that_is_not_reached_changes_nothing(connect: Connect) -> None:
+    """§2.3."""
+    async with connect() as peer:
+        session = await peer.call("session.create", timeout_ms=60_000)
+        done = await peer.call(
+            "message.send",
+            sessionId=session["id"],
+            content="hi",
+            wait=True,
+            timeout_ms=60_000,
+            meta={"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"},
+        )
+        assert done["outcome"] == "completed"
