@@ -202,6 +202,8 @@ class LocalHost(SessionHost):
                 if not session.journal.is_open and (waiting[0].needs_write or has_open_work):
                     session.journal.open(await self.store.open(session_id))
                     recover(session)
+                    # Nobody sees a turn as running that was interrupted.
+                    await session.journal.wait_published()
                 waiting.popleft().run(session)
         except (TrialogueError, OSError) as exc:
             for work in waiting:

@@ -195,6 +195,12 @@ class Journal:
                 return
         failed(self.failure or RuntimeError(f"no entry {seq} is staged"))
 
+    async def wait_published(self) -> None:
+        """Wait until everything staged so far is published, or never will be."""
+        done = trio.Event()
+        self.when_published(self.state.seq, done.set, lambda _: done.set())
+        await done.wait()
+
     def _mark_text(self) -> Sequence[tuple[LiveMessage, int]]:
         """Note how much text was written before what is staged now.
 
