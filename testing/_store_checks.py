@@ -27,6 +27,7 @@ class Promise(enum.Enum):
     FENCES = "another process may take a session, and the first one is fenced off"
     EXCLUDES = "a second process is refused while the first has the store open"
     NOTES = "partial texts and snapshots are recalled"
+    CREATED_KEYS = "a session is found by the idempotency key that created it"
     OPEN_WORK = "sessions with open work are named without being read"
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 
 from ..core.abc import SessionStore
 from ..core.errors import InvalidRequestError, SessionNotFoundError, TrialogueError
 from ..core.models import SessionStatus
 from ._store_checks import Promise, StoreHarness, check
-from ._store_writer import SessionWriter, read_all
+from ._store_writer import SessionWriter, make_entry, make_summary, read_all
 
 
 async def _fill(store: SessionStore, count: int) -> list[SessionWriter]:
@@ -189,6 +190,35 @@ async def pruning_takes_the_oldest(harness: StoreHarness) -> None:
             await read_all(store, "ses_00")
 
 
+@check()
+async def pruning_by_age_spares_the_young(harness: StoreHarness) -> None:
+    """``older_seconds``: since their last activity. The kit's own times are those of 2020."""
+    async with harness.open() as store:
+        await _fill(store, 60)
+        batch = [make_entry("ses_new", 1)]
+        summary = make_summary("ses_new", batch[0].position)
+        session = attrs.evolve(summary.session, last_activity_at="2999-01-01T00:00:00.000Z")
+        await store.create("ses_new").append(batch, attrs.evolve(summary, session=session))
+        assert list(await store.prune(older_seconds=1e9)) == []
+        gone = await store.prune(older_seconds=3600, protect={"ses_03", "ses_59"})
+        assert len(gone) == 58
+        assert await _ids(store) == ["ses_new", "ses_59", "ses_03"]
+
+
+@check()
+async def pruning_by_size_keeps_the_newest(harness: StoreHarness) -> None:
+    """``keep_bytes``: of all logs together. How much a store adds to an entry is its affair."""
+    async with harness.open() as store:
+        for number in range(120):
+            await SessionWriter(store, f"ses_{number:03}").append(activity=number, text="x" * 5000)
+        assert list(await store.prune(keep_bytes=120 * 6000)) == []
+        gone = await store.prune(keep_bytes=20 * 5500, protect={"ses_003"})
+        left = await _ids(store)
+        assert left == [*(f"ses_{n}" for n in range(119, 120 - len(left), -1)), "ses_003"]
+        assert 17 <= len(left) <= 22
+        assert len(gone) + len(left) == 120
+
+
 @check(Promise.OPEN_WORK)
 async def sessions_with_open_work_are_named(harness: StoreHarness) -> None:
     """`SessionStore.list_open_work`, as the last append of each said."""
@@ -249,3 +279,28 @@ async def notes_are_there_after_reopening(harness: StoreHarness) -> None:
         assert list(recollection.partials) == [partial]
         await writer.reopen(store)
         await writer.append()
+
+
+@check(Promise.CREATED_KEYS)
+async def session_is_found_by_the_key_that_created_it(harness: StoreHarness) -> None:
+    """PROTOCOL §7: for `session.create` a key is its principal's; and it survives a restart."""
+    async with harness.open() as store:
+        for number, (owner, key) in enumerate(
+            ((None, "k"), ("ann", "k"), ("bob", "k"), ("ann", "other"), ("ann", None))
+        ):
+            writer = SessionWriter(store, f"ses_{number}", owner=owner)
+            await writer.append(created_key=key)
+            await writer.append(created_key=key)
+        assert await store.delete("ses_2")
+        await _find_keys(store)
+    if Promise.SURVIVES not in harness.lacks:
+        async with harness.open() as store:
+            await _find_keys(store)
+
+
+async def _find_keys(store: SessionStore) -> None:
+    assert await store.find_created(None, "k") == "ses_0"
+    assert await store.find_created("ann", "k") == "ses_1"
+    assert await store.find_created("ann", "other") == "ses_3"
+    for owner, key in (("bob", "k"), (None, "other"), ("carol", "k"), ("ann", "")):
+        assert await store.find_created(owner, key) is None

@@ -8,7 +8,7 @@ import trio
 from ..core.errors import FencedError, SettingsError, StoreError, TrialogueError
 from ..core.log import Entry
 from ._store_checks import Promise, StoreHarness, check
-from ._store_writer import SessionWriter, read_all
+from ._store_writer import SessionWriter, make_entry, read_all
 
 
 @check()
@@ -94,6 +94,23 @@ async def term_that_wrote_nothing_is_not_given_again(harness: StoreHarness) -> N
     async with harness.open() as store:
         await writer.reopen(store)
         assert writer.log.term >= 2
+        await writer.append()
+        await writer.check()
+
+
+@check(Promise.SURVIVES)
+async def entries_from_elsewhere_keep_their_terms(harness: StoreHarness) -> None:
+    """A log that is copied or imported has several; the next term is above all of them."""
+    terms = (1, 1, 2, 5, 5)
+    async with harness.open() as store:
+        writer = SessionWriter(store, "ses_1")
+        await writer.append(
+            batch=[make_entry("ses_1", seq, term=term) for seq, term in enumerate(terms, 1)]
+        )
+        await writer.check()
+    async with harness.open() as store:
+        await writer.reopen(store)
+        assert writer.log.term == 6
         await writer.append()
         await writer.check()
 

@@ -17,11 +17,11 @@ PAGE: Final = 200
 
 
 def moment(number: int) -> str:
-    """Give the ``number``-th millisecond of a day, as the log writes times."""
+    """Give the ``number``-th millisecond of a day of long ago, as the log writes times."""
     seconds, milliseconds = divmod(number, 1000)
     minutes, second = divmod(seconds, 60)
     hour, minute = divmod(minutes, 60)
-    return f"2026-01-01T{hour:02}:{minute:02}:{second:02}.{milliseconds:03}Z"
+    return f"2020-01-01T{hour:02}:{minute:02}:{second:02}.{milliseconds:03}Z"
 
 
 def make_entry(
@@ -54,6 +54,7 @@ def make_summary(
     activity: int = 0,
     has_open_work: bool = False,
     name: str | None = None,
+    created_key: str | None = None,
 ) -> Summary:
     """Make the summary of a session as it is after the entry at ``position``."""
     return Summary(
@@ -69,6 +70,7 @@ def make_summary(
             metadata={"of": "the kit", "nested": [1, None, {"ö": True}]},
         ),
         owner=owner,
+        created_key=created_key,
         has_open_work=has_open_work,
     )
 
@@ -151,6 +153,7 @@ class SessionWriter:
         activity: int | None = None,
         has_open_work: bool = False,
         name: str | None = None,
+        created_key: str | None = None,
     ) -> None:
         """Append the next entries and wait until they are durable."""
         batch = self.make_batch(count, text=text) if batch is None else batch
@@ -164,6 +167,7 @@ class SessionWriter:
             activity=self.activity,
             has_open_work=has_open_work,
             name=name,
+            created_key=created_key,
         )
         await self.log.append(batch, summary)
         self.entries.extend(batch)

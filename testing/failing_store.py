@@ -141,9 +141,18 @@ class FailingStore(SessionStore):
         await self.end("delete", fails=fails)
         return existed
 
-    async def prune(self, *, keep: int, protect: Collection[str] = ()) -> Sequence[str]:
+    async def prune(
+        self,
+        *,
+        keep: int | None = None,
+        older_seconds: float | None = None,
+        keep_bytes: int | None = None,
+        protect: Collection[str] = (),
+    ) -> Sequence[str]:
         fails = self.begin("prune")
-        gone = await self._store.prune(keep=keep, protect=protect)
+        gone = await self._store.prune(
+            keep=keep, older_seconds=older_seconds, keep_bytes=keep_bytes, protect=protect
+        )
         await self.end("prune", fails=fails)
         return gone
 

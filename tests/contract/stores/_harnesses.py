@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import ClassVar
 
 from trialogue.core.abc import SessionStore
 from trialogue.stores.memory import MemoryStore
+from trialogue.stores.sqlite import open_sqlite_store
 from trialogue.testing.store_kit import Promise, StoreHarness
 
 _FORGETS = "it is the process's memory"
+
+
+class FolderHarness(StoreHarness):
+    """A store that is in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "store"
+        self._copies = 0
+
+    async def after_kill(self) -> StoreHarness:
+        """Copy the files as they are: all that was written is in them, synced or not."""
+        self._copies += 1
+        copy = self.folder.parent / f"killed_{self._copies}"
+        shutil.copytree(self.folder, copy / "store")
+        return type(self)(copy)
 
 
 class MemoryHarness(StoreHarness):
@@ -22,6 +39,7 @@ class MemoryHarness(StoreHarness):
         Promise.FENCES: "no other process reaches it",
         Promise.EXCLUDES: "no other process reaches it",
         Promise.NOTES: "notes are for a restart, which it does not survive",
+        Promise.CREATED_KEYS: "keys are for a restart, which it does not survive",
         Promise.OPEN_WORK: "open work is for a restart, which it does not survive",
     }
 
@@ -33,4 +51,19 @@ class MemoryHarness(StoreHarness):
         yield self._store
 
 
-HARNESSES: list[type[MemoryHarness]] = [MemoryHarness]
+class SqliteHarness(FolderHarness):
+    name: ClassVar[str] = "sqlite"
+    lacks: ClassVar[Mapping[Promise, str]] = {
+        Promise.EXCLUDES: "several processes may have the database open; terms keep them apart",
+    }
+
+    @asynccontextmanager
+    async def open(self) -> AsyncGenerator[SessionStore]:
+        async with open_sqlite_store(str(self.folder / "sessions.db")) as store:
+            yield store
+
+    def open_rival(self) -> AbstractAsyncContextManager[SessionStore]:
+        return self.open()
+
+
+HARNESSES: list[type[MemoryHarness | SqliteHarness]] = [MemoryHarness, SqliteHarness]
