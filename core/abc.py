@@ -19,6 +19,7 @@ import attrs
 import trio
 
 from ._frame import Frame
+from .errors import StoreError
 from .methods import Credential
 from .models import InputInfo, Message, MessageKind, SessionConfig, SessionStatus
 
@@ -429,6 +430,15 @@ class SessionStore(ABC):
     def statistics(self) -> Mapping[str, Any]:
         """Give counters for ``server.stats``, by their wire names."""
         return {}
+
+    async def list_ids(self) -> Sequence[str]:
+        """Name all sessions, whoever owns them, in no order: for copying a store.
+
+        Raises:
+            StoreError: This store cannot.
+        """
+        await trio.lowlevel.checkpoint()
+        raise StoreError("this store cannot name all of its sessions")
 
     async def list_open_work(self) -> Sequence[str]:
         """Name the sessions that have a running turn or queued inputs, without reading them."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "find_created",
+    "list_ids",
     "list_open_work",
     "list_page",
     "read",
@@ -69,6 +70,11 @@ def find_created(database: Database, owner: str | None, key: str) -> str | None:
         (key, owner),
     )
     return None if row is None else str(row[0])
+
+
+def list_ids(database: Database) -> list[str]:
+    """As `SessionStore.list_ids`."""
+    return [str(session_id) for (session_id,) in database.rows("SELECT id FROM sessions")]
 
 
 def list_open_work(database: Database) -> list[str]:

@@ -100,6 +100,10 @@ class MemoryStore(SessionStore):
         await trio.lowlevel.checkpoint()
         return self._summaries.get(session_id)
 
+    async def list_ids(self) -> Sequence[str]:
+        await trio.lowlevel.checkpoint()
+        return list(self._summaries)
+
     async def list(
         self,
         *,

@@ -88,6 +88,9 @@ class SqliteStore(SessionStore):
     async def find_created(self, owner: str | None, key: str) -> str | None:
         return await self._ask(lambda db: queries.find_created(db, owner, key))
 
+    async def list_ids(self) -> Sequence[str]:
+        return await self._ask(queries.list_ids)
+
     async def list_open_work(self) -> Sequence[str]:
         return await self._ask(queries.list_open_work)
 

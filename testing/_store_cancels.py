@@ -176,7 +176,7 @@ async def cancelled_delete_is_done_or_not(harness: StoreHarness) -> None:
 async def cancelled_prune_leaves_whole_sessions(harness: StoreHarness) -> None:
     async with harness.open() as store:
         for number in range(1, MOST_AWAITS):
-            writers = [SessionWriter(store, f"ses_{number}_{n}") for n in range(4)]
+            writers = [SessionWriter(store, f"ses_{number}x{n}") for n in range(4)]
             for activity, writer in enumerate(writers):
                 await writer.append(3, activity=activity)
             cancelled = await cancel_at_await(partial(store.prune, keep=1), number)

@@ -98,7 +98,7 @@ async def writer_goes_on_after_any_failed_call(harness: StoreHarness) -> None:
         failures = 0
         for number in range(1, 12):
             for effect in (False, True):
-                session_id = f"ses_{number}_{effect}"
+                session_id = f"ses_{number}{effect}"
                 failing = FailingStore(store, fails=partial(_is_call, number), effect=effect)
                 writer = SessionWriter(failing, session_id)
                 while len(writer.entries) < 8:

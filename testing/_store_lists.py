@@ -106,6 +106,18 @@ async def only_what_was_asked_for_is_listed(harness: StoreHarness) -> None:
 
 
 @check()
+async def all_sessions_are_named_whoever_owns_them(harness: StoreHarness) -> None:
+    """`SessionStore.list_ids`, for copying a store."""
+    async with harness.open() as store:
+        assert list(await store.list_ids()) == []
+        for number in range(60):
+            owner = (None, "ann", "bob")[number % 3]
+            await SessionWriter(store, f"ses_{number}", owner=owner).append()
+        assert await store.delete("ses_7")
+        assert sorted(await store.list_ids()) == sorted(f"ses_{n}" for n in range(60) if n != 7)
+
+
+@check()
 async def cursor_of_somebody_elses_is_refused(harness: StoreHarness) -> None:
     """`InvalidRequestError`, at its place."""
     async with harness.open() as store:

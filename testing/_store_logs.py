@@ -117,7 +117,7 @@ async def immediate_append_is_whole_or_nothing(harness: StoreHarness) -> None:
 async def sessions_are_kept_apart(harness: StoreHarness) -> None:
     """Ids that differ in case, or begin with another's, name other sessions."""
     async with harness.open() as store:
-        ids = ("ses_1", "ses_10", "ses_1_1", "SES_1", "ses_1-2")
+        ids = ("ses_1", "ses_10", "ses_1a", "ses_1A", "tes_1")
         writers = [SessionWriter(store, session_id) for session_id in ids]
         for count, writer in enumerate(writers, 1):
             await writer.append(count, text=writer.id)

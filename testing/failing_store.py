@@ -110,6 +110,12 @@ class FailingStore(SessionStore):
     def statistics(self) -> Mapping[str, Any]:
         return self._store.statistics()
 
+    async def list_ids(self) -> Sequence[str]:
+        fails = self.begin("list_ids")
+        names = await self._store.list_ids()
+        await self.end("list_ids", fails=fails)
+        return names
+
     async def list_open_work(self) -> Sequence[str]:
         fails = self.begin("list_open_work")
         names = await self._store.list_open_work()
