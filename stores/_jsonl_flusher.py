@@ -1,0 +1,293 @@
+"""Moves what is acknowledged from the commit log to the sessions' own files, and drops the log.
+
+A flush appends each session's lines to its head, without a sync. A checkpoint makes those files
+and the index durable, and only then removes the log that would have brought them back.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import trio
+
+from ..core.errors import StoreError
+from ._files import Files
+from ._jsonl_commit import CommitLog
+from ._jsonl_committer import Committer
+from ._jsonl_index import Index, IndexFile
+from ._jsonl_segments import head_name, segment_name
+from ._jsonl_session import FlushJob, OwnedSession
+
+__all__ = ["Flusher"]
+
+log = logging.getLogger("trialogue.store")
+
+#: A line is in its session's own file after so long.
+FLUSH_SECONDS: Final = 0.25
+#: Above it the flush does not wait; four times that, and the commits wait for the flush.
+FLUSH_BYTES: Final = 8 * 1024 * 1024
+#: What a start would have to replay.
+CHECKPOINT_BYTES: Final = 32 * 1024 * 1024
+
+
+class Flusher:
+    """The only writer of the sessions' files, but for what a deletion removes.
+
+    Attributes:
+        flushes, checkpoints: Counted.
+        pending_bytes: Given to it, and not planned to be written yet.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        index: Index,
+        index_file: IndexFile,
+        *,
+        epoch: int,
+        sync: bool,
+        auto_save_seconds: float,
+        checkpoint_seconds: float,
+        limiter: trio.CapacityLimiter,
+    ) -> None:
+        self.flushes = self.checkpoints = 0
+        self.lock = trio.Lock()
+        self._files = files
+        self._index = index
+        self._index_file = index_file
+        self._epoch = epoch
+        self._sync = sync
+        self._auto_save = auto_save_seconds
+        self._checkpoint_seconds = checkpoint_seconds
+        self._limiter = limiter
+        self._log_number = 1
+        self._dirty: dict[OwnedSession, None] = {}
+        self._written: set[str] = set()
+        self.pending_bytes = 0
+        self._wake = trio.Event()
+        self._room = trio.Event()
+        self._flushed = trio.Event()
+        self._is_urgent = False
+        self._doomed: list[str] = []
+        self._names_changed = False
+        self._checkpoint_due = math.inf
+        self._save_due = math.inf
+        self.on_foreign: Callable[[OwnedSession], None] = lambda session: None
+
+    # -- told by others --------------------------------------------------------------------
+
+    def took(self, session: OwnedSession, size: int) -> None:
+        """Write a session's new lines soon."""
+        self._dirty[session] = None
+        self.pending_bytes += size
+        if self.pending_bytes > FLUSH_BYTES:
+            self._is_urgent = True
+        self._wake.set()
+
+    def forget(self, session: OwnedSession) -> None:
+        """Write no more of a session: it is deleted, or somebody else's."""
+        self._dirty.pop(session, None)
+        session.unflushed = []
+
+    def remove_soon(self, names: Sequence[str]) -> None:
+        """Remove files, of which the commit log says that they are gone."""
+        self._doomed += names
+        self._is_urgent = True
+        self._wake.set()
+
+    async def wait_room(self) -> None:
+        """Wait until what is unflushed is bounded again."""
+        while self.pending_bytes > 4 * FLUSH_BYTES:
+            self._room = trio.Event()
+            self._wake.set()
+            await self._room.wait()
+
+    async def wait_flushed(self) -> None:
+        """Wait for the end of the flush that is going on."""
+        await self._flushed.wait()
+
+    # -- the task --------------------------------------------------------------------------
+
+    async def run(self, committer: Committer) -> None:
+        """Flush, save the index and checkpoint until cancelled, or until the store has stopped."""
+        while committer.failure is None:
+            await self._wait_work()
+            with trio.CancelScope(shield=True):
+                await self._work(committer)
+
+    async def _wait_work(self) -> None:
+        due = min(self._checkpoint_due, self._save_due)
+        if not self._dirty and not self._doomed:
+            with trio.move_on_at(due):
+                await self._wake.wait()
+        self._wake = trio.Event()
+        if self._dirty and not self._is_urgent:
+            with trio.move_on_after(FLUSH_SECONDS):
+                while not self._is_urgent:
+                    await self._wake.wait()
+                    self._wake = trio.Event()
+        else:
+            await trio.lowlevel.checkpoint()
+
+    async def _work(self, committer: Committer) -> None:
+        try:
+            await self.flush()
+            now = trio.current_time()
+            if committer.log.size > CHECKPOINT_BYTES or now >= self._checkpoint_due:
+                await self.checkpoint(committer)
+            elif now >= self._save_due:
+                await self._save_index(sync=False)
+        except Exception as exc:  # noqa: BLE001 - the store stops, for good
+            committer.stop(StoreError(f"The store has stopped: {exc}"))
+
+    # -- flushing --------------------------------------------------------------------------
+
+    async def flush(self) -> None:
+        """Append to the sessions' files what is only in the commit log."""
+        async with self.lock:
+            sessions, self._dirty = self._dirty, {}
+            self._is_urgent = False
+            jobs = [session.plan_flush() for session in sessions if session.unflushed]
+            self.pending_bytes = 0
+            self._room.set()
+            doomed, self._doomed = self._doomed, []
+            if doomed:
+                await trio.to_thread.run_sync(self._remove, doomed, limiter=self._limiter)
+            if jobs or doomed:
+                now = trio.current_time()
+                self._checkpoint_due = min(self._checkpoint_due, now + self._checkpoint_seconds)
+                self._save_due = min(self._save_due, now + self._auto_save)
+            if not jobs:
+                return
+            self._flushed = trio.Event()
+            try:
+                await trio.to_thread.run_sync(self._write, jobs, limiter=self._limiter)
+                for job in jobs:
+                    session = job.session
+                    self._written.add(head_name(session.id))
+                    if job.foreign_size is not None:
+                        session.flushing = 0
+                        session.is_rolling = False
+                        self.on_foreign(session)
+                        continue
+                    session.flushed_as(job)
+                self.flushes += 1
+            finally:
+                self._flushed.set()
+
+    def _remove(self, names: Sequence[str]) -> None:
+        """In the worker thread."""
+        for name in names:
+            self._names_changed |= self._files.remove(name)
+
+    def _write(self, jobs: Sequence[FlushJob]) -> None:
+        """In the worker thread."""
+        files = self._files
+        for job in jobs:
+            session_id = job.session.id
+            name = head_name(session_id)
+            is_new = job.expected_size == 0
+            try:
+                handle = files.open(name, create=is_new)
+            except FileNotFoundError:
+                job.foreign_size = 0
+                continue
+            try:
+                size = files.size(handle)
+                if size != job.expected_size:
+                    job.foreign_size = size
+                    continue
+                self._names_changed |= is_new
+                if not job.roll:
+                    files.write(handle, job.after, size)
+                    continue
+                if job.before:
+                    files.write(handle, job.before, size)
+                # Whatever is in an older segment is durable before the segment has its name,
+                # and its name before another file has the head's: replaying by position then
+                # only ever meets a torn head.
+                if self._sync:
+                    files.sync(handle)
+            finally:
+                files.close(handle)
+            files.rename(name, segment_name(session_id, job.session.first))
+            if self._sync:
+                files.sync_folder()
+            if job.after:
+                handle = files.open(name, exclusive=True)
+                try:
+                    files.write(handle, job.after, 0)
+                finally:
+                    files.close(handle)
+            self._names_changed = True
+
+    # -- the checkpoint --------------------------------------------------------------------
+
+    async def checkpoint(self, committer: Committer) -> None:
+        """Make durable what the commit log holds, and drop the log. Appends go on meanwhile."""
+        self._checkpoint_due = math.inf
+        self._log_number += 1
+        number = self._log_number
+        new = await trio.to_thread.run_sync(
+            lambda: CommitLog(self._files, epoch=self._epoch, number=number),
+            limiter=self._limiter,
+        )
+        old = await committer.swap(new)
+        await self.flush()
+        await self._settle()
+        await committer.close_log(old)
+        await trio.to_thread.run_sync(self._files.remove, old.name, limiter=self._limiter)
+        self.checkpoints += 1
+
+    async def _settle(self) -> None:
+        """Make the sessions' files, the index and the names durable."""
+        written, self._written = self._written, set()
+        if self._sync:
+            await trio.to_thread.run_sync(self._sync_files, written, limiter=self._limiter)
+        await self._save_index(sync=self._sync)
+        if self._sync and self._names_changed:
+            self._names_changed = False
+            await trio.to_thread.run_sync(self._files.sync_folder, limiter=self._limiter)
+
+    def _sync_files(self, names: set[str]) -> None:
+        """In the worker thread."""
+        for name in names:
+            try:
+                handle = self._files.open(name)
+            except FileNotFoundError:
+                # Deleted since, or rolled, and nothing came after.
+                continue
+            try:
+                self._files.sync(handle)
+            finally:
+                self._files.close(handle)
+
+    async def _save_index(self, *, sync: bool) -> None:
+        self._save_due = math.inf
+        rows = self._index.rows
+        changes = {session_id: rows.get(session_id) for session_id in self._index.unsaved}
+        self._index.unsaved = set()
+        live = len(rows)
+
+        def save() -> str:
+            return self._index_file.save(changes, live, sync=sync)
+
+        if await trio.to_thread.run_sync(save, limiter=self._limiter) == "rewrite":
+            everything = list(rows.values())
+
+            def rewrite() -> None:
+                self._index_file.rewrite(everything, sync=self._sync)
+
+            await trio.to_thread.run_sync(rewrite, limiter=self._limiter)
+
+    async def close(self, committer: Committer) -> None:
+        """Leave files that need no replay."""
+        await committer.finish()
+        await self.flush()
+        await self._settle()
+        log_file = committer.log
+        await committer.close_log(log_file)
+        await trio.to_thread.run_sync(self._files.remove, log_file.name, limiter=self._limiter)

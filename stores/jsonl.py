@@ -1,0 +1,739 @@
+"""Sessions as JSON Lines: one ``<id>.jsonl`` a session, to be read with ``jq`` (PROTOCOL §8).
+
+What is acknowledged is in a commit log that all sessions share, and soon after in the session's
+own file (a quarter of a second; at once when the store is closed). How safe that is, ``fsync``
+says:
+
+- ``always`` (the default): an append returns when its entries are on the disk. Many sessions'
+  appends share one sync. Nothing acknowledged is lost, by a crash of the process, of the system,
+  or of the power.
+- ``interval``: the commit log is synced every ``interval_seconds``. A crash of the process loses
+  nothing acknowledged; a crash of the system or the power what was acknowledged since the last
+  sync, of each session its last entries and never one from the middle.
+- ``never``: the system writes when it likes. A crash of the process loses nothing acknowledged; a
+  crash of the system or the power may lose half a minute or more, also of what was deleted, and
+  a session whose file the system wrote in another order may end at a damaged line.
+
+One process may have a folder; the lock's holder is named to the second one. A failed write or
+sync stops the store for good: what is on the disk is only known again after a restart.
+
+Modules: ``_jsonl_segments`` (a session's files), ``_jsonl_read``, ``_jsonl_commit`` (the commit
+log), ``_jsonl_committer`` (group commit), ``_jsonl_flusher`` (from the log to the files),
+``_jsonl_index``, ``_jsonl_session``, ``_jsonl_replay`` (a start). What blocks runs in worker
+threads; what decides, on the event loop.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Final, TypeVar
+
+import attrs
+import trio
+
+from ..core._clock import utc_before
+from ..core._ids import ID_PATTERN
+from ..core._line import encode_entry, encode_note
+from ..core.abc import SessionLog, SessionStore
+from ..core.errors import FencedError, SessionNotFoundError, StoreError
+from ..core.log import Entry, Note, Recollection, Summary, SummaryPage
+from ..core.models import SessionStatus
+from ._files import Files
+from ._jsonl_commit import encode_append, encode_delete, encode_term
+from ._jsonl_committer import Committer, Fsync, Request
+from ._jsonl_flusher import Flusher
+from ._jsonl_index import Index, Row, make_row, position_of, read_summary
+from ._jsonl_read import View, read_page, recall
+from ._jsonl_replay import LOCK_NAME, Loaded, cut_tail, fold_row, load_folder, with_term
+from ._jsonl_segments import Fault, head_name, load_tail, segment_name
+from ._jsonl_session import OwnedSession, SegmentLimits
+from .observe import Observers
+
+__all__ = ["JsonlSettings", "JsonlStore", "open_jsonl_store", "open_store"]
+
+log = logging.getLogger("trialogue.store")
+
+T = TypeVar("T")
+
+#: Reads at a time; they share the disk with the two writers, which have threads of their own.
+READERS: Final = 4
+#: Sessions of which it is remembered where a page ended, so that the next one need not look.
+RESUMES: Final = 1024
+
+
+def _positive(_: object, attribute: attrs.Attribute[Any], value: float) -> None:
+    if not value > 0:
+        raise ValueError(f"{attribute.name} must be above 0, not {value!r}")
+
+
+@attrs.frozen(kw_only=True)
+class JsonlSettings:
+    """How a folder is kept.
+
+    Attributes:
+        fsync: ``always``, ``interval`` or ``never``: see the module.
+        interval_seconds: Between two syncs, with ``interval``.
+        auto_save_seconds: After a change, the index file is written so much later; ``math.inf``
+            leaves it to the checkpoints and the end.
+        checkpoint_seconds: What the commit log holds is in synced files after so long.
+        min_free_bytes: With less room on the disk no new work is taken, until there is room again.
+            With a quarter of it nothing at all is taken but deletions.
+        roll_entries: So many entries after its last snapshot a session wants one, and with it a
+            new file.
+        roll_bytes: A file is not longer than about this.
+    """
+
+    fsync: Fsync = attrs.field(
+        default="always", validator=attrs.validators.in_(("always", "interval", "never"))
+    )
+    interval_seconds: float = attrs.field(default=0.1, validator=_positive)
+    auto_save_seconds: float = attrs.field(default=5.0, validator=_positive)
+    checkpoint_seconds: float = attrs.field(default=30.0, validator=_positive)
+    min_free_bytes: int = 64 * 1024 * 1024
+    roll_entries: int = attrs.field(default=1000, validator=_positive)
+    roll_bytes: int = attrs.field(default=64 * 1024 * 1024, validator=_positive)
+
+
+class JsonlLog(SessionLog):
+    """One session's log, in the term of this process."""
+
+    def __init__(self, store: JsonlStore, session: OwnedSession) -> None:
+        self.term = session.term
+        self.wants_snapshot = session.wants_snapshot
+        self._store = store
+        self._session = session
+
+    async def append(self, batch: Sequence[Entry], summary: Summary) -> None:
+        await self._store.append(self._session, batch, summary)
+        self.wants_snapshot = self._session.wants_snapshot
+
+    def note(self, note: Note) -> None:
+        self._store.note(self._session, note)
+
+
+class JsonlStore(SessionStore):
+    """A folder of sessions. From `open_jsonl_store`."""
+
+    def __init__(self, loaded: Loaded, settings: JsonlSettings) -> None:
+        self.settings = settings
+        self.observers = Observers()
+        self._files = loaded.files
+        self._lock = loaded.lock
+        self._limits = SegmentLimits(entries=settings.roll_entries, size=settings.roll_bytes)
+        self._owned: dict[str, OwnedSession] = {}
+        self._opening: dict[str, trio.Event] = {}
+        self._older = loaded.names.older
+        self._torn_names: dict[str, list[str]] = {}
+        for name in loaded.names.torn:
+            self._torn_names.setdefault(name.partition(".")[0], []).append(name)
+        self._damaged: dict[str, Fault] = dict(loaded.damaged)
+        self._resumes: OrderedDict[str, tuple[int, int]] = OrderedDict()
+        self._torn = loaded.torn
+        self._replayed = loaded.replayed
+        self._entries = 0
+        self._closed = False
+        self._index = Index()
+        self._index.load(loaded.rows)
+        # A thread each: neither of the two writers ever waits for the other's.
+        self._reading = trio.CapacityLimiter(READERS)
+        self._flusher = Flusher(
+            loaded.files,
+            self._index,
+            loaded.index_file,
+            epoch=loaded.epoch,
+            sync=settings.fsync != "never",
+            auto_save_seconds=settings.auto_save_seconds,
+            checkpoint_seconds=settings.checkpoint_seconds,
+            limiter=trio.CapacityLimiter(1),
+        )
+        self._committer = Committer(
+            loaded.files,
+            loaded.commit_log,
+            lock_name=LOCK_NAME,
+            lock_handle=loaded.lock,
+            fsync=settings.fsync,
+            interval_seconds=settings.interval_seconds,
+            min_free_bytes=settings.min_free_bytes,
+            limiter=trio.CapacityLimiter(2),
+            wait_room=self._flusher.wait_room,
+        )
+        self._committer.on_foreign = self._look_at_foreign
+        self._flusher.on_foreign = self._fence
+        self._foreign: list[Request] = []
+        self._foreign_woken = trio.Event()
+
+    # -- its tasks ---------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Write until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._committer.run)
+            nursery.start_soon(self._flusher.run, self._committer)
+            nursery.start_soon(self._run_foreign)
+            nursery.start_soon(self._committer.watch_space)
+            if self.settings.fsync == "interval":
+                nursery.start_soon(self._committer.run_interval)
+            task_status.started()
+
+    async def aclose(self) -> None:
+        if self._closed:
+            await trio.lowlevel.checkpoint()
+            return
+        self._closed = True
+        with trio.CancelScope(shield=True):
+            try:
+                if self._committer.failure is None:
+                    await self._flusher.close(self._committer)
+            except OSError as exc:
+                # The commit log is still there, and the next start replays it.
+                log.exception("the store could not be closed", extra={"error": repr(exc)})
+            finally:
+                self._committer.stop(StoreError("The store is closed"), quiet=True)
+                self._files.close(self._lock)
+                self._files.close_folder()
+
+    # -- writing -----------------------------------------------------------------------------
+
+    def create(self, session_id: str) -> SessionLog:
+        _check_id(session_id)
+        if session_id in self._index.rows or session_id in self._owned:
+            raise StoreError(f"There is a session {session_id} already")
+        session = OwnedSession(session_id, term=1, limits=self._limits)
+        return JsonlLog(self, session)
+
+    async def open(self, session_id: str) -> SessionLog:
+        while (opening := self._opening.get(session_id)) is not None:
+            await opening.wait()
+        session = self._owned.get(session_id)
+        if session is not None and session.failure is None:
+            await trio.lowlevel.checkpoint()
+            return JsonlLog(self, session)
+        self._opening[session_id] = opened = trio.Event()
+        try:
+            session = await self._take(session_id)
+        finally:
+            del self._opening[session_id]
+            opened.set()
+        self.observers.tell(lambda observer: observer.loaded(session_id))
+        return JsonlLog(self, session)
+
+    async def _take(self, session_id: str) -> OwnedSession:
+        """Read a session's end, mend it if it is torn, and take the next term."""
+        if self._committer.failure is not None:
+            raise self._committer.failure
+        row = self._index.rows.get(session_id)
+        if row is None:
+            raise _not_found(session_id)
+        self._check_whole(session_id)
+        older = self._older.get(session_id, ())
+        tail = await self._read_in_thread(lambda: load_tail(self._files, session_id, older))
+        if tail is None:
+            raise _not_found(session_id)
+        if tail.fault is not None and tail.fault.is_damage:
+            self._quarantine(session_id, tail.fault)
+            self._check_whole(session_id)
+        if tail.file_size > tail.size:
+            kept = await self._read_in_thread(lambda: cut_tail(self._files, session_id, tail))
+            self._torn += kept
+        if position_of(row) != f"{tail.term}-{tail.seq}":
+            folded = await self._read_in_thread(lambda: fold_row(self._files, session_id, older))
+            if folded is None:
+                raise _not_found(session_id)
+            log.warning(
+                "the index was out of date",
+                extra={
+                    "session_id": session_id,
+                    "at": position_of(row),
+                    "now": position_of(folded),
+                },
+            )
+            row = folded._replace(term=max(folded.term, row.term))
+        session = OwnedSession(session_id, term=max(tail.term, row.term) + 1, limits=self._limits)
+        session.continue_from(tail, older)
+        taken = with_term(row, session.term)
+
+        def commit() -> None:
+            self._owned[session_id] = session
+            self._index.put(taken)
+
+        await self._submit(
+            Request(payload=encode_term(session_id, session.term), commit=commit, session=session)
+        )
+        return session
+
+    async def append(self, session: OwnedSession, batch: Sequence[Entry], summary: Summary) -> None:
+        """Append for a `JsonlLog`."""
+        if session.failure is not None:
+            raise session.failure
+        if not batch:
+            await trio.lowlevel.checkpoint()
+            return
+        staged = session.staged
+        seq = staged
+        for entry in batch:
+            seq += 1
+            if entry.seq != seq or entry.term != session.term or entry.session_id != session.id:
+                raise StoreError(
+                    f"{entry!r} does not follow {session.term}-{seq - 1} of {session.id}"
+                )
+        if not staged and session.id in self._index.rows:
+            raise StoreError(f"There is a session {session.id} already")
+        lines = [encode_entry(entry) for entry in batch]
+        blob = b"\n".join(lines) + b"\n"
+        raw = session.encoder.encode(summary, session.term)
+
+        def commit() -> None:
+            self._committed(session, batch, lines, make_row(summary, session.term, raw), len(blob))
+
+        def withdraw() -> None:
+            session.staged = staged
+
+        session.staged = seq
+        request = Request(
+            payload=encode_append(session.id, blob, raw),
+            commit=commit,
+            session=session,
+            withdraw=withdraw,
+        )
+        try:
+            await self._submit(request)
+        except FencedError:
+            raise
+        except Exception:
+            if not request.is_done or session.seq < seq:
+                session.staged = session.seq
+            raise
+        finally:
+            self._release_notes(session)
+
+    def _committed(
+        self,
+        session: OwnedSession,
+        batch: Sequence[Entry],
+        lines: Sequence[bytes],
+        row: Row,
+        size: int,
+    ) -> None:
+        session_id = session.id
+        is_new = not session.exists
+        session.took(batch, lines)
+        self._index.put(row)
+        self._entries += len(batch)
+        if is_new:
+            self._owned[session_id] = session
+        self._flusher.took(session, size)
+        if self.observers:
+            if is_new:
+                self.observers.tell(lambda observer: observer.created(session_id))
+            self.observers.tell(lambda observer: observer.appended(session_id, batch))
+
+    def note(self, session: OwnedSession, note: Note) -> None:
+        """Keep a note for a `JsonlLog`: behind the entry that it speaks of."""
+        if session.failure is not None or self._committer.failure is not None:
+            return
+        if note.after.seq > session.staged:
+            session.held.append(note)
+            return
+        line = encode_note(note)
+
+        def commit() -> None:
+            session.took([note], [line])
+            self._flusher.took(session, len(line))
+
+        payload = encode_append(session.id, line + b"\n", b"")
+        self._committer.submit_lazily(Request(payload=payload, commit=commit, session=session))
+
+    def _release_notes(self, session: OwnedSession) -> None:
+        held, session.held = session.held, []
+        for note in held:
+            self.note(session, note)
+
+    async def _submit(self, request: Request) -> None:
+        self._committer.submit(request)
+        await request.wait()
+
+    # -- somebody else's writing ---------------------------------------------------------------
+
+    def _look_at_foreign(self, request: Request) -> None:
+        """A head has another size than we left it with, or the flusher was at it just then."""
+        session = request.session
+        assert session is not None
+        if session.flushing or session.size != request.size:
+            request.is_taken = False
+            try:
+                self._committer.submit(request)
+            except Exception as exc:  # noqa: BLE001 - it is told
+                request.finish(exc)
+            return
+        self._foreign.append(request)
+        self._foreign_woken.set()
+
+    def _fence(self, session: OwnedSession) -> None:
+        """The flusher found another size: what it had to write is not written."""
+        lost = len(session.unflushed)
+        log.error(
+            "somebody else has written to a session",
+            extra={"session_id": session.id, "lines_not_written": lost},
+        )
+        session.failure = FencedError(f"Another process has taken {session.id}")
+        self._disown(session)
+
+    def _disown(self, session: OwnedSession) -> None:
+        self._flusher.forget(session)
+        if self._owned.pop(session.id, None) is not None and session.older:
+            self._older[session.id] = session.older
+
+    async def _run_foreign(self) -> None:
+        while True:
+            await self._foreign_woken.wait()
+            self._foreign_woken = trio.Event()
+            requests, self._foreign = self._foreign, []
+            for request in requests:
+                session = request.session
+                assert session is not None
+                request.finish(await self._explain(session))
+
+    async def _explain(self, session: OwnedSession) -> Exception:
+        """Say what happened to a session's file."""
+        session_id = session.id
+        older = session.older
+        try:
+            tail = await self._read_in_thread(lambda: load_tail(self._files, session_id, older))
+        except OSError as exc:
+            return StoreError(f"{session_id} cannot be read: {exc}")
+        if tail is not None and tail.term > session.term:
+            error: Exception = FencedError(f"Another process has taken {session_id}")
+        else:
+            error = StoreError(f"The file of {session_id} was changed by somebody else")
+        session.failure = error
+        self._disown(session)
+        return error
+
+    # -- reading -----------------------------------------------------------------------------
+
+    async def read(self, session_id: str, after: int, limit: int) -> Sequence[Entry]:
+        fault = self._damaged.get(session_id)
+        if fault is not None:
+            limit = min(limit, fault.next_seq - 1 - after)
+            if limit <= 0:
+                await trio.lowlevel.checkpoint()
+                return []
+        session = self._owned.get(session_id)
+        if session is None:
+            return await self._read_stored(session_id, after, limit)
+        return await self._read_owned(session, after, limit)
+
+    async def _read_owned(self, session: OwnedSession, after: int, limit: int) -> Sequence[Entry]:
+        """Read a session of which the newest entries may not be in its file."""
+        session_id = session.id
+        while session.abandoned:
+            await self._committer.wait_settled()
+            await trio.lowlevel.checkpoint()
+        while session.is_rolling:
+            await self._flusher.wait_flushed()
+        flushed = session.flushed
+        # Captured before the thread looks: what is flushed meanwhile is in both, and taken once.
+        start = max(after, flushed)
+        newer: list[Entry] = []
+        if start < session.seq:
+            for item in session.unflushed:
+                record = item.record
+                if isinstance(record, Entry) and record.seq > start:
+                    newer.append(record)
+                    if len(newer) == limit:
+                        break
+        if after >= flushed:
+            await trio.lowlevel.checkpoint()
+            return newer
+        view = View(
+            session_id=session_id,
+            older=session.older,
+            first=session.first,
+            size=session.size,
+            offsets=session.offsets,
+        )
+        session.readers += 1
+        try:
+            page = await self._read_in_thread(lambda: read_page(self._files, view, after, limit))
+        finally:
+            session.readers -= 1
+        entries = page.entries
+        if page.fault is not None:
+            self._quarantine(session_id, page.fault)
+            return entries
+        if len(entries) < limit and (after + len(entries)) >= flushed:
+            entries += newer[: limit - len(entries)]
+        return entries
+
+    async def _read_stored(self, session_id: str, after: int, limit: int) -> Sequence[Entry]:
+        """Read a session that nobody writes."""
+        if session_id not in self._index.rows:
+            await trio.lowlevel.checkpoint()
+            raise _not_found(session_id)
+        resume = self._resumes.get(session_id)
+        view = View(
+            session_id=session_id,
+            older=self._older.get(session_id, ()),
+            offsets=() if resume is None else (resume,),
+        )
+        page = await self._read_in_thread(lambda: read_page(self._files, view, after, limit))
+        if not page.exists:
+            raise _not_found(session_id)
+        if page.fault is not None and page.fault.is_damage:
+            self._quarantine(session_id, page.fault)
+        if page.resume is not None and session_id not in self._owned:
+            self._resumes[session_id] = page.resume
+            self._resumes.move_to_end(session_id)
+            if len(self._resumes) > RESUMES:
+                self._resumes.popitem(last=False)
+        return page.entries
+
+    async def recall(self, session_id: str) -> Recollection:
+        session = self._owned.get(session_id)
+        if session is None:
+            if session_id not in self._index.rows:
+                await trio.lowlevel.checkpoint()
+                raise _not_found(session_id)
+            view = View(session_id=session_id, older=self._older.get(session_id, ()))
+            return await self._read_in_thread(lambda: recall(self._files, view, ()))
+        while session.is_rolling or session.flushing:
+            await self._flusher.wait_flushed()
+        view = View(session_id=session_id, older=session.older, size=session.size)
+        records = [item.record for item in session.unflushed]
+        session.readers += 1
+        try:
+            return await self._read_in_thread(lambda: recall(self._files, view, records))
+        finally:
+            session.readers -= 1
+
+    async def find_created(self, owner: str | None, key: str) -> str | None:
+        await trio.lowlevel.checkpoint()
+        return self._index.find_created(owner, key)
+
+    async def list_ids(self) -> Sequence[str]:
+        await trio.lowlevel.checkpoint()
+        return list(self._index.rows)
+
+    async def list_open_work(self) -> Sequence[str]:
+        await trio.lowlevel.checkpoint()
+        return [name for name in self._index.list_open_work() if name not in self._damaged]
+
+    async def summary(self, session_id: str) -> Summary | None:
+        await trio.lowlevel.checkpoint()
+        row = self._index.rows.get(session_id)
+        return None if row is None else read_summary(row)
+
+    async def list(
+        self,
+        *,
+        owner: str | None = None,
+        status: SessionStatus | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> SummaryPage:
+        await trio.lowlevel.checkpoint()
+        return self._index.list(owner=owner, status=status, limit=limit, cursor=cursor)
+
+    async def _read_in_thread(self, work: Callable[[], T]) -> T:
+        try:
+            return await trio.to_thread.run_sync(work, limiter=self._reading)
+        except FileNotFoundError as exc:
+            raise SessionNotFoundError(f"Session not found: {exc.filename}") from exc
+
+    # -- removing ----------------------------------------------------------------------------
+
+    async def delete(self, session_id: str) -> bool:
+        if session_id not in self._index.rows:
+            await trio.lowlevel.checkpoint()
+            return False
+        await self._remove([session_id])
+        return True
+
+    async def prune(
+        self,
+        *,
+        keep: int | None = None,
+        older_seconds: float | None = None,
+        keep_bytes: int | None = None,
+        protect: Collection[str] = (),
+    ) -> Sequence[str]:
+        await trio.lowlevel.checkpoint()
+        oldest = self._index.list_oldest()
+        free = [session_id for session_id in oldest if session_id not in protect]
+        count = 0 if keep is None else min(len(free), max(0, len(oldest) - keep))
+        if older_seconds is not None:
+            before = utc_before(older_seconds)
+            rows = self._index.rows
+            while count < len(free) and rows[free[count]].activity < before:
+                count += 1
+        if keep_bytes is not None:
+            segments = {session_id: self._segments(session_id) for session_id in oldest}
+            sizes = await self._read_in_thread(lambda: self._measure(segments))
+            excess = sum(sizes.values()) - sum(sizes[name] for name in free[:count]) - keep_bytes
+            while count < len(free) and excess > 0:
+                excess -= sizes[free[count]]
+                count += 1
+        doomed = [session_id for session_id in free[:count] if session_id in self._index.rows]
+        if doomed:
+            await self._remove(doomed)
+        return doomed
+
+    def _segments(self, session_id: str) -> tuple[int, ...]:
+        session = self._owned.get(session_id)
+        return self._older.get(session_id, ()) if session is None else session.older
+
+    def _measure(self, segments: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+        """Add up the sizes of each session's files. In a worker thread."""
+        size_of = self._files.size_of
+        return {
+            session_id: (size_of(head_name(session_id)) or 0)
+            + sum(size_of(segment_name(session_id, first)) or 0 for first in older)
+            for session_id, older in segments.items()
+        }
+
+    async def _remove(self, session_ids: Sequence[str]) -> None:
+        """Delete for good: in the commit log, then in memory, then the files."""
+        requests: list[Request] = []
+        for session_id in session_ids:
+            session = self._owned.get(session_id)
+            if session is not None:
+                session.failure = _not_found(session_id)
+            request = Request(
+                payload=encode_delete(session_id),
+                commit=self._forgetter(session_id),
+                frees_space=True,
+            )
+            self._committer.submit(request)
+            requests.append(request)
+        # Once it is decided it is done, or one of many would be half done.
+        with trio.CancelScope(shield=True):
+            for request in requests:
+                await request.wait()
+            try:
+                await self._flusher.flush()
+            except OSError as exc:
+                failure = StoreError(f"The store has stopped: {exc}")
+                self._committer.stop(failure)
+                raise failure from exc
+        await trio.lowlevel.checkpoint()
+        self.observers.tell(lambda observer: observer.pruned(session_ids))
+
+    def _forgetter(self, session_id: str) -> Callable[[], None]:
+        def forget() -> None:
+            session = self._owned.pop(session_id, None)
+            older = self._older.pop(session_id, ())
+            if session is not None:
+                older = session.older
+                session.failure = session.failure or _not_found(session_id)
+                self._flusher.forget(session)
+            self._index.remove(session_id)
+            self._damaged.pop(session_id, None)
+            self._resumes.pop(session_id, None)
+            names = [segment_name(session_id, first) for first in older]
+            names += self._torn_names.pop(session_id, ())
+            self._flusher.remove_soon([head_name(session_id), *names])
+
+        return forget
+
+    # -- health ------------------------------------------------------------------------------
+
+    @property
+    def damaged(self) -> Mapping[str, str]:
+        """The sessions that are read-only since their files are damaged, and what is wrong."""
+        return {session_id: str(fault) for session_id, fault in self._damaged.items()}
+
+    def check_writable(self) -> None:
+        self._committer.check_space()
+
+    def statistics(self) -> Mapping[str, Any]:
+        """Say what was done since the store was opened, and how it is.
+
+        ``damaged`` counts the sessions that are read-only since their files are damaged, ``torn``
+        the tails that were cut back and kept aside, ``replayed`` the entries that the start took
+        from the commit log.
+        """
+        failure = self._committer.failure
+        return {
+            "sessions": len(self._index.rows),
+            "owned": len(self._owned),
+            "damaged": len(self._damaged),
+            "torn": self._torn,
+            "replayed": self._replayed,
+            "appended": self._entries,
+            "groups": self._committer.groups,
+            "syncs": self._committer.syncs,
+            "flushes": self._flusher.flushes,
+            "checkpoints": self._flusher.checkpoints,
+            "logBytes": self._committer.log.size,
+            "unflushedBytes": self._flusher.pending_bytes,
+            "isFull": self._committer.is_full,
+            "failure": None if failure is None else str(failure),
+        }
+
+    def _quarantine(self, session_id: str, fault: Fault) -> None:
+        """Let a damaged session be read up to the damage, and not written."""
+        if session_id in self._damaged:
+            return
+        self._damaged[session_id] = fault
+        log.error("a session is damaged", extra={"session_id": session_id, "fault": str(fault)})
+        session = self._owned.get(session_id)
+        if session is not None:
+            session.failure = StoreError(f"{session_id} is read-only: {fault}")
+
+    def _check_whole(self, session_id: str) -> None:
+        fault = self._damaged.get(session_id)
+        if fault is not None:
+            raise StoreError(f"{session_id} is read-only: {fault}")
+
+
+def _check_id(session_id: str) -> None:
+    if ID_PATTERN.fullmatch(session_id) is None:
+        raise StoreError(f"not an id that can be a file's name: {session_id[:64]!a}")
+
+
+def _not_found(session_id: str) -> SessionNotFoundError:
+    return SessionNotFoundError(f"Session not found: {session_id}")
+
+
+@asynccontextmanager
+async def open_jsonl_store(
+    folder: str | os.PathLike[str],
+    *,
+    settings: JsonlSettings | None = None,
+    steal: bool = False,
+    make_files: Callable[[str], Files] = Files,
+) -> AsyncGenerator[JsonlStore]:
+    """Open a folder of sessions, made if it is missing. Leaving the block closes it.
+
+    Args:
+        folder: One server at a time may have it.
+        settings: How it is kept.
+        steal: Take it though its lock is held: for a server on another machine that is certainly
+            gone. If it is not, it finds itself fenced off with its next write.
+        make_files: What calls the operating system, for tests.
+
+    Raises:
+        StoreError: Another server has the folder; says which.
+        OSError: The folder cannot be made or read.
+    """
+    path = os.fspath(folder)
+    loaded = await trio.to_thread.run_sync(lambda: load_folder(make_files(path), steal=steal))
+    store = JsonlStore(loaded, settings or JsonlSettings())
+    async with trio.open_nursery() as nursery:
+        await nursery.start(store.run)
+        try:
+            yield store
+        finally:
+            await store.aclose()
+            nursery.cancel_scope.cancel()
+
+
+def open_store(
+    text: str, *, settings: JsonlSettings | None = None
+) -> AbstractAsyncContextManager[JsonlStore]:
+    """Open what ``jsonl:DIR`` names on the command line. The entry point."""
+    return open_jsonl_store(text, settings=settings)
