@@ -19,7 +19,6 @@ import attrs
 import msgspec
 
 from ..core import codec
-from ..core._clock import utc_before
 from ..core._line import has_valid_crc
 from ..core._state import SessionState
 from ..core.errors import InvalidRequestError
@@ -46,8 +45,6 @@ _HEADER: Final = b'{"index":"trialogue","version":1}'
 _CHUNK_BYTES: Final = 1 << 20
 #: Rows that are written in one go, between which other threads may run.
 _CHUNK_ROWS: Final = 1000
-#: Idempotency keys are asked for within a day (PROTOCOL §7); twice that, to be sure.
-KEY_SECONDS: Final = 2 * 24 * 3600.0
 #: A file of a few rows is not worth being written anew.
 _MIN_GARBAGE: Final = 1000
 
@@ -55,7 +52,7 @@ _MIN_GARBAGE: Final = 1000
 class Row(NamedTuple):
     """One session's place in the index. ``activity`` and ``session_id`` are what lists sort by.
 
-    ``created_key`` is None once it is too old to be asked for.
+    ``created`` stands for the idempotency key that created it: a number, to keep 100,000 small.
     """
 
     activity: str
@@ -64,14 +61,13 @@ class Row(NamedTuple):
     status: SessionStatus
     has_open_work: bool
     term: int
-    created_key: str | None
+    created: int | None
     raw: bytes
 
 
 class _RowSession(msgspec.Struct, rename="camel"):
     id: str
     status: SessionStatus
-    created_at: str
     last_activity_at: str
 
 
@@ -172,6 +168,10 @@ class SummaryEncoder:
         )
 
 
+def _created(owner: str | None, key: str | None) -> int | None:
+    return None if key is None else hash((owner, key))
+
+
 def make_row(summary: Summary, term: int, raw: bytes) -> Row:
     """Make the row of a summary that was encoded."""
     session = summary.session
@@ -182,17 +182,13 @@ def make_row(summary: Summary, term: int, raw: bytes) -> Row:
         status=session.status,
         has_open_work=summary.has_open_work,
         term=term,
-        created_key=summary.created_key,
+        created=_created(summary.owner, summary.created_key),
         raw=raw,
     )
 
 
-def decode_row(raw: bytes, *, keys_since: str = "") -> Row:
+def decode_row(raw: bytes) -> Row:
     """Read a row's JSON.
-
-    Args:
-        raw: From `SummaryEncoder`.
-        keys_since: The key of a session that was created before is left out.
 
     Raises:
         msgspec.MsgspecError: It is none.
@@ -206,7 +202,7 @@ def decode_row(raw: bytes, *, keys_since: str = "") -> Row:
         status=_STATUSES[session.status],
         has_open_work=line.has_open_work,
         term=line.term,
-        created_key=line.created_key if session.created_at >= keys_since else None,
+        created=_created(line.owner, line.created_key),
         raw=raw,
     )
 
@@ -298,7 +294,7 @@ class Index:
         self.unsaved: set[str] = set()
         self._open_work: set[str] = set()
         self._orders: dict[str | None, _Order] = {}
-        self._created: dict[tuple[str | None, str], str] = {}
+        self._created: dict[int, str] = {}
 
     def load(self, rows: Mapping[str, Row]) -> None:
         """Begin with what the file holds."""
@@ -310,8 +306,8 @@ class Index:
             order.rows.append((row.activity, row.session_id))
             if row.has_open_work:
                 self._open_work.add(row.session_id)
-            if row.created_key is not None:
-                self._created[row.owner, row.created_key] = row.session_id
+            if row.created is not None:
+                self._created[row.created] = row.session_id
         for order in self._orders.values():
             order.rows.sort()
 
@@ -325,8 +321,8 @@ class Index:
             self._open_work.add(session_id)
         else:
             self._open_work.discard(session_id)
-        if known is None and row.created_key is not None:
-            self._created[row.owner, row.created_key] = session_id
+        if known is None and row.created is not None:
+            self._created[row.created] = session_id
         if known is None or known.activity != row.activity or known.owner != row.owner:
             order = self._orders.get(row.owner)
             if order is None:
@@ -339,12 +335,18 @@ class Index:
         if row is not None:
             self.unsaved.add(session_id)
             self._open_work.discard(session_id)
-            if row.created_key is not None:
-                self._created.pop((row.owner, row.created_key), None)
+            if row.created is not None:
+                self._created.pop(row.created, None)
 
     def find_created(self, owner: str | None, key: str) -> str | None:
-        """Name the session that was created under a key, not too long ago."""
-        return self._created.get((owner, key))
+        """Name the session that was created under a key."""
+        session_id = self._created.get(hash((owner, key)))
+        if session_id is None:
+            return None
+        # Two keys may have one number: then the older one is as good as unknown.
+        row = self.rows[session_id]
+        found = _full_decoder.decode(row.raw).created_key
+        return session_id if found == key and row.owner == owner else None
 
     def list_open_work(self) -> Sequence[str]:
         """Name the sessions that a start has to read."""
@@ -456,7 +458,6 @@ class IndexFile:
         problem: str | None = None
         owners: dict[str | None, str | None] = {}
         expect_header = True
-        keys_since = utc_before(KEY_SECONDS)
         for line, is_whole in self._lines():
             self.size += len(line) + 1
             if expect_header:
@@ -472,7 +473,7 @@ class IndexFile:
                 if line.startswith(b'{"deleted"'):
                     rows.pop(_deleted_decoder.decode(line).deleted, None)
                     continue
-                row = decode_row(line[:-18] + b"}", keys_since=keys_since)
+                row = decode_row(line[:-18] + b"}")
             except (msgspec.MsgspecError, KeyError, UnicodeDecodeError) as exc:
                 problem = f"not a row: {exc}"
                 continue

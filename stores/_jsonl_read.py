@@ -146,30 +146,42 @@ class Recall:
 
     def __init__(self) -> None:
         self.snapshot: Note | None = None
-        self._partials: dict[str, list[Note]] = {}
+        #: With the message that each is a piece of, as far as that can be read.
+        self._partials: list[tuple[str | None, Note]] = []
 
     def take(self, record: Entry | Note) -> None:
         """Take the next line."""
-        try:
-            if isinstance(record, Entry):
-                if record.event == "message.completed":
-                    # Its text is in the log now: what was there of it is of no use.
-                    self._partials.pop(_completed_decoder.decode(record.data).message.id, None)
-            elif record.type == "snapshot":
+        if isinstance(record, Note):
+            if record.type == "snapshot":
                 self.snapshot = record
                 self._partials.clear()
             else:
-                message_id = _partial_decoder.decode(record.data).message_id
-                self._partials.setdefault(message_id, []).append(record)
-        except msgspec.MsgspecError:
-            return
+                self._partials.append((_message_of(record), record))
+        elif self._partials and record.event == "message.completed":
+            # Its text is in the log now: what was there of it is of no use.
+            message_id = _completed_message(record)
+            if message_id is not None:
+                self._partials = [item for item in self._partials if item[0] != message_id]
 
     def result(self) -> Recollection:
         """Give what is left."""
         return Recollection(
-            snapshot=self.snapshot,
-            partials=tuple(note for notes in self._partials.values() for note in notes),
+            snapshot=self.snapshot, partials=tuple(note for _, note in self._partials)
         )
+
+
+def _message_of(note: Note) -> str | None:
+    try:
+        return _partial_decoder.decode(note.data).message_id
+    except msgspec.MsgspecError:
+        return None
+
+
+def _completed_message(entry: Entry) -> str | None:
+    try:
+        return _completed_decoder.decode(entry.data).message.id
+    except msgspec.MsgspecError:
+        return None
 
 
 def recall(files: Files, view: View, unflushed: Sequence[Entry | Note]) -> Recollection:

@@ -71,6 +71,7 @@ class OwnedSession:
 
     Attributes:
         term: Ours.
+        last_term: Of the last entry that is acknowledged.
         seq: Of the last entry that is acknowledged.
         staged: Of the last entry that was given to the committer.
         first: The first seq of the head.
@@ -100,6 +101,7 @@ class OwnedSession:
         "held",
         "id",
         "is_rolling",
+        "last_term",
         "limits",
         "offsets",
         "older",
@@ -114,6 +116,7 @@ class OwnedSession:
     def __init__(self, session_id: str, *, term: int, limits: SegmentLimits) -> None:
         self.id = session_id
         self.term = term
+        self.last_term = 0
         self.limits = limits
         self.seq = self.staged = self.flushed = 0
         self.first = 1
@@ -134,6 +137,7 @@ class OwnedSession:
     def continue_from(self, tail: Tail, older: tuple[int, ...]) -> None:
         """Stand at the end of what is on disk."""
         self.seq = self.staged = self.flushed = tail.seq
+        self.last_term = tail.term
         self.first = tail.first
         self.size = tail.size
         self.entries = tail.entries
@@ -157,6 +161,7 @@ class OwnedSession:
                 self.entries_after += 1
                 self.bytes_after += len(line) + 1
                 self.seq = record.seq
+                self.last_term = record.term
             elif record.type == "snapshot":
                 self.entries_after = self.bytes_after = 0
         self.exists = True

@@ -200,8 +200,6 @@ class JsonlStore(SessionStore):
 
     def create(self, session_id: str) -> SessionLog:
         _check_id(session_id)
-        if session_id in self._index.rows or session_id in self._owned:
-            raise StoreError(f"There is a session {session_id} already")
         session = OwnedSession(session_id, term=1, limits=self._limits)
         return JsonlLog(self, session)
 
@@ -273,26 +271,21 @@ class JsonlStore(SessionStore):
             await trio.lowlevel.checkpoint()
             return
         staged = session.staged
-        seq = staged
-        for entry in batch:
-            seq += 1
-            if entry.seq != seq or entry.term != session.term or entry.session_id != session.id:
-                raise StoreError(
-                    f"{entry!r} does not follow {session.term}-{seq - 1} of {session.id}"
-                )
         if not staged and session.id in self._index.rows:
             raise StoreError(f"There is a session {session.id} already")
+        self._check_order(session, batch)
         lines = [encode_entry(entry) for entry in batch]
         blob = b"\n".join(lines) + b"\n"
-        raw = session.encoder.encode(summary, session.term)
+        term = max(session.term, batch[-1].term)
+        raw = session.encoder.encode(summary, term)
 
         def commit() -> None:
-            self._committed(session, batch, lines, make_row(summary, session.term, raw), len(blob))
+            self._committed(session, batch, lines, make_row(summary, term, raw), len(blob))
 
         def withdraw() -> None:
             session.staged = staged
 
-        session.staged = seq
+        session.staged = batch[-1].seq
         request = Request(
             payload=encode_append(session.id, blob, raw),
             commit=commit,
@@ -301,14 +294,24 @@ class JsonlStore(SessionStore):
         )
         try:
             await self._submit(request)
-        except FencedError:
-            raise
         except Exception:
-            if not request.is_done or session.seq < seq:
-                session.staged = session.seq
+            session.staged = session.seq
             raise
         finally:
             self._release_notes(session)
+
+    def _check_order(self, session: OwnedSession, batch: Sequence[Entry]) -> None:
+        """Check that a batch follows what was given before. An imported one has terms of its own.
+
+        Raises:
+            StoreError: It does not.
+        """
+        seq, term = session.staged, session.last_term
+        for entry in batch:
+            seq += 1
+            if entry.seq != seq or entry.term < term or entry.session_id != session.id:
+                raise StoreError(f"{entry!r} does not follow {term}-{seq - 1} of {session.id}")
+            term = entry.term
 
     def _committed(
         self,
@@ -571,6 +574,7 @@ class JsonlStore(SessionStore):
             while count < len(free) and rows[free[count]].activity < before:
                 count += 1
         if keep_bytes is not None:
+            await self._flush()
             segments = {session_id: self._segments(session_id) for session_id in oldest}
             sizes = await self._read_in_thread(lambda: self._measure(segments))
             excess = sum(sizes.values()) - sum(sizes[name] for name in free[:count]) - keep_bytes
@@ -613,14 +617,23 @@ class JsonlStore(SessionStore):
         with trio.CancelScope(shield=True):
             for request in requests:
                 await request.wait()
-            try:
-                await self._flusher.flush()
-            except OSError as exc:
-                failure = StoreError(f"The store has stopped: {exc}")
-                self._committer.stop(failure)
-                raise failure from exc
+            await self._flush()
         await trio.lowlevel.checkpoint()
         self.observers.tell(lambda observer: observer.pruned(session_ids))
+
+    async def _flush(self) -> None:
+        """Bring the files up to date.
+
+        Raises:
+            StoreError: That failed, and the store has stopped.
+        """
+        try:
+            with trio.CancelScope(shield=True):
+                await self._flusher.flush()
+        except OSError as exc:
+            failure = StoreError(f"The store has stopped: {exc}")
+            self._committer.stop(failure)
+            raise failure from exc
 
     def _forgetter(self, session_id: str) -> Callable[[], None]:
         def forget() -> None:
