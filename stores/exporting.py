@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, cast
 
 import attrs
 
 from ..core._clock import utc_now
 from ..core._ids import ID_PATTERN, new_id
+from ..core._json import as_array, as_object
 from ..core._line import DamagedLineError, decode_line, encode_entry
 from ..core._state import SessionState
 from ..core.abc import SessionStore
 from ..core.codec import JsonError, decode_json, encode_json, structure, unstructure
 from ..core.errors import InvalidRequestError, StoreError
-from ..core.events import MessageCreated, SessionCreated
+from ..core.events import EventBody, LogClass, MessageCreated, SessionCreated
 from ..core.log import Entry, Position
 from ..core.models import Message, MessageRole, Session, SessionConfig
 
@@ -213,12 +214,16 @@ def _make_log(session: Session, messages: Sequence[Message]) -> list[Entry]:
             if isinstance(body, MessageCreated)
             else session.created_at,
             event=body.type,
-            log_class=body.log_class,
+            log_class=_log_class(body),
             data=encode_json(unstructure(body)),
             body=body,
         )
         for seq, body in enumerate(bodies, 1)
     ]
+
+
+def _log_class(body: EventBody) -> LogClass:
+    return body.log_class or "metadata"
 
 
 async def import_session(
@@ -297,19 +302,19 @@ def _with_data(entry: Entry, session_id: str, data: object) -> Entry:
 
 def _rename(value: Any, old: str, new: str) -> Any:
     """Write the new id where the protocol's shapes have the session's own."""
-    if isinstance(value, list):
-        items: list[Any] = value
+    items = as_array(value)
+    if items is not None:
         return [_rename(item, old, new) for item in items]
-    if not isinstance(value, Mapping):
+    members = as_object(value)
+    if members is None:
         return value
-    members = cast("Mapping[str, Any]", value)
     renamed: dict[str, Any] = {}
     for name, member in members.items():
         if name == "sessionId" and member == old:
             renamed[name] = new
-        elif name == "session" and isinstance(member, dict) and member.get("id") == old:  # pyright: ignore[reportUnknownMemberType]
-            renamed[name] = {**member, "id": new}
-        elif name == "message" and isinstance(member, dict):
+        elif name == "session" and (session := as_object(member)) and session.get("id") == old:
+            renamed[name] = {**session, "id": new}
+        elif name == "message":
             renamed[name] = _rename(member, old, new)
         else:
             renamed[name] = member

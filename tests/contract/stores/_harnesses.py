@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from trialogue.core.abc import SessionStore
+from trialogue.stores._jsonl_committer import Fsync
+from trialogue.stores.jsonl import JsonlSettings, open_jsonl_store
 from trialogue.stores.memory import MemoryStore
 from trialogue.stores.sqlite import open_sqlite_store
 from trialogue.testing.store_kit import Promise, StoreHarness
@@ -17,7 +19,7 @@ _FORGETS = "it is the process's memory"
 
 
 class FolderHarness(StoreHarness):
-    """A store that is in one folder."""
+    """A store that is in one folder, if anywhere."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "store"
@@ -31,7 +33,7 @@ class FolderHarness(StoreHarness):
         return type(self)(copy)
 
 
-class MemoryHarness(StoreHarness):
+class MemoryHarness(FolderHarness):
     name: ClassVar[str] = "memory"
     lacks: ClassVar[Mapping[Promise, str]] = {
         Promise.SURVIVES: _FORGETS,
@@ -44,6 +46,7 @@ class MemoryHarness(StoreHarness):
     }
 
     def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
         self._store = MemoryStore()
 
     @asynccontextmanager
@@ -66,4 +69,40 @@ class SqliteHarness(FolderHarness):
         return self.open()
 
 
-HARNESSES: list[type[MemoryHarness | SqliteHarness]] = [MemoryHarness, SqliteHarness]
+class JsonlHarness(FolderHarness):
+    fsync: ClassVar[Fsync] = "always"
+    lacks: ClassVar[Mapping[Promise, str]] = {
+        Promise.FENCES: "one process may have the folder; the second one is refused",
+    }
+
+    @asynccontextmanager
+    async def open(self) -> AsyncGenerator[SessionStore]:
+        settings = JsonlSettings(fsync=self.fsync)
+        async with open_jsonl_store(self.folder, settings=settings) as store:
+            yield store
+
+    def open_rival(self) -> AbstractAsyncContextManager[SessionStore]:
+        return self.open()
+
+
+class JsonlAlwaysHarness(JsonlHarness):
+    name: ClassVar[str] = "jsonl-always"
+
+
+class JsonlIntervalHarness(JsonlHarness):
+    name: ClassVar[str] = "jsonl-interval"
+    fsync: ClassVar[Fsync] = "interval"
+
+
+class JsonlNeverHarness(JsonlHarness):
+    name: ClassVar[str] = "jsonl-never"
+    fsync: ClassVar[Fsync] = "never"
+
+
+HARNESSES: list[type[FolderHarness]] = [
+    MemoryHarness,
+    SqliteHarness,
+    JsonlAlwaysHarness,
+    JsonlIntervalHarness,
+    JsonlNeverHarness,
+]

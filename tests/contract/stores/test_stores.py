@@ -6,7 +6,7 @@ import pytest
 
 from trialogue.testing.store_kit import CHECKS, Check, Promise, checks_for
 
-from ._harnesses import HARNESSES
+from ._harnesses import HARNESSES, FolderHarness
 
 CASES = [
     pytest.param(harness, check, id=f"{harness.name}-{check}")
@@ -16,7 +16,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("harness", "check"), CASES)
-async def test_store(harness: type, check: Check, tmp_path: Path) -> None:
+async def test_store(harness: type[FolderHarness], check: Check, tmp_path: Path) -> None:
     await check(harness(tmp_path))
 
 
