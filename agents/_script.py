@@ -77,7 +77,7 @@ def _to_default(value: TurnLike | None) -> ScriptedTurn | None:
 
 @attrs.frozen
 class Script:
-    """An agent that does as it is told.
+    """Does as its script says.
 
     A turn goes to the first of ``turns`` whose conditions hold for it. Those without a condition
     are played in order, one for each turn that nothing else took; after the last of them comes

@@ -37,12 +37,12 @@ from ._steps import (
     Wait,
 )
 
-__all__ = ["parse_script", "read_script"]
+__all__ = ["parse_script", "read_script", "structure_script"]
 
 T = TypeVar("T")
 
 #: The key that says which kind a step is → the kind.
-_KINDS: Final[dict[str, type[Step]]] = {
+KINDS: Final[dict[str, type[Step]]] = {
     "say": Say,
     "think": Think,
     "end_message": EndMessage,
@@ -91,6 +91,15 @@ def parse_script(source: bytes, *, name: str) -> Script:
         raise SettingsError(f"script {name}: not TOML: {exc}") from None
     except RecursionError:
         raise SettingsError(f"script {name}: nested too deeply") from None
+    return structure_script(tables, name=name)
+
+
+def structure_script(tables: Mapping[str, Any], *, name: str) -> Script:
+    """Make a script of the tables of a file.
+
+    Raises:
+        SettingsError: They have mistakes.
+    """
     try:
         return _converter.structure(tables, Script)
     except (cattrs.BaseValidationError, ValueError, TypeError) as exc:
@@ -202,13 +211,13 @@ def _kind_of_step(value: Any) -> type[Step]:
     if type(value) is not dict:
         raise TypeError("expected a text or a table")
     table = cast("dict[str, Any]", value)
-    keys = [key for key in table if key in _KINDS]
-    kinds = {_KINDS[key] for key in keys}
+    keys = [key for key in table if key in KINDS]
+    kinds = {KINDS[key] for key in keys}
     if len(kinds) > 1:
         raise ValueError(f"{' and '.join(keys)} in one step: make them a step each")
     if not kinds:
         there = f"not just {', '.join(table)}" if table else "this one is empty"
-        raise ValueError(f"a step has one of the keys {', '.join(_KINDS)}; {there}")
+        raise ValueError(f"a step has one of the keys {', '.join(KINDS)}; {there}")
     return kinds.pop()
 
 

@@ -33,7 +33,7 @@ def _local_time() -> datetime:
 
 @attrs.frozen(kw_only=True)
 class Demo:
-    """The agent ``demo``.
+    """A conversationalist with no model behind it: streams, remembers, calculates, counts.
 
     Attributes:
         clock: Gives the local time, with its zone.

@@ -1,4 +1,4 @@
-"""The smallest agent: says back what it was told, word by word."""
+"""The smallest agent."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ __all__ = ["echo"]
 
 
 async def echo(turn: Turn) -> None:
-    """Say back what was told."""
+    """Says back what it was told, word by word."""
     await speak(turn, split_words(turn.input.content))

@@ -1,8 +1,23 @@
-"""The entry of the command line. A placeholder: it knows ``--help`` and ``--version`` only."""
+"""The entry of the command line: which commands there are, and what becomes of their errors."""
 
+from __future__ import annotations
+
+import os
+import sys
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from .. import __version__
+from ._command import EXIT_OK, EXIT_USAGE, CommandError, UsageError, make_app, parse
+
+__all__ = ["COMMANDS", "main"]
+
+#: Each is one file, imported when it is asked for.
+COMMANDS: Final = {
+    "serve": ("trialogue.cli.serve:serve", "Serve agents to any number of clients."),
+    "version": ("trialogue.cli.version:version", "Print the version, and that of what it runs on."),
+}
+SUMMARY: Final = "Durable, cancellable, resumable conversations with agents."
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -12,9 +27,31 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         argv: The arguments, without the program's name.
         environ: The environment, which nothing below this function reads for itself.
     """
-    del environ
-    if argv == ["--version"]:
-        print(__version__)
-        return 0
-    print("usage: trialogue [--help] [--version]")
-    return 0 if argv == ["--help"] else 2
+    app = make_app("trialogue", SUMMARY, COMMANDS, argv, version=__version__)
+    said = argv[0] if argv and argv[0] in COMMANDS else ""
+    program = f"trialogue {said}".strip()
+    try:
+        code = parse(app, argv, environ)()
+        sys.stdout.flush()
+    except UsageError as exc:
+        return _fail(program, f"{exc} Try '{program} --help'.", EXIT_USAGE)
+    except CommandError as exc:
+        return _fail(program, str(exc), exc.exit_code)
+    except BrokenPipeError:
+        # Whoever read our output has gone, `head` say; nor can the interpreter's end write.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13
+    except Exception as exc:
+        from ..core.errors import SettingsError  # here, so that --help does without the core
+
+        if isinstance(exc, SettingsError):
+            return _fail(program, str(exc), EXIT_USAGE)
+        raise
+    if not argv:
+        return EXIT_USAGE
+    return code or EXIT_OK
+
+
+def _fail(program: str, message: str, code: int) -> int:
+    print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
+    return code

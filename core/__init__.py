@@ -11,6 +11,7 @@ if __name__ != "trialogue.core":
 from ._ratelimit import RateLimit as RateLimit
 from ._registry import LATER as LATER
 from ._request import Request as Request
+from ._run import run as run
 from ._server import Server as Server
 from ._server import open_server as open_server
 from .settings import Settings as Settings

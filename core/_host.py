@@ -95,8 +95,12 @@ class SessionHost(ABC):
         """List a principal's sessions."""
 
     @abstractmethod
+    def admit(self, connection: Connection) -> None:
+        """Let a connection subscribe, until it is detached."""
+
+    @abstractmethod
     def detach(self, connection: Connection) -> None:
-        """End every subscription of a connection."""
+        """End every subscription of a connection. What still waits gives it no new one."""
 
 
 @attrs.frozen
@@ -380,16 +384,34 @@ class LocalHost(SessionHost):
             return
         self._check_subscriptions(session, connection)
         reply.succeed(make_snapshot(feed, start))
-        feed.attach(
-            connection, after=start.seq, offsets=params.partial, resync_reason=resync_reason
+        # After a resync the client has nothing, whatever it said that it has.
+        self._attach(
+            feed,
+            connection,
+            after=start.seq,
+            offsets=params.partial if resync_reason is None else {},
+            resync_reason=resync_reason,
         )
-        self._subscribed.setdefault(connection, {})[session.id] = feed
 
     def attach_here(self, session: LiveSession, connection: Connection, *, after: int) -> None:
         """Subscribe a connection after a seq, unless it is subscribed (``message.stream``)."""
         if connection not in session.feed.cursors:
-            session.feed.attach(connection, after=after, offsets={})
-            self._subscribed.setdefault(connection, {})[session.id] = session.feed
+            self._attach(session.feed, connection, after=after, offsets={})
+
+    def _attach(
+        self,
+        feed: SessionFeed,
+        connection: Connection,
+        *,
+        after: int,
+        offsets: dict[str, int],
+        resync_reason: str | None = None,
+    ) -> None:
+        subscribed = self._subscribed.get(connection)
+        # It may have gone while its request waited for a load or a commit.
+        if subscribed is not None:
+            subscribed[feed.session_id] = feed
+            feed.attach(connection, after=after, offsets=offsets, resync_reason=resync_reason)
 
     def _check_subscriptions(self, session: LiveSession, connection: Connection) -> None:
         limit = self.settings.max_subscriptions
@@ -402,6 +424,9 @@ class LocalHost(SessionHost):
     def _unsubscribe(self, feed: SessionFeed, connection: Connection) -> None:
         feed.detach(connection)
         self._subscribed.get(connection, {}).pop(feed.session_id, None)
+
+    def admit(self, connection: Connection) -> None:
+        self._subscribed[connection] = {}
 
     def detach(self, connection: Connection) -> None:
         for feed in self._subscribed.pop(connection, {}).values():

@@ -97,6 +97,7 @@ class ServerLink(Link):
         self._held: list[bytes] = []
         self._is_ending = False
         self._is_closed = False
+        server.host.admit(connection)
         now = trio.current_time()
         self._heard_at = now
         self._pinged_at = -math.inf

@@ -40,16 +40,19 @@ class Request:
         on_abandon: See `trialogue.core._command.Reply`.
         is_answered: Its response was posted.
         scope: Of the task that runs its handler, if it has one.
+        stop: Why it is to stop, or would have been.
+        error: What it was answered, if that was an error.
     """
 
     __slots__ = (
         "_followers",
+        "_on_abandon",
         "envelope",
+        "error",
         "is_answered",
         "is_counted",
         "link",
         "method",
-        "on_abandon",
         "scope",
         "stop",
         "timer",
@@ -61,9 +64,10 @@ class Request:
         self.method = method
         self.is_answered = False
         self.is_counted = False
-        self.on_abandon: Callable[[str], None] | None = None
+        self._on_abandon: Callable[[str], None] | None = None
         self.scope: trio.CancelScope | None = None
         self.stop: WireError | None = None
+        self.error: WireError | None = None
         self.timer: Timer | None = None
         self._followers: list[Callable[[], None]] | None = None
 
@@ -115,6 +119,7 @@ class Request:
                 extra={"error_id": error_id, "method": self.method.name},
             )
             exc = ServerError("Internal error", data={"errorId": error_id})
+        self.error = exc
         self.link.stats.errors[exc.code] += 1
         self._answer(make_error(self.envelope.id, exc))
 
@@ -130,39 +135,50 @@ class Request:
 
     # -- stopping --------------------------------------------------------------------------
 
+    @property
+    def on_abandon(self) -> Callable[[str], None] | None:
+        return self._on_abandon
+
+    @on_abandon.setter
+    def on_abandon(self, abandon: Callable[[str], None] | None) -> None:
+        self._on_abandon = abandon
+        if self.stop is not None:
+            # It was told to stop when that could not be done yet.
+            self._stop(self.stop)
+
     def cancel(self, done: Callable[[bool], None]) -> None:
         """Stop the work for ``request.cancel``; call ``done`` after the response was posted.
 
-        What only waits for its commit is not stopped: it is answered with its result.
+        What only waits for its commit is not stopped: it is answered with its result. What goes
+        on to wait for something else then is.
         """
-        if not self._stop(RequestCancelledError("The request was cancelled"), "request cancelled"):
-            done(False)
-        elif self.is_answered:
-            done(True)
-        else:
-            if self._followers is None:
-                self._followers = []
-            self._followers.append(lambda: done(True))
+        error = RequestCancelledError("The request was cancelled")
+        self._stop(error)
+        if self.is_answered:
+            done(self.error is error)
+            return
+        if self._followers is None:
+            self._followers = []
+        self._followers.append(lambda: done(self.error is error))
 
     def expire(self) -> None:
         """Stop the work at the request's deadline."""
         timeout_ms = self.envelope.timeout_ms
-        self._stop(RequestTimeoutError(f"Not done within {timeout_ms} ms"), "request timed out")
+        self._stop(RequestTimeoutError(f"Not done within {timeout_ms} ms"))
 
-    def _stop(self, error: WireError, reason: str) -> bool:
+    def _stop(self, error: WireError) -> None:
         if self.is_answered:
-            return False
+            return
+        # The first reason counts.
+        error = self.stop = self.stop or error
         if self.scope is not None:
             # The task answers when it has really ended.
-            self.stop = self.stop or error
-            self.scope.cancel(reason=reason)
-            return True
-        if self.on_abandon is None:
-            return False
-        abandon, self.on_abandon = self.on_abandon, None
-        self.fail(error)
-        abandon(reason)
-        return True
+            self.scope.cancel(reason=error.message)
+        elif self._on_abandon is not None:
+            abandon, self._on_abandon = self._on_abandon, None
+            timed_out = isinstance(error, RequestTimeoutError)
+            self.fail(error)
+            abandon("request timed out" if timed_out else "request cancelled")
 
     async def run(self, params: Any) -> None:
         """Run a handler that waits, as a task with a cancel scope."""

@@ -281,7 +281,10 @@ class LiveSession:
             self._cancel_turn(turn, params.reason or "cancelled by a client")
             return
         if turn_id is None or turn_id in self.state.outcomes:
-            reply.succeed(TurnCancelResult(cancelled=False, turn_id=turn_id))
+            nothing = TurnCancelResult(cancelled=False, turn_id=turn_id)
+            # So that a repeat does not hit a turn that has started meanwhile.
+            self.state.remember_keys(_record(claim, nothing), utc_now())
+            reply.succeed(nothing)
             return
         for info in self.state.inputs:
             if info.turn_id == turn_id and not self._is_steered(info):
@@ -390,7 +393,15 @@ class LiveSession:
                 return
             result = structure(record.result, MessageSendResult)
             if isinstance(command.params, MessageSend) and command.params.wait:
-                self._wait_turn(reply, result)
+                published = self.feed.state
+                if result.input_id in published.input_turns or any(
+                    info.input_id == result.input_id for info in published.inputs
+                ):
+                    self._wait_turn(reply, result)
+                elif published.ended is not None:
+                    reply.fail(SessionClosedError(f"Session closed: {self.id}"))
+                else:
+                    reply.fail(RequestCancelledError("The input was withdrawn"))
                 return
             reply.succeed(result)
             if isinstance(command.params, MessageStream) and command.connection is not None:
@@ -503,8 +514,11 @@ class LiveSession:
         if self.notes is not None:
             self.notes.snapshot_if_due()
         cancels, self._cancels = self._cancels, []
-        for reply, _ in cancels:
-            reply.succeed(TurnCancelResult(cancelled=turn.outcome == "cancelled", turn_id=turn.id))
+        cancelled = TurnCancelResult(cancelled=turn.outcome == "cancelled", turn_id=turn.id)
+        for reply, claim in cancels:
+            # The turn's end carries the keys of those cancels that came before it was decided.
+            self.state.remember_keys(_record(claim, cancelled), utc_now())
+            reply.succeed(cancelled)
         for input_id in turn.inputs:
             for reply, result in self._waiting.pop(input_id, []):
                 ended = self._ended_result(result)

@@ -223,11 +223,14 @@ class SessionState:
 
     def last_assistant_message(self, turn_id: str) -> Message | None:
         """Give the last text of a turn's assistant, None if it wrote none."""
+        is_past_later_turns = False
         for message in reversed(self.messages):
-            if message.turn_id == turn_id and message.role == "assistant":
-                if message.kind == "text" and not _is_implied(message):
+            if message.turn_id == turn_id:
+                is_past_later_turns = True
+                is_text = message.role == "assistant" and message.kind == "text"
+                if is_text and not _is_implied(message):
                     return message
-            elif message.turn_id not in (turn_id, None):
+            elif is_past_later_turns and message.turn_id is not None:
                 break
         return None
 
@@ -257,6 +260,15 @@ class SessionState:
         """Take the keys of a snapshot, if this state keeps any."""
         if self._keeps_keys:
             self.keys = {record.key: (record, time, seq) for record, time, seq in keys}
+
+    def remember_keys(self, records: tuple[KeyRecord, ...], timestamp: str) -> None:
+        """Keep the keys of a request that no entry carries, since it changed nothing.
+
+        They are gone with this state: what they keep from happening is a repeat's surprise, no
+        second effect.
+        """
+        for record in records:
+            self.keys.setdefault(record.key, (record, timestamp, self.seq))
 
     def forget_keys(self, before: str) -> None:
         """Drop idempotency keys of entries older than a time (RFC 3339). Oldest come first."""

@@ -32,6 +32,7 @@ if _TYPE_CHECKING:
     from ..agents.script import Wait as Wait
     from ..agents.script import scripted as scripted
     from ._dribble import open_dribbling_channel as open_dribbling_channel
+    from ._follower import Follower as Follower
     from ._peer import ProtocolPeer as ProtocolPeer
     from ._peer import open_peer as open_peer
     from ._puppet import LedTurn as LedTurn
@@ -44,6 +45,7 @@ else:
             "Say Script ScriptedTurn Stop Think Together Wait scripted"
         ),
         "._dribble": "open_dribbling_channel",
+        "._follower": "Follower",
         "._peer": "ProtocolPeer open_peer",
         "._puppet": "LedTurn Puppet",
     }

@@ -31,6 +31,10 @@ class LedTurn:
         """Write a piece of the answer."""
         self.turn.write_nowait(text)
 
+    def start(self, step: Callable[[Turn], Awaitable[Any]]) -> None:
+        """Have an async function of the turn called in the turn's own task, without waiting."""
+        self._steps.send_nowait(step)
+
     async def do(self, step: Callable[[Turn], Awaitable[T]]) -> T:
         """Call an async function of the turn in the turn's own task, and give its result."""
         done = trio.Event()
@@ -42,9 +46,11 @@ class LedTurn:
             finally:
                 done.set()
 
-        await self._steps.send(run)
+        self.start(run)
         with trio.fail_after(5):
             await done.wait()
+        if not result:
+            raise AssertionError("the turn ended before that was done")
         return result[0]
 
     def finish(self) -> None:
@@ -58,7 +64,7 @@ class LedTurn:
             await trio.lowlevel.checkpoint()
             raise exc
 
-        self._steps.send_nowait(raise_it)
+        self.start(raise_it)
 
     async def run(self) -> None:
         """Do what the test says. `Puppet` calls it in the turn's task."""

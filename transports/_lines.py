@@ -135,9 +135,12 @@ class LineChannel(Channel):
             raise trio.BusyResourceError("another task is receiving from this channel")
         self._receiving = True
         try:
-            if self._inbox and not self._closed:
-                await trio.lowlevel.checkpoint()
-            while not self._inbox or self._closed:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            if self._closed:
+                raise trio.ClosedResourceError("this channel is closed")
+            if self._inbox:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+            while not self._inbox:
                 if self._splitter.oversize:
                     self._wire.close()
                     raise trio.BrokenResourceError(f"a frame of more than {self._limit} bytes came")

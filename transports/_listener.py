@@ -67,7 +67,7 @@ class SocketListener(Listener):
 
     def __init__(self, sock: socket.socket, endpoint: str) -> None:
         sock.setblocking(False)
-        self._sock = sock
+        self.sock = sock
         self._endpoint = endpoint
         self._refusing = 0
         self._next_log = 0.0
@@ -79,9 +79,9 @@ class SocketListener(Listener):
 
     async def aclose(self) -> None:
         """Unbind."""
-        if self._sock.fileno() >= 0:
-            trio.lowlevel.notify_closing(self._sock)
-            self._sock.close()
+        if self.sock.fileno() >= 0:
+            trio.lowlevel.notify_closing(self.sock)
+            self.sock.close()
         await trio.lowlevel.checkpoint()
 
     async def serve(
@@ -97,9 +97,9 @@ class SocketListener(Listener):
         batch = 0
         while True:
             try:
-                sock, address = self._sock.accept()
+                sock, address = self.sock.accept()
             except BlockingIOError:
-                await trio.lowlevel.wait_readable(self._sock)
+                await trio.lowlevel.wait_readable(self.sock)
                 batch = 0
                 continue
             except OSError as exc:
@@ -113,7 +113,7 @@ class SocketListener(Listener):
 
     async def _recover(self, exc: OSError) -> None:
         """Go on accepting after whatever went wrong, unless the socket is closed."""
-        if self._sock.fileno() < 0:
+        if self.sock.fileno() < 0:
             raise trio.ClosedResourceError("this listener is closed") from exc
         if exc.errno in _LOST_IN_QUEUE:
             await trio.lowlevel.checkpoint()

@@ -23,6 +23,9 @@ __all__ = ["Framing", "Outbox", "Spawn", "frame_line"]
 
 log: Final = getLogger("trialogue.transports")
 
+#: What a writer task joins: enough for a send, and the copy is small beside the high-water mark.
+CHUNK_BYTES: Final = 16 * 1024
+
 #: How a transport writes a frame. It keeps what it made in the frame's slot.
 Framing = Callable[[Frame], bytes]
 
@@ -65,7 +68,7 @@ class Outbox:
         spawn: Spawn,
         framing: Framing,
         try_send: Callable[[bytes], int] | None,
-        send_some: Callable[[bytes], Awaitable[int]],
+        send_some: Callable[[bytes | memoryview], Awaitable[int]],
     ) -> None:
         self._flusher = flusher
         self._spawn = spawn
@@ -137,20 +140,23 @@ class Outbox:
         if self.ended:
             return
         if self._queue and not self._writing:
-            data = self._take()
-            sent = 0
+            rest = b""
             if self._try_send is not None:
+                queue = self._queue
+                data = b"".join(queue) if len(queue) > 1 else queue[0]
+                queue.clear()
                 try:
                     sent = self._try_send(data)
                 except BlockingIOError:
-                    pass
+                    sent = 0
                 except OSError:
                     self.kill()
                     return
-            self._size -= sent
-            if sent < len(data):
+                self._size -= sent
+                rest = data[sent:]
+            if rest or self._queue:
                 self._writing = True
-                self._spawn(self._write, data[sent:])
+                self._spawn(self._write, rest)
         if self._callbacks and self._size < self._high:
             self._call_back()
         if self._settled is not None or self.closed:
@@ -198,12 +204,15 @@ class Outbox:
     def _ended(self) -> None:
         """Called once, when the outbox has ended. Must not raise, nor call the link."""
 
-    def _take(self) -> bytes:
+    def _take_chunk(self) -> bytes:
+        """Take frames off the front of the queue, so many that they are worth a send."""
         queue = self._queue
-        if len(queue) == 1:
-            return queue.pop()
-        data = b"".join(queue)
-        queue.clear()
+        number = size = 0
+        while number < len(queue) and size < CHUNK_BYTES:
+            size += len(queue[number])
+            number += 1
+        data = b"".join(queue[:number]) if number > 1 else queue[0]
+        del queue[:number]
         return data
 
     def _settle(self) -> None:
@@ -238,24 +247,25 @@ class Outbox:
 
     async def _write(self, data: bytes) -> None:
         """Send what did not fit, and what is posted meanwhile. Ends when all is sent."""
+        rest = memoryview(data)
         try:
             while not self.ended:
+                if not rest:
+                    if not self._queue:
+                        break
+                    rest = memoryview(self._take_chunk())
                 deadline = min(trio.current_time() + self._timeout, self._finish_by)
                 sent = 0
                 with trio.CancelScope(deadline=deadline) as self._scope:
-                    sent = await self._send_some(data)
+                    sent = await self._send_some(rest)
                 if not sent:
                     self.kill(stuck=True)
                 if self.killed:
                     return
                 self._size -= sent
-                data = data[sent:]
+                rest = rest[sent:]
                 if self._callbacks and self._size < self._high:
                     self._call_back()
-                if not data:
-                    if not self._queue:
-                        break
-                    data = self._take()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self.kill()
         except BaseException:

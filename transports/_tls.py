@@ -13,8 +13,9 @@ from ._wire import READ_BYTES, SocketWire, Wire
 
 __all__ = ["TlsWire", "client_context", "server_context"]
 
-#: One TLS record. Progress is measured in these (see the write timeout).
-RECORD_BYTES: Final = 16 * 1024
+#: Encrypted at once; progress is measured in these (see the write timeout). Half of what a TLS
+#: record may have: OpenSSL, its buffer and Trio each keep a copy while the peer does not read.
+PIECE_BYTES: Final = 8 * 1024
 
 
 def server_context(tls: TlsFiles | Any, url: str) -> ssl.SSLContext:
@@ -122,18 +123,22 @@ class TlsWire(Wire):
         except trio.BrokenResourceError as exc:
             raise trio.BrokenResourceError(f"TLS handshake failed: {exc.__cause__ or exc}") from exc
 
-    def try_send(self, data: bytes) -> int:
+    def try_send(self, data: bytes | memoryview) -> int:
         """Never goes: see `can_try_send`."""
         raise BlockingIOError
 
-    async def send_some(self, data: bytes) -> int:
-        """Send a record's worth."""
-        piece = data[:RECORD_BYTES]
+    async def send_some(self, data: bytes | memoryview) -> int:
+        """Send a piece."""
+        piece = data[:PIECE_BYTES]
         await self._tls.send_all(piece)
         return len(piece)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Receive what was decrypted."""
+        if self._wire.interrupted:
+            # TLS may have something in its own buffer still.
+            await trio.lowlevel.checkpoint()
+            raise trio.ClosedResourceError("this connection is closed")
         return bytes(await self._tls.receive_some(max_bytes or READ_BYTES))
 
     async def send_end(self) -> None:

@@ -42,7 +42,7 @@ class Wire(trio.abc.Stream):
     can_try_send: bool = True
 
     @abstractmethod
-    def try_send(self, data: bytes) -> int:
+    def try_send(self, data: bytes | memoryview) -> int:
         """Send what goes at once, and say how much.
 
         Raises:
@@ -51,7 +51,7 @@ class Wire(trio.abc.Stream):
         """
 
     @abstractmethod
-    async def send_some(self, data: bytes) -> int:
+    async def send_some(self, data: bytes | memoryview) -> int:
         """Wait until a part of ``data`` can be sent, and say how much was."""
 
     @abstractmethod
@@ -80,7 +80,7 @@ class Wire(trio.abc.Stream):
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send all of it. If that is cancelled in the middle, later sends raise."""
-        rest = bytes(data)
+        rest = memoryview(data)
         if not rest:
             await checkpoint()
         started = False
@@ -107,34 +107,35 @@ class Wire(trio.abc.Stream):
 class SocketWire(Wire):
     """A wire on a connected socket, which it owns."""
 
-    __slots__ = ("_interrupted", "_sock")
+    __slots__ = ("interrupted", "sock")
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
-        self._sock = sock
-        self._interrupted = False
+        self.sock = sock
+        #: Nothing more is to be received, though there may be something.
+        self.interrupted = False
 
     @property
     def local_host(self) -> str:
         """The address that the peer has reached."""
         try:
-            return str(self._sock.getsockname()[0])
+            return str(self.sock.getsockname()[0])
         except OSError:
             return ""
 
-    def try_send(self, data: bytes) -> int:
+    def try_send(self, data: bytes | memoryview) -> int:
         """Send without waiting."""
-        return self._sock.send(data)
+        return self.sock.send(data)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Receive up to 64 KiB, or as told."""
         await checkpoint_if_cancelled()
-        if self._interrupted:
+        if self.interrupted:
             raise trio.ClosedResourceError("this connection is closed")
         return await self._receive(max_bytes or READ_BYTES)
 
     async def _receive(self, size: int) -> bytes:
-        sock = self._sock
+        sock = self.sock
         try:
             data = sock.recv(size)
         except BlockingIOError:
@@ -154,10 +155,10 @@ class SocketWire(Wire):
             except OSError as exc:
                 raise self._translated(exc) from exc
 
-    async def send_some(self, data: bytes) -> int:
+    async def send_some(self, data: bytes | memoryview) -> int:
         """Send a part, waiting for room first if there is none."""
         await checkpoint_if_cancelled()
-        sock = self._sock
+        sock = self.sock
         try:
             sent = sock.send(data)
         except BlockingIOError:
@@ -180,7 +181,7 @@ class SocketWire(Wire):
         """Shut our direction down."""
         await checkpoint()
         try:
-            self._sock.shutdown(socket.SHUT_WR)
+            self.sock.shutdown(socket.SHUT_WR)
         except OSError as exc:
             raise self._translated(exc) from exc
 
@@ -191,14 +192,14 @@ class SocketWire(Wire):
 
     def interrupt(self) -> None:
         """Wake the reader, and let no other in."""
-        self._interrupted = True
-        if self._sock.fileno() >= 0:
-            notify_closing(self._sock)
+        self.interrupted = True
+        if self.sock.fileno() >= 0:
+            notify_closing(self.sock)
 
     def close(self, *, abort: bool = False) -> None:
         """Close the socket; ``abort`` sends a reset, and frees the kernel's buffer at once."""
-        self._interrupted = True
-        sock = self._sock
+        self.interrupted = True
+        sock = self.sock
         if sock.fileno() < 0:
             return
         notify_closing(sock)
@@ -210,6 +211,6 @@ class SocketWire(Wire):
         sock.close()
 
     def _translated(self, exc: OSError) -> Exception:
-        if self._sock.fileno() < 0:
+        if self.sock.fileno() < 0:
             return trio.ClosedResourceError("this connection is closed")
         return trio.BrokenResourceError(f"the connection broke: {exc.strerror or exc}")

@@ -163,9 +163,11 @@ class WebSocketChannel(Channel):
         self._receiving = True
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
-            if self._inbox and not self._closed:
+            if self._closed:
+                raise trio.ClosedResourceError("this channel is closed")
+            if self._inbox:
                 await trio.lowlevel.cancel_shielded_checkpoint()
-            while not self._inbox or self._closed:
+            while not self._inbox:
                 if self._end is not None:
                     raise self._end
                 await self._read()

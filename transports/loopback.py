@@ -77,7 +77,7 @@ class MemoryWire(Wire):
         self._outbound = outbound
         self._interrupted = self._closed = False
 
-    def try_send(self, data: bytes) -> int:
+    def try_send(self, data: bytes | memoryview) -> int:
         """Put what there is room for into the other end's inbox."""
         peer = self._outbound
         if self._closed or peer.ended or peer.unread:
@@ -90,7 +90,7 @@ class MemoryWire(Wire):
         peer.has_data.unpark_all()
         return len(part)
 
-    async def send_some(self, data: bytes) -> int:
+    async def send_some(self, data: bytes | memoryview) -> int:
         """Wait for room, and fill it."""
         await checkpoint()
         while True:

@@ -113,6 +113,8 @@ class _LibraryStream(trio.abc.Stream):
         self._opened = trio.Event()
         self._refused = False  # by the link: it takes no more before it is ready
         self._budget = 0
+        #: What ended the receiving.
+        self.failure: Exception | None = None
         #: A message was too large: nothing more is read.
         self.oversize = False
         #: A data message has come out of the library.
@@ -135,6 +137,15 @@ class _LibraryStream(trio.abc.Stream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Wait for what the library must see; meanwhile the link gets what it need not."""
+        try:
+            return await self._receive()
+        except Exception as exc:
+            # Kept from the library: its reader closes a channel in passing, which wakes the other
+            # task, whose end cancels this one, whose exception then becomes a Cancelled.
+            self.failure = exc
+            raise trio.ClosedResourceError from exc
+
+    async def _receive(self) -> bytes:
         if self._head:
             await trio.lowlevel.checkpoint()
             head, self._head = self._head, b""
@@ -233,12 +244,15 @@ async def _feed_unusual(
                 return
             stream.message_done()
     except ConnectionClosed as closed:
-        # On an error the library just hangs up; the peer is told why.
+        if stream.failure is not None:
+            raise stream.failure from closed
+        # On an error the library just hangs up; the peer is told why. What the library found came
+        # before a frame that was too large, for nothing is read after that.
         why = closed.reason
-        if stream.oversize:
-            connection.close_with(TOO_BIG, f"a frame may have {link.max_frame_bytes} bytes")
-        elif why is not None and why.code in {PROTOCOL_ERROR, UNSUPPORTED, INVALID_TEXT, TOO_BIG}:
+        if why is not None and why.code in {PROTOCOL_ERROR, UNSUPPORTED, INVALID_TEXT, TOO_BIG}:
             connection.close_with(why.code, why.reason or "")
+        elif stream.oversize:
+            connection.close_with(TOO_BIG, f"a frame may have {link.max_frame_bytes} bytes")
 
 
 class WebSocketListener(TcpListener):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .core import Server as Server
     from .core import Settings as Settings
     from .core import open_server as open_server
+    from .core import run as run
     from .core.abc import Agent as Agent
     from .core.abc import ToolCall as ToolCall
     from .core.abc import Turn as Turn
@@ -47,6 +48,7 @@ _HOMES = {
     "connect": "client",
     "connect_sync": "client",
     "open_server": "core",
+    "run": "core",
 }
 
 

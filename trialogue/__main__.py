@@ -12,15 +12,30 @@ def main() -> NoReturn:
     """Run the command line and exit with its code."""
     try:
         from .cli.main import main as run  # here, so that a bare install gets a sentence
-    except ModuleNotFoundError as exc:
-        if exc.name is None or exc.name.partition(".")[0] not in _CLI_LIBRARIES:
+
+        code = run(sys.argv[1:], os.environ)
+    except ImportError as exc:
+        missing = _missing_library(exc)
+        if missing is None:
             raise
         print(
-            f"trialogue: the command line needs {exc.name!r}: pip install 'trialogue[cli]'",
+            f"trialogue: the command line needs {missing!r}: pip install 'trialogue[cli]'",
             file=sys.stderr,
         )
         raise SystemExit(2) from None
-    raise SystemExit(run(sys.argv[1:], os.environ))
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    raise SystemExit(code)
+
+
+def _missing_library(exc: BaseException | None) -> str | None:
+    """Find the library of the extra that an import failed for, if it was one."""
+    while exc is not None:
+        if isinstance(exc, ModuleNotFoundError) and exc.name is not None:
+            library = exc.name.partition(".")[0]
+            return library if library in _CLI_LIBRARIES else None
+        exc = exc.__cause__
+    return None
 
 
 if __name__ == "__main__":

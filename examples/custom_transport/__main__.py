@@ -38,8 +38,9 @@ async def main() -> None:
             session = await client.create_session()
             for text in ("My name is Ada.", "What is 7 * 6?", "Who am I?"):
                 print(">", text)
-                answer = await client.send_message(session.id, text)
-                print(answer.content)
+                turn = await client.send_message(session.id, text)
+                assert turn.message is not None
+                print(turn.message.content)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import attrs
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from trialogue.agents import script as kinds
+from trialogue.agents._script_file import KINDS, structure_script
 from trialogue.agents.script import Script, ScriptedTurn, load_script, parse_script, scripted
 from trialogue.core.errors import AgentError, SettingsError
 
@@ -197,6 +200,29 @@ async def test_file_is_played(tmp_path: Path) -> None:
     path = tmp_path / "a.toml"
     path.write_text('[[turns]]\nsay = "Grüße, {input}!"', "utf-8")
     assert await FakeSession(load_script(path)).ask("Ada") == "Grüße, Ada!"
+
+
+KEYS = sorted(KINDS | dict.fromkeys(("turns", "default", "pace", "steps", "match", "number")))
+OTHER_KEYS = ["chunk", "pause_seconds", "then", "arguments", "result", "progress", "text", "loop"]
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.dates(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from([*KEYS, *OTHER_KEYS]), inner, max_size=3)
+    ),
+    max_leaves=12,
+)
+
+
+@given(steps=st.lists(values, max_size=3), rest=st.dictionaries(st.sampled_from(KEYS), values))
+def test_whatever_stands_in_a_file_is_a_script_or_a_mistake(
+    steps: list[object], rest: dict[str, object]
+) -> None:
+    tables: dict[str, object] = {"turns": [{"steps": steps}], **rest}
+    try:
+        structure_script(tables, name="a.toml")
+    except SettingsError:
+        pass
 
 
 # -- the example -----------------------------------------------------------------------------

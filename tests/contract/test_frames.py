@@ -99,10 +99,10 @@ MALFORMED: dict[str, tuple[bytes, str | int | None]] = {
 
 
 @pytest.mark.parametrize("kind", MALFORMED)
-async def test_malformed_frame_is_answered_and_survived(connect: Connect, kind: str) -> None:
+async def test_malformed_frame_is_answered_and_survived(loopback: Connect, kind: str) -> None:
     """§1.4, §2.1: INVALID_REQUEST with the id, or null where it could not be read."""
     frame, request_id = MALFORMED[kind]
-    async with connect() as peer:
+    async with loopback() as peer:
         await peer.ping()
         await peer.send(frame)
         error = await peer.expect_error(request_id, "INVALID_REQUEST")
@@ -135,11 +135,26 @@ ALLOWED: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("kind", ALLOWED)
-async def test_unusual_frame_is_answered_like_any_other(connect: Connect, kind: str) -> None:
+async def test_unusual_frame_is_answered_like_any_other(loopback: Connect, kind: str) -> None:
     """§1.2, §1.4, §2: unknown members are ignored, and every limit holds at its edge."""
-    async with connect() as peer:
+    async with loopback() as peer:
         await peer.send(ALLOWED[kind])
         assert (await peer.expect_result("x"))["status"] == "ok"
+
+
+async def test_connection_survives_all_that_is_malformed(connect: Connect) -> None:
+    """§1.4: while a frame's boundary is known; each answer in its turn, and good ones between."""
+    async with connect(rate_limit=None) as peer:
+        await peer.ping()
+        for frame, _ in MALFORMED.values():
+            await peer.send(frame)
+        for frame in ALLOWED.values():
+            await peer.send(frame)
+        for _, request_id in MALFORMED.values():
+            await peer.expect_error(request_id, "INVALID_REQUEST")
+        for _ in ALLOWED:
+            await peer.expect_result("x")
+        await peer.ping()
 
 
 async def test_invalid_utf8_is_answered_and_survived(connect: Connect) -> None:

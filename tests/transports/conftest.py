@@ -1,11 +1,15 @@
 """A server without a core: fakes of `Acceptor` and `Link`, and raw clients to put against it."""
 
+import ssl
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import trio
+import trustme
 
 from trialogue.core._flusher import Flusher
 from trialogue.core.abc import (
@@ -18,9 +22,11 @@ from trialogue.core.abc import (
     Link,
     Listener,
     ListenOptions,
+    TlsFiles,
 )
 from trialogue.core.plugins import find_transport
 from trialogue.core.settings import Settings
+from trialogue.transports.loopback import LoopbackListener, MemoryWire
 
 
 class EchoLink(Link):
@@ -118,10 +124,31 @@ class Server:
         self.endpoint = listener.endpoint
         self.acceptor = acceptor
         self.listening = listening
+        self.transport = find_transport(self.endpoint)
         self.client_options = ConnectOptions()
 
     def connect(self) -> AbstractAsyncContextManager[Channel]:
-        return find_transport(self.endpoint).open_channel(self.endpoint, self.client_options)
+        """Connect with the transport's own channel."""
+        return self.transport.open_channel(self.endpoint, self.client_options)
+
+    async def open_raw(
+        self,
+    ) -> trio.SocketStream | trio.SSLStream[trio.SocketStream] | MemoryWire:
+        """Connect with nothing but a byte stream."""
+        parts = urlsplit(self.endpoint)
+        if parts.scheme == "unix":
+            return await trio.open_unix_socket(parts.path)
+        if parts.scheme == "loopback":
+            assert isinstance(self.listener, LoopbackListener)
+            return self.listener.connect()
+        assert parts.hostname is not None
+        assert parts.port is not None
+        stream = await trio.open_tcp_stream(parts.hostname, parts.port)
+        if parts.scheme in {"tcps", "wss"}:
+            context = self.client_options.tls
+            assert isinstance(context, ssl.SSLContext)
+            return trio.SSLStream(stream, context, server_hostname=parts.hostname)
+        return stream
 
 
 Serve = Callable[..., AbstractAsyncContextManager[Server]]
@@ -150,19 +177,46 @@ async def open_fake_server(
     )
     with trio.fail_after(seconds):
         listener = await find_transport(url).open_listener(url, options)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(acceptor.flusher.run)
-            async with trio.open_nursery() as handlers, trio.open_nursery() as listening:
-                await listening.start(partial(listener.serve, acceptor, handler_nursery=handlers))
-                server = Server(listener, acceptor, listening)
-                server.client_options = ConnectOptions(tls=client_tls)
-                yield server
-                listening.cancel_scope.cancel()
-                handlers.cancel_scope.cancel()
-            nursery.cancel_scope.cancel()
-        await listener.aclose()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(acceptor.flusher.run)
+                async with trio.open_nursery() as handlers, trio.open_nursery() as listening:
+                    await listening.start(
+                        partial(listener.serve, acceptor, handler_nursery=handlers)
+                    )
+                    server = Server(listener, acceptor, listening)
+                    server.client_options = ConnectOptions(tls=client_tls)
+                    yield server
+                    listening.cancel_scope.cancel()
+                    handlers.cancel_scope.cancel()
+                nursery.cancel_scope.cancel()
+        finally:
+            with trio.CancelScope(shield=True):
+                await listener.aclose()
     assert acceptor.places == 0
     assert all(link.closed.is_set() for link in acceptor.links)
+
+
+class Certificates:
+    """An authority of the test's own, a server's files, and contexts for both sides."""
+
+    def __init__(self, folder: Path) -> None:
+        authority = trustme.CA()
+        certificate = authority.issue_cert("127.0.0.1", "localhost")
+        self.authority = str(folder / "authority.pem")
+        self.files = TlsFiles(
+            certificate=str(folder / "server.pem"), key=str(folder / "server.key")
+        )
+        authority.cert_pem.write_to_path(self.authority)
+        for index, blob in enumerate(certificate.cert_chain_pems):
+            blob.write_to_path(self.files.certificate, append=index > 0)
+        certificate.private_key_pem.write_to_path(self.files.key)
+        self.client = ssl.create_default_context(cafile=self.authority)
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture

@@ -1,0 +1,222 @@
+"""What a command is made of: parameters, help, exit codes. Alone knows cyclopts.
+
+A command is a function whose parameters are `Annotated` with what `option` gives; it returns the
+exit code. `Environ` marks the parameter through which it gets the environment.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from functools import partial
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias, TypeVar
+
+import attrs
+import cyclopts
+from cyclopts import App, Group, Parameter
+
+if TYPE_CHECKING:
+    from ._options import Option
+
+__all__ = [
+    "EXIT_FAILED",
+    "EXIT_OK",
+    "EXIT_UNREACHABLE",
+    "EXIT_USAGE",
+    "CommandError",
+    "Environ",
+    "UsageError",
+    "given_flags",
+    "make_app",
+    "option",
+    "parse",
+    "takes_flags",
+]
+
+F = TypeVar("F", bound=Callable[..., int])
+
+EXIT_OK: Final = 0
+#: It did not work.
+EXIT_FAILED: Final = 1
+#: It was asked wrongly: an argument, a setting, an address.
+EXIT_USAGE: Final = 2
+#: There is no connection to the server.
+EXIT_UNREACHABLE: Final = 3
+
+#: The environment, which `main` is given.
+Environ: TypeAlias = Annotated[Mapping[str, str], Parameter(parse=False)]
+
+
+# Not of `TrialogueError`'s family: ``trialogue --help`` does without the core, which is most of
+# what there is to import. Nobody but `main` sees them.
+class UsageError(Exception):
+    """The arguments are wrong."""
+
+
+class CommandError(Exception):
+    """The command cannot go on; ``exit_code`` says in what way."""
+
+    def __init__(self, message: str, exit_code: int = EXIT_FAILED) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def option(
+    help: str,  # noqa: A002 - it is that
+    *,
+    name: str | None = None,
+    metavar: str | None = None,
+    group: str | None = None,
+) -> Parameter:
+    """Describe a parameter, in its annotation.
+
+    Args:
+        help: For ``--help``.
+        name: Of the flag; by default the parameter's. A short one may follow: ``--plain -p``.
+        metavar: What stands for the value in the help.
+        group: The heading in the help.
+    """
+    told: dict[str, Any] = {"help": help, "negative": (), "show_default": False}
+    if name is not None:
+        told["name"] = name.split()
+    if metavar is not None:
+        told["metavar"] = metavar
+    if group is not None:
+        told["group"] = _group(group)
+    return Parameter(**told)
+
+
+def takes_flags(options: Iterable[Option]) -> Callable[[F], F]:
+    """Give a command a flag for each option, in its parameter ``flags``: see `given_flags`."""
+
+    def decorate(function: F) -> F:
+        function.__annotations__["flags"] = _make_flags(options)
+        return function
+
+    return decorate
+
+
+def given_flags(flags: Any) -> dict[str, Any]:
+    """Take what was said, by the options' names, and not read yet. What was not said is not there."""
+    said = {} if flags is None else attrs.asdict(flags, recurse=False)
+    return {name: value for name, value in said.items() if value not in (None, ())}
+
+
+def _make_flags(options: Iterable[Option]) -> Any:
+    attributes: dict[str, Any] = {}
+    for each in options:
+        if each.is_positional:
+            continue
+        hint: Any = str | None
+        if each.is_repeated:
+            hint = tuple[str, ...]
+        elif not each.metavar:
+            hint = bool | None
+        told = option(
+            each.help + _default_of(each),
+            name=each.flag,
+            metavar=each.metavar or None,
+            group=each.group,
+        )
+        default: Any = () if each.is_repeated else None
+        annotation: Any = Annotated[hint, told]
+        attributes[each.name] = attrs.field(default=default, type=annotation)
+    flags = attrs.make_class("Flags", attributes, frozen=True, kw_only=True)
+    return Annotated[flags | None, Parameter(name="*")]
+
+
+def _default_of(each: Option) -> str:
+    """Write the default behind the help, if there is one to speak of."""
+    written = each.write(each.default) if each.default is not None else ""
+    if isinstance(written, list):
+        items: list[object] = written
+        written = " ".join(str(item) for item in items)
+    return f" [{written}]" if written not in ("", False) else ""
+
+
+_groups: Final[dict[str, Group]] = {}
+
+
+def _group(name: str) -> Group:
+    """Keep the headings in the order in which they are first named."""
+    if name not in _groups:
+        _groups[name] = Group(name, sort_key=len(_groups))
+    return _groups[name]
+
+
+def make_app(
+    name: str,
+    summary: str,
+    commands: Mapping[str, tuple[str, str]],
+    argv: Sequence[str] = (),
+    version: str | None = None,
+) -> App:
+    """Make a command that has commands.
+
+    Args:
+        name: What it is called.
+        summary: What it is for.
+        commands: Each one's name, with where it is (``module:function``, imported only when it
+            is asked for) and what it does, in a line.
+        argv: What will be parsed, if that is known: a command's own help is its docstring.
+        version: For ``--version``.
+    """
+    app = App(
+        name=name,
+        help=summary,
+        help_format="plaintext",
+        version=version,
+        version_flags=("--version",) if version else (),
+    )
+    for command, (path, line) in commands.items():
+        if list(argv[:1]) == [command]:
+            asked = _import(path)
+            if not isinstance(asked, App):
+                app.command(asked, name=command, help=_unfold(asked.__doc__ or line))
+                continue
+        app.command(path, name=command, help=line)
+    return app
+
+
+def _import(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)
+
+
+def _unfold(text: str) -> str:
+    """Give each paragraph of a docstring as one line: the terminal is not as wide as the source."""
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+def parse(app: App, argv: Sequence[str], environ: Mapping[str, str]) -> Callable[[], int | None]:
+    """Find out what is asked for.
+
+    Returns:
+        What does it, and gives the exit code.
+
+    Raises:
+        UsageError: Says what is wrong with the arguments.
+    """
+    _check_command(app, argv)
+    try:
+        command, bound, unparsed = app.parse_args(
+            list(argv), exit_on_error=False, print_error=False, help_on_error=False
+        )
+    except cyclopts.CycloptsError as exc:
+        raise UsageError(" ".join(str(exc).split())) from None
+    given = {name: environ for name in unparsed if name == "environ"}
+    return partial(command, *bound.args, **bound.kwargs, **given)
+
+
+def _check_command(app: App, argv: Sequence[str]) -> None:
+    """Refuse a word that is no command: the library would import every command to say so."""
+    known = [name for name in app if not name.startswith("-")]
+    if not known or not argv or argv[0] in app:
+        return
+    close = get_close_matches(argv[0], list(app), n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}."
+    kind = "option" if argv[0].startswith("-") else "command"
+    raise UsageError(f"There is no {kind} {argv[0]!r}: {hint}")

@@ -1,0 +1,86 @@
+"""Logs on standard error: for people on a terminal, JSON for machines. Alone knows structlog.
+
+The libraries log through `logging`, with key-values in ``extra=``; structlog only renders.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any, Final, Literal, TextIO
+
+import structlog
+from structlog.typing import EventDict, Processor
+
+__all__ = ["LogForm", "set_up_logging"]
+
+LogForm = Literal["auto", "console", "json"]
+
+#: Other people's libraries speak only when something is wrong.
+_OTHERS_LEVEL: Final = logging.WARNING
+
+
+class _StandardError(logging.StreamHandler[TextIO]):
+    """Writes to what standard error is at that moment: the chat's screen may stand in for it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.setStream(sys.stderr)
+        super().emit(record)
+
+
+def set_up_logging(form: LogForm, level: str) -> None:
+    """Send every log line to standard error, one line each.
+
+    Args:
+        form: ``auto`` is ``console`` on a terminal, else ``json``.
+        level: For our own; other libraries are heard from warnings on.
+    """
+    on_terminal = sys.stderr.isatty()
+    as_json = form == "json" or (form == "auto" and not on_terminal)
+    handler = _StandardError()
+    handler.setFormatter(_make_formatter(as_json=as_json, colors=on_terminal))
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(_OTHERS_LEVEL)
+    logging.getLogger("trialogue").setLevel(level.upper())
+    logging.captureWarnings(capture=True)
+
+
+def _make_formatter(*, as_json: bool, colors: bool) -> logging.Formatter:
+    common: list[Processor] = [
+        structlog.stdlib.ExtraAdder(),
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+    ]
+    if as_json:
+        renderers: list[Processor] = [
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.EventRenamer("message"),
+            structlog.processors.JSONRenderer(default=repr, ensure_ascii=False),
+        ]
+    else:
+        renderers = [
+            structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
+            _shorten_logger,
+            structlog.dev.ConsoleRenderer(
+                colors=colors,
+                pad_event_to=32,
+                # rich's would print every local variable, and take 50 ms to import.
+                exception_formatter=structlog.dev.plain_traceback,
+            ),
+        ]
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=common,
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
+    )
+
+
+def _shorten_logger(_: Any, __: str, event: EventDict) -> EventDict:
+    """``trialogue.server`` → ``server``: on a terminal it is ours anyway."""
+    name = event.get("logger")
+    if isinstance(name, str):
+        event["logger"] = name.removeprefix("trialogue.")
+    return event

@@ -1,0 +1,229 @@
+"""What ``trialogue serve`` can be told: its own settings, and every limit of the server."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import attrs
+
+from ..core import Settings
+from ._options import Option, Setting
+from ._values import (
+    mask_url,
+    parse_choice,
+    parse_count,
+    parse_flag,
+    parse_list,
+    parse_rate,
+    parse_seconds,
+    parse_size,
+    parse_text,
+    parse_text_list,
+    write_rate,
+    write_seconds,
+    write_size,
+)
+
+__all__ = ["DEFAULT_URL", "LOG_LEVELS", "OTHER_VARIABLES", "SERVE_OPTIONS", "make_settings"]
+
+DEFAULT_URL: Final = "ws://127.0.0.1:8765"
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+#: Variables of the other commands, and of no setting in the file.
+OTHER_VARIABLES: Final = ("TRIALOGUE_CONFIG", "TRIALOGUE_TOKEN")
+
+_LISTENING: Final = "What is served, and where"
+_ACCESS: Final = "Who may come in"
+_LOGS: Final = "Logs, on standard error"
+_LIMITS: Final = "Limits and times: 256KiB, 20s, off"
+
+_DEFAULTS: Final = Settings()
+
+
+def _own_options() -> list[Option]:
+    return [
+        Option(
+            name="agent",
+            help="A built-in agent (demo, echo, script:FILE) or module:function. The first is the "
+            "default; a session may ask for another by its NAME.",
+            parse=parse_text_list,
+            write=list,
+            default=("demo",),
+            metavar="[NAME=]AGENT",
+            group=_LISTENING,
+            is_positional=True,
+        ),
+        Option(
+            name="transport",
+            help="Listen there, e.g. ws://127.0.0.1:8765, wss://…, tcp://127.0.0.1:7000, tcps://…, "
+            "unix:///run/x.sock. Any number; port 0 takes a free one.",
+            parse=parse_list,
+            write=list,
+            default=(DEFAULT_URL,),
+            metavar="URL",
+            group=_LISTENING,
+            is_repeated=True,
+        ),
+        Option(
+            name="store",
+            help="Where sessions live: memory.",
+            parse=parse_text,
+            show=mask_url,
+            default="memory",
+            metavar="STORE",
+            group=_LISTENING,
+        ),
+        Option(
+            name="tls_cert",
+            help="The certificate chain for wss and tcps, a PEM file.",
+            parse=parse_text,
+            default=None,
+            metavar="FILE",
+            group=_ACCESS,
+        ),
+        Option(
+            name="tls_key",
+            help="Its private key, a PEM file.",
+            parse=parse_text,
+            default=None,
+            metavar="FILE",
+            group=_ACCESS,
+        ),
+        Option(
+            name="authenticate",
+            help="module:function that says who a credential names, and raises UnauthorizedError. "
+            "Without one everybody is let in.",
+            parse=parse_text,
+            default=None,
+            metavar="FUNCTION",
+            group=_ACCESS,
+        ),
+        Option(
+            name="allow_origin",
+            help="An origin that browsers may connect from, beside the listener's own; * for any.",
+            parse=parse_list,
+            write=list,
+            default=(),
+            metavar="ORIGIN",
+            group=_ACCESS,
+            is_repeated=True,
+        ),
+        Option(
+            name="allow_host",
+            help="A name by which requests may call this server, beside the listener's address.",
+            parse=parse_list,
+            write=list,
+            default=(),
+            metavar="HOST",
+            group=_ACCESS,
+            is_repeated=True,
+        ),
+        Option(
+            name="insecure",
+            help="Listen beyond this machine although credentials or TLS are missing.",
+            parse=parse_flag,
+            default=False,
+            group=_ACCESS,
+        ),
+        Option(
+            name="log",
+            help="json, console, or auto: console on a terminal, else json.",
+            parse=parse_choice("auto", "console", "json"),
+            default="auto",
+            metavar="FORM",
+            group=_LOGS,
+        ),
+        Option(
+            name="log_level",
+            help=f"From which level on: {', '.join(LOG_LEVELS)}.",
+            parse=parse_choice(*LOG_LEVELS),
+            default="info",
+            metavar="LEVEL",
+            group=_LOGS,
+        ),
+    ]
+
+
+def _limit_options() -> list[Option]:
+    """Make an option of each field of `Settings`, by what its name says of its unit."""
+    told = _describe_fields(Settings)
+    options: list[Option] = []
+    for field in attrs.fields(Settings):
+        parse, write, metavar = _kind_of(field.name)
+        options.append(
+            Option(
+                name=field.name,
+                help=told.get(field.name, ""),
+                parse=parse,
+                check=_checker(field.name),
+                write=write,
+                default=getattr(_DEFAULTS, field.name),
+                metavar=metavar,
+                group=_LIMITS,
+            )
+        )
+    return options
+
+
+def _checker(name: str) -> Callable[[Any], object]:
+    return lambda value: Settings(**{name: value})
+
+
+def _kind_of(name: str) -> tuple[Callable[[Any], Any], Callable[[Any], Any], str]:
+    """Say how a setting is read and written, and what stands for it in the help."""
+    match name:
+        case "rate_limit":
+            return parse_rate, write_rate, "RATE"
+        case "server_name":
+            return parse_text, str, "NAME"
+        case "idle_timeout_seconds":
+            return _or_word("auto", parse_seconds), _write_or("auto", write_seconds), "TIME"
+        case "max_stored_sessions":
+            return _or_word("off", parse_count), _write_or("off", int), "COUNT"
+        case _ if name.endswith("_seconds"):
+            return parse_seconds, write_seconds, "TIME"
+        case _ if name.endswith("_bytes"):
+            return parse_size, write_size, "SIZE"
+        case _:
+            return parse_count, int, "COUNT"
+
+
+def _or_word(word: str, parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def parse_or_none(value: Any) -> Any:
+        if isinstance(value, str) and value.strip().lower() == word:
+            return None
+        return parse(value)
+
+    return parse_or_none
+
+
+def _write_or(word: str, write: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: word if value is None else write(value)
+
+
+def _describe_fields(cls: type[Any]) -> dict[str, str]:
+    """Take the sentence on each field from the class's docstring: it is written for people."""
+    _, _, section = (cls.__doc__ or "").partition("Attributes:\n")
+    found = re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", section, re.MULTILINE)
+    return {name: _say(" ".join(text.split())) for name, text in found}
+
+
+def _say(text: str) -> str:
+    """Say what the words of the class mean to who types a flag."""
+    text = text.replace("``", "").replace("None is 30 minutes", "auto is 30m")
+    text = text.replace("None keeps all", "off keeps all")
+    if text == "None is no limit.":
+        text = (
+            "Requests of a principal, or of a connection without one: 1200/60s, 20/s burst 50, off."
+        )
+    return text if text.endswith(".") else f"{text}."
+
+
+SERVE_OPTIONS: Final[tuple[Option, ...]] = (*_own_options(), *_limit_options())
+
+
+def make_settings(loaded: Mapping[str, Setting]) -> Settings:
+    """Take the server's limits from what was loaded."""
+    names = {field.name for field in attrs.fields(Settings)}
+    return Settings(**{name: loaded[name].value for name in names})

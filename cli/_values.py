@@ -1,0 +1,177 @@
+"""Reads and writes the values of settings as people write them: sizes, times, rates, lists. Pure.
+
+Each parser takes what a flag or a variable says (text) or what TOML has (a number too), raises
+ValueError with the right form in its message, and has a writer whose text it reads back.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+from collections.abc import Callable, Iterable
+from typing import Any, Final, cast
+
+from ..core import RateLimit
+
+__all__ = [
+    "mask_url",
+    "parse_choice",
+    "parse_count",
+    "parse_flag",
+    "parse_list",
+    "parse_rate",
+    "parse_seconds",
+    "parse_size",
+    "parse_text",
+    "parse_text_list",
+    "write_rate",
+    "write_seconds",
+    "write_size",
+]
+
+_SIZE_UNITS: Final = {
+    "": 1,
+    "b": 1,
+    "k": 1024,
+    "kib": 1024,
+    "kb": 1000,
+    "m": 1024**2,
+    "mib": 1024**2,
+    "mb": 1000**2,
+    "g": 1024**3,
+    "gib": 1024**3,
+    "gb": 1000**3,
+}
+_TIME_UNITS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_NUMBER_AND_UNIT: Final = re.compile(r"\s*(\d[\d_]*(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
+_TRUE: Final = frozenset({"1", "on", "true", "yes"})
+_FALSE: Final = frozenset({"0", "off", "false", "no"})
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def parse_text(value: Any) -> str:
+    """Read a text that is not empty."""
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{value!r} is not a text")
+    return value
+
+
+def parse_count(value: Any) -> int:
+    """Read a whole number: ``10000``, ``10_000``."""
+    if _is_number(value) and value == int(value):
+        return int(value)
+    if isinstance(value, str) and re.fullmatch(r"\s*-?\d[\d_]*\s*", value):
+        return int(value)
+    raise ValueError(f"{value!r} is not a whole number")
+
+
+def parse_size(value: Any) -> int:
+    """Read bytes: ``262144``, ``256KiB``, ``1.5 MiB``."""
+    if _is_number(value) and value == int(value):
+        return int(value)
+    match = _NUMBER_AND_UNIT.fullmatch(value) if isinstance(value, str) else None
+    unit = _SIZE_UNITS.get(match[2].lower()) if match else None
+    if match is None or unit is None:
+        raise ValueError(f"{value!r} is not a size such as 65536, 256KiB or 2MiB")
+    return round(float(match[1]) * unit)
+
+
+def write_size(value: int) -> str:
+    """Write bytes with the largest unit that divides them."""
+    for unit in ("GiB", "MiB", "KiB"):
+        if value and value % _SIZE_UNITS[unit.lower()] == 0:
+            return f"{value // _SIZE_UNITS[unit.lower()]}{unit}"
+    return f"{value}"
+
+
+def parse_seconds(value: Any) -> float:
+    """Read a time: ``20`` seconds, ``1.5s``, ``500ms``, ``30m``, ``24h``, or ``off`` for never."""
+    if _is_number(value):
+        return float(value)
+    if isinstance(value, str):
+        if value.strip().lower() == "off":
+            return math.inf
+        match = _NUMBER_AND_UNIT.fullmatch(value)
+        if match is not None and match[2].lower() in _TIME_UNITS:
+            return float(match[1]) * _TIME_UNITS[match[2].lower()]
+    raise ValueError(f"{value!r} is not a time such as 20s, 500ms, 30m or off")
+
+
+def write_seconds(value: float) -> str:
+    """Write a time with the largest unit in which it is a whole number."""
+    if math.isinf(value):
+        return "off"
+    for unit in ("h", "m", "s"):
+        if value and value % _TIME_UNITS[unit] == 0:
+            return f"{value / _TIME_UNITS[unit]:.0f}{unit}"
+    return f"{value * 1000:g}ms" if 0 < value < 1 else f"{value:.15g}s"
+
+
+def parse_rate(value: Any) -> RateLimit | None:
+    """Read a rate: ``1200/60s``, ``20/s burst 50``, or ``off``."""
+    if not isinstance(value, str):
+        message = f"{value!r} is not a rate such as 1200/60s, 20/s burst 50, or off"
+        raise ValueError(message)  # noqa: TRY004 - one kind for whoever names the setting
+    return RateLimit.parse(value)
+
+
+def write_rate(value: RateLimit | None) -> str:
+    """Write a rate, with its burst."""
+    if value is None:
+        return "off"
+    window = write_seconds(value.window_seconds)
+    return f"{value.max_requests:.15g}/{window} burst {value.burst:.15g}"
+
+
+def parse_flag(value: Any) -> bool:
+    """Read yes or no."""
+    if isinstance(value, bool):
+        return value
+    word = value.strip().lower() if isinstance(value, str) else None
+    if word in _TRUE or word in _FALSE:
+        return word in _TRUE
+    raise ValueError(f"{value!r} is neither true nor false")
+
+
+def parse_choice(*choices: str) -> Callable[[Any], str]:
+    """Make a parser of one of several words."""
+
+    def parse(value: Any) -> str:
+        word = value.strip().lower() if isinstance(value, str) else value
+        if word not in choices:
+            raise ValueError(f"{value!r} is not one of {', '.join(choices)}")
+        return str(word)
+
+    return parse
+
+
+def parse_list(value: Any) -> tuple[str, ...]:
+    """Read several addresses or names, parted by spaces or commas; or a list of them."""
+    return _parse_texts(value, " \t\r\n,")
+
+
+def parse_text_list(value: Any) -> tuple[str, ...]:
+    """Read several texts, parted by spaces; quotes hold one together. Or a list of them."""
+    return _parse_texts(value, " \t\r\n")
+
+
+def _parse_texts(value: Any, separators: str) -> tuple[str, ...]:
+    if isinstance(value, str):
+        lexer = shlex.shlex(value, posix=True, punctuation_chars=False)
+        lexer.whitespace, lexer.whitespace_split, lexer.commenters = separators, True, ""
+        try:
+            return tuple(lexer)
+        except ValueError:
+            raise ValueError(f"{value!r} has a quote that is not closed") from None
+    if isinstance(value, Iterable):
+        return tuple(parse_text(item) for item in cast("Iterable[object]", value))
+    raise ValueError(f"{value!r} is not a list of texts")
+
+
+def mask_url(text: str) -> str:
+    """Write a URL without the password in it."""
+    return re.sub(r"(?<=:)[^:@/]+(?=@)", "***", text)

@@ -1,0 +1,237 @@
+"""``trialogue serve``: a server for agents, on any number of transports."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import sys
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
+
+import attrs
+import trio
+
+from ..agents import resolve_agents
+from ..core import Settings, open_server
+from ..core.abc import Agent, Authenticator, SessionStore, TlsFiles
+from ..core.errors import SettingsError
+from ..core.plugins import STORES, find_transport, load_object, load_plugin
+from ._command import EXIT_OK, EXIT_USAGE, CommandError, Environ, given_flags, option, takes_flags
+from ._logging import set_up_logging
+from ._options import Setting, find_unknown_variables, load_options, write_config
+from ._settings import OTHER_VARIABLES, SERVE_OPTIONS, make_settings
+from ._signals import StopSignals, catch_stop_signals
+
+__all__ = ["serve"]
+
+log = logging.getLogger("trialogue.serve")
+
+#: Schemes of transports that no other machine can reach.
+_LOCAL_SCHEMES: Final = frozenset({"loopback", "unix"})
+_ENCRYPTED_SCHEMES: Final = frozenset({"https", "tcps", "wss"})
+
+
+@takes_flags(SERVE_OPTIONS)
+def serve(
+    *agent: Annotated[
+        str,
+        option(
+            "A built-in agent (demo, echo, script:FILE) or module:function, perhaps with a name "
+            "to ask for it: bot=mybot:agent. The first is the default. [demo]",
+            metavar="[NAME=]AGENT",
+        ),
+    ],
+    config: Annotated[
+        str | None,
+        option("A TOML file with settings by these names: drain_seconds = 20.", metavar="FILE"),
+    ] = None,
+    print_config: Annotated[
+        bool, option("Print each setting and where it was set, and end. It is a TOML file.")
+    ] = False,
+    flags: object = None,
+    environ: Environ,
+) -> int:
+    """Serve agents to any number of clients.
+
+    Once every listener is bound, it prints one line each: "listening ws://127.0.0.1:8765".
+
+    A setting is taken from its flag, or else from its variable (TRIALOGUE_DRAIN_SECONDS for
+    --drain-seconds), or else from the file (drain_seconds).
+
+    SIGINT or SIGTERM drains: clients are told, nothing new is begun, and turns may go on for the
+    drain time, then they are interrupted. A second signal interrupts them at once.
+
+    Exit codes: 0 drained; 130 or 143 ended by a second SIGINT or SIGTERM; 1 failed; 2 a setting is
+    wrong, or an address cannot be used.
+    """
+    said = {"agent": agent, **given_flags(flags)}
+    config = config or environ.get("TRIALOGUE_CONFIG") or None
+    settings = load_options(SERVE_OPTIONS, flags=said, environ=environ, config=config)
+    if print_config:
+        print(write_config(settings.values()))
+        return EXIT_OK
+    with catch_stop_signals() as signals:
+        plan = _plan(settings)
+        set_up_logging(settings["log"].value, settings["log_level"].value)
+        unknown = find_unknown_variables(environ, SERVE_OPTIONS, OTHER_VARIABLES)
+        for name, meant in unknown.items():
+            hint = f"; did you mean {meant}?" if meant else ""
+            log.warning("%s is no setting%s", name, hint)
+        try:
+            return trio.run(_run, plan, signals)
+        except OSError as exc:
+            # Its text begins with the URL.
+            raise CommandError(exc.strerror or str(exc), EXIT_USAGE) from exc
+
+
+@attrs.frozen(kw_only=True)
+class _Plan:
+    """What was asked for, found and checked as far as can be without binding."""
+
+    agents: Mapping[str, Agent]
+    transports: tuple[str, ...]
+    settings: Settings
+    store: SessionStore
+    authenticate: Authenticator | None
+    tls: TlsFiles | None
+    allow_origins: tuple[str, ...]
+    allow_hosts: tuple[str, ...]
+
+
+def _plan(settings: Mapping[str, Setting]) -> _Plan:
+    """Find what the settings name.
+
+    Raises:
+        SettingsError: Something does not exist, or may not be together.
+    """
+    tls = _tls_files(settings["tls_cert"], settings["tls_key"])
+    authenticate = _named(settings["authenticate"], load_object)
+    _check_transports(settings, encrypts=tls is not None, asks=authenticate is not None)
+    return _Plan(
+        agents=_named(settings["agent"], resolve_agents),
+        transports=settings["transport"].value,
+        settings=make_settings(settings),
+        store=_named(settings["store"], _open_store),
+        authenticate=authenticate,
+        tls=tls,
+        allow_origins=settings["allow_origin"].value,
+        allow_hosts=settings["allow_host"].value,
+    )
+
+
+def _named(setting: Setting, find: Any) -> Any:
+    """Find what a setting names; an error says where it was set. None names nothing."""
+    if setting.value is None:
+        return None
+    try:
+        return find(setting.value)
+    except SettingsError as exc:
+        raise setting.error(str(exc)) from exc
+
+
+def _open_store(spec: str) -> SessionStore:
+    """Make the store that ``NAME`` or ``NAME:WHERE`` names."""
+    name, colon, where = spec.partition(":")
+    open_store = load_plugin(STORES, name)
+    try:
+        store: SessionStore = open_store(where) if colon else open_store()
+    except TypeError:
+        wants = "takes nothing after a colon" if colon else f"needs to know where: {name}:WHERE"
+        raise SettingsError(f"store {name!r} {wants}") from None
+    return store
+
+
+def _tls_files(certificate: Setting, key: Setting) -> TlsFiles | None:
+    for one, other in ((certificate, key), (key, certificate)):
+        if one.value is not None and other.value is None:
+            raise one.error(f"{other.option.name} is missing: a server needs both")
+    for setting in (certificate, key):
+        if setting.value is not None:
+            _check_readable(setting)
+    if certificate.value is None:
+        return None
+    return TlsFiles(certificate=certificate.value, key=key.value)
+
+
+def _check_readable(setting: Setting) -> None:
+    try:
+        with open(setting.value, "rb"):
+            pass
+    except OSError as exc:
+        raise setting.error(f"{setting.value}: {exc.strerror}") from None
+
+
+def _check_transports(settings: Mapping[str, Setting], *, encrypts: bool, asks: bool) -> None:
+    """Refuse addresses that nothing knows, or that would let strangers in."""
+    transports = settings["transport"]
+    for url in transports.value:
+        try:
+            find_transport(url)
+        except SettingsError as exc:
+            raise transports.error(str(exc)) from None
+        encrypted = urlsplit(str(url)).scheme in _ENCRYPTED_SCHEMES
+        if encrypted and not encrypts:
+            raise transports.error(f"{url} needs tls_cert and tls_key")
+        if _is_local(url) or (encrypted and asks) or settings["insecure"].value:
+            continue
+        missing = " and ".join(
+            word
+            for word, is_there in (("TLS", encrypted), ("credentials (--authenticate)", asks))
+            if not is_there
+        )
+        raise transports.error(
+            f"{url} can be reached from other machines, without {missing}; "
+            "listen on 127.0.0.1, or say --insecure"
+        )
+
+
+def _is_local(url: str) -> bool:
+    """Whether only this machine can connect. In doubt, no: a name may come to mean another."""
+    parts = urlsplit(url)
+    if parts.scheme in _LOCAL_SCHEMES or parts.hostname == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(parts.hostname or "").is_loopback
+    except ValueError:
+        return False
+
+
+async def _run(plan: _Plan, signals: StopSignals) -> int:
+    async with open_server(
+        plan.agents,
+        transports=plan.transports,
+        settings=plan.settings,
+        store=plan.store,
+        authenticate=plan.authenticate,
+        tls=plan.tls,
+        allow_origins=plan.allow_origins,
+        allow_hosts=plan.allow_hosts,
+    ) as server:
+        for url in server.endpoints:
+            print(f"listening {url}")
+        sys.stdout.flush()
+        log.info(
+            "serving %s; Ctrl-C drains, a second one ends at once",
+            ", ".join(plan.agents),
+            extra={"endpoints": " ".join(server.endpoints)},
+        )
+        for url in plan.transports:
+            if not _is_local(url):
+                log.warning("reachable from other machines", extra={"transport": url})
+        stopped_by = await signals.wait(1)
+        log.info("got %s: draining", stopped_by.name)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_end_when_insisted, signals, nursery.cancel_scope)
+            await server.drain()
+            nursery.cancel_scope.cancel(reason="drained")
+    if len(signals.received) > 1:
+        log.warning("got %s: ended at once", signals.received[-1].name)
+        return signals.exit_code
+    log.info("drained")
+    return EXIT_OK
+
+
+async def _end_when_insisted(signals: StopSignals, draining: trio.CancelScope) -> None:
+    await signals.wait(2)
+    draining.cancel(reason="a second signal")

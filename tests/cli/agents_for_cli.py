@@ -1,0 +1,40 @@
+"""Agents that the tests name on a command line, as ``agents_for_cli:slow``."""
+
+import time
+
+import trio
+
+from trialogue import AgentError, Turn
+
+
+async def slow(turn: Turn) -> None:
+    """Say a word each 50 ms, as many as are asked for."""
+    for number in range(int(turn.input.content)):
+        await turn.write(f"word{number} ")
+        await trio.sleep(0.05)
+
+
+async def thoughtful(turn: Turn) -> None:
+    """Think, use a tool, and answer."""
+
+    async def add(call: object) -> int:
+        await trio.sleep(0.01)
+        return 5
+
+    await turn.write("Two and three, hm.", kind="reasoning")
+    result = await turn.call_tool("add", {"a": 2, "b": 3}, add)
+    await turn.write(f"It is {result}.")
+
+
+async def failing(turn: Turn) -> None:
+    """Say something, and fail."""
+    await turn.write("I will try. ")
+    raise AgentError("the model is on holiday")
+
+
+async def greedy(turn: Turn) -> None:
+    """Keep the event loop to itself, as no agent should."""
+    await turn.write("computing")
+    await trio.sleep(0.1)
+    while True:
+        time.sleep(0.01)  # noqa: ASYNC251 - that is the fault

@@ -1,0 +1,99 @@
+"""The entry: help, versions, wrong words, and an installation without the extra."""
+
+import subprocess
+import sys
+
+import pytest
+
+from trialogue import __version__
+from trialogue.cli.main import COMMANDS, main
+
+from ._process import environ_for, run_command
+
+HEAVY = ["hypercorn", "prompt_toolkit", "structlog", "trialogue.core", "trio", "trio_websocket"]
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"], {}) == 0
+    said = capsys.readouterr().out
+    assert all(f" {command} " in said for command in COMMANDS)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from trialogue.cli.main import main; main(['--help'], {}); "
+        f"print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, env=environ_for(), timeout=10, check=True
+    )
+    assert done.stderr == b"[]\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"], {}) == 0
+    assert f"Usage: trialogue {command}" in capsys.readouterr().out
+
+
+def test_without_a_command_it_says_which_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([], {}) == 2
+    assert "serve" in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"], {}) == 0
+    assert capsys.readouterr().out == f"{__version__}\n"
+    assert main(["version"], {}) == 0
+    assert capsys.readouterr().out.startswith(f"trialogue {__version__}\npython ")
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["srve"], "trialogue: There is no command 'srve': did you mean 'serve'?"),
+        (["--verson"], "trialogue: There is no option '--verson': did you mean '--version'?"),
+        (["serve", "--prt", "1"], "trialogue serve: Unknown option: --prt"),
+        (["version", "now"], "trialogue version: "),
+    ],
+)
+def test_wrong_words_are_answered_in_one_line(
+    argv: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(argv, {}) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(said)
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("library", ["cyclopts", "rich"])
+def test_without_the_extra_it_says_what_to_install(library: str) -> None:
+    """DESIGN §1: a bare install brings the libraries of the server alone."""
+    code = (
+        f"import sys; sys.modules[{library!r}] = None; sys.argv[1:] = ['serve', '--help']; "
+        "from trialogue.__main__ import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        env=environ_for(),
+        timeout=10,
+        check=False,
+        encoding="utf-8",
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "pip install 'trialogue[cli]'" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_output_that_nobody_reads_is_no_traceback() -> None:
+    pipe = f"{sys.executable} -m trialogue serve --help | head -1"
+    done = subprocess.run(
+        pipe, shell=True, capture_output=True, env=environ_for(), timeout=10, check=True
+    )
+    assert done.stderr == b""
+
+
+def test_module_runs_as_the_command_does() -> None:
+    assert run_command("--version").stdout == f"{__version__}\n"

@@ -1,0 +1,162 @@
+"""``trialogue serve`` as another process: what it prints, how it ends, whom it lets in."""
+
+import json
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import trustme
+
+from ._process import PATIENCE, LineClient, run_command, serving
+
+TCP = "tcp://127.0.0.1:0"
+
+
+def logged(stderr: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in stderr.splitlines()]
+
+
+def shake_hands(url: str, **headers: str) -> int:
+    """Ask for a WebSocket, and give the status of the answer."""
+    parts = urlsplit(url)
+    asked = {
+        "Host": parts.netloc,
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version": "13",
+        **headers,
+    }
+    with socket.create_connection((parts.hostname or "", parts.port or 0), PATIENCE) as sock:
+        lines = ["GET / HTTP/1.1", *(f"{name}: {value}" for name, value in asked.items())]
+        sock.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
+        return int(sock.recv(4096).split()[1])
+
+
+def test_it_prints_a_line_for_each_listener_and_nothing_else(tmp_path: Path) -> None:
+    """Issue 2: within two seconds, on standard output; the rest on standard error."""
+    transports = [TCP, "ws://127.0.0.1:0", f"unix://{tmp_path}/s", "ws://127.0.0.1:0"]
+    arguments = [word for url in transports for word in ("--transport", url)]
+    with serving("demo", *arguments, count=4) as server:
+        took = time.monotonic() - server.started_at
+        with LineClient(server.urls[0]) as client:
+            assert client.request("server.health")["data"]["status"] == "ok"
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+    assert took < 2
+    assert server.rest_of_stdout == []
+    assert [urlsplit(url).scheme for url in server.urls] == ["tcp", "ws", "unix", "ws"]
+    assert ":0" not in "".join(server.urls)
+    assert [line["message"] for line in logged(server.stderr)][-2:] == ["draining", "drained"]
+
+
+def test_a_drain_lets_turns_end() -> None:
+    """PROTOCOL §3.4: goaway, no new work, events still come."""
+    with serving("agents_for_cli:slow", "--transport", TCP) as server:
+        with LineClient(server.urls[0]) as client:
+            session_id = client.start_turn("10")
+            server.signal(signal.SIGINT)
+            goaway = client.wait_event("goaway")
+            refused = client.request("message.send", sessionId=session_id, content="1")
+            message = client.wait_event("message.completed")["message"]
+            ended = client.wait_event("turn.ended")
+        assert server.wait() == 0
+    assert goaway["reason"] == "shutdown"
+    assert refused["error"]["code"] == "SHUTTING_DOWN"
+    assert message["content"].split()[-1] == "word9"
+    assert ended["outcome"] == "completed"
+
+
+def test_turns_are_interrupted_at_the_end_of_the_drain_time() -> None:
+    """PROTOCOL §3.4: they end interrupted, and it was a drain all the same."""
+    with serving("agents_for_cli:slow", "--transport", TCP, "--drain-seconds", "200ms") as server:
+        with LineClient(server.urls[0]) as client:
+            client.start_turn("1000")
+            server.signal(signal.SIGTERM)
+            ended = client.wait_event("turn.ended")
+        assert server.wait() == 0
+    assert (ended["outcome"], ended["stopReason"]) == ("interrupted", "shutdown")
+
+
+@pytest.mark.parametrize(("second", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_second_signal_interrupts_at_once(second: signal.Signals, code: int) -> None:
+    with serving("agents_for_cli:slow", "--transport", TCP) as server:
+        with LineClient(server.urls[0]) as client:
+            client.start_turn("1000")
+            server.signal(signal.SIGTERM)
+            client.wait_event("goaway")
+            insisted_at = time.monotonic()
+            server.signal(second)
+            ended = client.wait_event("turn.ended")
+        assert server.wait() == code
+        took = time.monotonic() - insisted_at
+    assert ended["outcome"] == "interrupted"
+    assert took < 2
+
+
+def test_a_second_signal_ends_even_an_agent_that_blocks_everything() -> None:
+    """Our choice: the event loop does not run any more, so a thread ends the process."""
+    with (
+        serving("agents_for_cli:greedy", "--transport", TCP) as server,
+        LineClient(server.urls[0]) as client,
+    ):
+        client.start_turn("go")
+        time.sleep(0.2)  # until it computes: nothing can be asked of it then
+        server.signal(signal.SIGINT)
+        time.sleep(0.05)  # two signals at once are one to the kernel
+        server.signal(signal.SIGINT)
+        assert server.wait() == 130
+    assert "ended by force" in server.stderr
+
+
+def test_a_port_in_use_is_said_in_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        url = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        done = run_command("serve", "--transport", TCP, "--transport", url)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"trialogue serve: {url}: the address is in use; another program listens there\n"
+    )
+
+
+def test_foreign_origins_and_hosts_are_refused() -> None:
+    """Issue 2: a page of another site may not use its visitor's server."""
+    arguments = ("--allow-origin", "https://app.example", "--allow-host", "chat.example")
+    with serving("echo", "--transport", "ws://127.0.0.1:0", *arguments) as server:
+        url = server.urls[0]
+        own = f"http://{urlsplit(url).netloc}"
+        assert shake_hands(url) == 101
+        assert shake_hands(url, Origin=own) == 101
+        assert shake_hands(url, Origin="https://app.example") == 101
+        assert shake_hands(url, Origin="https://evil.example") == 403
+        assert shake_hands(url, Host="chat.example") == 101
+        assert shake_hands(url, Host="evil.example") == 403
+
+
+def test_beyond_this_machine_with_tls_and_credentials(tmp_path: Path) -> None:
+    """Issue 2: then it needs no --insecure."""
+    trustme.CA().issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(
+        tmp_path / "both.pem"
+    )
+    tls = ("--tls-cert", str(tmp_path / "both.pem"), "--tls-key", str(tmp_path / "both.pem"))
+    (tmp_path / "keys.py").write_text("async def check(credential, peer): return 'me'\n")
+    environ = {"PYTHONPATH": str(tmp_path)}
+    transport = ("--transport", "tcps://0.0.0.0:0", "--log", "console")
+    with serving("echo", *transport, *tls, "--authenticate", "keys:check", environ=environ) as it:
+        it.wait_stderr("reachable from other machines")
+        it.signal(signal.SIGTERM)
+        assert it.wait() == 0
+
+
+def test_variables_that_are_no_settings_are_pointed_out() -> None:
+    environ = {"TRIALOGUE_DRAIN_SECOND": "5", "TRIALOGUE_TOKEN": "the chat's"}
+    with serving("echo", "--transport", TCP, environ=environ) as server:
+        server.wait_stderr("serving")
+    assert "TRIALOGUE_DRAIN_SECOND is no setting; did you mean TRIALOGUE_DRAIN_SECONDS?" in (
+        server.stderr
+    )
+    assert "TRIALOGUE_TOKEN" not in server.stderr

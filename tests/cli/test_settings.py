@@ -1,0 +1,253 @@
+"""Settings from flags, variables and a file: which one holds, and what is said of a wrong one."""
+
+import math
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trialogue import RateLimit, Settings
+from trialogue.cli._options import load_options
+from trialogue.cli._settings import SERVE_OPTIONS, make_settings
+from trialogue.cli._values import (
+    mask_url,
+    parse_list,
+    parse_rate,
+    parse_seconds,
+    parse_size,
+    parse_text_list,
+    write_rate,
+    write_seconds,
+    write_size,
+)
+from trialogue.cli.main import main
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return tmp_path / "trialogue.toml"
+
+
+def printed(capsys: pytest.CaptureFixture[str], *argv: str, **environ: str) -> dict[str, str]:
+    """Print the configuration, and give each setting's line."""
+    assert main(["serve", "--print-config", *argv], environ) == 0
+    out = capsys.readouterr().out
+    return {line.removeprefix("# ").split(" ")[0]: line for line in out.splitlines()}
+
+
+def refused(capsys: pytest.CaptureFixture[str], *argv: str, **environ: str) -> str:
+    """Be refused with code 2, in one line, and give it."""
+    assert main(["serve", *argv], environ) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    return err.removeprefix("trialogue serve: ").rstrip("\n")
+
+
+def test_flags_come_before_variables_before_the_file_before_defaults(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.write_text("max_sessions = 3\nmax_connections = 3\nmax-in-flight = 3\n")
+    lines = printed(
+        capsys,
+        *("--config", str(config), "--max-sessions", "1"),
+        TRIALOGUE_MAX_SESSIONS="2",
+        TRIALOGUE_MAX_CONNECTIONS="2",
+        TRIALOGUE_MAX_SUBSCRIPTIONS="",
+    )
+    seen = {name: lines[name].split() for name in lines if name.startswith("max_")}
+    assert seen["max_sessions"] == ["max_sessions", "=", "1", "#", "--max-sessions"]
+    assert seen["max_connections"][2:] == ["2", "#", "TRIALOGUE_MAX_CONNECTIONS"]
+    assert seen["max_in_flight"][2:] == ["3", "#", str(config)]
+    assert seen["max_subscriptions"][2:] == ["64", "#", "default"]
+
+
+def test_printed_configuration_can_be_used_as_it_is(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--transport", "tcp://127.0.0.1:0", "--transport", "ws://[::1]:0", "a=echo", "demo"]
+    argv += [
+        "--rate-limit",
+        "20/s burst 5",
+        "--idle-timeout-seconds",
+        "off",
+        "--server-name",
+        '"\\',
+    ]
+    assert main(["serve", "--print-config", *argv, "--insecure"], {}) == 0
+    config.write_text(capsys.readouterr().out)
+    again = load_options(SERVE_OPTIONS, flags={}, environ={}, config=str(config))
+    assert again["agent"].value == ("a=echo", "demo")
+    assert again["transport"].value == ("tcp://127.0.0.1:0", "ws://[::1]:0")
+    assert again["insecure"].value is True
+    settings = make_settings(again)
+    assert settings.rate_limit == RateLimit(max_requests=20, window_seconds=1, burst=5)
+    assert settings.idle_timeout_seconds == math.inf
+    assert settings.server_name == '"\\'
+    assert settings.max_frame_bytes == Settings().max_frame_bytes
+    assert {name for name, setting in again.items() if setting.source == "default"} == {
+        "tls_cert",
+        "tls_key",
+        "authenticate",
+    }
+
+
+def test_every_limit_is_a_flag_with_a_unit_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    """Issue 2: every limit has a default, is a setting."""
+    assert main(["serve", "--help"], {}) == 0
+    helped = capsys.readouterr().out
+    for option in SERVE_OPTIONS:
+        assert option.help, option.name
+        if not option.is_positional:
+            assert option.flag in helped
+
+
+def test_file_may_be_named_by_a_variable(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config.write_text('transport = "tcp://127.0.0.1:1"\n')
+    lines = printed(capsys, TRIALOGUE_CONFIG=str(config))
+    assert '["tcp://127.0.0.1:1"]' in lines["transport"]
+
+
+def test_passwords_are_masked(capsys: pytest.CaptureFixture[str]) -> None:
+    line = printed(capsys, TRIALOGUE_STORE="redis://me:secret@host:6379/0")["store"]
+    assert "secret" not in line
+    assert '"redis://me:***@host:6379/0"' in line
+    assert mask_url("jsonl:/var/lib") == "jsonl:/var/lib"
+    assert "secret" not in refused(capsys, TRIALOGUE_STORE="rediss://:secret@host")
+
+
+@pytest.mark.parametrize(
+    ("toml", "said"),
+    [
+        ("drain_seconds = ", "config: {} is not valid TOML: "),
+        ("drain_secnds = 5", "{} sets 'drain_secnds', which is no setting; did you mean 'drain_s"),
+        ("[limits]\nx = 1", "{} sets 'limits', which is no setting"),
+        ("drain_seconds = 'soon'", "drain_seconds: 'soon' is not a time such as"),
+        ("drain_seconds = -1", "drain_seconds must be at least 0, not -1.0 (set by {})"),
+        ("drain_seconds = true", "drain_seconds: True is not a time such as"),
+        ("max_sessions = 1.5", "max_sessions: 1.5 is not a whole number (set by {})"),
+        ("max_frame_bytes = '1 parsec'", "max_frame_bytes: '1 parsec' is not a size such as"),
+        ("rate_limit = 5", "rate_limit: 5 is not a rate such as 1200/60s"),
+        ("insecure = 'perhaps'", "insecure: 'perhaps' is neither true nor false (set by {})"),
+        ("transport = 5", "transport: 5 is not a list of texts (set by {})"),
+        ("transport = [5]", "transport: 5 is not a text (set by {})"),
+        ("log = 'xml'", "log: 'xml' is not one of auto, console, json (set by {})"),
+    ],
+)
+def test_wrong_file_is_said_in_one_line(
+    toml: str, said: str, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.write_text(toml)
+    assert refused(capsys, "--config", str(config)).startswith(said.format(config))
+
+
+def test_file_that_is_missing(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = f"config: {config}: No such file or directory"
+    assert refused(capsys, "--config", str(config)) == said
+
+
+@pytest.mark.parametrize(
+    ("argv", "environ", "said"),
+    [
+        (["nobody"], {}, "agent: unknown agent 'nobody'"),
+        (["no.such:agent"], {}, "agent 'no.such:agent': there is no module 'no'"),
+        (["echo"], {"TRIALOGUE_TRANSPORT": "smtp://x"}, "transport: unknown transport 'smtp'"),
+        (["--transport", "here"], {}, "transport: 'here' is not a URL"),
+        (["--max-frame-bytes", "5"], {}, "max_frame_bytes must be at least 1024, not 5 (set by --"),
+        (["--rate-limit", "fast"], {}, "rate_limit: 'fast' is not a rate such as 1200/60s"),
+        ([], {"TRIALOGUE_TURN_SECONDS": "x"}, "turn_seconds: 'x' is not a time"),
+        (["--store", "tape"], {}, "store: unknown store 'tape': there are"),
+        (["--store", "memory:x"], {}, "store 'memory' takes nothing after a colon (set by --sto"),
+        (["--tls-cert", __file__], {}, "tls_cert: tls_key is missing"),
+        (["--tls-cert", "/no", "--tls-key", "/no"], {}, "tls_cert: /no: No such file"),
+        (["--transport", "wss://127.0.0.1:0"], {}, "transport: wss://127.0.0.1:0 needs tls_cert"),
+        (["--authenticate", "os:nobody"], {}, "authenticate: 'os:nobody': module 'os' has no"),
+        (["--config"], {}, 'Command "serve" parameter --config requires an argument'),
+    ],
+)
+def test_wrong_setting_is_said_in_one_line(
+    argv: list[str], environ: dict[str, str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert refused(capsys, *argv, **environ).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("url", "missing"),
+    [
+        ("ws://0.0.0.0:0", "without TLS and credentials"),
+        ("tcp://[::]:0", "without TLS and credentials"),
+        ("ws://my.example:80", "without TLS and credentials"),
+        ("wss://0.0.0.0:0", "without credentials"),
+    ],
+)
+def test_bind_beyond_this_machine_needs_tls_and_credentials(
+    url: str, missing: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tls = ["--tls-cert", __file__, "--tls-key", __file__] if url.startswith("wss") else []
+    said = refused(capsys, "--transport", url, *tls)
+    assert said.startswith(f"transport: {url} can be reached from other machines, {missing}")
+    assert said.endswith("listen on 127.0.0.1, or say --insecure (set by --transport)")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        *[("20", 20), ("20s", 20), ("1.5 s", 1.5), ("500ms", 0.5), ("30m", 1800), ("24H", 86400)],
+        *[("1d", 86400), ("off", math.inf), (3, 3), (0.25, 0.25)],
+    ],
+)
+def test_times(text: Any, seconds: float) -> None:
+    assert parse_seconds(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        *[("65536", 65536), ("64KiB", 65536), ("64k", 65536), ("64 kB", 64000)],
+        *[("1.5MiB", 1572864), ("2GiB", 2**31), ("1_000", 1000), (7, 7)],
+    ],
+)
+def test_sizes(text: Any, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "x", "-5s", "5 parsec", "5s5s", None, [], True])
+def test_what_is_no_time_and_no_size(text: Any) -> None:
+    for parse in (parse_seconds, parse_size):
+        with pytest.raises(ValueError, match="is not a"):
+            parse(text)
+
+
+@given(st.integers(0, 2**50))
+def test_sizes_are_read_as_they_were_written(size: int) -> None:
+    assert parse_size(write_size(size)) == size
+
+
+@given(st.integers(0, 10**9).map(lambda ms: ms / 1000) | st.just(math.inf))
+def test_times_are_read_as_they_were_written(seconds: float) -> None:
+    assert parse_seconds(write_seconds(seconds)) == pytest.approx(seconds)
+
+
+@given(
+    st.none()
+    | st.builds(
+        RateLimit,
+        max_requests=st.integers(1, 10**6),
+        window_seconds=st.integers(1, 10**5),
+        burst=st.integers(1, 10**6),
+    )
+)
+def test_rates_are_read_as_they_were_written(rate: RateLimit | None) -> None:
+    assert parse_rate(write_rate(rate)) == rate
+
+
+def test_lists_in_a_variable() -> None:
+    assert parse_list("ws://127.0.0.1:1, tcp://127.0.0.1:2\n") == (
+        "ws://127.0.0.1:1",
+        "tcp://127.0.0.1:2",
+    )
+    assert parse_text_list("demo 'script:my talk.toml'") == ("demo", "script:my talk.toml")
+    assert tomllib.loads("a = ['x']")["a"] == list(parse_list(["x"]))

@@ -1,0 +1,114 @@
+"""`trialogue.run` and `trialogue.open_server`, as a program that embeds them sees them."""
+
+import signal
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+import trio
+
+import trialogue
+from trialogue.testing import open_peer
+
+SCRIPT = """
+import trio, trialogue
+
+async def agent(turn):
+    await turn.write("hi")
+    if "stay" in turn.input.content:
+        try:
+            await trio.sleep_forever()
+        finally:
+            print("agent cancelled", flush=True)
+
+trialogue.run(agent, transports=["tcp://127.0.0.1:0"])
+print("ended", flush=True)
+"""
+
+
+async def echo(turn: trialogue.Turn) -> None:
+    await turn.write(turn.input.content)
+
+
+async def stay(turn: trialogue.Turn) -> None:
+    await trio.sleep_forever()
+
+
+async def test_run_is_a_whole_server_and_drains_when_told() -> None:
+    """Issue: `trialogue.run(agent)` is the one-liner."""
+    command = [sys.executable, "-c", SCRIPT]
+    start = partial(trio.run_process, command, stdout=subprocess.PIPE)
+    async with trio.open_nursery() as nursery:
+        process: trio.Process = await nursery.start(start)
+        assert process.stdout is not None
+        lines = b""
+        with trio.fail_after(15):
+            while b"\n" not in lines:
+                lines += await process.stdout.receive_some()
+            word, _, url = lines.decode().strip().partition(" ")
+            assert word == "listening"
+            async with open_peer(url) as peer:
+                session_id = (await peer.call("session.create"))["id"]
+                await peer.call("message.stream", sessionId=session_id, content="stay")
+                await peer.expect_event(session_id, "message.started")
+                process.send_signal(signal.SIGTERM)
+                await peer.expect_event(None, "goaway")
+                process.send_signal(signal.SIGTERM)
+                ended = await peer.expect_event(session_id, "turn.ended")
+                await peer.expect_end()
+            rest = b""
+            while chunk := await process.stdout.receive_some():
+                rest += chunk
+    assert ended["data"]["outcome"] == "interrupted"
+    assert ended["data"]["stopReason"] == "shutdown"
+    assert rest.split() == [b"agent", b"cancelled", b"ended"]
+
+
+async def test_exception_of_the_block_leaves_the_server_as_it_was_raised() -> None:
+    """Our choice: a program that embeds a server does not see our nurseries."""
+    with pytest.raises(LookupError, match=r"^mine$"):
+        async with trialogue.open_server(echo, transports=["loopback://"]):
+            raise LookupError("mine")
+
+
+async def test_cancelling_the_program_still_ends_turns_and_tells_clients() -> None:
+    """DESIGN §3: each level ends completely before the one outside it is cancelled."""
+    ended = None
+    with trio.fail_after(5):
+        async with trio.open_nursery() as clients:
+            with trio.CancelScope() as program:
+                async with trialogue.open_server(stay, transports=["loopback://"]) as server:
+
+                    async def talk(task_status: trio.TaskStatus[None]) -> None:
+                        nonlocal ended
+                        async with open_peer(server.endpoints[0]) as peer:
+                            session_id = (await peer.call("session.create"))["id"]
+                            await peer.call("message.stream", sessionId=session_id, content="x")
+                            await peer.expect_event(session_id, "turn.started")
+                            task_status.started()
+                            ended = await peer.expect_event(session_id, "turn.ended")
+                            await peer.expect_end()
+
+                    await clients.start(talk)
+                    program.cancel(reason="the program around it ends")
+                    await trio.sleep_forever()
+    assert ended is not None
+    assert ended["data"]["outcome"] == "interrupted"
+
+
+def test_wrong_use_says_what_is_wrong() -> None:
+    """Our choice: a mistake is named, and nothing is left running."""
+
+    async def no_agents() -> None:
+        async with trialogue.open_server({}):
+            pass
+
+    async def wrong_method() -> None:
+        async with trialogue.open_server(echo, methods={"add": lambda request, params: 1}):
+            pass
+
+    with pytest.raises(trialogue.TrialogueError, match="at least one agent"):
+        trio.run(no_agents)
+    with pytest.raises(trialogue.TrialogueError, match="begins with '_'"):
+        trio.run(wrong_method)

@@ -1,0 +1,157 @@
+"""Stores that behave as a disk does: one that takes its time, and one that fails.
+
+The memory store's appends are immediate, so that the journal's other half (a writer task, several
+entries in flight, cancels and drops meanwhile) would never be seen with it alone.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+import trio
+
+from trialogue.core.abc import SessionLog
+from trialogue.core.log import Entry, Summary
+from trialogue.stores.memory import MemoryStore
+
+__all__ = ["FailingStore", "SlowStore"]
+
+
+class _SlowLog(SessionLog):
+    def __init__(self, store: SlowStore, session_id: str, inner: SessionLog) -> None:
+        self.term = inner.term
+        self._store = store
+        self._session_id = session_id
+        self._is_appending = False
+
+    def append_nowait(self, batch: Sequence[Entry], summary: Summary) -> None:
+        store = self._store
+        assert not self._is_appending, "append while another append is in flight"
+        if store.random.random() >= store.immediate:
+            raise trio.WouldBlock
+        store.appended(self._session_id, batch)
+        store.keep(self._session_id, batch, summary)
+
+    async def append(self, batch: Sequence[Entry], summary: Summary) -> None:
+        store = self._store
+        assert not self._is_appending, "append while another append is in flight"
+        self._is_appending = True
+        try:
+            await trio.sleep(store.pause())
+            store.appended(self._session_id, batch)
+            store.keep(self._session_id, batch, summary)
+            # Durable, and for a while nobody has been told: readers must not see it yet.
+            await trio.sleep(store.pause())
+        finally:
+            self._is_appending = False
+
+
+class SlowStore(MemoryStore):
+    """A memory store whose appends wait: nothing, a tick, or up to ``slowest`` seconds.
+
+    Args:
+        seed: Of the times.
+        slowest: The longest of the usual waits.
+        immediate: The share of the appends that need not wait at all.
+
+    Attributes:
+        appends: How many batches were appended.
+        entries: How many entries were in them.
+    """
+
+    def __init__(self, seed: object, *, slowest: float = 0.01, immediate: float = 0.1) -> None:
+        super().__init__()
+        self.random = random.Random(f"store {seed}")
+        self.slowest = slowest
+        self.immediate = immediate
+        self.appends = 0
+        self.entries = 0
+
+    def pause(self) -> float:
+        """Choose how long the next step takes."""
+        return self.random.choice((0.0, 0.0, self.slowest / 10, self.slowest / 2, self.slowest))
+
+    def appended(self, session_id: str, batch: Sequence[Entry]) -> None:
+        """Note a batch, before it is kept."""
+        self.appends += 1
+        self.entries += len(batch)
+
+    def create(self, session_id: str) -> SessionLog:
+        return _SlowLog(self, session_id, super().create(session_id))
+
+    async def open(self, session_id: str) -> SessionLog:
+        await trio.sleep(self.pause())
+        return _SlowLog(self, session_id, await super().open(session_id))
+
+    async def read(self, session_id: str, after: int, limit: int) -> Sequence[Entry]:
+        await trio.sleep(self.pause())
+        return await super().read(session_id, after, limit)
+
+    def positions(self, session_id: str) -> list[tuple[int, int]]:
+        """List the term and seq of everything that is durable."""
+        return [(entry.term, entry.seq) for entry in self._logs.get(session_id, ())]
+
+
+class _FailingLog(SessionLog):
+    def __init__(self, store: FailingStore, session_id: str, inner: SessionLog) -> None:
+        self.term = inner.term
+        self._store = store
+        self._session_id = session_id
+        self._inner = inner
+
+    def append_nowait(self, batch: Sequence[Entry], summary: Summary) -> None:
+        self._store.before_append(self._session_id, batch, summary)
+        self._inner.append_nowait(batch, summary)
+
+    async def append(self, batch: Sequence[Entry], summary: Summary) -> None:
+        await trio.sleep(self._store.pause())
+        self._store.before_append(self._session_id, batch, summary)
+        await self._inner.append(batch, summary)
+
+
+class FailingStore(SlowStore):
+    """A slow store of which some appends fail.
+
+    Args:
+        seed: Of the times.
+        fail_at: Which appends fail, counted from 1 over all sessions.
+        error: Makes the exception.
+        keeps: How many entries of a failing batch are written all the same: nobody can know.
+        slowest, immediate: As with `SlowStore`.
+
+    Attributes:
+        failures: How many appends have failed.
+    """
+
+    def __init__(
+        self,
+        seed: object,
+        *,
+        fail_at: Callable[[int], bool],
+        error: Callable[[], Exception],
+        keeps: int = 0,
+        slowest: float = 0.01,
+        immediate: float = 0.1,
+    ) -> None:
+        super().__init__(seed, slowest=slowest, immediate=immediate)
+        self._fail_at = fail_at
+        self._error = error
+        self._keeps = keeps
+        self._count = 0
+        self.failures = 0
+
+    def before_append(self, session_id: str, batch: Sequence[Entry], summary: Summary) -> None:
+        """Fail, if it is this one's turn."""
+        self._count += 1
+        if self._fail_at(self._count):
+            self.failures += 1
+            if self._keeps:
+                self.keep(session_id, batch[: self._keeps], summary)
+            raise self._error()
+
+    def create(self, session_id: str) -> SessionLog:
+        return _FailingLog(self, session_id, super().create(session_id))
+
+    async def open(self, session_id: str) -> SessionLog:
+        return _FailingLog(self, session_id, await super().open(session_id))

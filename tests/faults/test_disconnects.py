@@ -1,0 +1,264 @@
+"""Clients that drop at any moment and come back see every event once, in order, and whole texts.
+
+PROTOCOL §6. Each schedule is drawn from its seed; a failure names the seed, and
+`just test tests/faults -k drop --seed SEED` begins with it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import attrs
+import pytest
+import trio
+
+from trialogue.core._cursor import Cursor
+from trialogue.core._feed import SessionFeed
+from trialogue.core._journal import Journal
+from trialogue.core.abc import Connection
+
+from ._mirror import ViolationError
+from ._world import (
+    ScheduleError,
+    Shape,
+    apply_shape,
+    first_cause,
+    instrumented,
+    make_shape,
+    run_schedules,
+    run_together,
+)
+
+#: In the ordinary run, on each of the two stores.
+SCHEDULES = 1000
+#: On each of the real transports.
+REAL_SCHEDULES = 110
+#: At once, on a real transport.
+CONCURRENT = 10
+
+
+def draw_shapes(seed: int, count: int, *, is_slow: bool) -> Iterator[Shape]:
+    """Draw the kinds of so many schedules, on one of the stores."""
+    for number in range(seed, seed + count):
+        yield attrs.evolve(make_shape(number), is_slow=is_slow)
+
+
+def require(hits: Counter[str], scale: int, **minimums: int) -> None:
+    """Check that a run has hit what it is there for."""
+    missed = {
+        name: f"{hits[name.replace('_', ' ')]} < {minimum * scale}"
+        for name, minimum in minimums.items()
+        if hits[name.replace("_", " ")] < minimum * scale
+    }
+    assert not missed, missed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_slow", [False, True], ids=["memory", "slow store"])
+def test_clients_that_drop_and_come_back_see_every_event_once(
+    is_slow: bool, seed: int, scale: int
+) -> None:
+    hits: Counter[str] = Counter()
+    with instrumented(hits) as patch:
+        run_schedules(draw_shapes(seed, SCHEDULES * scale, is_slow=is_slow), hits, patch)
+    require(
+        hits,
+        scale,
+        drops=1500,
+        drops_in_the_middle_of_a_message=150,
+        drops_in_the_middle_of_a_line=300,
+        drops_before_the_sync=300,
+        drops_with_requests_unanswered=1500,
+        requests_cut_in_the_middle=150,
+        requests_repeated_under_their_key=800,
+        cursors_that_fell_behind=1200,
+        cursors_that_fell_behind_in_the_middle_of_a_message=120,
+        texts_continued_after_falling_behind=5,
+        pages_from_the_store=3000,
+        readers_that_stopped_for_a_while=300,
+        resyncs=120,
+        syncs_in_the_middle_of_a_message=200,
+        offsets_beyond_the_text=3,
+        texts_continued_from_an_offset=5,
+        messages_assembled_from_deltas=2000,
+        marks_inside_a_text=500,
+        cancels=200,
+        cancels_before_the_start=5,
+        answers_after_the_terminal_event=100,
+        steered_inputs=60,
+        steered_inputs_taken=2,
+        inputs_withdrawn=70,
+        inputs_returned=2,
+        turns_failed=20,
+    )
+    if is_slow:
+        require(
+            hits, scale, drops_with_an_append_in_flight=1200, cancels_with_an_append_in_flight=80
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["tcp", "ws"])
+def test_they_do_so_on_sockets_too(scheme: str, seed: int, scale: int) -> None:
+    hits: Counter[str] = Counter()
+    shapes = [
+        make_shape(number, is_real=True) for number in range(seed, seed + REAL_SCHEDULES * scale)
+    ]
+    with instrumented(hits) as patch:
+        apply_shape(attrs.evolve(shapes[0], tail=4, page=8), patch)
+        trio.run(run_together, f"{scheme}://127.0.0.1:0", shapes, hits, CONCURRENT)
+    require(
+        hits,
+        scale,
+        drops=150,
+        drops_in_the_middle_of_a_message=8,
+        drops_with_requests_unanswered=150,
+        drops_with_an_append_in_flight=40,
+        requests_repeated_under_their_key=150,
+        cursors_that_fell_behind=50,
+        pages_from_the_store=500,
+        resyncs=10,
+        syncs_in_the_middle_of_a_message=6,
+        messages_assembled_from_deltas=70,
+        cancels=50,
+    )
+
+
+# -- controls: what is broken on purpose has to be noticed ----------------------------------------
+
+
+Mutation = Callable[[pytest.MonkeyPatch], None]
+
+
+def attach_off_by(count: int) -> Mutation:
+    """A cursor off by some."""
+
+    def mutate(patch: pytest.MonkeyPatch) -> None:
+        attach = SessionFeed.attach
+
+        def mutant(feed: SessionFeed, connection: Connection, *, after: int, **rest: Any) -> None:
+            attach(feed, connection, after=max(0, after + count), **rest)
+
+        patch.setattr(SessionFeed, "attach", mutant)
+
+    return mutate
+
+
+def offsets_off_by(count: int) -> Mutation:
+    """The offset in a message off by some."""
+
+    def mutate(patch: pytest.MonkeyPatch) -> None:
+        attach = SessionFeed.attach
+
+        def mutant(
+            feed: SessionFeed, connection: Connection, *, offsets: dict[str, int], **rest: Any
+        ) -> None:
+            moved = {name: max(0, offset + count) for name, offset in offsets.items()}
+            attach(feed, connection, offsets=moved, **rest)
+
+        patch.setattr(SessionFeed, "attach", mutant)
+
+    return mutate
+
+
+def behind_off_by(count: int) -> Mutation:
+    """A cursor that notes the wrong place when it falls behind."""
+
+    def mutate(patch: pytest.MonkeyPatch) -> None:
+        fall_behind = Cursor.fall_behind
+
+        def mutant(cursor: Cursor, seq: int) -> None:
+            fall_behind(cursor, max(1, seq + count))
+
+        patch.setattr(Cursor, "fall_behind", mutant)
+
+    return mutate
+
+
+def behind_without_offsets(patch: pytest.MonkeyPatch) -> None:
+    """A cursor that forgets its place in a message when it falls behind."""
+    fall_behind = Cursor.fall_behind
+
+    def mutant(cursor: Cursor, seq: int) -> None:
+        fall_behind(cursor, seq)
+        cursor.offsets = {}
+
+    patch.setattr(Cursor, "fall_behind", mutant)
+
+
+def text_overtakes(patch: pytest.MonkeyPatch) -> None:
+    """Text does not wait for the events that were staged before it."""
+
+    class NoMarks:
+        def __get__(self, feed: object, owner: type | None = None) -> None:
+            return None
+
+        def __set__(self, feed: object, marks: object) -> None:
+            pass
+
+    def mark_nothing(_: Journal) -> tuple[()]:
+        return ()
+
+    patch.setattr(Journal, "_mark_text", mark_nothing)
+    patch.setattr(SessionFeed, "text_marks", NoMarks(), raising=False)
+
+
+def text_falls_behind(patch: pytest.MonkeyPatch) -> None:
+    """An event does not wait for the text that was written before it."""
+    publish = SessionFeed.publish
+    publish_text = SessionFeed.publish_text
+
+    def publish_nothing(_: SessionFeed) -> None:
+        pass
+
+    def mutant(feed: SessionFeed, entry: Any) -> None:
+        patch.setattr(SessionFeed, "publish_text", publish_nothing)
+        try:
+            publish(feed, entry)
+        finally:
+            patch.setattr(SessionFeed, "publish_text", publish_text)
+
+    patch.setattr(SessionFeed, "publish", mutant)
+
+
+def no_sync_owed(patch: pytest.MonkeyPatch) -> None:
+    """A cursor that goes live before it has everything."""
+    pump = Cursor.pump
+
+    def mutant(cursor: Cursor) -> None:
+        if cursor.is_behind and not cursor.is_gone and cursor.next > 3:
+            cursor.is_behind = False
+            cursor.feed.join(cursor)
+            cursor.connection.post(cursor.feed.make_sync())
+        else:
+            pump(cursor)
+
+    patch.setattr(Cursor, "pump", mutant)
+
+
+CONTROLS: dict[str, Mutation] = {
+    "a gap": attach_off_by(1),
+    "a repeat": attach_off_by(-1),
+    "text missing": offsets_off_by(1),
+    "text twice": offsets_off_by(-1),
+    "a gap after falling behind": behind_off_by(1),
+    "a repeat after falling behind": behind_off_by(-1),
+    "text twice after falling behind": behind_without_offsets,
+    "text overtakes an event": text_overtakes,
+    "text falls behind an event": text_falls_behind,
+    "live too early": no_sync_owed,
+}
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_control_is_detected(name: str, seed: int) -> None:
+    """The checks above would be worth nothing if they did not see this."""
+    hits: Counter[str] = Counter()
+    with instrumented(hits) as patch:
+        CONTROLS[name](patch)
+        with pytest.raises(ScheduleError, match=r"^--seed \d+: ") as caught:
+            run_schedules(draw_shapes(seed, 60, is_slow=True), hits, patch)
+    assert caught.value.__cause__ is not None
+    assert isinstance(first_cause(caught.value.__cause__), ViolationError)
