@@ -110,7 +110,7 @@ class Entry:
         self.seq = seq
         self.timestamp = timestamp
         self.event = event
-        self.log_class = log_class
+        self.log_class: LogClass = log_class
         self.data = data
         self.keys = keys
         self._body = body

@@ -45,7 +45,7 @@ class Request:
         session: Whose file has to be as we left it; None asks nothing.
         frees_space: It may be written though the disk is nearly full.
         withdraw: Called if it was taken back.
-        size: What the session's head has to have; None while the flusher is at it.
+        size: What the session's head has to have; None while the flusher has to look.
     """
 
     payload: bytes
@@ -64,8 +64,10 @@ class Request:
     def take(self) -> None:
         """Begin its round: it cannot be withdrawn any more."""
         self.is_taken = True
-        if self.session is not None:
-            self.size = None if self.session.flushing else self.session.size
+        session = self.session
+        # One that has lines for the flusher is looked at by the flusher, soon.
+        if session is not None and not session.unflushed:
+            self.size = session.size
 
     def finish(self, error: Exception | None) -> None:
         """Tell whoever waits."""

@@ -54,7 +54,9 @@ class Flusher:
         limiter: trio.CapacityLimiter,
     ) -> None:
         self.flushes = self.checkpoints = 0
-        self.lock = trio.Lock()
+        #: One flush at a time, and one checkpoint.
+        self._flushing = trio.Lock()
+        self._working = trio.Lock()
         self._files = files
         self._index = index
         self._index_file = index_file
@@ -73,6 +75,7 @@ class Flusher:
         self._is_urgent = False
         self._doomed: list[str] = []
         self._names_changed = False
+        self._is_closed = False
         self._checkpoint_due = math.inf
         self._save_due = math.inf
         self.on_foreign: Callable[[OwnedSession], None] = lambda session: None
@@ -133,21 +136,24 @@ class Flusher:
             await trio.lowlevel.checkpoint()
 
     async def _work(self, committer: Committer) -> None:
-        try:
-            await self.flush()
-            now = trio.current_time()
-            if committer.log.size > CHECKPOINT_BYTES or now >= self._checkpoint_due:
-                await self.checkpoint(committer)
-            elif now >= self._save_due:
-                await self._save_index(sync=False)
-        except Exception as exc:  # noqa: BLE001 - the store stops, for good
-            committer.stop(StoreError(f"The store has stopped: {exc}"))
+        async with self._working:
+            if self._is_closed:
+                return
+            try:
+                await self.flush()
+                now = trio.current_time()
+                if committer.log.size > CHECKPOINT_BYTES or now >= self._checkpoint_due:
+                    await self._checkpoint(committer)
+                elif now >= self._save_due:
+                    await self._save_index(sync=False)
+            except Exception as exc:  # noqa: BLE001 - the store stops, for good
+                committer.stop(StoreError(f"The store has stopped: {exc}"))
 
     # -- flushing --------------------------------------------------------------------------
 
     async def flush(self) -> None:
         """Append to the sessions' files what is only in the commit log."""
-        async with self.lock:
+        async with self._flushing:
             sessions, self._dirty = self._dirty, {}
             self._is_urgent = False
             jobs = [session.plan_flush() for session in sessions if session.unflushed]
@@ -226,7 +232,7 @@ class Flusher:
 
     # -- the checkpoint --------------------------------------------------------------------
 
-    async def checkpoint(self, committer: Committer) -> None:
+    async def _checkpoint(self, committer: Committer) -> None:
         """Make durable what the commit log holds, and drop the log. Appends go on meanwhile."""
         self._checkpoint_due = math.inf
         self._log_number += 1
@@ -285,9 +291,11 @@ class Flusher:
 
     async def close(self, committer: Committer) -> None:
         """Leave files that need no replay."""
-        await committer.finish()
-        await self.flush()
-        await self._settle()
-        log_file = committer.log
-        await committer.close_log(log_file)
-        await trio.to_thread.run_sync(self._files.remove, log_file.name, limiter=self._limiter)
+        async with self._working:
+            self._is_closed = True
+            await committer.finish()
+            await self.flush()
+            await self._settle()
+            log_file = committer.log
+            await committer.close_log(log_file)
+            await trio.to_thread.run_sync(self._files.remove, log_file.name, limiter=self._limiter)

@@ -102,31 +102,31 @@ _STATUSES: Final[Mapping[str, SessionStatus]] = {
 class SummaryEncoder:
     """Write one session's summaries. What seldom changes is written once."""
 
-    __slots__ = ("_dynamic", "_rest", "_start")
+    __slots__ = ("_known", "_rest", "_start")
 
     def __init__(self) -> None:
-        self._dynamic: tuple[object, ...] = ()
+        #: What start and rest were made of.
+        self._known: tuple[Summary, Session] | None = None
         self._start = b""
         self._rest = b""
 
     def encode(self, summary: Summary, term: int) -> bytes:
         """Write the row's JSON."""
         session = summary.session
-        known = (
-            summary.owner,
-            summary.created_key,
-            session.name,
-            session.config,
-            session.created_at,
-            session.summary,
-            session.metadata,
-            session.parent,
-            session.forked_from,
-        )
-        if len(known) != len(self._dynamic) or any(
-            new is not old for new, old in zip(known, self._dynamic, strict=True)
+        known = self._known
+        if (
+            known is None
+            or known[0].owner != summary.owner
+            or known[0].created_key != summary.created_key
+            or known[1].config is not session.config
+            or known[1].metadata is not session.metadata
+            or known[1].name != session.name
+            or known[1].summary != session.summary
+            or known[1].parent != session.parent
+            or known[1].forked_from != session.forked_from
+            or known[1].created_at != session.created_at
         ):
-            self._dynamic = known
+            self._known = (summary, session)
             self._start = b'{"owner":%b,"createdKey":%b,"hasOpenWork":' % (
                 codec.encode_json(summary.owner),
                 codec.encode_json(summary.created_key),

@@ -10,7 +10,7 @@ cut short), and damaged if something does (then something that was there is gone
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Final
 
 import attrs
@@ -142,7 +142,7 @@ class Scan:
         self._session_id = session_id
         self._stop = stop
 
-    def __iter__(self) -> Iterator[tuple[int, bytes, Entry | Note]]:
+    def __iter__(self) -> Generator[tuple[int, bytes, Entry | Note]]:
         lines = self._lines()
         # Closed here, and not when the collector finds it: it holds a file.
         with contextlib.closing(lines):
@@ -160,8 +160,6 @@ class Scan:
     def _decode(self, line: bytes) -> Entry | Note:
         record = decode_line(line, self._session_id)
         if isinstance(record, Note):
-            if self.next_seq is None:
-                self.next_seq = record.after.seq + 1
             return record
         if self.next_seq is not None and record.seq != self.next_seq:
             # Valid in itself: something is missing, or was there twice.
@@ -214,14 +212,12 @@ class Scan:
 
 
 def peek_first_seq(files: Files, name: str, session_id: str) -> int | None:
-    """Give the first seq of a file (what will be, if it holds but notes); None if it is empty."""
-    scan = Scan(files, name, session_id)
-    lines = iter(scan)
-    first = next(lines, None)
-    if first is None:
-        return None
-    record = first[2]
-    return record.after.seq + 1 if isinstance(record, Note) else record.seq
+    """Give the seq of a file's first entry; None if it has none."""
+    with contextlib.closing(iter(Scan(files, name, session_id))) as lines:
+        for _, _, record in lines:
+            if isinstance(record, Entry):
+                return record.seq
+    return None
 
 
 @attrs.frozen(kw_only=True)
@@ -257,17 +253,15 @@ OFFSET_EVERY: Final = 64
 
 
 def load_tail(files: Files, session_id: str, older: Sequence[int]) -> Tail | None:
-    """Read a session's newest file, and say where its log ends; None if there is no valid line."""
+    """Read a session's newest file, and say where its log ends; None if there is no entry."""
     name = head_name(session_id)
     scan = Scan(files, name, session_id)
-    first = term = None
+    first: int | None = None
     entries = entries_after = bytes_after = 0
     notes: list[bytes] = []
     offsets: list[tuple[int, int]] = []
     for offset, line, record in scan:
         if isinstance(record, Note):
-            if first is None:
-                first, term = record.after.seq + 1, record.after.term
             if record.type == "snapshot":
                 entries_after = bytes_after = 0
             notes.append(line)
@@ -276,30 +270,29 @@ def load_tail(files: Files, session_id: str, older: Sequence[int]) -> Tail | Non
             first = record.seq
         if entries % OFFSET_EVERY == 0:
             offsets.append((record.seq, offset))
-        term = record.term
         entries += 1
         entries_after += 1
         bytes_after += len(line) + 1
         notes.clear()
+    end = scan
     fault = scan.fault
-    if first is None or term is None or scan.next_seq is None:
-        # Nothing valid in the head: the log ends where the newest older segment does.
+    if first is None:
+        # No entry in the head: the log ends where the newest older segment does.
         if not older:
             return None
-        before = Scan(files, segment_name(session_id, older[-1]), session_id, next_seq=older[-1])
-        for _ in before:
+        end = Scan(files, segment_name(session_id, older[-1]), session_id, next_seq=older[-1])
+        for _ in end:
             pass
-        if before.end == 0 or before.next_seq is None:
-            return None
-        first, term, fault = before.next_seq, before.term, before.fault or fault
-        scan.next_seq = first
-        if before.fault is not None:
-            # The head, or the roll that was to make it, came later: so this is no torn write.
-            fault = attrs.evolve(before.fault, is_damage=True)
+        if end.fault is not None:
+            # The roll came after it was complete: so this is no torn write.
+            fault = attrs.evolve(end.fault, is_damage=True)
+        first = end.next_seq
+    if first is None or end.next_seq is None or end.next_seq == 1:
+        return None
     return Tail(
         first=first,
-        term=term,
-        seq=scan.next_seq - 1,
+        term=end.term,
+        seq=end.next_seq - 1,
         size=scan.end,
         file_size=files.size_of(name) or 0,
         entries=entries,

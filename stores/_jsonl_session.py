@@ -7,7 +7,7 @@ the session's own file: readers are given both.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import attrs
 
@@ -30,8 +30,7 @@ class SegmentLimits:
     size: int = ROLL_BYTES
 
 
-@attrs.frozen
-class Unflushed:
+class Unflushed(NamedTuple):
     """A line that is in the commit log, and not in the session's file."""
 
     record: Entry | Note
@@ -155,8 +154,9 @@ class OwnedSession:
 
     def took(self, records: Sequence[Entry | Note], lines: Sequence[bytes]) -> None:
         """Note what is acknowledged now."""
-        self.unflushed.extend(map(Unflushed, records, lines))
+        unflushed = self.unflushed
         for record, line in zip(records, lines, strict=True):
+            unflushed.append(Unflushed(record, line))
             if isinstance(record, Entry):
                 self.entries_after += 1
                 self.bytes_after += len(line) + 1
@@ -200,7 +200,7 @@ class OwnedSession:
             for index in range(len(lines) - 1, -1, -1):
                 record = lines[index].record
                 if isinstance(record, Note) and record.type == "snapshot":
-                    return index
+                    return _first_after(lines[:index], record.after.seq)
         return 0 if self.size >= self.limits.size else None
 
     def flushed_as(self, job: FlushJob) -> None:
@@ -225,3 +225,11 @@ class OwnedSession:
             if is_in_head:
                 offset += len(item.line) + 1
         self.size = offset
+
+
+def _first_after(lines: Sequence[Unflushed], seq: int) -> int:
+    """Give the index of the first entry behind ``seq``: the snapshot is of before it."""
+    for index, item in enumerate(lines):
+        if isinstance(item.record, Entry) and item.record.seq > seq:
+            return index
+    return len(lines)
