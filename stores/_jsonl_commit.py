@@ -21,6 +21,7 @@ from zlib import crc32
 
 import attrs
 
+from ..core.errors import StoreError
 from ._files import Files
 
 __all__ = [
@@ -211,4 +212,4 @@ def _decode(payload: bytes) -> Iterator[Operation]:
         elif kind == "t":
             yield Operation(kind="term", session_id=session_id, term=int(numbers[0]))
         else:
-            raise ValueError(f"an operation of a later version: {kind!r}")
+            raise StoreError(f"the commit log is of a later version: {kind!r}")

@@ -22,7 +22,7 @@ from ._jsonl_commit import CommitLog
 from ._jsonl_segments import head_name
 from ._jsonl_session import OwnedSession
 
-__all__ = ["Committer", "Fsync", "Request"]
+__all__ = ["Committer", "Fsync", "Request", "again"]
 
 log = logging.getLogger("trialogue.store")
 
@@ -75,6 +75,8 @@ class Request:
         self.error = error
         if self.is_abandoned and self.session is not None:
             self.session.abandoned -= 1
+            if error is not None and self.withdraw is not None:
+                self.withdraw()
         if self.task is not None:
             task, self.task = self.task, None
             trio.lowlevel.reschedule(task)
@@ -85,7 +87,7 @@ class Request:
             self.task = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(self._abort)
         if self.error is not None:
-            raise self.error
+            raise again(self.error)
 
     def _abort(self, _: object) -> trio.lowlevel.Abort:
         self.task = None
@@ -105,6 +107,11 @@ class _Round:
 
     refused: Sequence[Request]
     foreign: Sequence[Request]
+
+
+def again(error: Exception) -> Exception:
+    """Give an exception to raise that says the same: each keeps where it was raised."""
+    return type(error)(*error.args)
 
 
 def _full() -> OverloadedError:
@@ -171,7 +178,7 @@ class Committer:
             StoreError, FencedError: Nothing is written any more.
         """
         if self.failure is not None:
-            raise self.failure
+            raise again(self.failure)
         self._queue.append(request)
         if self._due != -math.inf:
             self._due = -math.inf
@@ -271,8 +278,7 @@ class Committer:
 
     def _write(self, group: Sequence[Request]) -> _Round:
         files = self._files
-        if not files.is_lock(self._lock_name, self._lock_handle):
-            raise FencedError("Another process has taken the store's folder")
+        self.check_lock()
         is_full = self._look_for_space()
         refused: list[Request] = []
         foreign: list[Request] = []
@@ -302,6 +308,15 @@ class Committer:
             else:
                 self._unsynced = True
         return _Round(refused, foreign)
+
+    def check_lock(self) -> None:
+        """Check that the folder is still ours. In a worker thread.
+
+        Raises:
+            FencedError: It is not.
+        """
+        if not self._files.is_lock(self._lock_name, self._lock_handle):
+            raise FencedError("Another process has taken the store's folder")
 
     def _look_for_space(self) -> bool:
         """Say whether there is so little room that nothing may be written."""
@@ -359,6 +374,11 @@ class Committer:
                 self.syncs += 1
             except OSError as exc:
                 self._stop(StoreError(f"The store has stopped: {exc}"), ())
+
+    async def wait_idle(self) -> None:
+        """Wait until no thread of ours is at work."""
+        async with self._rounds, self._syncs:
+            pass
 
     async def close_log(self, commit_log: CommitLog) -> None:
         """Close a file that is not written to any more."""

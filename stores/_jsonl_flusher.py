@@ -13,7 +13,7 @@ from typing import Final
 
 import trio
 
-from ..core.errors import StoreError
+from ..core.errors import FencedError, StoreError
 from ._files import Files
 from ._jsonl_commit import CommitLog
 from ._jsonl_committer import Committer
@@ -52,6 +52,7 @@ class Flusher:
         auto_save_seconds: float,
         checkpoint_seconds: float,
         limiter: trio.CapacityLimiter,
+        close_mark: str,
     ) -> None:
         self.flushes = self.checkpoints = 0
         #: One flush at a time, and one checkpoint.
@@ -76,9 +77,12 @@ class Flusher:
         self._doomed: list[str] = []
         self._names_changed = False
         self._is_closed = False
+        self._close_mark = close_mark
         self._checkpoint_due = math.inf
         self._save_due = math.inf
         self.on_foreign: Callable[[OwnedSession], None] = lambda session: None
+        #: Raises if the folder is not ours any more. Called in the worker thread.
+        self.check_lock: Callable[[], None] = lambda: None
 
     # -- told by others --------------------------------------------------------------------
 
@@ -146,6 +150,8 @@ class Flusher:
                     await self._checkpoint(committer)
                 elif now >= self._save_due:
                     await self._save_index(sync=False)
+            except FencedError as exc:
+                committer.stop(exc)
             except Exception as exc:  # noqa: BLE001 - the store stops, for good
                 committer.stop(StoreError(f"The store has stopped: {exc}"))
 
@@ -186,12 +192,14 @@ class Flusher:
 
     def _remove(self, names: Sequence[str]) -> None:
         """In the worker thread."""
+        self.check_lock()
         for name in names:
             self._names_changed |= self._files.remove(name)
 
     def _write(self, jobs: Sequence[FlushJob]) -> None:
         """In the worker thread."""
         files = self._files
+        self.check_lock()
         for job in jobs:
             session_id = job.session.id
             name = head_name(session_id)
@@ -279,6 +287,7 @@ class Flusher:
         live = len(rows)
 
         def save() -> str:
+            self.check_lock()
             return self._index_file.save(changes, live, sync=sync)
 
         if await trio.to_thread.run_sync(save, limiter=self._limiter) == "rewrite":
@@ -289,6 +298,15 @@ class Flusher:
 
             await trio.to_thread.run_sync(rewrite, limiter=self._limiter)
 
+    async def wait_idle(self) -> None:
+        """Wait until no thread of ours is at work."""
+        async with self._working, self._flushing:
+            pass
+
+    def _mark_closed(self) -> None:
+        """In the worker thread."""
+        self._index_file.mark_closed(self._close_mark, sync=self._sync)
+
     async def close(self, committer: Committer) -> None:
         """Leave files that need no replay."""
         async with self._working:
@@ -296,6 +314,7 @@ class Flusher:
             await committer.finish()
             await self.flush()
             await self._settle()
+            await trio.to_thread.run_sync(self._mark_closed, limiter=self._limiter)
             log_file = committer.log
             await committer.close_log(log_file)
             await trio.to_thread.run_sync(self._files.remove, log_file.name, limiter=self._limiter)

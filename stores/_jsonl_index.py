@@ -10,6 +10,7 @@ none: the session's row is then folded from its log.
 from __future__ import annotations
 
 import heapq
+import logging
 from bisect import insort
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
@@ -28,6 +29,7 @@ from ._files import Files
 
 __all__ = [
     "INDEX_NAME",
+    "TORN",
     "Index",
     "IndexFile",
     "Row",
@@ -39,12 +41,16 @@ __all__ = [
     "read_summary",
 ]
 
+log = logging.getLogger("trialogue.store")
+
 INDEX_NAME: Final = "index.jsonl"
 _NEW_NAME: Final = "index.jsonl.new"
 _HEADER: Final = b'{"index":"trialogue","version":1}'
 _CHUNK_BYTES: Final = 1 << 20
 #: Rows that are written in one go, between which other threads may run.
 _CHUNK_ROWS: Final = 1000
+#: ``,"crc":"xxxxxxxx"}``
+_CRC_BYTES: Final = 18
 #: A file of a few rows is not worth being written anew.
 _MIN_GARBAGE: Final = 1000
 
@@ -84,13 +90,14 @@ class _FullLine(msgspec.Struct, rename="camel"):
     created_key: str | None = None
 
 
-class _DeletedLine(msgspec.Struct):
-    deleted: str
+class _OtherLine(msgspec.Struct):
+    deleted: str | None = None
+    closed: str | None = None
 
 
 _row_decoder: Final = msgspec.json.Decoder(_RowLine)
 _full_decoder: Final = msgspec.json.Decoder(_FullLine)
-_deleted_decoder: Final = msgspec.json.Decoder(_DeletedLine)
+_other_decoder: Final = msgspec.json.Decoder(_OtherLine)
 _STATUSES: Final[Mapping[str, SessionStatus]] = {
     name: name for name in ("idle", "running", "waiting", "closed", "expired")
 }
@@ -228,7 +235,11 @@ def fold_summary(session_id: str, entries: Iterable[Entry]) -> Row | None:
     """Make a session's row of its log; None if that is empty."""
     state = SessionState(session_id)
     for entry in entries:
-        state.apply(entry)
+        try:
+            state.apply(entry)
+        except Exception:  # a later version's, or somebody's mistake: one session's affair
+            log.exception("a log cannot be folded", extra={"session_id": session_id})
+            break
     if not state.seq:
         return None
     summary = state.make_summary()
@@ -425,16 +436,22 @@ def _read_cursor(cursor: str | None) -> tuple[str, str] | None:
 # -- the file ----------------------------------------------------------------------------------
 
 
+#: The problem of a file that ends in the middle of a line.
+TORN: Final = "its end is missing"
+
+
 @attrs.frozen
 class LoadedIndex:
     """What an index file holds.
 
     Attributes:
         rows: By session id, the newest of each.
-        problem: Why it cannot be appended to; None if all is well.
+        mark: Of the closing that it ends with, None if it does not end with one.
+        problem: What is wrong with it.
     """
 
     rows: dict[str, Row]
+    mark: str | None
     problem: str | None
 
 
@@ -455,37 +472,35 @@ class IndexFile:
     def load(self) -> LoadedIndex:
         """Read it."""
         rows: dict[str, Row] = {}
-        problem: str | None = None
+        mark: str | None = None
         owners: dict[str | None, str | None] = {}
-        expect_header = True
-        for line, is_whole in self._lines():
-            self.size += len(line) + 1
-            if expect_header:
-                if line != _HEADER:
-                    return LoadedIndex(rows, "another version" if line else "empty")
-                expect_header = False
-                continue
+        lines = self._lines()
+        header, _ = next(lines, (b"", False))
+        if header != _HEADER:
+            return LoadedIndex(rows, None, "of another version" if header else "missing")
+        self.size = len(header) + 1
+        for line, is_whole in lines:
             if not is_whole or not has_valid_crc(line):
-                problem = "a damaged line"
-                continue
+                is_torn = not any(has_valid_crc(rest) for rest, _ in lines)
+                return LoadedIndex(rows, None, TORN if is_torn else "damaged at a line")
+            self.size += len(line) + 1
             self.lines += 1
+            mark = None
             try:
-                if line.startswith(b'{"deleted"'):
-                    rows.pop(_deleted_decoder.decode(line).deleted, None)
+                if line.startswith(b'{"owner"'):
+                    row = decode_row(line[:-_CRC_BYTES] + b"}")
+                    # One string for all of an owner's rows.
+                    row = row._replace(owner=owners.setdefault(row.owner, row.owner))
+                    rows[row.session_id] = row
                     continue
-                row = decode_row(line[:-18] + b"}")
+                other = _other_decoder.decode(line)
             except (msgspec.MsgspecError, KeyError, UnicodeDecodeError) as exc:
-                problem = f"not a row: {exc}"
-                continue
-            if row.owner is not None:
-                # One string for all of an owner's rows.
-                owner = owners.setdefault(row.owner, row.owner)
-                row = row._replace(owner=owner)
-            rows[row.session_id] = row
-        if expect_header:
-            problem = "missing"
-        self._must_rewrite = problem is not None
-        return LoadedIndex(rows, problem)
+                return LoadedIndex(rows, None, f"not an index: {exc}")
+            mark = other.closed
+            if other.deleted is not None:
+                rows.pop(other.deleted, None)
+        self._must_rewrite = False
+        return LoadedIndex(rows, mark, None)
 
     def _lines(self) -> Iterator[tuple[bytes, bool]]:
         try:
@@ -516,18 +531,25 @@ class IndexFile:
             return "rewrite"
         if changes or (sync and self._is_unsynced):
             blob = b"".join(_encode(session_id, row) for session_id, row in changes.items())
-            handle = self._files.open(INDEX_NAME)
-            try:
-                if blob:
-                    self._files.write(handle, blob, self.size)
-                if sync:
-                    self._files.sync(handle)
-            finally:
-                self._files.close(handle)
-            self.size += len(blob)
+            self._append(blob, sync=sync)
             self.lines += len(changes)
-            self._is_unsynced = not sync
         return "saved"
+
+    def mark_closed(self, mark: str, *, sync: bool) -> None:
+        """Write down that everything is saved, for the next start to know this file again."""
+        self._append(_with_crc(b'{"closed":"%b"' % mark.encode()), sync=sync)
+
+    def _append(self, blob: bytes, *, sync: bool) -> None:
+        handle = self._files.open(INDEX_NAME)
+        try:
+            if blob:
+                self._files.write(handle, blob, self.size)
+            if sync:
+                self._files.sync(handle)
+        finally:
+            self._files.close(handle)
+        self.size += len(blob)
+        self._is_unsynced = not sync
 
     def rewrite(self, rows: Sequence[Row], *, sync: bool) -> None:
         """Write it anew, and put it in the place of the old one at once."""
@@ -555,5 +577,8 @@ class IndexFile:
 
 
 def _encode(session_id: str, row: Row | None) -> bytes:
-    body = row.raw[:-1] if row else b'{"deleted":%b' % codec.encode_json(session_id)
+    return _with_crc(row.raw[:-1] if row else b'{"deleted":%b' % codec.encode_json(session_id))
+
+
+def _with_crc(body: bytes) -> bytes:
     return b'%b,"crc":"%08x"}\n' % (body, crc32(body))

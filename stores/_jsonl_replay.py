@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import attrs
@@ -17,11 +17,20 @@ from ..core.errors import StoreError
 from ..core.log import Entry
 from ._files import Files, LockedError
 from ._jsonl_commit import CommitLog, Operation, Replay, read_commit_logs
-from ._jsonl_index import IndexFile, Row, decode_row, fold_summary
+from ._jsonl_index import TORN, IndexFile, Row, decode_row, fold_summary
 from ._jsonl_read import View, read_all
 from ._jsonl_segments import Fault, Names, Tail, head_name, list_sessions, load_tail, segment_name
 
-__all__ = ["LOCK_NAME", "Loaded", "cut_tail", "fold_row", "load_folder"]
+__all__ = [
+    "LOCK_NAME",
+    "Loaded",
+    "cut_tail",
+    "fold_row",
+    "load_folder",
+    "make_mark",
+    "release_folder",
+    "with_term",
+]
 
 log = logging.getLogger("trialogue.store")
 
@@ -77,13 +86,21 @@ def _load(files: Files, lock: int, before: bytes) -> Loaded:
     names = files.list_names()
     replay = read_commit_logs(files, names)
     epoch = max(_epoch_of(before), replay.last_epoch) + 1
-    _write_holder(files, lock, epoch)
+    _write_holder(files, lock, {"epoch": epoch})
     found = list_sessions(names)
     index_file = IndexFile(files)
     index = index_file.load()
-    rows = index.rows
-    if index.problem is not None and found.heads:
-        log.warning("the index is rebuilt", extra={"reason": index.problem})
+    rows, problem = index.rows, index.problem
+    mark = _read_holder(before).get("closed")
+    if problem is None and not replay.names and mark is not None and mark != index.mark:
+        problem = "not the one that was left here"
+    elif problem == TORN and replay.names:
+        # What was cut short had not been all that speaks of it: the commit log does too.
+        problem = None
+    if problem is not None:
+        rows = {}
+        if found.heads:
+            log.warning("the index is rebuilt", extra={"reason": problem})
     changed: dict[str, Row | None] = {}
     work = _Replayer(files, found, rows, changed, is_log_damaged=bool(replay.problems))
     for session_id, ops in _by_session(replay.operations).items():
@@ -126,7 +143,7 @@ def _settle(
     """Drop the old commit logs: all that they said is durable."""
     if names_changed:
         files.sync_folder()
-    if index_file.save(changed, len(rows), sync=bool(replay.names)) == "rewrite":
+    if index_file.save(changed, len(rows), sync=True) == "rewrite":
         index_file.rewrite(list(rows.values()), sync=True)
     for problem in replay.problems:
         log.error("the commit log is damaged", extra={"problem": problem})
@@ -142,13 +159,30 @@ def _settle(
 # -- the lock --------------------------------------------------------------------------------------
 
 
-def _write_holder(files: Files, lock: int, epoch: int) -> None:
-    holder = {
-        "pid": os.getpid(),
-        "host": socket.gethostname(),
-        "since": utc_now(),
-        "epoch": epoch,
-    }
+def release_folder(files: Files, lock: int, mark: str | None) -> None:
+    """Let go of a folder.
+
+    Args:
+        files: The folder.
+        lock: The handle that holds it.
+        mark: With what the index was closed; None if it was not.
+    """
+    try:
+        if mark is not None and files.is_lock(LOCK_NAME, lock):
+            before = files.read(lock, 0, 4096)
+            _write_holder(files, lock, {"epoch": _epoch_of(before), "closed": mark})
+    finally:
+        files.close(lock)
+        files.close_folder()
+
+
+def make_mark() -> str:
+    """Make what tells one closing from another."""
+    return os.urandom(8).hex()
+
+
+def _write_holder(files: Files, lock: int, more: Mapping[str, object]) -> None:
+    holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": utc_now(), **more}
     data = json.dumps(holder).encode() + b"\n"
     files.write(lock, data, 0)
     files.truncate(lock, len(data))

@@ -44,11 +44,20 @@ from ..core.log import Entry, Note, Recollection, Summary, SummaryPage
 from ..core.models import SessionStatus
 from ._files import Files
 from ._jsonl_commit import encode_append, encode_delete, encode_term
-from ._jsonl_committer import Committer, Fsync, Request
+from ._jsonl_committer import Committer, Fsync, Request, again
 from ._jsonl_flusher import Flusher
 from ._jsonl_index import Index, Row, make_row, position_of, read_summary
 from ._jsonl_read import View, read_page, recall
-from ._jsonl_replay import LOCK_NAME, Loaded, cut_tail, fold_row, load_folder, with_term
+from ._jsonl_replay import (
+    LOCK_NAME,
+    Loaded,
+    cut_tail,
+    fold_row,
+    load_folder,
+    make_mark,
+    release_folder,
+    with_term,
+)
 from ._jsonl_segments import Fault, head_name, load_tail, segment_name
 from ._jsonl_session import OwnedSession, SegmentLimits
 from .observe import Observers
@@ -126,6 +135,7 @@ class JsonlStore(SessionStore):
         self._limits = SegmentLimits(entries=settings.roll_entries, size=settings.roll_bytes)
         self._owned: dict[str, OwnedSession] = {}
         self._opening: dict[str, trio.Event] = {}
+        self._creating: dict[str, OwnedSession] = {}
         self._older = loaded.names.older
         self._torn_names: dict[str, list[str]] = {}
         for name in loaded.names.torn:
@@ -136,6 +146,7 @@ class JsonlStore(SessionStore):
         self._replayed = loaded.replayed
         self._entries = 0
         self._closed = False
+        self._mark = make_mark()
         self._index = Index()
         self._index.load(loaded.rows)
         # A thread each: neither of the two writers ever waits for the other's.
@@ -148,7 +159,8 @@ class JsonlStore(SessionStore):
             sync=settings.fsync != "never",
             auto_save_seconds=settings.auto_save_seconds,
             checkpoint_seconds=settings.checkpoint_seconds,
-            limiter=trio.CapacityLimiter(1),
+            limiter=trio.CapacityLimiter(2),
+            close_mark=self._mark,
         )
         self._committer = Committer(
             loaded.files,
@@ -163,6 +175,7 @@ class JsonlStore(SessionStore):
         )
         self._committer.on_foreign = self._look_at_foreign
         self._flusher.on_foreign = self._fence
+        self._flusher.check_lock = self._committer.check_lock
         self._foreign: list[Request] = []
         self._foreign_woken = trio.Event()
 
@@ -185,16 +198,28 @@ class JsonlStore(SessionStore):
             return
         self._closed = True
         with trio.CancelScope(shield=True):
+            is_clean = False
             try:
                 if self._committer.failure is None:
                     await self._flusher.close(self._committer)
-            except OSError as exc:
+                    is_clean = True
+            except (OSError, FencedError) as exc:
                 # The commit log is still there, and the next start replays it.
-                log.exception("the store could not be closed", extra={"error": repr(exc)})
+                log.error("the store could not be closed", extra={"error": repr(exc)})
             finally:
                 self._committer.stop(StoreError("The store is closed"), quiet=True)
-                self._files.close(self._lock)
-                self._files.close_folder()
+                await self._let_go(is_clean=is_clean)
+
+    async def _let_go(self, *, is_clean: bool) -> None:
+        """Close every file, once no thread is at work with one."""
+        await self._flusher.wait_idle()
+        await self._committer.wait_idle()
+        for _ in range(READERS):
+            await self._reading.acquire_on_behalf_of(object())
+        if not is_clean:
+            self._committer.log.close()
+        mark = self._mark if is_clean else None
+        await trio.to_thread.run_sync(lambda: release_folder(self._files, self._lock, mark))
 
     # -- writing -----------------------------------------------------------------------------
 
@@ -222,7 +247,7 @@ class JsonlStore(SessionStore):
     async def _take(self, session_id: str) -> OwnedSession:
         """Read a session's end, mend it if it is torn, and take the next term."""
         if self._committer.failure is not None:
-            raise self._committer.failure
+            raise again(self._committer.failure)
         row = self._index.rows.get(session_id)
         if row is None:
             raise _not_found(session_id)
@@ -256,6 +281,8 @@ class JsonlStore(SessionStore):
 
         def commit() -> None:
             self._owned[session_id] = session
+            self._older.pop(session_id, None)
+            self._resumes.pop(session_id, None)
             self._index.put(taken)
 
         await self._submit(
@@ -266,13 +293,15 @@ class JsonlStore(SessionStore):
     async def append(self, session: OwnedSession, batch: Sequence[Entry], summary: Summary) -> None:
         """Append for a `JsonlLog`."""
         if session.failure is not None:
-            raise session.failure
+            raise again(session.failure)
         if not batch:
             await trio.lowlevel.checkpoint()
             return
         staged = session.staged
-        if not staged and session.id in self._index.rows:
-            raise StoreError(f"There is a session {session.id} already")
+        if not staged:
+            other = self._creating.setdefault(session.id, session)
+            if other is not session or session.id in self._index.rows:
+                raise StoreError(f"There is a session {session.id} already")
         self._check_order(session, batch)
         lines = [encode_entry(entry) for entry in batch]
         blob = b"\n".join(lines) + b"\n"
@@ -284,6 +313,7 @@ class JsonlStore(SessionStore):
 
         def withdraw() -> None:
             session.staged = staged
+            self._created(session)
 
         session.staged = batch[-1].seq
         request = Request(
@@ -296,9 +326,15 @@ class JsonlStore(SessionStore):
             await self._submit(request)
         except Exception:
             session.staged = session.seq
+            self._created(session)
             raise
         finally:
             self._release_notes(session)
+
+    def _created(self, session: OwnedSession) -> None:
+        """A session exists, or its first append has failed: another may have its id."""
+        if self._creating.get(session.id) is session:
+            del self._creating[session.id]
 
     def _check_order(self, session: OwnedSession, batch: Sequence[Entry]) -> None:
         """Check that a batch follows what was given before. An imported one has terms of its own.
@@ -328,6 +364,7 @@ class JsonlStore(SessionStore):
         self._entries += len(batch)
         if is_new:
             self._owned[session_id] = session
+            self._created(session)
         self._flusher.took(session, size)
         if self.observers:
             if is_new:
@@ -338,7 +375,7 @@ class JsonlStore(SessionStore):
         """Keep a note for a `JsonlLog`: behind the entry that it speaks of."""
         if session.failure is not None or self._committer.failure is not None:
             return
-        if note.after.seq > session.staged:
+        if note.after.seq > session.staged or not session.staged:
             session.held.append(note)
             return
         line = encode_note(note)
@@ -419,6 +456,9 @@ class JsonlStore(SessionStore):
     # -- reading -----------------------------------------------------------------------------
 
     async def read(self, session_id: str, after: int, limit: int) -> Sequence[Entry]:
+        if limit <= 0:
+            await trio.lowlevel.checkpoint()
+            return []
         fault = self._damaged.get(session_id)
         if fault is not None:
             limit = min(limit, fault.next_seq - 1 - after)
@@ -436,8 +476,7 @@ class JsonlStore(SessionStore):
         while session.abandoned:
             await self._committer.wait_settled()
             await trio.lowlevel.checkpoint()
-        while session.is_rolling:
-            await self._flusher.wait_flushed()
+        await self._wait_rolled(session)
         flushed = session.flushed
         # Captured before the thread looks: what is flushed meanwhile is in both, and taken once.
         start = max(after, flushed)
@@ -457,7 +496,7 @@ class JsonlStore(SessionStore):
             older=session.older,
             first=session.first,
             size=session.size,
-            offsets=session.offsets,
+            offsets=tuple(session.offsets),
         )
         session.readers += 1
         try:
@@ -472,6 +511,13 @@ class JsonlStore(SessionStore):
             entries += newer[: limit - len(entries)]
         return entries
 
+    async def _wait_rolled(self, session: OwnedSession) -> None:
+        """Wait while a session's file is being given another name."""
+        while session.is_rolling:
+            if self._committer.failure is not None:
+                raise again(self._committer.failure)
+            await self._flusher.wait_flushed()
+
     async def _read_stored(self, session_id: str, after: int, limit: int) -> Sequence[Entry]:
         """Read a session that nobody writes."""
         if session_id not in self._index.rows:
@@ -484,11 +530,14 @@ class JsonlStore(SessionStore):
             offsets=() if resume is None else (resume,),
         )
         page = await self._read_in_thread(lambda: read_page(self._files, view, after, limit))
+        if (session := self._owned.get(session_id)) is not None:
+            # Taken meanwhile: its files may have changed while they were read.
+            return await self._read_owned(session, after, limit)
         if not page.exists:
             raise _not_found(session_id)
         if page.fault is not None and page.fault.is_damage:
             self._quarantine(session_id, page.fault)
-        if page.resume is not None and session_id not in self._owned:
+        if page.resume is not None:
             self._resumes[session_id] = page.resume
             self._resumes.move_to_end(session_id)
             if len(self._resumes) > RESUMES:
@@ -503,8 +552,7 @@ class JsonlStore(SessionStore):
                 raise _not_found(session_id)
             view = View(session_id=session_id, older=self._older.get(session_id, ()))
             return await self._read_in_thread(lambda: recall(self._files, view, ()))
-        while session.is_rolling or session.flushing:
-            await self._flusher.wait_flushed()
+        await self._wait_rolled(session)
         view = View(session_id=session_id, older=session.older, size=session.size)
         records = [item.record for item in session.unflushed]
         session.readers += 1
@@ -734,7 +782,16 @@ async def open_jsonl_store(
         OSError: The folder cannot be made or read.
     """
     path = os.fspath(folder)
-    loaded = await trio.to_thread.run_sync(lambda: load_folder(make_files(path), steal=steal))
+
+    def load() -> Loaded:
+        files = make_files(path)
+        try:
+            return load_folder(files, steal=steal)
+        except BaseException:
+            files.close_folder()
+            raise
+
+    loaded = await trio.to_thread.run_sync(load)
     store = JsonlStore(loaded, settings or JsonlSettings())
     async with trio.open_nursery() as nursery:
         await nursery.start(store.run)
