@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import trio
@@ -81,6 +81,7 @@ class Flusher:
         self._checkpoint_due = math.inf
         self._save_due = math.inf
         self.on_foreign: Callable[[OwnedSession], None] = lambda session: None
+        self.before_removing: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
         #: Raises if the folder is not ours any more. Called in the worker thread.
         self.check_lock: Callable[[], None] = lambda: None
 
@@ -167,6 +168,8 @@ class Flusher:
             self._room.set()
             doomed, self._doomed = self._doomed, []
             if doomed:
+                # Else a power loss could leave a log that knows of no deletion, and no file.
+                await self.before_removing()
                 await trio.to_thread.run_sync(self._remove, doomed, limiter=self._limiter)
             if jobs or doomed:
                 now = trio.current_time()

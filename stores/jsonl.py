@@ -175,6 +175,8 @@ class JsonlStore(SessionStore):
         )
         self._committer.on_foreign = self._look_at_foreign
         self._flusher.on_foreign = self._fence
+        if settings.fsync == "interval":
+            self._flusher.before_removing = self._committer.sync
         self._flusher.check_lock = self._committer.check_lock
         self._foreign: list[Request] = []
         self._foreign_woken = trio.Event()
@@ -231,6 +233,9 @@ class JsonlStore(SessionStore):
     async def open(self, session_id: str) -> SessionLog:
         while (opening := self._opening.get(session_id)) is not None:
             await opening.wait()
+        if self._committer.failure is not None:
+            # What became of an append that failed is known only after a restart.
+            raise self._committer.failure
         session = self._owned.get(session_id)
         if session is not None and session.failure is None:
             await trio.lowlevel.checkpoint()
@@ -688,7 +693,8 @@ class JsonlStore(SessionStore):
             session = self._owned.pop(session_id, None)
             older = self._older.pop(session_id, ())
             if session is not None:
-                older = session.older
+                # The flusher may be about to make the head a segment.
+                older = (*session.older, session.first)
                 session.failure = session.failure or _not_found(session_id)
                 self._flusher.forget(session)
             self._index.remove(session_id)
