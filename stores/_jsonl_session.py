@@ -162,8 +162,6 @@ class OwnedSession:
                 self.bytes_after += len(line) + 1
                 self.seq = record.seq
                 self.last_term = record.term
-            elif record.type == "snapshot":
-                self.entries_after = self.bytes_after = 0
         self.exists = True
 
     def plan_flush(self) -> FlushJob:

@@ -122,6 +122,7 @@ class JsonlLog(SessionLog):
 
     def note(self, note: Note) -> None:
         self._store.note(self._session, note)
+        self.wants_snapshot = self._session.wants_snapshot
 
 
 class JsonlStore(SessionStore):
@@ -384,6 +385,9 @@ class JsonlStore(SessionStore):
             session.held.append(note)
             return
         line = encode_note(note)
+        if note.type == "snapshot":
+            # On its way: none is wanted any more.
+            session.entries_after = session.bytes_after = 0
 
         def commit() -> None:
             session.took([note], [line])

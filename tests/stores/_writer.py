@@ -1,11 +1,10 @@
-"""What the tests of the stores share."""
+"""What the tests of the stores share: entries that a server could have written."""
 
 from collections.abc import Sequence
 
-import pytest
-
 from trialogue.core import codec
 from trialogue.core._state import SessionState
+from trialogue.core.abc import SessionLog, SessionStore
 from trialogue.core.events import EventBody, MessageCreated, SessionCreated
 from trialogue.core.log import Entry, KeyRecord
 from trialogue.core.models import Message, Session, SessionConfig
@@ -67,6 +66,15 @@ class Writer:
         return [self.message(f"{text} {index}") for index in range(count)]
 
 
-@pytest.fixture
-def writer() -> Writer:
-    return Writer("ses_1")
+async def append(log: SessionLog, writer: Writer, entries: Sequence[Entry]) -> None:
+    """Append what the writer made."""
+    await log.append(entries, writer.state.make_summary())
+
+
+async def seqs(store: SessionStore, session_id: str) -> list[int]:
+    """Read a whole session by small pages."""
+    found: list[int] = []
+    while page := await store.read(session_id, len(found), 7):
+        found += [entry.seq for entry in page]
+    assert found == list(range(1, len(found) + 1))
+    return found
