@@ -236,7 +236,7 @@ class JsonlStore(SessionStore):
             await opening.wait()
         if self._committer.failure is not None:
             # What became of an append that failed is known only after a restart.
-            raise self._committer.failure
+            raise again(self._committer.failure)
         session = self._owned.get(session_id)
         if session is not None and session.failure is None:
             await trio.lowlevel.checkpoint()

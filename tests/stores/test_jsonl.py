@@ -230,7 +230,6 @@ async def test_long_log_is_cut_into_segments_at_its_snapshots(tmp_path: Path) ->
     async with open_jsonl_store(tmp_path, settings=settings) as store:
         writer = await fill(store, "ses_1", 9)
         log = await store.open("ses_1")
-        assert not log.wants_snapshot
         for _ in range(5):
             await append(log, writer, writer.messages(5))
             if log.wants_snapshot:
@@ -351,10 +350,8 @@ async def test_no_link_is_followed(tmp_path: Path) -> None:
         assert await store.list_ids() == ["ses_1"]
         (folder / "ses_3.jsonl").symlink_to(outside)
         writer = Writer("ses_3")
-        with pytest.raises(StoreError):
+        with pytest.raises(StoreError, match="somebody else"):
             await append(store.create("ses_3"), writer, [writer.created()])
-            await trio.sleep(0.5)
-            await append(store.create("ses_4"), writer, [Writer("ses_4").created()])
     assert outside.read_bytes() == before
 
 
@@ -364,7 +361,7 @@ async def test_pruning_by_age_and_size_spares_who_is_protected(tmp_path: Path) -
             await fill(store, f"ses_{number}", 10)
         assert await store.prune(older_seconds=100 * 365 * 24 * 3600.0) == []
         await trio.sleep(0.5)
-        size = sum(path.stat().st_size for path in tmp_path.glob("ses_*"))
+        size = sum((tmp_path / f"ses_{number}.jsonl").stat().st_size for number in range(6))
         assert await store.prune(keep_bytes=size * 2) == []
         gone = await store.prune(keep_bytes=size * 4 // 6 + 100, protect={"ses_0"})
         assert gone == ["ses_1", "ses_2"]
