@@ -26,6 +26,7 @@ __all__ = [
     "EXIT_UNREACHABLE",
     "EXIT_USAGE",
     "CommandError",
+    "CommandGroup",
     "Environ",
     "UsageError",
     "given_flags",
@@ -129,10 +130,9 @@ def _make_flags(options: Iterable[Option]) -> Any:
 
 def _default_of(each: Option) -> str:
     """Write the default behind the help, if there is one to speak of."""
-    written = each.write(each.default) if each.default is not None else ""
-    if isinstance(written, list):
-        items: list[object] = written
-        written = " ".join(str(item) for item in items)
+    written: Any = each.write(each.default) if each.default is not None else ""
+    if each.is_repeated:
+        written = " ".join(written)
     return f" [{written}]" if written not in ("", False) else ""
 
 
@@ -146,37 +146,47 @@ def _group(name: str) -> Group:
     return _groups[name]
 
 
+@attrs.frozen
+class CommandGroup:
+    """A command that has commands.
+
+    Attributes:
+        summary: For its ``--help``.
+        commands: Each one's name, with where it is (``module:function``, imported only when it
+            is asked for) and what it does, in a line. A group may stand in a function's place.
+    """
+
+    summary: str
+    commands: Mapping[str, tuple[str, str]]
+
+
 def make_app(
-    name: str,
-    summary: str,
-    commands: Mapping[str, tuple[str, str]],
-    argv: Sequence[str] = (),
-    version: str | None = None,
+    name: str, group: CommandGroup, argv: Sequence[str], version: str | None = None
 ) -> App:
-    """Make a command that has commands.
+    """Make the parser of what is asked for.
 
     Args:
-        name: What it is called.
-        summary: What it is for.
-        commands: Each one's name, with where it is (``module:function``, imported only when it
-            is asked for) and what it does, in a line.
-        argv: What will be parsed, if that is known: a command's own help is its docstring.
+        name: Of the program.
+        group: Its commands.
+        argv: What will be parsed: only what that names is imported.
         version: For ``--version``.
     """
     app = App(
         name=name,
-        help=summary,
+        help=_unfold(group.summary),
         help_format="plaintext",
         version=version,
         version_flags=("--version",) if version else (),
     )
-    for command, (path, line) in commands.items():
-        if list(argv[:1]) == [command]:
-            asked = _import(path)
-            if not isinstance(asked, App):
-                app.command(asked, name=command, help=_unfold(asked.__doc__ or line))
-                continue
-        app.command(path, name=command, help=line)
+    for command, (path, line) in group.commands.items():
+        if list(argv[:1]) != [command]:
+            app.command(path, name=command, help=line)
+            continue
+        asked = _import(path)
+        if isinstance(asked, CommandGroup):
+            app.command(make_app(command, asked, argv[1:]))
+        else:
+            app.command(asked, name=command, help=_unfold(asked.__doc__ or line))
     return app
 
 
@@ -208,15 +218,22 @@ def parse(app: App, argv: Sequence[str], environ: Mapping[str, str]) -> Callable
     except cyclopts.CycloptsError as exc:
         raise UsageError(" ".join(str(exc).split())) from None
     given = {name: environ for name in unparsed if name == "environ"}
-    return partial(command, *bound.args, **bound.kwargs, **given)
+    run = partial(command, *bound.args, **bound.kwargs, **given)
+    if getattr(command, "__name__", "") == "help_print" and not {"--help", "-h"} & set(argv):
+        # Nothing was asked for: that there is help is all we can say.
+        return lambda: run() or EXIT_USAGE
+    return run
 
 
 def _check_command(app: App, argv: Sequence[str]) -> None:
     """Refuse a word that is no command: the library would import every command to say so."""
     known = [name for name in app if not name.startswith("-")]
-    if not known or not argv or argv[0] in app:
+    if not known or not argv:
         return
-    close = get_close_matches(argv[0], list(app), n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}."
-    kind = "option" if argv[0].startswith("-") else "command"
-    raise UsageError(f"There is no {kind} {argv[0]!r}: {hint}")
+    if argv[0] in known:
+        _check_command(app[argv[0]], argv[1:])
+    elif argv[0] not in app:
+        close = get_close_matches(argv[0], list(app), n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}."
+        kind = "option" if argv[0].startswith("-") else "command"
+        raise UsageError(f"There is no {kind} {argv[0]!r}: {hint}")

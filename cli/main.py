@@ -8,16 +8,21 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from .. import __version__
-from ._command import EXIT_OK, EXIT_USAGE, CommandError, UsageError, make_app, parse
+from ._command import EXIT_OK, EXIT_USAGE, CommandError, CommandGroup, UsageError, make_app, parse
 
 __all__ = ["COMMANDS", "main"]
 
 #: Each is one file, imported when it is asked for.
 COMMANDS: Final = {
     "serve": ("trialogue.cli.serve:serve", "Serve agents to any number of clients."),
+    "chat": (
+        "trialogue.cli.chat:chat",
+        "Talk to an agent: of a server, or of one in this process.",
+    ),
+    "sessions": ("trialogue.cli.sessions:sessions", "List, show, close and export sessions."),
     "version": ("trialogue.cli.version:version", "Print the version, and that of what it runs on."),
 }
-SUMMARY: Final = "Durable, cancellable, resumable conversations with agents."
+_GROUP: Final = CommandGroup("Durable, cancellable, resumable conversations with agents.", COMMANDS)
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -27,7 +32,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         argv: The arguments, without the program's name.
         environ: The environment, which nothing below this function reads for itself.
     """
-    app = make_app("trialogue", SUMMARY, COMMANDS, argv, version=__version__)
+    app = make_app("trialogue", _GROUP, argv, version=__version__)
     said = argv[0] if argv and argv[0] in COMMANDS else ""
     program = f"trialogue {said}".strip()
     try:
@@ -47,8 +52,6 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         if isinstance(exc, SettingsError):
             return _fail(program, str(exc), EXIT_USAGE)
         raise
-    if not argv:
-        return EXIT_USAGE
     return code or EXIT_OK
 
 

@@ -170,6 +170,8 @@ class SessionMaker:
                 lambda: reply.succeed(session.feed.state.session()),
                 lambda _: None,
             )
+        # Again, now that its own idle time is known.
+        host.housekeeper.look_after(session)
         host.housekeeper.prune_soon()
 
     def _repeat(self, session_id: str, claim: KeyClaim, reply: Reply) -> None:

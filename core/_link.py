@@ -74,7 +74,6 @@ class ServerLink(Link):
         "_requests",
         "connection",
         "id",
-        "on_ready",
         "principal",
         "server",
         "settings",
@@ -82,13 +81,13 @@ class ServerLink(Link):
     )
 
     def __init__(self, server: Server, connection: Connection) -> None:
+        super().__init__()
         self.server = server
         self.settings = server.settings
         self.stats = server.counters
         self.connection = connection
         self.id = new_id("con")
         self.principal: str | None = None if server.authenticate is not None else ANONYMOUS
-        self.on_ready = None
         self._requests: dict[RequestId, Request] = {}
         self._in_flight = 0
         self._limiter: RateLimiter | None = None

@@ -23,13 +23,15 @@ from ._journal import Journal
 from ._notes import NoteTaker
 from ._queries import check_depth
 from ._state import SessionState
+from ._text import MAX_ESCAPED
 from ._timers import Timer
 from ._turn import RunningTurn
-from .codec import structure, unstructure
+from .codec import encode_json, structure, unstructure
 from .errors import (
     ConflictError,
     InputNotFoundError,
     OverloadedError,
+    PayloadTooLargeError,
     RequestCancelledError,
     ServerError,
     SessionBusyError,
@@ -164,8 +166,17 @@ class LiveSession:
         if self.state.ended is not None or self._closing is not None:
             raise SessionClosedError(f"Session closed: {self.id}")
 
+    def _check_text(self, text: str) -> None:
+        """Check a client's message as an agent's is."""
+        limit = self.settings.max_message_bytes
+        if len(text) * MAX_ESCAPED > limit and len(encode_json(text)) > limit:
+            raise PayloadTooLargeError(
+                f"A message's text may be {limit} bytes", data={"limitBytes": limit}
+            )
+
     def _send(self, command: Command, params: MessageSend | MessageStream, reply: Reply) -> None:
         self._check_open()
+        self._check_text(params.content)
         state, turn = self.state, self.turn
         when_busy = params.when_busy or state.config.when_busy or "queue"
         is_busy = turn is not None or bool(state.inputs)
@@ -318,6 +329,7 @@ class LiveSession:
 
     def _add(self, params: MessageAdd, claim: KeyClaim | None, reply: Reply) -> None:
         self._check_open()
+        self._check_text(params.content)
         message = Message(
             id=new_id("msg"),
             session_id=self.id,

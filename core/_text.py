@@ -8,10 +8,10 @@ from typing import Final
 from .codec import encode_json
 from .models import MessageKind, MessageRole
 
-__all__ = ["LiveMessage", "join_surrogates"]
+__all__ = ["MAX_ESCAPED", "LiveMessage", "join_surrogates"]
 
 #: JSON writes a character as six bytes at most (``\u0001``), so a shorter text needs no counting.
-_MAX_ESCAPED: Final = 6
+MAX_ESCAPED: Final = 6
 
 
 def join_surrogates(carry: str, text: str) -> tuple[str, str]:
@@ -85,7 +85,7 @@ class LiveMessage:
 
     def fits(self, text: str, limit: int) -> bool:
         """Say whether the text would still be ``limit`` bytes of JSON or fewer with ``text``."""
-        if (self.length + len(text)) * _MAX_ESCAPED <= limit:
+        if (self.length + len(text)) * MAX_ESCAPED <= limit:
             return True
         if not self._json_bytes:
             self._json_bytes = len(encode_json(self.text()))
@@ -134,4 +134,4 @@ def _json_length(text: str) -> int:
     try:
         return len(encode_json(text)) - 2
     except UnicodeEncodeError:
-        return len(text) * _MAX_ESCAPED
+        return len(text) * MAX_ESCAPED

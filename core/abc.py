@@ -140,10 +140,11 @@ class Link(ABC):
     Whether the driver is one task a connection or one poller for thousands is its own affair.
     """
 
-    __slots__ = ()
+    __slots__ = ("on_ready",)
 
-    #: Set by the driver: called when feeding may go on after a `feed` that returned False.
-    on_ready: Callable[[], None] | None = None
+    def __init__(self) -> None:
+        #: Set by the driver: called when feeding may go on after a `feed` that returned False.
+        self.on_ready: Callable[[], None] | None = None
 
     @property
     @abstractmethod

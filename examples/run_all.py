@@ -31,8 +31,8 @@ def run(example: Path) -> str | None:
             check=False,
         )
     except subprocess.TimeoutExpired as exc:
-        said = exc.stdout.decode() if isinstance(exc.stdout, bytes) else exc.stdout or ""
-        return f"{said}\n{example} was not done after {LIMIT_SECONDS} s"
+        said = exc.stdout  # bytes, whatever the types say, or None
+        return f"{said!r}\n{example} was not done after {LIMIT_SECONDS} s"
     if done.returncode != 0:
         return f"{done.stdout}\n{example} ended with exit code {done.returncode}"
     return None

@@ -32,11 +32,14 @@ if _TYPE_CHECKING:
     from ..agents.script import Wait as Wait
     from ..agents.script import scripted as scripted
     from ._dribble import open_dribbling_channel as open_dribbling_channel
+    from ._dribble import open_dribbling_relay as open_dribbling_relay
     from ._follower import Follower as Follower
     from ._peer import ProtocolPeer as ProtocolPeer
     from ._peer import open_peer as open_peer
     from ._puppet import LedTurn as LedTurn
     from ._puppet import Puppet as Puppet
+    from ._server import ServerInTest as ServerInTest
+    from ._server import open_test_server as open_test_server
 else:
     #: Module → the names that come from it.
     _NAMES = {
@@ -44,10 +47,11 @@ else:
             "AwaitSteering CallTool Crash Emit EndMessage Fail Pace Progress Repeat ReportUsage "
             "Say Script ScriptedTurn Stop Think Together Wait scripted"
         ),
-        "._dribble": "open_dribbling_channel",
+        "._dribble": "open_dribbling_channel open_dribbling_relay",
         "._follower": "Follower",
         "._peer": "ProtocolPeer open_peer",
         "._puppet": "LedTurn Puppet",
+        "._server": "ServerInTest open_test_server",
     }
     _WHERE = {name: module for module, names in _NAMES.items() for name in names.split()}
 

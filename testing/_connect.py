@@ -16,10 +16,10 @@ from ..core import Server, Settings, open_server
 from ..core.abc import Agent, ConnectOptions
 from ..core.methods import Credential
 from ._peer import ProtocolPeer, open_peer
+from ._server import split_settings
 
 __all__ = ["Connect"]
 
-_SETTINGS: Final = frozenset(field.name for field in attrs.fields(Settings))
 #: For a whole test on a real clock; each wait in it has less.
 _TEST_SECONDS: Final = 20.0
 _PATIENCE_SECONDS: Final = 5.0
@@ -74,7 +74,7 @@ class Connect:
 
         Everything in the block has to be done in 20 s, unless the clock is a test's own.
         """
-        limits = {name: options.pop(name) for name in _SETTINGS & options.keys()}
+        limits, options = split_settings(options)
         url = self._url if isinstance(self._url, str) else self._url()
         seconds = math.inf if _has_own_clock() else _TEST_SECONDS
         with trio.fail_after(seconds):
@@ -91,6 +91,11 @@ class Connect:
         async with self.serve(agent, **options), self.another() as peer:
             yield peer
 
+    @property
+    def options(self) -> ConnectOptions:
+        """What a channel to the server needs beside its URL."""
+        return ConnectOptions(tls=self._client_tls)
+
     def another(
         self, *, credential: Credential | None = None, patience: float | None = None
     ) -> AbstractAsyncContextManager[ProtocolPeer]:
@@ -104,7 +109,7 @@ class Connect:
             patience = 24 * 3600 if _has_own_clock() else _PATIENCE_SECONDS
         return open_peer(
             self.server.endpoints[0],
-            ConnectOptions(tls=self._client_tls, credential=credential),
+            attrs.evolve(self.options, credential=credential),
             patience=patience,
             dribble=self._dribble,
         )

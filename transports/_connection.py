@@ -56,7 +56,7 @@ class StreamConnection(Outbox, Connection):
     def open_link(self, accept: Acceptor) -> Link:
         """Make the core's end. Posts come from now on."""
         link = self._link = accept.link(self)
-        link.on_ready = self.ready  # type: ignore[misc] # a slot of the subclass
+        link.on_ready = self.ready
         return link
 
     def close_link(self) -> None:
@@ -123,12 +123,12 @@ async def run_connection(
         with connection_boundary(connection):
             await drive()
         with connection_boundary(connection):
-            connection.close_link()
             await connection.say_goodbye()
     finally:
         connection.wire.close()
         connection.kill()
         with connection_boundary(connection):
+            # Last: a server that shuts down waits for its links, and then ends the tasks.
             connection.close_link()
 
 

@@ -11,7 +11,7 @@ from ..core.abc import Acceptor, Channel
 from ..core.codec import encode_json
 from ..core.errors import OverloadedError
 from ._connection import FRAMES_PER_CHECKPOINT, StreamConnection
-from ._wire import Wire
+from ._wire import Wire, lost
 
 __all__ = ["REFUSAL", "LineChannel", "LineConnection", "LineSplitter", "drive_lines"]
 
@@ -121,11 +121,15 @@ class LineChannel(Channel):
         """Send one frame. In JSON a line feed is white space, and becomes a blank."""
         if self._sending:
             raise trio.BusyResourceError("another task is sending on this channel")
+        if self._closed:
+            raise trio.ClosedResourceError("this channel is closed")
         if b"\n" in payload:
             payload = payload.replace(b"\n", b" ")
         self._sending = True
         try:
             await self._wire.send_all(payload + b"\n")
+        except trio.ClosedResourceError as exc:
+            raise lost(exc, by_user=self._closed) from None
         finally:
             self._sending = False
 
@@ -151,6 +155,8 @@ class LineChannel(Channel):
                     raise trio.EndOfChannel
                 self._inbox.extend(self._splitter.split(data, self._limit))
             return self._inbox.popleft()
+        except trio.ClosedResourceError as exc:
+            raise lost(exc, by_user=self._closed) from None
         finally:
             self._receiving = False
 

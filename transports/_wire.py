@@ -21,7 +21,7 @@ from trio.lowlevel import (
     wait_writable,
 )
 
-__all__ = ["READ_BYTES", "SocketWire", "Wire"]
+__all__ = ["READ_BYTES", "SocketWire", "Wire", "lost"]
 
 #: One read. Bigger makes nothing faster, and is memory for each read in progress.
 READ_BYTES: Final = 64 * 1024
@@ -214,3 +214,8 @@ class SocketWire(Wire):
         if self.sock.fileno() < 0:
             return trio.ClosedResourceError("this connection is closed")
         return trio.BrokenResourceError(f"the connection broke: {exc.strerror or exc}")
+
+
+def lost(exc: trio.ClosedResourceError, *, by_user: bool) -> Exception:
+    """Say whether the user closed a channel, or a cancelled send, which leaves half a frame."""
+    return exc if by_user else trio.BrokenResourceError("a send was cancelled in the middle")

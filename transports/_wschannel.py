@@ -20,7 +20,7 @@ from wsproto.events import CloseConnection, Message, Ping, TextMessage
 from ..core.abc import Channel, ConnectOptions
 from ..core.errors import ForbiddenError, OverloadedError, UnauthorizedError, WireError
 from ._handshake import MAX_HEAD_BYTES, Head, accept_token, find_head_end, parse_head
-from ._wire import Wire
+from ._wire import Wire, lost
 from ._wsframes import TEXT, FrameScanner, close_frame, make_frame
 
 __all__ = ["WebSocketChannel", "read_head", "shake_hands"]
@@ -147,12 +147,12 @@ class WebSocketChannel(Channel):
         try:
             data = make_frame(TEXT, payload, os.urandom(4))
             while data:
-                data, self._unsent = self._unsent + data, b""
-                await self._wire.send_all(data)
-                data = b""
+                earlier, self._unsent = self._unsent, b""
+                await self._wire.send_all(earlier + data)
                 # What `receive` would have sent meanwhile, had it not been our turn.
-                if self._unsent:
-                    data, self._unsent = self._unsent, b""
+                data, self._unsent = self._unsent, b""
+        except trio.ClosedResourceError as exc:
+            raise lost(exc, by_user=self._closed) from None
         finally:
             self._sending = False
 
@@ -172,6 +172,8 @@ class WebSocketChannel(Channel):
                     raise self._end
                 await self._read()
             return self._inbox.popleft()
+        except trio.ClosedResourceError as exc:
+            raise lost(exc, by_user=self._closed) from None
         finally:
             self._receiving = False
 

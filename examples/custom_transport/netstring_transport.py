@@ -7,6 +7,7 @@ This is all that a transport has to do, and it is written from `trialogue.core.a
 frames, feed them to the core's `Link`, and write what the core posts without ever making it wait.
 """
 
+import json
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator
@@ -30,7 +31,7 @@ from trialogue.core.abc import (
     PeerInfo,
     Transport,
 )
-from trialogue.core.errors import SettingsError
+from trialogue.core.errors import OverloadedError, SettingsError
 
 log = logging.getLogger("trialogue.netstring")
 
@@ -262,6 +263,8 @@ class NetstringListener(Listener):
     async def _handle(self, accept: Acceptor, stream: trio.SocketStream) -> None:
         async with stream:
             if not accept.reserve():
+                with trio.move_on_after(LINGER_SECONDS):
+                    await self._refuse(stream)
                 return
             try:
                 host, port, *_ = stream.socket.getpeername()
@@ -271,6 +274,19 @@ class NetstringListener(Listener):
                 log.debug("a peer went away at once")
             finally:
                 accept.release()
+
+    async def _refuse(self, stream: trio.SocketStream) -> None:
+        """Tell a peer that there is no place for it, and let it read that."""
+        error = OverloadedError("Too many connections").to_wire()
+        payload = {"id": None, "success": False, "error": error}
+        refusal = {"version": "1.0", "type": "response", "payload": payload}
+        try:
+            await stream.send_all(encode(json.dumps(refusal).encode()))
+            await stream.send_eof()
+            while await stream.receive_some(READ_BYTES):
+                pass
+        except trio.BrokenResourceError:
+            log.debug("a peer did not wait to be refused")
 
 
 # -- the client's end ------------------------------------------------------------------------

@@ -30,6 +30,10 @@ CANNOT: Final[dict[str, tuple[str, str]]] = {
         "loopback ws wss",
         "no web page reaches memory, and to a WebSocket it comes with its Origin",
     ),
+    "test_dribbled_input_really_comes_byte_by_byte": (
+        "tcps wss",
+        "TLS hands its records on whole, after they have come byte by byte",
+    ),
     "test_header_may_carry_the_credential": (
         "loopback tcp unix tcps",
         "lines have no headers",

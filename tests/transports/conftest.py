@@ -200,9 +200,9 @@ async def open_fake_server(
 class Certificates:
     """An authority of the test's own, a server's files, and contexts for both sides."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *names: str) -> None:
         authority = trustme.CA()
-        certificate = authority.issue_cert("127.0.0.1", "localhost")
+        certificate = authority.issue_cert(*names)
         self.authority = str(folder / "authority.pem")
         self.files = TlsFiles(
             certificate=str(folder / "server.pem"), key=str(folder / "server.key")
@@ -216,7 +216,7 @@ class Certificates:
 
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("certificates"))
+    return Certificates(tmp_path_factory.mktemp("certificates"), "127.0.0.1", "localhost")
 
 
 @pytest.fixture

@@ -597,6 +597,23 @@ async def test_goodbye_to_a_server_that_does_not_answer_is_bounded() -> None:
         assert 0.9 < trio.current_time() - start < 2
 
 
+async def test_send_that_is_cancelled_in_the_middle_breaks_the_channel(open_ws: Open) -> None:
+    async with open_ws(link=HoldingLink) as server, server.connect() as channel:
+        await channel.send(b"1")
+        link = await server.acceptor.wait_link()
+        with trio.move_on_after(0.05) as scope:
+            while True:
+                await channel.send(b"x" * 200_000)  # nobody reads
+        assert scope.cancelled_caught
+        with pytest.raises(trio.BrokenResourceError):
+            await channel.send(b"2")
+        await channel.aclose()
+        with pytest.raises(trio.ClosedResourceError):
+            await channel.send(b"3")
+        link.connection.close_soon(CloseReason.NORMAL)
+        await link.closed.wait()
+
+
 async def test_frame_too_large_for_the_client_breaks_the_channel(open_ws: Open) -> None:
     async with open_ws() as server:
         server.client_options = attrs.evolve(server.client_options, max_frame_bytes=1000)

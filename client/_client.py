@@ -1,0 +1,730 @@
+"""The client: every method of the protocol as one of Python's, and streams of what happens.
+
+async with connect("ws://127.0.0.1:8765") as client:
+    session = await client.create_session()
+    async with client.stream_message(session.id, "hello") as chunks:
+        async for chunk in chunks:
+            ...
+"""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
+from functools import cache, partial
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final, TypeVar
+
+import attrs
+import trio
+
+from ..core.abc import ConnectOptions
+from ..core.errors import LocalProtocolError, SessionNotFoundError
+from ..core.methods import (
+    METHODS,
+    ClientInfo,
+    Credential,
+    Empty,
+    EventList,
+    EventListResult,
+    Health,
+    Hello,
+    HelloResult,
+    InputList,
+    InputListResult,
+    InputWithdraw,
+    MessageAdd,
+    MessageList,
+    MessageListResult,
+    MessageSend,
+    MessageSendResult,
+    ServerInfo,
+    SessionCheckpoint,
+    SessionCheckpointResult,
+    SessionClose,
+    SessionCreate,
+    SessionDelete,
+    SessionFork,
+    SessionGet,
+    SessionList,
+    SessionListResult,
+    SessionSubscribeResult,
+    SessionUpdate,
+    TurnCancel,
+    TurnCancelResult,
+)
+from ..core.models import (
+    Attachment,
+    InputInfo,
+    JsonObject,
+    Message,
+    MessageRole,
+    Session,
+    SessionConfig,
+    SessionStatus,
+    WhenBusy,
+)
+from ..core.plugins import find_transport
+from ._event_stream import AllEvents, EventStream
+from ._events import Event, EventPage, read_event
+from ._pages import Pages
+from ._reconnect import Uplink, same_error
+from ._sessions import FollowedSessions
+from ._state import ConnectionState, StateChanges
+from ._stream import MessageStream
+
+__all__ = ["Client", "connect"]
+
+T = TypeVar("T")
+
+#: For what was posted last to leave, when the client does.
+GOODBYE_SECONDS: Final = 1.0
+#: What `Client.call` leaves to the methods that keep the books.
+_OURS: Final = frozenset(
+    {"hello", "message.stream", "request.cancel", "session.subscribe", "session.unsubscribe"}
+)
+_READS: Final = frozenset(
+    {
+        "event.list",
+        "input.list",
+        "message.list",
+        "server.describe",
+        "server.health",
+        "server.stats",
+        "session.get",
+        "session.list",
+    }
+)
+
+
+def new_key() -> str:
+    """Make an idempotency key."""
+    return uuid.uuid4().hex
+
+
+class Client:
+    """A client of one server, over as many connections as it takes. From `connect`.
+
+    While the connection is gone, calls wait for the next one; those that were under way are
+    carried over (PROTOCOL §7 makes that safe). A call that takes longer than ``request_seconds``
+    raises `RequestTimeoutError`. Cancelling a call cancels it on the server. An error is an
+    exception of `trialogue.core.errors`, one class for each code.
+
+    A ``key`` is an idempotency key: the same call with the same key, even by another process, has
+    its effect once. Without one each call makes its own.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | Credential | None = None,
+        name: str = "trialogue",
+        connect_seconds: float = 10.0,
+        request_seconds: float = 30.0,
+        tls: Any = None,
+        reconnect: bool = True,
+    ) -> None:
+        credential = Credential(scheme="bearer", token=token) if isinstance(token, str) else token
+        self.request_seconds = request_seconds
+        self._uplink = Uplink(
+            find_transport(url),
+            url,
+            options=ConnectOptions(connect_seconds=connect_seconds, credential=credential, tls=tls),
+            hello=Hello(client=ClientInfo(name=name, version=_version()), auth=credential),
+            reconnect=reconnect,
+        )
+        self._sessions = FollowedSessions(self._uplink, self._spawn, request_seconds)
+        self._scope = trio.CancelScope()
+        self._nursery: trio.Nursery | None = None
+
+    # -- its life --------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[Exception | None]) -> None:
+        """Connect, and serve this client's calls until `aclose`. `connect` does both for you.
+
+        Reports None when connected, or why the first attempt came to nothing.
+        """
+        with self._scope:
+            async with trio.open_nursery() as self._nursery:
+                failure = await self._nursery.start(self._uplink.run)
+                # Whoever cancels the program around us, its calls are still to be cancelled on
+                # the server. What ends this is `aclose`, which is bounded.
+                self._scope.shield = True
+                task_status.started(failure)
+                await trio.sleep_forever()
+
+    def _spawn(self, task: Callable[[], Any]) -> None:
+        """Run something that belongs to the client rather than to the call that began it."""
+        assert self._nursery is not None
+        self._nursery.start_soon(task)
+
+    async def aclose(self) -> None:
+        """Give up what is unanswered, tell the server, and disconnect; bounded to a second or two."""
+        connection = self._uplink.current
+        if connection is not None:
+            connection.abandon_all()
+            with trio.move_on_after(GOODBYE_SECONDS, shield=True):
+                await connection.flush()
+        self._uplink.leave()
+        self._scope.cancel(reason="the client was closed")
+
+    @property
+    def url(self) -> str:
+        """Where the server is."""
+        return self._uplink.url
+
+    @property
+    def state(self) -> ConnectionState:
+        """Where the connection stands: ``client.state == "connected"``."""
+        return self._uplink.machine.state
+
+    def state_changes(self) -> StateChanges:
+        """Iterate over the state as it is now and each that follows: ``async for state in …``."""
+        return self._uplink.machine.changes()
+
+    async def wait_state(self, *states: ConnectionState | str) -> ConnectionState:
+        """Wait until the state is one of these.
+
+        Raises:
+            ConnectionLostError: None of them will come. Or whatever error ended the client.
+        """
+        wanted = {ConnectionState(state) for state in states}
+        await trio.lowlevel.checkpoint()
+        while self.state not in wanted:
+            if self._uplink.machine.is_over:
+                assert self._uplink.failure is not None
+                raise same_error(self._uplink.failure)
+            await self._uplink.machine.wait_changed()
+        return self.state
+
+    # -- the server ------------------------------------------------------------------------
+
+    @property
+    def hello(self) -> HelloResult:
+        """What the server said when it welcomed us last."""
+        assert self._uplink.latest is not None
+        return self._uplink.latest.welcome
+
+    @property
+    def server_info(self) -> ServerInfo:
+        """The server's name and version."""
+        return self.hello.server
+
+    @property
+    def limits(self) -> JsonObject:
+        """The limits that hold for us, by their names in PROTOCOL §11."""
+        return self.hello.limits
+
+    @property
+    def principal(self) -> str:
+        """Who the server takes us for."""
+        return self.hello.principal
+
+    async def ping(self) -> float:
+        """Ask for a sign of life, and give the seconds that it took."""
+        connection = await self._uplink.wait_connection(even_draining=True)
+        return await connection.ping()
+
+    async def health(self) -> Health:
+        """Ask how the server is."""
+        return await self._read("server.health", Empty(), Health)
+
+    async def stats(self) -> JsonObject:
+        """Ask for the server's counters."""
+        return await self._read("server.stats", Empty(), dict[str, Any])
+
+    async def describe(self) -> JsonObject:
+        """Ask for the server's agents, and the JSON Schema of every method and event."""
+        return await self._read("server.describe", Empty(), dict[str, Any])
+
+    async def call(
+        self,
+        method: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        key: str | None = None,
+        is_repeatable: bool = False,
+    ) -> Any:
+        """Call a method by its name on the wire.
+
+        For the server's own, ``_name``, for which there is no method here.
+
+        Args:
+            method: Its name.
+            params: With the wire's names.
+            key: Idempotency key.
+            is_repeatable: It does no harm to carry it out twice. The protocol's methods are
+                repeatable in any case.
+
+        Returns:
+            The answer as it came: a JSON value.
+
+        Raises:
+            ConnectionLostError: The connection went before the answer came, and it is not
+                repeatable.
+        """
+        if method in _OURS:
+            raise LocalProtocolError(f"{method} is not to be called by name")
+        if key is None and method not in _READS:
+            key = new_key()
+        return await self._uplink.request(
+            method,
+            params,
+            key=key,
+            seconds=self.request_seconds,
+            is_repeatable=is_repeatable or method in METHODS,
+        )
+
+    # -- sessions --------------------------------------------------------------------------
+
+    async def create_session(
+        self,
+        *,
+        agent: str | None = None,
+        config: SessionConfig | None = None,
+        name: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        key: str | None = None,
+    ) -> Session:
+        """Begin a conversation.
+
+        Args:
+            agent: The name of one of the server's agents: short for that of ``config``.
+            config: How its turns are run.
+            name: For people.
+            metadata: JSON values of yours.
+            key: See `Client`.
+        """
+        config = config or SessionConfig()
+        if agent is not None:
+            config = attrs.evolve(config, agent=agent)
+        params = SessionCreate(config=config, name=name, metadata=metadata or {})
+        return await self._command("session.create", params, Session, key)
+
+    async def get_session(self, session_id: str) -> Session:
+        """Give a session as it is now.
+
+        Raises:
+            SessionNotFoundError: There is none.
+        """
+        return await self._read("session.get", SessionGet(session_id=session_id), Session)
+
+    async def find_session(self, session_id: str) -> Session | None:
+        """Give a session as it is now, None if there is none."""
+        try:
+            return await self.get_session(session_id)
+        except SessionNotFoundError:
+            return None
+
+    async def update_session(
+        self,
+        session_id: str,
+        *,
+        name: str | None = None,
+        config: SessionConfig | None = None,
+        summary: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        key: str | None = None,
+    ) -> Session:
+        """Change what is given; a changed config holds from the next turn."""
+        params = SessionUpdate(
+            session_id=session_id, name=name, config=config, summary=summary, metadata=metadata
+        )
+        return await self._command("session.update", params, Session, key)
+
+    async def close_session(self, session_id: str, *, key: str | None = None) -> Session:
+        """Cancel its turn, return its queued inputs, and close it. It can still be read."""
+        params = SessionClose(session_id=session_id)
+        return await self._command("session.close", params, Session, key)
+
+    async def delete_session(self, session_id: str, *, key: str | None = None) -> None:
+        """Close it and remove it for good."""
+        await self._uplink.request(
+            "session.delete",
+            SessionDelete(session_id=session_id),
+            key=key or new_key(),
+            seconds=self.request_seconds,
+            gone_is_done=SessionNotFoundError,
+        )
+
+    async def list_sessions(
+        self,
+        *,
+        status: SessionStatus | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> SessionListResult:
+        """Give a page of our sessions, newest activity first."""
+        params = SessionList(status=status, limit=limit, cursor=cursor)
+        return await self._read("session.list", params, SessionListResult)
+
+    def iter_sessions(
+        self, *, status: SessionStatus | None = None, page_size: int = 50
+    ) -> Pages[Session]:
+        """Iterate over all our sessions, newest activity first: ``async for session in …``."""
+
+        async def fetch(cursor: str | None) -> tuple[Sequence[Session], str | None]:
+            page = await self.list_sessions(status=status, limit=page_size, cursor=cursor)
+            return page.sessions, page.next_cursor
+
+        return Pages(fetch)
+
+    async def fork_session(
+        self, session_id: str, *, at_message_id: str | None = None, key: str | None = None
+    ) -> Session:
+        """Copy its messages, up to one of them, into a new session."""
+        params = SessionFork(session_id=session_id, at_message_id=at_message_id)
+        return await self._command("session.fork", params, Session, key)
+
+    async def checkpoint_session(
+        self, session_id: str, label: str | None = None, *, key: str | None = None
+    ) -> SessionCheckpointResult:
+        """Mark a place in its log."""
+        params = SessionCheckpoint(session_id=session_id, label=label)
+        return await self._command("session.checkpoint", params, SessionCheckpointResult, key)
+
+    # -- messages and turns ------------------------------------------------------------------
+
+    async def send_message(
+        self,
+        session_id: str,
+        text: str,
+        *,
+        attachments: Sequence[Attachment] | None = None,
+        when_busy: WhenBusy | None = None,
+        key: str | None = None,
+    ) -> MessageSendResult:
+        """Say something, and wait for the answer.
+
+        It waits as long as the turn takes; put a `trio.fail_after` round it if you will not.
+        Cancelling the call withdraws the input, or cancels the turn that it started.
+
+        Returns:
+            ``outcome`` says how the turn ended, ``message`` is its last message of the
+            assistant, None if there was none.
+        """
+        params = _make_send(session_id, text, attachments, when_busy, wait=True)
+        return await self._command("message.send", params, MessageSendResult, key, math.inf)
+
+    async def submit_message(
+        self,
+        session_id: str,
+        text: str,
+        *,
+        attachments: Sequence[Attachment] | None = None,
+        when_busy: WhenBusy | None = None,
+        key: str | None = None,
+    ) -> MessageSendResult:
+        """Say something, and do not wait for the answer.
+
+        `send_message` with the same text and ``key`` waits for it later.
+        """
+        params = _make_send(session_id, text, attachments, when_busy, wait=False)
+        return await self._command("message.send", params, MessageSendResult, key)
+
+    @asynccontextmanager
+    async def stream_message(
+        self,
+        session_id: str,
+        text: str,
+        *,
+        attachments: Sequence[Attachment] | None = None,
+        when_busy: WhenBusy | None = None,
+        key: str | None = None,
+        cancel_on_exit: bool = False,
+    ) -> AsyncGenerator[MessageStream]:
+        """Say something, and follow the answer as it is given.
+
+            async with client.stream_message(session_id, "hello") as chunks:
+                async for chunk in chunks:
+                    match chunk:
+                        case TextChunk():
+                            print(chunk.text, end="")
+                        case ErrorChunk():
+                            raise chunk.error
+
+        Leaving the block before the last chunk, or cancelling it, leaves the turn running: it
+        belongs to the session. With ``cancel_on_exit`` it cancels the turn, without waiting for
+        its end. A connection that is lost meanwhile is not seen: no text is missed or given twice.
+        """
+        params = _make_send(session_id, text, attachments, when_busy, wait=False)
+        key = key or new_key()
+        async with self._sessions.open_stream(session_id) as events:
+            sent = await self._command("message.send", params, MessageSendResult, key)
+            release = self._uplink.hold()
+            stream = MessageStream(
+                events,
+                sent,
+                # The same key: nothing is said twice, but now we are told how it ended.
+                settle=partial(
+                    self._command,
+                    "message.send",
+                    attrs.evolve(params, wait=True),
+                    MessageSendResult,
+                    key,
+                    math.inf,
+                ),
+                cancel=lambda turn_id, reason: self.cancel_turn(session_id, turn_id, reason=reason),
+                on_last=release,
+            )
+            try:
+                yield stream
+            finally:
+                release()
+                if cancel_on_exit and stream.last is None:
+                    self._cancel_soon(session_id, stream.turn_id)
+
+    def _cancel_soon(self, session_id: str, turn_id: str) -> None:
+        """Cancel a turn without waiting: we may be in a task that is being cancelled itself."""
+        params = TurnCancel(session_id=session_id, turn_id=turn_id, reason="its reader left")
+        connection = self._uplink.current
+        if connection is not None and not connection.is_over:
+            connection.post("turn.cancel", params)
+        elif self._uplink.failure is None:
+            self._spawn(partial(self._cancel_quietly, params))
+
+    async def _cancel_quietly(self, params: TurnCancel) -> None:
+        try:
+            await self._command("turn.cancel", params, TurnCancelResult, None)
+        except Exception:  # noqa: BLE001 - nobody is left to be told
+            return
+
+    async def add_message(
+        self, session_id: str, role: MessageRole, text: str, *, key: str | None = None
+    ) -> Message:
+        """Put a message into the history, without a turn."""
+        params = MessageAdd(session_id=session_id, role=role, content=text)
+        return await self._command("message.add", params, Message, key)
+
+    async def list_messages(
+        self,
+        session_id: str,
+        *,
+        limit: int = 50,
+        before: str | None = None,
+        after: str | None = None,
+        role: MessageRole | None = None,
+    ) -> MessageListResult:
+        """Give a page of the history, oldest first: the last ones, unless told otherwise."""
+        params = MessageList(
+            session_id=session_id, limit=limit, before=before, after=after, role=role
+        )
+        return await self._read("message.list", params, MessageListResult)
+
+    async def cancel_turn(
+        self,
+        session_id: str,
+        turn_id: str | None = None,
+        *,
+        reason: str | None = None,
+        key: str | None = None,
+    ) -> TurnCancelResult:
+        """Cancel the running turn, or one that is named, and wait until it has ended."""
+        params = TurnCancel(session_id=session_id, turn_id=turn_id, reason=reason)
+        return await self._command("turn.cancel", params, TurnCancelResult, key)
+
+    async def list_inputs(self, session_id: str) -> tuple[InputInfo, ...]:
+        """Give the inputs that wait for their turn."""
+        params = InputList(session_id=session_id)
+        return (await self._read("input.list", params, InputListResult)).inputs
+
+    async def withdraw_input(
+        self, session_id: str, input_id: str, *, key: str | None = None
+    ) -> None:
+        """Take back an input that waits for its turn."""
+        params = InputWithdraw(session_id=session_id, input_id=input_id)
+        await self._command("input.withdraw", params, Empty, key)
+
+    # -- events ----------------------------------------------------------------------------
+
+    def events(
+        self, session_id: str, *, after: str | None = None, tail: int | None = None
+    ) -> AbstractAsyncContextManager[EventStream]:
+        """Follow a session: ``async with client.events(session_id) as events``.
+
+        Every durable event comes exactly once and in order, whatever becomes of the connection.
+        Text comes as `MessageDelta`, each going on where the one before ended; a slow reader gets
+        fewer and larger ones, or just the `MessageCompleted`, and may miss transient events such
+        as `ToolProgress`. A `Sync` says that what follows is live. A `Resync` says to replace
+        what you had of the session by what it holds, since ``after`` does not continue.
+
+        Readers of one session share its subscription, and none delays another: what one leaves
+        unread above a bound (256 events or 1 MiB) it fetches from the log later.
+
+        Args:
+            session_id: Whose.
+            after: Go on after this position, e.g. an `Event.position` that you kept; ``0-0`` is
+                from the first event on.
+            tail: Begin with the n-th last message. With neither, it begins now.
+
+        Raises:
+            SessionNotFoundError: There is no such session.
+        """
+        return self._sessions.open_stream(session_id, after=after, tail=tail)
+
+    def all_events(self) -> AbstractAsyncContextManager[AllEvents]:
+        """Follow every session that this client follows: ``async with client.all_events() as events``.
+
+        It follows none by itself: `subscribe`, `events` and `stream_message` do. Otherwise as
+        `events`, but it does not end when a session does.
+        """
+        return self._sessions.open_all()
+
+    def listening(self, callback: Callable[[Event], object]) -> AbstractContextManager[None]:
+        """Call back for each event of each followed session: ``with client.listening(print):``.
+
+        The callback is called as the event arrives, in no task of yours, and must not wait. An
+        exception of its is logged.
+        """
+        return self._sessions.listening(callback)
+
+    async def subscribe(
+        self, session_id: str, *, after: str | None = None, tail: int | None = None
+    ) -> SessionSubscribeResult:
+        """Follow a session for `all_events` and `listening`, until `unsubscribe`.
+
+        Returns:
+            The session as it was when this client attached to it.
+        """
+        return await self._sessions.subscribe(session_id, after, tail)
+
+    async def unsubscribe(self, session_id: str) -> None:
+        """Take back one `subscribe`."""
+        await trio.lowlevel.checkpoint()
+        self._sessions.unsubscribe(session_id)
+
+    async def list_events(
+        self, session_id: str, *, after: str | None = None, limit: int = 200
+    ) -> EventPage:
+        """Give a page of the session's log, after a position or from its beginning."""
+        params = EventList(session_id=session_id, after=after, limit=limit)
+        page = await self._read("event.list", params, EventListResult)
+        return EventPage(
+            events=tuple(read_event(payload) for payload in page.events), has_more=page.has_more
+        )
+
+    def iter_events(
+        self, session_id: str, *, after: str | None = None, page_size: int = 200
+    ) -> Pages[Event]:
+        """Iterate over the session's log as it is: ``async for event in …``."""
+
+        async def fetch(cursor: str | None) -> tuple[Sequence[Event], str | None]:
+            page = await self.list_events(session_id, after=cursor or after, limit=page_size)
+            last = page.events[-1].position if page.events and page.has_more else None
+            return page.events, last
+
+        return Pages(fetch)
+
+    # -- requests --------------------------------------------------------------------------
+
+    async def _read(self, method: str, params: Any, result: type[T]) -> T:
+        answer: T = await self._uplink.request(
+            method, params, result=result, seconds=self.request_seconds
+        )
+        return answer
+
+    async def _command(
+        self,
+        method: str,
+        params: Any,
+        result: type[T],
+        key: str | None,
+        seconds: float | None = None,
+    ) -> T:
+        answer: T = await self._uplink.request(
+            method,
+            params,
+            result=result,
+            key=key or new_key(),
+            seconds=self.request_seconds if seconds is None else seconds,
+        )
+        return answer
+
+
+@asynccontextmanager
+async def connect(
+    url: str,
+    *,
+    token: str | Credential | None = None,
+    name: str = "trialogue",
+    connect_seconds: float = 10.0,
+    request_seconds: float = 30.0,
+    tls: Any = None,
+    reconnect: bool = True,
+) -> AsyncGenerator[Client]:
+    """Connect to a server, for as long as the block lasts.
+
+    Args:
+        url: ``ws://``, ``wss://``, ``tcp://``, ``tcps://``, ``unix:``, ``loopback://``, or
+            whatever transports are installed.
+        token: A bearer token; a `Credential` for another scheme.
+        name: What the server's operator sees.
+        connect_seconds: For each attempt to connect, hello included.
+        request_seconds: What a call may take, reconnection included; `Client.send_message` has
+            no such bound.
+        tls: A file of CA certificates, or an ``ssl.SSLContext``; None trusts the system's.
+        reconnect: Whether to come back when the connection is lost. The first attempt is the
+            only one in any case.
+
+    Raises:
+        SettingsError: The URL is of no use.
+        OSError: Nobody is there, or not in time.
+        UnauthorizedError, UnsupportedVersionError, ForbiddenError: The server will not have us.
+
+    What the block raises leaves it as it was raised. Calls that other tasks still wait for are
+    cancelled on the server, and raise `ConnectionLostError`.
+    """
+    client = Client(
+        url,
+        token=token,
+        name=name,
+        connect_seconds=connect_seconds,
+        request_seconds=request_seconds,
+        tls=tls,
+        reconnect=reconnect,
+    )
+    failure: BaseException | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            try:
+                refused = await nursery.start(client.run)
+                if refused is not None:
+                    raise refused
+                yield client
+            except BaseException as exc:
+                failure = exc
+                raise
+            finally:
+                await client.aclose()
+    except BaseExceptionGroup as group:
+        if failure is not None and group.exceptions == (failure,):
+            raise failure from failure.__cause__
+        raise
+
+
+def _make_send(
+    session_id: str,
+    text: str,
+    attachments: Sequence[Attachment] | None,
+    when_busy: WhenBusy | None,
+    *,
+    wait: bool,
+) -> MessageSend:
+    return MessageSend(
+        session_id=session_id,
+        content=text,
+        attachments=None if attachments is None else tuple(attachments),
+        when_busy=when_busy,
+        wait=wait,
+    )
+
+
+@cache
+def _version() -> str | None:
+    try:
+        return version("trialogue")
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,582 @@
+"""PROTOCOL §10 and §11: every limit at its edge, and every error with its flag."""
+
+import math
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from trialogue.core import RateLimit, Request
+from trialogue.core.abc import PeerInfo, Turn
+from trialogue.core.errors import ForbiddenError, OverloadedError
+from trialogue.core.methods import Credential
+from trialogue.testing import CallTool, ProtocolPeer, Puppet, Say, Wait, scripted
+from trialogue.testing.transport_kit import Connect
+
+KIB = 1024
+
+for_ever = scripted(default=["Begun.", Wait(math.inf)])
+
+
+async def as_token(credential: Credential, peer: PeerInfo) -> str:
+    """Be an authenticator: a token names its principal."""
+    await trio.lowlevel.checkpoint()
+    if credential.token == "banned":
+        raise ForbiddenError("Not you")
+    return credential.token
+
+
+async def wait_for_turns(peer: ProtocolPeer, count: int) -> list[str | int]:
+    """Leave so many requests unanswered: each waits for a turn that does not end."""
+    sid = (await peer.call("session.create"))["id"]
+    members = {"sessionId": sid, "content": "hi", "wait": True}
+    return [await peer.send_request("message.send", params=members) for _ in range(count)]
+
+
+# -- in flight ---------------------------------------------------------------------------------
+
+
+async def test_request_above_max_in_flight_is_refused_at_once(connect: Connect) -> None:
+    """§11: OVERLOADED; reading never stops for it, and there is room again after an answer."""
+    async with connect(for_ever, max_in_flight=3) as peer:
+        waiting = await wait_for_turns(peer, 3)
+        error = await peer.refused("OVERLOADED", "server.health")
+        assert error["data"]["retryAfterMs"] > 0
+        assert await peer.call("request.cancel", id=waiting[-1])
+        await peer.expect_error(waiting[-1], "CANCELLED")
+        assert await peer.call("server.health")
+
+
+async def test_32_requests_may_be_in_flight(loopback: Connect) -> None:
+    """§11: the default at its edge."""
+    async with loopback(for_ever) as peer:
+        await wait_for_turns(peer, 31)
+        assert await peer.call("server.health"), "the 32nd"
+        await wait_for_turns(peer, 1)
+        await peer.refused("OVERLOADED", "server.health")
+
+
+async def test_what_stops_work_does_not_count_as_in_flight(connect: Connect) -> None:
+    """§11: ping, request.cancel, turn.cancel and input.withdraw."""
+    async with connect(for_ever, max_in_flight=3) as peer:
+        sid = (await peer.call("session.create"))["id"]
+        members = {"sessionId": sid, "content": "hi", "wait": True}
+        queued = await peer.call("message.send", sessionId=sid, content="first")
+        waiting = [await peer.send_request("message.send", params=members) for _ in range(3)]
+        await peer.refused("OVERLOADED", "input.list", sessionId=sid)
+        await peer.ping()
+        await peer.refused("INPUT_NOT_FOUND", "input.withdraw", sessionId=sid, inputId="inp_0")
+        assert (await peer.call("request.cancel", id="none"))["cancelled"] is False
+        cancelled = await peer.call("turn.cancel", sessionId=sid, turnId=queued["turnId"])
+        assert cancelled["cancelled"] is True
+        assert not any(peer.is_answered(request_id) for request_id in waiting)
+
+
+async def test_requests_in_flight_are_counted_for_each_connection(connect: Connect) -> None:
+    """§11: 32 a connection."""
+    async with connect(for_ever, max_in_flight=2) as peer, connect.another() as other:
+        await wait_for_turns(peer, 2)
+        await peer.refused("OVERLOADED", "server.health")
+        assert await other.call("server.health")
+
+
+# -- rate --------------------------------------------------------------------------------------
+
+
+async def spend(peer: ProtocolPeer) -> tuple[int, int]:
+    """Ask until the rate is spent: how often it went well, and ``retryAfterMs``."""
+    for count in range(1000):
+        request_id = await peer.send_request("server.health")
+        response = await peer.expect_response(request_id)
+        if not response["success"]:
+            assert response["error"]["code"] == "RATE_LIMITED"
+            return count, response["error"]["data"]["retryAfterMs"]
+    raise AssertionError("there is no rate limit")
+
+
+async def test_rate_has_a_burst_and_then_a_pace(
+    loopback: Connect, autojump_clock: MockClock
+) -> None:
+    """§11: burst 100, then 1,200 a minute; retryAfterMs is the time that it takes."""
+    async with loopback() as peer:
+        assert await spend(peer) == (100, 50)
+        await trio.sleep(0.049)
+        await peer.refused("RATE_LIMITED", "server.health")
+        await trio.sleep(0.001)
+        assert await spend(peer) == (1, 50)
+        await trio.sleep(3600)
+        assert (await spend(peer))[0] == 100, "a pause buys a burst and no more"
+
+
+async def test_errors_count_against_the_rate(loopback: Connect, autojump_clock: MockClock) -> None:
+    """§11: also those of frames that are no requests."""
+    async with loopback(rate_limit=RateLimit(burst=10)) as peer:
+        for _ in range(5):
+            await peer.refused("METHOD_NOT_FOUND", "nonsense")
+        for _ in range(5):
+            await peer.send(b"{")
+            await peer.expect_error(None, "INVALID_REQUEST")
+        await peer.refused("RATE_LIMITED", "server.health")
+        await peer.send(b"{")
+        await peer.expect_error(None, "RATE_LIMITED")
+
+
+async def test_reserve_lets_work_be_stopped(loopback: Connect, autojump_clock: MockClock) -> None:
+    """§11: 20 of turn.cancel, request.cancel and ping, when nothing else goes any more."""
+    async with loopback(for_ever, rate_limit=RateLimit(burst=10)) as peer:
+        sid = (await peer.call("session.create"))["id"]
+        await peer.call("message.stream", sessionId=sid, content="hi")
+        await spend(peer)
+        assert (await peer.call("turn.cancel", sessionId=sid))["cancelled"] is True
+        await peer.expect_event(sid, "turn.ended")
+        for _ in range(10):
+            await peer.call("request.cancel", id="none")
+        for _ in range(9):
+            await peer.ping()
+        error = await peer.refused("RATE_LIMITED", "turn.cancel", sessionId=sid)
+        assert error["data"]["retryAfterMs"] == 50, "the reserve is refilled at the same rate"
+        await peer.send({"version": "1.0", "type": "ping", "payload": {}})
+        await peer.expect_error(None, "RATE_LIMITED")
+
+
+async def test_events_are_never_counted(loopback: Connect, autojump_clock: MockClock) -> None:
+    """§11: however many come."""
+    words = " ".join(str(number) for number in range(500))
+    agent = scripted(default=[Say(words, pause_seconds=0.001)])
+    async with loopback(agent, rate_limit=RateLimit(burst=10, max_requests=1)) as peer:
+        sid = (await peer.call("session.create"))["id"]
+        await peer.call("message.stream", sessionId=sid, content="hi")
+        events = await peer.read_until(sid, "turn.ended")
+        assert len(events) > 100
+        assert (await spend(peer))[0] == 8
+
+
+async def test_rate_of_anonymous_connections_is_each_its_own(connect: Connect) -> None:
+    """§11: per principal or, for anonymous, per connection."""
+    async with connect(rate_limit=RateLimit(burst=5)) as peer, connect.another() as other:
+        await spend(peer)
+        assert (await spend(other))[0] >= 5
+
+
+async def test_rate_of_a_principal_holds_over_its_connections(connect: Connect) -> None:
+    """§11: and is another's of another."""
+    limit = RateLimit(burst=5, max_requests=1)
+    async with (
+        connect(authenticate=as_token, rate_limit=limit) as one,
+        connect.another() as two,
+        connect.another() as other,
+    ):
+        for peer, name in ((one, "ada"), (two, "ada"), (other, "bob")):
+            await peer.call("hello", auth={"scheme": "bearer", "token": name})
+        await spend(one)
+        await two.refused("RATE_LIMITED", "server.health")
+        assert await other.call("server.health")
+
+
+# -- sessions in time --------------------------------------------------------------------------
+
+
+async def status(peer: ProtocolPeer, sid: str) -> str:
+    session = await peer.call("session.get", sessionId=sid)
+    return str(session["status"])
+
+
+async def test_idle_session_expires_just_at_its_time(
+    loopback: Connect, autojump_clock: MockClock
+) -> None:
+    """§11: 30 min with the memory store; to be read is no activity."""
+    async with loopback() as peer:
+        sid = (await peer.call("session.create"))["id"]
+        start = trio.current_time()
+        await trio.sleep_until(start + 30 * 60 - 0.01)
+        assert await status(peer, sid) == "idle"
+        await trio.sleep_until(start + 30 * 60 + 0.01)
+        assert await status(peer, sid) == "expired"
+
+
+async def test_expired_session_is_over_for_good(
+    loopback: Connect, autojump_clock: MockClock
+) -> None:
+    """§4, §11: session.expired is the last event; it can still be read, subscribed and forked."""
+    async with loopback(idle_timeout_seconds=60) as peer:
+        sid = (await peer.call("session.create"))["id"]
+        await peer.call("message.send", sessionId=sid, content="hi", wait=True)
+        await trio.sleep(61)
+        await peer.refused("SESSION_EXPIRED", "message.send", sessionId=sid, content="hi")
+        await peer.refused("SESSION_EXPIRED", "session.update", sessionId=sid, name="n")
+        log = (await peer.call("event.list", sessionId=sid))["events"]
+        assert log[-1]["type"] == "session.expired"
+        assert log[-1]["data"]["reason"]
+        await peer.call("session.subscribe", sessionId=sid, after="0-0")
+        events = await peer.read_until(sid, "sync")
+        assert events[:-1] == log
+        assert (await peer.call("session.fork", sessionId=sid))["status"] == "idle"
+        assert (await peer.call("session.close", sessionId=sid))["status"] == "expired"
+        listed = (await peer.call("session.list", status="expired"))["sessions"]
+        assert [session["id"] for session in listed] == [sid]
+
+
+async def test_session_may_have_an_idle_time_of_its_own(
+    loopback: Connect, autojump_clock: MockClock
+) -> None:
+    """§11: config.idleTimeoutMs, longer or shorter than the server's; it can be changed."""
+    async with loopback(idle_timeout_seconds=60) as peer:
+        start = trio.current_time()
+        ids = [
+            (await peer.call("session.create", config=config))["id"]
+            for config in ({"idleTimeoutMs": 10_000}, {}, {"idleTimeoutMs": 600_000}, {})
+        ]
+        await peer.call("session.update", sessionId=ids[3], config={"idleTimeoutMs": 20_000})
+        for seconds, expired in ((9, 0), (11, 1), (19, 1), (21, 2), (59, 2), (61, 3), (599, 3)):
+            await trio.sleep_until(start + seconds)
+            assert (await peer.call("server.stats"))["sessionsExpired"] == expired, seconds
+        await trio.sleep_until(start + 601)
+        assert (await peer.call("server.stats"))["sessionsExpired"] == 4
+        await peer.refused("INVALID_REQUEST", "session.create", config={"idleTimeoutMs": 0})
+
+
+async def test_activity_puts_expiry_off(loopback: Connect, autojump_clock: MockClock) -> None:
+    """§11: an admitted input, and a turn's end; a running session never expires."""
+    async with loopback(scripted(default=[Wait(300)]), idle_timeout_seconds=60) as peer:
+        sid = (await peer.call("session.create"))["id"]
+        await trio.sleep(59)
+        await peer.call("message.send", sessionId=sid, content="hi")
+        await trio.sleep(299)
+        assert await status(peer, sid) == "running"
+        await trio.sleep(60)
+        assert await status(peer, sid) == "idle"
+        await trio.sleep(2)
+        assert await status(peer, sid) == "expired"
+
+
+async def test_subscribed_session_never_expires(
+    loopback: Connect, autojump_clock: MockClock
+) -> None:
+    """§11: its time begins when the last subscription ends."""
+    async with loopback(idle_timeout_seconds=60) as peer:
+        sid = (await peer.call("session.create"))["id"]
+        async with loopback.another() as watcher:
+            await watcher.call("session.subscribe", sessionId=sid)
+            await trio.sleep(3600)
+            assert await status(peer, sid) == "idle"
+        await trio.sleep(59)
+        assert await status(peer, sid) == "idle"
+        await trio.sleep(2)
+        assert await status(peer, sid) == "expired"
+
+
+async def test_eviction_is_unseen_by_clients(loopback: Connect, autojump_clock: MockClock) -> None:
+    """§11: evictAfterMs out of use leaves memory, and everything is as it was."""
+    agent = scripted(default=["Found ", CallTool("t", result=1), "it."])
+    async with loopback(agent, evict_after_seconds=60, idle_timeout_seconds=math.inf) as peer:
+        sid = (await peer.call("session.create", name="n", metadata={"k": 1}))["id"]
+        done = await peer.call("message.send", sessionId=sid, content="hi", wait=True)
+        await peer.call("session.update", sessionId=sid, summary="s")
+
+        async def look() -> list[Any]:
+            return [
+                await peer.call("session.get", sessionId=sid),
+                await peer.call("message.list", sessionId=sid),
+                await peer.call("event.list", sessionId=sid),
+                await peer.call("input.list", sessionId=sid),
+                await peer.call("session.list"),
+            ]
+
+        before = await look()
+        await trio.sleep(61)
+        stats = await peer.call("server.stats")
+        assert (stats["sessionsEvicted"], stats["sessions"]) == (1, 0)
+        assert await look() == before
+        await trio.sleep(61)
+        cancelled = await peer.call("turn.cancel", sessionId=sid, turnId=done["turnId"])
+        assert cancelled["cancelled"] is False
+        await trio.sleep(61)
+        await peer.call("message.stream", sessionId=sid, content="again")
+        events = await peer.read_until(sid, "turn.ended")
+        first = next(event for event in events if "position" in event)
+        last = before[0]["position"]
+        assert int(first["position"][2:]) == int(last[2:]) + 1
+        assert first["type"] == "input.delivered", "the same process goes on in its own term"
+
+
+async def test_session_in_use_is_not_evicted(loopback: Connect, autojump_clock: MockClock) -> None:
+    """§11: a running or subscribed one."""
+    async with loopback(for_ever, evict_after_seconds=60, turn_seconds=math.inf) as peer:
+        running, watched = [(await peer.call("session.create"))["id"] for _ in range(2)]
+        await peer.call("message.send", sessionId=running, content="hi")
+        await peer.call("session.subscribe", sessionId=watched)
+        await trio.sleep(600)
+        stats = await peer.call("server.stats")
+        assert (stats["sessionsEvicted"], stats["sessions"]) == (0, 2)
+
+
+# -- how many ----------------------------------------------------------------------------------
+
+
+async def test_session_above_max_sessions_is_refused(connect: Connect) -> None:
+    """§11: CAPACITY_EXCEEDED, also for a fork; there is room again after a delete or a close."""
+    async with connect(max_sessions=3) as peer:
+        ids = [(await peer.call("session.create"))["id"] for _ in range(3)]
+        error = await peer.refused("CAPACITY_EXCEEDED", "session.create")
+        assert error["data"]["retryAfterMs"] > 0
+        await peer.refused("CAPACITY_EXCEEDED", "session.fork", sessionId=ids[0])
+        await peer.call("session.delete", sessionId=ids[0])
+        assert await peer.call("session.create")
+        await peer.call("session.close", sessionId=ids[1])
+        assert await peer.call("session.create"), "a closed one need not be in memory"
+        assert (await peer.call("session.get", sessionId=ids[1]))["status"] == "closed"
+
+
+async def test_sessions_above_max_stored_sessions_are_pruned(connect: Connect) -> None:
+    """§11: those of the oldest activity go, and never one that is in use."""
+    async with connect(max_stored_sessions=3) as peer:
+        watched = (await peer.call("session.create"))["id"]
+        await peer.call("session.subscribe", sessionId=watched)
+        ids = list[str]()
+        for _ in range(5):
+            await trio.sleep(0.002)  # activity is in milliseconds
+            ids.append((await peer.call("session.create"))["id"])
+        await connect.wait_until(lambda: connect.server.stats()["sessions"] == 3)
+        listed = (await peer.call("session.list"))["sessions"]
+        assert [session["id"] for session in listed] == [ids[4], ids[3], watched]
+        await peer.refused("SESSION_NOT_FOUND", "session.get", sessionId=ids[0])
+
+
+async def test_input_above_max_queued_inputs_is_refused(connect: Connect) -> None:
+    """§11: OVERLOADED, whatever its policy; withdrawing one makes room."""
+    async with connect(for_ever, max_queued_inputs=2) as peer:
+        sid = (await peer.call("session.create"))["id"]
+        sent = [await peer.call("message.send", sessionId=sid, content=str(n)) for n in range(3)]
+        assert [result["state"] for result in sent] == ["started", "queued", "queued"]
+        for policy in ("queue", "steer", "interrupt"):
+            error = await peer.refused(
+                "OVERLOADED", "message.send", sessionId=sid, content="x", whenBusy=policy
+            )
+            assert error["data"]["retryAfterMs"] > 0
+        session = await peer.call("session.get", sessionId=sid)
+        assert session["activeTurnId"] == sent[0]["turnId"], "a refused interrupt interrupts none"
+        await peer.call("input.withdraw", sessionId=sid, inputId=sent[2]["inputId"])
+        assert await peer.call("message.send", sessionId=sid, content="x")
+
+
+async def test_subscription_above_max_subscriptions_is_refused(connect: Connect) -> None:
+    """§11: 64 a connection, by subscribe and by stream; subscribing again is none more."""
+    async with connect(max_subscriptions=2) as peer, connect.another() as other:
+        ids = [(await peer.call("session.create"))["id"] for _ in range(3)]
+        await peer.call("session.subscribe", sessionId=ids[0])
+        await peer.call("message.stream", sessionId=ids[1], content="hi")
+        await peer.refused("OVERLOADED", "session.subscribe", sessionId=ids[2])
+        await peer.refused("OVERLOADED", "message.stream", sessionId=ids[2], content="hi")
+        assert (await peer.call("session.get", sessionId=ids[2]))["messageCount"] == 0
+        await peer.call("session.subscribe", sessionId=ids[0], after="0-0")
+        await other.call("session.subscribe", sessionId=ids[2])
+        await peer.call("session.unsubscribe", sessionId=ids[0])
+        await peer.call("session.subscribe", sessionId=ids[2])
+
+
+async def test_64_subscriptions_are_the_default(loopback: Connect) -> None:
+    """§11: at its edge."""
+    async with loopback(rate_limit=None) as peer:
+        for _ in range(64):
+            sid = (await peer.call("session.create"))["id"]
+            await peer.call("session.subscribe", sessionId=sid)
+        sid = (await peer.call("session.create"))["id"]
+        await peer.refused("OVERLOADED", "session.subscribe", sessionId=sid)
+
+
+async def test_connection_above_max_connections_is_refused(connect: Connect) -> None:
+    """§11: and is told so where there is a way; the others stay, and room comes again."""
+    async with connect(max_connections=2) as peer:
+        await peer.ping()
+        async with connect.another() as second:
+            await second.ping()
+            try:
+                async with connect.another() as third:
+                    await third.expect_error(None, "OVERLOADED")
+                    await third.expect_end()
+            except OverloadedError:
+                pass  # a WebSocket's handshake is refused, with 503
+            assert await second.call("server.health")
+        await connect.wait_until(lambda: connect.server.stats()["connections"] == 1)
+        async with connect.another() as again:
+            await again.ping()
+
+
+# -- how large ---------------------------------------------------------------------------------
+
+
+async def test_message_of_an_agent_may_be_just_so_large(connect: Connect) -> None:
+    """§11: maxMessageBytes of JSON; a larger one ends its turn as failed, with what was said."""
+
+    async def say_much(turn: Turn) -> None:
+        size = int(turn.input.content)
+        await turn.write("x" * 2000)
+        await turn.write("x" * (size - 2000))
+
+    async with connect(say_much, max_message_bytes=4000) as peer:
+        sid = (await peer.call("session.create"))["id"]
+        done = await peer.call("message.send", sessionId=sid, content="3998", wait=True)
+        assert (done["outcome"], len(done["message"]["content"])) == ("completed", 3998)
+        await peer.call("message.stream", sessionId=sid, content="3999")
+        completed = await peer.expect_event(sid, "message.completed")
+        assert completed["data"]["message"]["content"] == "x" * 2000
+        assert completed["data"]["message"]["status"] == "error"
+        ended = await peer.expect_event(sid, "turn.ended")
+        assert ended["data"]["outcome"] == "failed"
+        assert ended["data"]["error"]["code"] == "PAYLOAD_TOO_LARGE"
+
+
+@pytest.mark.parametrize("method", ["message.send", "message.stream", "message.add"])
+async def test_message_of_a_client_may_be_just_so_large(connect: Connect, method: str) -> None:
+    """§10, §11: PAYLOAD_TOO_LARGE for a field over its limit, with data.limitBytes."""
+    async with connect(max_message_bytes=4000) as peer:
+        sid = (await peer.call("session.create"))["id"]
+        members = {"role": "user"} if method == "message.add" else {}
+        error = await peer.refused(
+            "PAYLOAD_TOO_LARGE", method, sessionId=sid, content="x" * 3999, params=members
+        )
+        assert error["data"]["limitBytes"] == 4000
+        assert (await peer.call("session.get", sessionId=sid))["messageCount"] == 0
+        await peer.call(method, sessionId=sid, content="x" * 3998, params=members)
+
+
+async def test_tools_result_may_be_just_so_large(connect: Connect) -> None:
+    """§11: maxMessageBytes, as JSON; a larger one is the call's error."""
+    puppet = Puppet()
+    async with connect(puppet, max_message_bytes=4000) as peer:
+        sid = (await peer.call("session.create"))["id"]
+        await peer.call("message.stream", sessionId=sid, content="hi")
+        led = await puppet.next_turn()
+
+        async def call_both(turn: Turn) -> None:
+            for size in (3998, 3999):  # and two quotation marks
+
+                async def answer(_: object, size: int = size) -> str:
+                    await trio.lowlevel.checkpoint()
+                    return "x" * size
+
+                await turn.call_tool("t", {}, answer)
+
+        led.start(call_both)
+        first = await peer.expect_event(sid, "tool.completed")
+        assert first["data"]["status"] == "ok"
+        second = await peer.expect_event(sid, "tool.completed")
+        assert second["data"]["status"] == "error"
+        assert "result" not in second["data"]
+
+
+async def test_answer_above_max_send_frame_bytes_is_an_error(connect: Connect) -> None:
+    """§11: PAYLOAD_TOO_LARGE, and the connection lives on."""
+
+    def answer(request: Request, params: dict[str, Any]) -> str:
+        return "x" * int(params["size"])
+
+    async with connect(methods={"_large": answer}, max_send_frame_bytes=64 * KIB) as peer:
+        assert len(await peer.call("_large", size=63 * KIB)) == 63 * KIB
+        error = await peer.refused("PAYLOAD_TOO_LARGE", "_large", size=64 * KIB)
+        assert error["data"]["limitBytes"] == 64 * KIB
+        assert await peer.call("server.health")
+
+
+async def test_peer_that_asks_much_and_reads_late_gets_every_answer(connect: Connect) -> None:
+    """§11: reading stops while the outbox is above its high-water mark, and goes on after."""
+
+    def answer(request: Request, params: dict[str, Any]) -> str:
+        return "x" * 60_000
+
+    async with connect(methods={"_large": answer}, rate_limit=None) as peer:
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def ask() -> None:
+                for number in range(200):
+                    await peer.send_request("_large", request_id=number)
+
+            with peer.not_reading():
+                await connect.wait_until(
+                    lambda: connect.server.stats()["requests"].get("_large", 0) > 0
+                )
+                await trio.sleep(0.05)
+                asked = connect.server.stats()["requests"]["_large"]
+        for number in range(200):
+            await peer.expect_result(number)
+        assert asked < 200, "it was not read from for a while"
+
+
+# -- errors ------------------------------------------------------------------------------------
+
+
+async def test_credential_that_may_not_come_in_is_forbidden(connect: Connect) -> None:
+    """§10: FORBIDDEN is a good credential that may not do this."""
+    async with connect(authenticate=as_token) as peer:
+        await peer.refused("FORBIDDEN", "hello", auth={"scheme": "bearer", "token": "banned"})
+
+
+async def test_every_code_has_its_retryable_flag(
+    loopback: Connect, autojump_clock: MockClock
+) -> None:
+    """§10: the table, as far as this server can be brought to each."""
+
+    async def slow(request: Request, params: object) -> None:
+        await trio.sleep_forever()
+
+    def broken(request: Request, params: object) -> None:
+        raise KeyError("bug")
+
+    async with loopback(
+        for_ever,
+        methods={"_slow": slow, "_broken": broken},
+        max_sessions=1,
+        max_queued_inputs=1,
+        max_frame_bytes=4 * KIB,
+        rate_limit=RateLimit(burst=40, max_requests=1),
+    ) as peer:
+        sid = (await peer.call("session.create"))["id"]
+        await peer.call("message.send", sessionId=sid, content="hi", idempotency_key="k")
+        flags: dict[str, bool] = {}
+
+        async def meet(code: str, method: str, /, **members: Any) -> None:
+            flags[code] = (await peer.refused(code, method, **members))["retryable"]
+
+        here = {"sessionId": sid}
+        await meet("INVALID_REQUEST", "session.get")
+        await meet("METHOD_NOT_FOUND", "nonsense")
+        await meet("SESSION_NOT_FOUND", "session.get", sessionId="ses_0")
+        await meet("TURN_NOT_FOUND", "turn.cancel", **here, turnId="trn_0")
+        await meet("INPUT_NOT_FOUND", "input.withdraw", **here, inputId="inp_0")
+        await meet("MESSAGE_NOT_FOUND", "message.list", **here, after="msg_0")
+        await meet("SESSION_BUSY", "message.send", **here, content="x", whenBusy="reject")
+        await meet("CONFLICT", "message.send", **here, content="x", idempotency_key="k")
+        await meet("CAPACITY_EXCEEDED", "session.create")
+        await meet("TIMEOUT", "_slow", timeout_ms=1)
+        await meet("SERVER_ERROR", "_broken")
+        await peer.call("message.send", **here, content="hi")
+        await meet("OVERLOADED", "message.send", **here, content="hi")
+        cancelled = await peer.send_request("_slow")
+        await peer.call("request.cancel", id=cancelled)
+        flags["CANCELLED"] = (await peer.expect_error(cancelled, "CANCELLED"))["retryable"]
+        await peer.call("session.close", **here)
+        await meet("SESSION_CLOSED", "message.send", **here, content="hi")
+        await peer.send(
+            {"version": "3.0", "type": "request", "payload": {"id": "v", "method": "hello"}}
+        )
+        error = await peer.expect_error("v", "UNSUPPORTED_VERSION")
+        flags["UNSUPPORTED_VERSION"] = error["retryable"]
+        await spend(peer)
+        await meet("RATE_LIMITED", "server.health")
+        await loopback.server.drain(0)
+        await trio.sleep(600)
+        await meet("SHUTTING_DOWN", "session.create")
+        await peer.send(b"x" * (4 * KIB + 1))
+        error = await peer.expect_error(None, "PAYLOAD_TOO_LARGE")
+        flags["PAYLOAD_TOO_LARGE"] = error["retryable"]
+        assert {code for code, retryable in flags.items() if retryable} == {
+            "SESSION_BUSY",
+            "RATE_LIMITED",
+            "OVERLOADED",
+            "CAPACITY_EXCEEDED",
+            "TIMEOUT",
+            "SHUTTING_DOWN",
+        }
+        assert len(flags) == 18
