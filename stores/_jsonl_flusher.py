@@ -6,6 +6,7 @@ and the index durable, and only then removes the log that would have brought the
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 from collections.abc import Awaitable, Callable, Sequence
@@ -17,7 +18,8 @@ from ..core.errors import FencedError, StoreError
 from ._files import Files
 from ._jsonl_commit import CommitLog
 from ._jsonl_committer import Committer
-from ._jsonl_index import Index, IndexFile
+from ._jsonl_index import Index
+from ._jsonl_index_file import IndexFile
 from ._jsonl_segments import head_name, segment_name
 from ._jsonl_session import FlushJob, OwnedSession
 
@@ -74,6 +76,7 @@ class Flusher:
         self._room = trio.Event()
         self._flushed = trio.Event()
         self._is_urgent = False
+        self._failure: Exception | None = None
         self._doomed: list[str] = []
         self._names_changed = False
         self._is_closed = False
@@ -159,39 +162,53 @@ class Flusher:
     # -- flushing --------------------------------------------------------------------------
 
     async def flush(self) -> None:
-        """Append to the sessions' files what is only in the commit log."""
+        """Append to the sessions' files what is only in the commit log.
+
+        Raises:
+            OSError, FencedError: It failed, now or before: then what it had taken is nowhere but
+                in the log, which no checkpoint may drop any more.
+        """
         async with self._flushing:
-            sessions, self._dirty = self._dirty, {}
-            self._is_urgent = False
-            jobs = [session.plan_flush() for session in sessions if session.unflushed]
-            self.pending_bytes = 0
-            self._room.set()
-            doomed, self._doomed = self._doomed, []
-            if doomed:
-                # Else a power loss could leave a log that knows of no deletion, and no file.
-                await self.before_removing()
-                await trio.to_thread.run_sync(self._remove, doomed, limiter=self._limiter)
-            if jobs or doomed:
-                now = trio.current_time()
-                self._checkpoint_due = min(self._checkpoint_due, now + self._checkpoint_seconds)
-                self._save_due = min(self._save_due, now + self._auto_save)
-            if not jobs:
-                return
-            self._flushed = trio.Event()
+            if self._failure is not None:
+                raise OSError(errno.EIO, "an earlier flush failed") from self._failure
             try:
-                await trio.to_thread.run_sync(self._write, jobs, limiter=self._limiter)
-                for job in jobs:
-                    session = job.session
-                    self._written.add(head_name(session.id))
-                    if job.foreign_size is not None:
-                        session.flushing = 0
-                        session.is_rolling = False
-                        self.on_foreign(session)
-                        continue
-                    session.flushed_as(job)
-                self.flushes += 1
-            finally:
-                self._flushed.set()
+                await self._flush()
+            except Exception as exc:
+                self._failure = exc
+                raise
+
+    async def _flush(self) -> None:
+        sessions, self._dirty = self._dirty, {}
+        self._is_urgent = False
+        jobs = [session.plan_flush() for session in sessions if session.unflushed]
+        self.pending_bytes = 0
+        self._room.set()
+        doomed, self._doomed = self._doomed, []
+        if doomed:
+            # Else a power loss could leave a log that knows of no deletion, and no file.
+            await self.before_removing()
+            await trio.to_thread.run_sync(self._remove, doomed, limiter=self._limiter)
+        if jobs or doomed:
+            now = trio.current_time()
+            self._checkpoint_due = min(self._checkpoint_due, now + self._checkpoint_seconds)
+            self._save_due = min(self._save_due, now + self._auto_save)
+        if not jobs:
+            return
+        self._flushed = trio.Event()
+        try:
+            await trio.to_thread.run_sync(self._write, jobs, limiter=self._limiter)
+            for job in jobs:
+                session = job.session
+                self._written.add(head_name(session.id))
+                if job.foreign_size is not None:
+                    session.flushing = 0
+                    session.is_rolling = False
+                    self.on_foreign(session)
+                    continue
+                session.flushed_as(job)
+            self.flushes += 1
+        finally:
+            self._flushed.set()
 
     def _remove(self, names: Sequence[str]) -> None:
         """In the worker thread."""
@@ -310,14 +327,17 @@ class Flusher:
         """In the worker thread."""
         self._index_file.mark_closed(self._close_mark, sync=self._sync)
 
-    async def close(self, committer: Committer) -> None:
-        """Leave files that need no replay."""
+    async def close(self, committer: Committer) -> bool:
+        """Leave files that need no replay. Returns False if the store has stopped."""
         async with self._working:
             self._is_closed = True
             await committer.finish()
             await self.flush()
             await self._settle()
+            if committer.failure is not None:
+                return False
             await trio.to_thread.run_sync(self._mark_closed, limiter=self._limiter)
             log_file = committer.log
             await committer.close_log(log_file)
             await trio.to_thread.run_sync(self._files.remove, log_file.name, limiter=self._limiter)
+        return True
