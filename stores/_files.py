@@ -94,12 +94,12 @@ class Files:
         os.fsync(self._at)
 
     def size_of(self, name: str) -> int | None:
-        """Give a file's size, None if there is no such regular file."""
+        """Give a file's size: None if there is none, -1 if it is something else, a link say."""
         try:
             found = os.stat(self._check(name), dir_fd=self._at, follow_symlinks=False)
         except FileNotFoundError:
             return None
-        return found.st_size if stat.S_ISREG(found.st_mode) else None
+        return found.st_size if stat.S_ISREG(found.st_mode) else -1
 
     def rename(self, old: str, new: str) -> None:
         """Give a file another name, at once, in the place of whatever had that name."""

@@ -17,8 +17,10 @@ from ..core.errors import StoreError
 from ..core.log import Entry
 from ._files import Files, LockedError
 from ._jsonl_commit import CommitLog, Operation, Replay, read_commit_logs
-from ._jsonl_index import TORN, IndexFile, Row, decode_row, fold_summary
+from ._jsonl_index import Index
+from ._jsonl_index_file import TORN, IndexFile
 from ._jsonl_read import View, read_all
+from ._jsonl_rows import Row, decode_row, fold_summary, with_term
 from ._jsonl_segments import Fault, Names, Tail, head_name, list_sessions, load_tail, segment_name
 
 __all__ = [
@@ -29,7 +31,6 @@ __all__ = [
     "load_folder",
     "make_mark",
     "release_folder",
-    "with_term",
 ]
 
 log = logging.getLogger("trialogue.store")
@@ -53,7 +54,7 @@ class Loaded:
     epoch: int
     commit_log: CommitLog
     index_file: IndexFile
-    rows: dict[str, Row]
+    index: Index
     names: Names
     damaged: dict[str, Fault]
     replayed: int
@@ -123,7 +124,7 @@ def _load(files: Files, lock: int, before: bytes) -> Loaded:
         epoch=epoch,
         commit_log=commit_log,
         index_file=index_file,
-        rows=rows,
+        index=Index(rows),
         names=found,
         damaged=work.damaged,
         replayed=work.replayed,
@@ -397,12 +398,6 @@ def cut_tail(files: Files, session_id: str, tail: Tail | None, *, unless_in: byt
 def fold_row(files: Files, session_id: str, older: tuple[int, ...]) -> Row | None:
     """Make a session's row of its log; None if nothing in it is valid."""
     return fold_summary(session_id, read_all(files, View(session_id=session_id, older=older)))
-
-
-def with_term(row: Row, term: int) -> Row:
-    """Note that a session was taken in a term in which nothing is written yet."""
-    old, new = b',"term":%d,"session":' % row.term, b',"term":%d,"session":' % term
-    return row._replace(term=term, raw=row.raw.replace(old, new, 1))
 
 
 def _stamp() -> str:

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import attrs
 
 from ..core.log import Entry, Note
-from ._jsonl_index import SummaryEncoder
+from ._jsonl_rows import SummaryEncoder
 from ._jsonl_segments import OFFSET_EVERY, Tail
 
 __all__ = ["FlushJob", "OwnedSession", "SegmentLimits"]
