@@ -16,7 +16,7 @@ from ..core._clock import utc_before
 from ..core._ids import ID_PATTERN
 from ..core._line import encode_entry, encode_note
 from ..core.abc import SessionLog, SessionStore
-from ..core.errors import FencedError, StoreError
+from ..core.errors import FencedError, SessionNotFoundError, StoreError
 from ..core.log import Entry, Note, Recollection, Summary, SummaryPage
 from ..core.models import SessionStatus
 from ._jsonl_commit import encode_append, encode_delete, encode_term
@@ -406,14 +406,15 @@ class JsonlStore(SessionStore):
         """Say what happened to a session's file."""
         session_id = session.id
         older = session.older
+        error: Exception = StoreError(f"The file of {session_id} was changed by somebody else")
         try:
             tail = await self._reader.in_thread(lambda: load_tail(self._files, session_id, older))
-        except OSError as exc:
-            return StoreError(f"{session_id} cannot be read: {exc}")
-        if tail is not None and tail.term > session.term:
-            error: Exception = FencedError(f"Another process has taken {session_id}")
-        else:
-            error = StoreError(f"The file of {session_id} was changed by somebody else")
+            if tail is not None and tail.term > session.term:
+                error = FencedError(f"Another process has taken {session_id}")
+        except (OSError, SessionNotFoundError) as exc:
+            log.warning(
+                "a file cannot be read", extra={"session_id": session_id, "error": str(exc)}
+            )
         session.failure = error
         self._disown(session)
         return error
