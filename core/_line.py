@@ -7,7 +7,7 @@ parsing, and a line is either as it was written or no line at all.
 from __future__ import annotations
 
 import re
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, cast
 from zlib import crc32
 
 import msgspec
@@ -100,7 +100,7 @@ def decode_line(line: bytes, session_id: str) -> Entry | Note:
     if found.after is not None and found.type in ("partial", "snapshot"):
         return Note(
             session_id=session_id,
-            type=cast("Literal['partial', 'snapshot']", found.type),
+            type="snapshot" if found.type == "snapshot" else "partial",
             after=_read_position(found.after),
             timestamp=found.timestamp,
             data=bytes(found.data),

@@ -230,6 +230,7 @@ class Committer:
 
     async def _commit(self, group: Sequence[Request]) -> None:
         self._settled = trio.Event()
+        done = _Round((), ())
         try:
             # Cancelled only between rounds: what a thread writes, somebody has to be told.
             with trio.CancelScope(shield=True):

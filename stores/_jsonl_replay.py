@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
+from ..core import codec
 from ..core._clock import utc_now
+from ..core._json import as_object
 from ..core._line import decode_line
 from ..core.errors import StoreError
 from ..core.log import Entry
@@ -184,18 +185,17 @@ def make_mark() -> str:
 
 def _write_holder(files: Files, lock: int, more: Mapping[str, object]) -> None:
     holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": utc_now(), **more}
-    data = json.dumps(holder).encode() + b"\n"
+    data = codec.encode_json(holder) + b"\n"
     files.write(lock, data, 0)
     files.truncate(lock, len(data))
     files.sync(lock)
 
 
-def _read_holder(data: bytes) -> dict[str, object]:
+def _read_holder(data: bytes) -> Mapping[str, Any]:
     try:
-        holder: object = json.loads(data)
-    except ValueError:
+        return as_object(codec.decode_json(data)) or {}
+    except codec.JsonError:
         return {}
-    return {str(key): value for key, value in holder.items()} if isinstance(holder, dict) else {}
 
 
 def _epoch_of(data: bytes) -> int:
