@@ -20,6 +20,7 @@ from typing import Any, Final, TypeVar
 import attrs
 import trio
 
+from ..core import plugins
 from ..core.abc import ConnectOptions
 from ..core.errors import LocalProtocolError, SessionNotFoundError
 from ..core.methods import (
@@ -66,7 +67,6 @@ from ..core.models import (
     SessionStatus,
     WhenBusy,
 )
-from ..core.plugins import find_transport
 from ._event_stream import AllEvents, EventStream
 from ._events import Event, EventPage, read_event
 from ._pages import Pages
@@ -130,7 +130,7 @@ class Client:
         credential = Credential(scheme="bearer", token=token) if isinstance(token, str) else token
         self.request_seconds = request_seconds
         self._uplink = Uplink(
-            find_transport(url),
+            plugins.find_transport(url),
             url,
             options=ConnectOptions(connect_seconds=connect_seconds, credential=credential, tls=tls),
             hello=Hello(client=ClientInfo(name=name, version=_version()), auth=credential),
@@ -453,29 +453,42 @@ class Client:
         params = _make_send(session_id, text, attachments, when_busy, wait=False)
         key = key or new_key()
         async with self._sessions.open_stream(session_id) as events:
-            sent = await self._command("message.send", params, MessageSendResult, key)
-            release = self._uplink.hold()
-            stream = MessageStream(
-                events,
-                sent,
-                # The same key: nothing is said twice, but now we are told how it ended.
-                settle=partial(
-                    self._command,
+            release = partial(self._uplink.release, events)
+            stream: MessageStream | None = None
+            try:
+                sent = await self._command(
                     "message.send",
-                    attrs.evolve(params, wait=True),
+                    params,
                     MessageSendResult,
                     key,
-                    math.inf,
-                ),
-                cancel=lambda turn_id, reason: self.cancel_turn(session_id, turn_id, reason=reason),
-                on_last=release,
-            )
-            try:
+                    # From the very moment of the answer: a goaway may stand right behind it.
+                    on_result=lambda _: self._uplink.hold(events),
+                )
+                stream = MessageStream(
+                    events,
+                    sent,
+                    # The same key: nothing is said twice, but now we are told how it ended.
+                    settle=partial(
+                        self._command,
+                        "message.send",
+                        attrs.evolve(params, wait=True),
+                        MessageSendResult,
+                        key,
+                        math.inf,
+                    ),
+                    cancel=partial(self._cancel_turn, session_id),
+                    on_last=release,
+                )
                 yield stream
             finally:
                 release()
-                if cancel_on_exit and stream.last is None:
+                if cancel_on_exit and stream is not None and stream.last is None:
                     self._cancel_soon(session_id, stream.turn_id)
+
+    async def _cancel_turn(
+        self, session_id: str, turn_id: str, reason: str | None
+    ) -> TurnCancelResult:
+        return await self.cancel_turn(session_id, turn_id, reason=reason)
 
     def _cancel_soon(self, session_id: str, turn_id: str) -> None:
         """Cancel a turn without waiting: we may be in a task that is being cancelled itself."""
@@ -633,6 +646,7 @@ class Client:
         result: type[T],
         key: str | None,
         seconds: float | None = None,
+        on_result: Callable[[T], None] | None = None,
     ) -> T:
         answer: T = await self._uplink.request(
             method,
@@ -640,6 +654,7 @@ class Client:
             result=result,
             key=key or new_key(),
             seconds=self.request_seconds if seconds is None else seconds,
+            on_result=on_result,
         )
         return answer
 
@@ -700,8 +715,13 @@ async def connect(
             finally:
                 await client.aclose()
     except BaseExceptionGroup as group:
-        if failure is not None and group.exceptions == (failure,):
-            raise failure from failure.__cause__
+        only = group.exceptions[0]
+        # Trio makes a new group of one that it looked for cancellations in.
+        is_of_the_block = only is failure or (
+            isinstance(only, BaseExceptionGroup) and isinstance(failure, BaseExceptionGroup)
+        )
+        if len(group.exceptions) == 1 and is_of_the_block:
+            raise only from only.__cause__
         raise
 
 

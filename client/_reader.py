@@ -86,12 +86,17 @@ class Reader:
         self._late: deque[tuple[Event, int, int]] | None = None
         self._epoch = 0
 
-    def begin(self, position: str) -> None:
-        """Start after a position."""
-        self.cursor, self._seq = position, seq_of(position)
-        if self._seq >= self.subscription.seq:
+    def begin(self, now: str) -> None:
+        """Start; ``now`` is the last position that the server named."""
+        subscription = self.subscription
+        assert subscription.cursor is not None
+        start = subscription.cursor if self.from_start else now
+        self.cursor = self.wanted or start
+        self._seq = seq_of(self.cursor)
+        if self.wanted in (None, subscription.cursor):
             self._join()
         else:
+            # Older, or of a log that is not this one: `catch_up` will tell.
             self._notify()
 
     def wake(self) -> None:

@@ -243,20 +243,14 @@ class Uplink:
         ):
             connection.end("the server is going away")
 
-    def hold(self) -> Callable[[], None]:
-        """Stay with a draining server for now: somebody reads what it is about to finish.
+    def hold(self, reader: object) -> None:
+        """Stay with a draining server for now: somebody reads what it is about to finish."""
+        self._holds.add(reader)
 
-        Returns:
-            What takes it back; calling it again does nothing.
-        """
-        token = object()
-        self._holds.add(token)
-
-        def release() -> None:
-            self._holds.discard(token)
-            self._move_on()
-
-        return release
+    def release(self, reader: object) -> None:
+        """Take back a `hold`, if there is one."""
+        self._holds.discard(reader)
+        self._move_on()
 
     # -- requests --------------------------------------------------------------------------
 

@@ -151,14 +151,10 @@ class Subscription:
         if not self._ready.is_set():
             self._ready.set()
             for reader in self.readers:
-                self._begin(reader, answer.position)
+                reader.begin(answer.position)
         if self.final_seq is not None:
             for reader in self.readers:
                 reader.wake()
-
-    def _begin(self, reader: Reader, now: str) -> None:
-        assert self.cursor is not None
-        reader.begin(reader.wanted or (self.cursor if reader.from_start else now))
 
     def add(self, reader: Reader) -> None:
         """Take a reader on: from the position that it wants, from our start, or from now."""
@@ -166,7 +162,7 @@ class Subscription:
         if self.failure is not None:
             reader.end(self.failure)
         elif self._ready.is_set() and self.cursor is not None:
-            self._begin(reader, self.cursor)
+            reader.begin(self.cursor)
 
     def remove(self, reader: Reader) -> None:
         """Let a reader go."""

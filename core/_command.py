@@ -18,14 +18,15 @@ _NOT_THE_EFFECT: Final = frozenset({"wait"})
 
 
 class Reply(Protocol):
-    """Where the answer of a command goes; exactly one of the two is called, once.
+    """Where the answer of a command goes; exactly one of the two is called, once."""
 
-    Attributes:
-        on_abandon: Set by whoever works on a command that can be given up: called with the
-            reason when the request is cancelled or times out, which has been answered then.
-    """
+    def when_abandoned(self, abandon: Callable[[str], None]) -> None:
+        """Say that the command can be given up from here on.
 
-    on_abandon: Callable[[str], None] | None
+        Args:
+            abandon: Called with the reason when the request is cancelled or its time is over;
+                the request has been answered then. At once, if that was so before.
+        """
 
     def succeed(self, result: Any) -> None:
         """Answer with an attrs object or a JSON value."""

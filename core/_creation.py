@@ -11,7 +11,7 @@ from ._clock import utc_now
 from ._command import Command, KeyClaim, Reply
 from ._ids import new_id
 from ._queries import check_depth
-from .errors import ConflictError, MessageNotFoundError, TrialogueError
+from .errors import ConflictError, MessageNotFoundError
 from .events import MessageCreated, SessionCreated
 from .log import KeyRecord
 from .methods import SessionCreate, SessionFork
@@ -100,7 +100,7 @@ class SessionMaker:
                         self._make(command, reply, params, messages, forked_from)
                     else:
                         self._repeat(found, claim, reply)
-                except (TrialogueError, OSError) as exc:
+                except Exception as exc:  # noqa: BLE001 - ends this request
                     reply.fail(exc)
                 for later, waiting in self._asking.pop(name):
                     assert later.claim is not None

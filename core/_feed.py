@@ -20,7 +20,6 @@ from ._state import SessionState
 from ._stats import Stats
 from ._text import LiveMessage
 from .abc import CloseReason, Connection, SessionStore
-from .errors import TrialogueError
 from .events import EventBody, Resync, Sync
 from .log import Entry, Position
 from .models import InProgress, Message
@@ -255,7 +254,7 @@ class SessionFeed:
         """Read published entries from the store. None if it cannot."""
         try:
             page = await self._store.read(self.session_id, after, PAGE_ENTRIES)
-        except (TrialogueError, OSError):
+        except Exception:
             log.exception("reading a log failed", extra={"session_id": self.session_id})
             return None
         # The store may be ahead of what was published; readers are not.

@@ -35,7 +35,6 @@ from .errors import (
     InvalidRequestError,
     OverloadedError,
     SessionNotFoundError,
-    TrialogueError,
 )
 from .events import SessionDeleted
 from .log import Entry, Position
@@ -142,6 +141,8 @@ class LocalHost(SessionHost):
         self._opening: dict[str, deque[_Work]] = {}
         self._subscribed: dict[Connection, dict[str, SessionFeed]] = {}
         self._all_ended: trio.Event | None = None
+        self._writing = 0
+        self._all_written: trio.Event | None = None
         self.maker = SessionMaker(self)
         self.housekeeper = Housekeeper(self)
 
@@ -209,7 +210,7 @@ class LocalHost(SessionHost):
                     # Nobody sees a turn as running that was interrupted.
                     await session.journal.wait_published()
                 waiting.popleft().run(session)
-        except (TrialogueError, OSError) as exc:
+        except Exception as exc:  # noqa: BLE001 - ends those requests
             for work in waiting:
                 work.fail(exc)
         finally:
@@ -307,7 +308,7 @@ class LocalHost(SessionHost):
         async def remove() -> None:
             try:
                 existed = await self.store.delete(session.id)
-            except (TrialogueError, OSError) as exc:
+            except Exception as exc:  # noqa: BLE001 - ends this request
                 reply.fail(exc)
                 return
             self.sessions.pop(session.id, None)
@@ -320,7 +321,7 @@ class LocalHost(SessionHost):
                 reply.fail(SessionNotFoundError(f"Session not found: {session.id}"))
 
         # It may wait for a turn that does not end.
-        reply.on_abandon = lambda _reason: None
+        reply.when_abandoned(lambda _reason: None)
         session.close("deleted by a client", closed)
 
     # -- reading -----------------------------------------------------------------------------
@@ -436,7 +437,22 @@ class LocalHost(SessionHost):
 
     def spawn_writer(self, task: Callable[[], Awaitable[None]]) -> None:
         """Run something that outlives requests and turns."""
-        self._writers.start_soon(task)
+        self._writing += 1
+        self._writers.start_soon(self._write, task)
+
+    async def _write(self, task: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await task()
+        finally:
+            self._writing -= 1
+            if not self._writing and self._all_written is not None:
+                self._all_written.set()
+
+    async def wait_written(self) -> None:
+        """Wait until nothing is on its way to or from the store."""
+        while self._writing:
+            self._all_written = trio.Event()
+            await self._all_written.wait()
 
     def spawn_turn(self, session: LiveSession, turn: RunningTurn) -> None:
         """Run a turn as a task under this host's sessions."""

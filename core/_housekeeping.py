@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from .errors import CapacityExceededError, TrialogueError
+from .errors import CapacityExceededError
 
 if TYPE_CHECKING:
     from ._host import LocalHost
@@ -127,7 +127,7 @@ class Housekeeper:
                 host.sessions.pop(session_id, None)
             if pruned:
                 log.info("pruned", extra={"sessions": len(pruned)})
-        except (TrialogueError, OSError):
+        except Exception:
             log.exception("pruning failed")
         finally:
             self._is_pruning = False

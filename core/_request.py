@@ -37,7 +37,6 @@ class Request:
     """A request that is being worked on. Handlers get it, and it is the `Reply` they give.
 
     Attributes:
-        on_abandon: See `trialogue.core._command.Reply`.
         is_answered: Its response was posted.
         scope: Of the task that runs its handler, if it has one.
         stop: Why it is to stop, or would have been.
@@ -45,8 +44,8 @@ class Request:
     """
 
     __slots__ = (
+        "_abandon",
         "_followers",
-        "_on_abandon",
         "envelope",
         "error",
         "is_answered",
@@ -64,7 +63,7 @@ class Request:
         self.method = method
         self.is_answered = False
         self.is_counted = False
-        self._on_abandon: Callable[[str], None] | None = None
+        self._abandon: Callable[[str], None] | None = None
         self.scope: trio.CancelScope | None = None
         self.stop: WireError | None = None
         self.error: WireError | None = None
@@ -135,15 +134,10 @@ class Request:
 
     # -- stopping --------------------------------------------------------------------------
 
-    @property
-    def on_abandon(self) -> Callable[[str], None] | None:
-        return self._on_abandon
-
-    @on_abandon.setter
-    def on_abandon(self, abandon: Callable[[str], None] | None) -> None:
-        self._on_abandon = abandon
+    def when_abandoned(self, abandon: Callable[[str], None]) -> None:
+        """See `trialogue.core._command.Reply`."""
+        self._abandon = abandon
         if self.stop is not None:
-            # It was told to stop when that could not be done yet.
             self._stop(self.stop)
 
     def cancel(self, done: Callable[[bool], None]) -> None:
@@ -174,8 +168,8 @@ class Request:
         if self.scope is not None:
             # The task answers when it has really ended.
             self.scope.cancel(reason=error.message)
-        elif self._on_abandon is not None:
-            abandon, self._on_abandon = self._on_abandon, None
+        elif self._abandon is not None:
+            abandon, self._abandon = self._abandon, None
             timed_out = isinstance(error, RequestTimeoutError)
             self.fail(error)
             abandon("request timed out" if timed_out else "request cancelled")

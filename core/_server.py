@@ -12,6 +12,7 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
+from importlib.metadata import version
 from typing import Any, Final
 
 import trio
@@ -272,9 +273,11 @@ class Server(Acceptor):
             await _close_listener(listener)
 
     async def _end_turns(self) -> None:
+        """Let turns notice that they end, and what waits for the store be answered."""
         self.host.stop_turns("shutdown")
         with trio.move_on_after(FINISH_SECONDS):
             await self.host.wait_turns_ended()
+            await self.host.wait_written()
 
     async def _say_goodbye(self) -> None:
         """Let each connection take what was posted, then close it."""
@@ -320,8 +323,6 @@ async def open_server(
         SettingsError: A URL, an agent or a method cannot be used; says which.
         OSError: An address cannot be bound.
     """
-    from trialogue import __version__
-
     settings = settings or Settings()
     agents: dict[str, Agent] = {}
     if callable(agent):
@@ -340,7 +341,7 @@ async def open_server(
         timers=timers,
         authenticate=authenticate,
         methods=methods or {},
-        version=__version__,
+        version=version("trialogue"),
     )
     options = ListenOptions(
         settings=settings, tls=tls, allow_origins=allow_origins, allow_hosts=allow_hosts

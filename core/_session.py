@@ -268,7 +268,7 @@ class LiveSession:
             elif self.turn is not None and self.turn.inputs[0] == result.input_id:
                 self._cancel_turn(self.turn, reason)
 
-        reply.on_abandon = abandon
+        reply.when_abandoned(abandon)
 
     def _ended_result(self, result: MessageSendResult) -> MessageSendResult | None:
         """Complete a result, if the turn that took the input is over."""
@@ -288,7 +288,7 @@ class LiveSession:
         turn, turn_id = self.turn, params.turn_id
         if turn is not None and turn_id in (None, turn.id):
             self._cancels.append((reply, claim))
-            reply.on_abandon = _only_stop_waiting
+            reply.when_abandoned(_only_stop_waiting)
             self._cancel_turn(turn, params.reason or "cancelled by a client")
             return
         if turn_id is None or turn_id in self.state.outcomes:
@@ -565,7 +565,7 @@ class LiveSession:
             else:
                 reply.succeed(self.feed.state.session())
 
-        reply.on_abandon = _only_stop_waiting
+        reply.when_abandoned(_only_stop_waiting)
         self.close("closed by a client", closed)
 
     def close(self, reason: str, done: Callable[[Exception | None], None]) -> None:

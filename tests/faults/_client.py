@@ -30,7 +30,7 @@ def encode_request(request_id: object, method: str, params: object, **extra: Any
 
 @attrs.define(eq=False)
 class Sent:
-    """A request and its answer, once that has come."""
+    """A request, when it was sent, and its answer, once that has come."""
 
     request_id: int
     method: str
@@ -38,6 +38,7 @@ class Sent:
     extra: dict[str, Any]
     on_answer: Callable[[Answer], None] | None = None
     answer: Answer | None = None
+    at: float = attrs.field(factory=trio.current_time)
     _answered: trio.Event = attrs.field(factory=trio.Event)
 
     def answered(self, answer: Answer) -> None:

@@ -19,6 +19,7 @@ from trialogue.core._feed import SessionFeed
 from trialogue.core._journal import Journal
 from trialogue.core.abc import Connection
 
+from ._hits import require
 from ._mirror import ViolationError
 from ._world import (
     ScheduleError,
@@ -45,16 +46,6 @@ def draw_shapes(seed: int, count: int, *, is_slow: bool) -> Iterator[Shape]:
         yield attrs.evolve(make_shape(number), is_slow=is_slow)
 
 
-def require(hits: Counter[str], scale: int, **minimums: int) -> None:
-    """Check that a run has hit what it is there for."""
-    missed = {
-        name: f"{hits[name.replace('_', ' ')]} < {minimum * scale}"
-        for name, minimum in minimums.items()
-        if hits[name.replace("_", " ")] < minimum * scale
-    }
-    assert not missed, missed
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("is_slow", [False, True], ids=["memory", "slow store"])
 def test_clients_that_drop_and_come_back_see_every_event_once(
@@ -66,36 +57,40 @@ def test_clients_that_drop_and_come_back_see_every_event_once(
     require(
         hits,
         scale,
-        drops=1500,
-        drops_in_the_middle_of_a_message=150,
-        drops_in_the_middle_of_a_line=300,
-        drops_before_the_sync=300,
-        drops_with_requests_unanswered=1500,
-        requests_cut_in_the_middle=150,
-        requests_repeated_under_their_key=800,
-        cursors_that_fell_behind=1200,
-        cursors_that_fell_behind_in_the_middle_of_a_message=120,
-        texts_continued_after_falling_behind=5,
-        pages_from_the_store=3000,
-        readers_that_stopped_for_a_while=300,
-        resyncs=120,
-        syncs_in_the_middle_of_a_message=200,
-        offsets_beyond_the_text=3,
-        texts_continued_from_an_offset=5,
-        messages_assembled_from_deltas=2000,
-        marks_inside_a_text=500,
-        cancels=200,
-        cancels_before_the_start=5,
-        answers_after_the_terminal_event=100,
-        steered_inputs=60,
-        steered_inputs_taken=2,
-        inputs_withdrawn=70,
-        inputs_returned=2,
-        turns_failed=20,
+        {
+            "drops": 1500,
+            "drops in the middle of a message": 150,
+            "drops in the middle of a line": 300,
+            "drops before the sync": 300,
+            "drops with requests unanswered": 1500,
+            "requests cut in the middle": 150,
+            "requests repeated under their key": 800,
+            "cursors that fell behind": 1200,
+            "cursors that fell behind in the middle of a message": 120,
+            "texts continued after falling behind": 5,
+            "pages from the store": 3000,
+            "readers that stopped for a while": 300,
+            "resyncs": 120,
+            "syncs in the middle of a message": 200,
+            "offsets beyond the text": 3,
+            "texts continued from an offset": 5,
+            "messages assembled from deltas": 2000,
+            "marks inside a text": 500,
+            "cancels": 200,
+            "cancels before the start": 5,
+            "answers after the terminal event": 100,
+            "steered inputs": 60,
+            "steered inputs taken": 2,
+            "inputs withdrawn": 70,
+            "inputs returned": 2,
+            "turns failed": 20,
+        },
     )
     if is_slow:
         require(
-            hits, scale, drops_with_an_append_in_flight=1200, cancels_with_an_append_in_flight=80
+            hits,
+            scale,
+            {"drops with an append in flight": 1200, "cancels with an append in flight": 80},
         )
 
 
@@ -112,17 +107,19 @@ def test_they_do_so_on_sockets_too(scheme: str, seed: int, scale: int) -> None:
     require(
         hits,
         scale,
-        drops=150,
-        drops_in_the_middle_of_a_message=8,
-        drops_with_requests_unanswered=150,
-        drops_with_an_append_in_flight=40,
-        requests_repeated_under_their_key=150,
-        cursors_that_fell_behind=50,
-        pages_from_the_store=500,
-        resyncs=10,
-        syncs_in_the_middle_of_a_message=6,
-        messages_assembled_from_deltas=70,
-        cancels=50,
+        {
+            "drops": 150,
+            "drops in the middle of a message": 8,
+            "drops with requests unanswered": 150,
+            "drops with an append in flight": 40,
+            "requests repeated under their key": 150,
+            "cursors that fell behind": 50,
+            "pages from the store": 500,
+            "resyncs": 10,
+            "syncs in the middle of a message": 6,
+            "messages assembled from deltas": 70,
+            "cancels": 50,
+        },
     )
 
 

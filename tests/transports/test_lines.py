@@ -287,7 +287,7 @@ async def test_stalled_reader_is_closed_after_the_write_timeout_and_delays_nobod
     open_lines: Open,
 ) -> None:
     """PROTOCOL §6.6."""
-    async with open_lines(write_timeout_seconds=0.3, max_outbox_bytes=100_000_000) as server:
+    async with open_lines(write_timeout_seconds=0.6, max_outbox_bytes=100_000_000) as server:
         stalled = await server.open_raw()
         await stalled.send_all(b"hello\n")
         link = await server.acceptor.wait_link()
@@ -297,10 +297,10 @@ async def test_stalled_reader_is_closed_after_the_write_timeout_and_delays_nobod
         async with server.connect() as channel:
             for number in range(20):
                 await channel.send(b"%d" % number)
-                with trio.fail_after(0.2):
+                with trio.fail_after(0.5):
                     assert await channel.receive() == b"%d" % number
         await link.closed.wait()
-        assert 0.25 < trio.current_time() - start < 2
+        assert 0.55 < trio.current_time() - start < 4
         assert link.connection.outbound_bytes == 0
         await trio.aclose_forcefully(stalled)
 

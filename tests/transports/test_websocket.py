@@ -319,7 +319,7 @@ async def test_stalled_reader_is_closed_after_the_write_timeout_and_delays_nobod
     open_ws: Open,
 ) -> None:
     async with (
-        open_ws(write_timeout_seconds=0.3, max_outbox_bytes=100_000_000) as server,
+        open_ws(write_timeout_seconds=0.6, max_outbox_bytes=100_000_000) as server,
         raw_client(server),
         server.connect() as channel,
     ):
@@ -329,10 +329,10 @@ async def test_stalled_reader_is_closed_after_the_write_timeout_and_delays_nobod
             link.connection.post(Frame(b"x" * 100_000))
         for number in range(20):
             await channel.send(b"%d" % number)
-            with trio.fail_after(0.25):
+            with trio.fail_after(0.5):
                 assert await channel.receive() == b"%d" % number
         await link.closed.wait()
-        assert 0.25 < trio.current_time() - start < 2
+        assert 0.55 < trio.current_time() - start < 4
 
 
 async def test_flood_of_pings_stops_the_reading_not_the_server(open_ws: Open) -> None:
@@ -568,7 +568,7 @@ async def test_server_closing_is_the_end_of_the_channel(open_ws: Open) -> None:
 
 async def test_client_says_goodbye(open_ws: Open) -> None:
     async with open_ws() as server:
-        with trio.fail_after(0.9):
+        with trio.fail_after(4):
             async with server.connect() as channel:
                 await channel.send(b"1")
                 await channel.receive()
@@ -594,7 +594,7 @@ async def test_goodbye_to_a_server_that_does_not_answer_is_bounded() -> None:
         start = trio.current_time()
         async with transport.open_channel(url, ConnectOptions()):
             pass
-        assert 0.9 < trio.current_time() - start < 2
+        assert 0.9 < trio.current_time() - start < 4
 
 
 async def test_send_that_is_cancelled_in_the_middle_breaks_the_channel(open_ws: Open) -> None:
