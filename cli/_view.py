@@ -292,8 +292,9 @@ class View:
         if body.outcome == "failed":
             error = body.error
             said = f"{error.code}: {error.message}" if error is not None else "failed"
-            known = f" ({error.error_id})" if error is not None and error.error_id else ""
-            self.screen.block(ERROR, said + known)
+            if error is not None and error.error_id and error.error_id not in said:
+                said += f" ({error.error_id})"
+            self.screen.block(ERROR, said)
         elif body.outcome != "completed":
             after = f" after {took}" if took else ""
             self.screen.block(WARNING, _OUTCOMES[body.outcome] + after)

@@ -35,6 +35,7 @@ class Connect:
 
     Attributes:
         name: For people.
+        tls: The server's.
         server: Of the block that was opened last.
     """
 
@@ -57,10 +58,10 @@ class Connect:
             dribble: Send everything byte by byte; see `open_dribbling_channel`.
         """
         self._url = url
-        self._tls = tls
+        self.tls = tls
         self._client_tls = client_tls
         self._dribble = dribble
-        self.name = (url if isinstance(url, str) else url()).partition(":")[0]
+        self.name = self.new_url().partition(":")[0]
 
     @asynccontextmanager
     async def serve(
@@ -75,11 +76,14 @@ class Connect:
         Everything in the block has to be done in 20 s, unless the clock is a test's own.
         """
         limits, options = split_settings(options)
-        url = self._url if isinstance(self._url, str) else self._url()
         seconds = math.inf if _has_own_clock() else _TEST_SECONDS
         with trio.fail_after(seconds):
             async with open_server(
-                agent, transports=[url], settings=Settings(**limits), tls=self._tls, **options
+                agent,
+                transports=[self.new_url()],
+                settings=Settings(**limits),
+                tls=self.tls,
+                **options,
             ) as self.server:
                 yield self.server
 
@@ -90,6 +94,14 @@ class Connect:
         """Open a server as `serve` does, and connect to it."""
         async with self.serve(agent, **options), self.another() as peer:
             yield peer
+
+    def new_url(self) -> str:
+        """Give a URL to listen on."""
+        return self._url if isinstance(self._url, str) else self._url()
+
+    def dribbling(self) -> Connect:
+        """Give the same transport, with what is sent coming byte by byte."""
+        return Connect(self._url, tls=self.tls, client_tls=self._client_tls, dribble=True)
 
     @property
     def options(self) -> ConnectOptions:

@@ -4,7 +4,9 @@ import time
 
 import trio
 
-from trialogue import AgentError, Turn
+from trialogue import AgentError, Turn, UnauthorizedError
+from trialogue.core.abc import PeerInfo
+from trialogue.core.methods import Credential
 
 
 async def slow(turn: Turn) -> None:
@@ -38,3 +40,26 @@ async def greedy(turn: Turn) -> None:
     await trio.sleep(0.1)
     while True:
         time.sleep(0.01)  # noqa: ASYNC251 - that is the fault
+
+
+async def stubborn(turn: Turn) -> None:
+    """Take seconds to notice that it is cancelled."""
+    await turn.write("no ")
+    try:
+        await trio.sleep_forever()
+    finally:
+        with trio.move_on_after(3, shield=True):
+            await trio.sleep_forever()
+
+
+async def buggy(turn: Turn) -> None:
+    """Print something, and run into a bug."""
+    print("a stray print")  # noqa: T201 - what agents do
+    raise ZeroDivisionError("the bug")
+
+
+async def check_token(credential: Credential, peer: PeerInfo) -> str:
+    """Let those in who know the word."""
+    if credential.token != "open sesame":
+        raise UnauthorizedError("not this token")
+    return "me"

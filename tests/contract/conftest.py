@@ -41,11 +41,30 @@ CANNOT: Final[dict[str, tuple[str, str]]] = {
 }
 
 
+#: Tests that run again with what is sent coming byte by byte: where frames are cut matters to
+#: them. For all that a conversation holds, the kit's own does that (test_transport_kit.py).
+DRIBBLED: Final = {
+    "test_bad_line_after_a_good_one_is_survived",
+    "test_connection_survives_all_that_is_malformed",
+    "test_first_line_that_is_no_envelope_ends_the_connection",
+    "test_frame_of_just_the_largest_size_is_taken",
+    "test_frame_over_the_largest_size_is_refused_and_ends_the_connection",
+    "test_frames_sent_at_once_are_each_answered",
+    "test_header_may_carry_the_credential",
+    "test_larger_frame_before_the_credential_ends_the_connection",
+    "test_requests_to_one_session_take_effect_in_their_order",
+    "test_text_comes_back_as_it_was_sent",
+}
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run each test that connects on every transport that can promise what it tests."""
     if "connect" in metafunc.fixturenames:
-        cannot, _ = CANNOT.get(metafunc.function.__name__, ("", ""))
+        test = metafunc.function.__name__
+        cannot, _ = CANNOT.get(test, ("", ""))
         names = [name for name in TRANSPORTS if name not in cannot.split()]
+        if test in DRIBBLED:
+            names += [f"{name}-dribbled" for name in names]
         metafunc.parametrize("connect", names, indirect=True)
 
 
@@ -81,7 +100,8 @@ def make_connect(tls: tuple[Any, Any], tmp_path: Path) -> Callable[..., Connect]
 @pytest.fixture
 def connect(request: pytest.FixtureRequest, make_connect: Callable[..., Connect]) -> Connect:
     """The transport that this run of the test is about."""
-    return make_connect(request.param)
+    name, _, dribbled = request.param.partition("-")
+    return make_connect(name, dribble=bool(dribbled))
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import Any
 
 import pytest
 import trio
@@ -55,7 +56,7 @@ MALFORMED: dict[str, tuple[bytes, str | int | None]] = {
     "surrogates the wrong way round": (request(b'{"a":"\\ude00\\ud83d"}'), "x"),
     "a lone surrogate as a name": (request(b'{"\\uD83D":1}'), "x"),
     "33 levels": (nested(33), "x"),
-    "10,000 levels": (nested(10_000), "x"),
+    "2,000 levels": (nested(2000), "x"),
     "a control character in a string": (request(b'{"a":"\x01"}'), "x"),
     "NUL in an id of the params": (request(b'{"sessionId":"ses_\\u0000"}'), "x"),
     "NUL in the request's id": (request(id_=b'"a\\u0000"'), None),
@@ -155,6 +156,39 @@ async def test_connection_survives_all_that_is_malformed(connect: Connect) -> No
         for _ in ALLOWED:
             await peer.expect_result("x")
         await peer.ping()
+
+
+async def test_metadata_is_shallow_enough_to_be_sent_on(connect: Connect) -> None:
+    """§1.4: 24 levels, since it is sent on inside of other values; nothing we send has over 32."""
+
+    def levels(count: int) -> dict[str, Any]:
+        value: dict[str, Any] = {}
+        for _ in range(count - 1):
+            value = {"a": value}
+        return value
+
+    async with connect() as peer:
+        for method in ("session.create", "session.update"):
+            sid = (await peer.call("session.create"))["id"]
+            members = {"sessionId": sid} if method == "session.update" else {}
+            session = await peer.call(method, metadata=levels(24), params=members)
+            assert session["metadata"] == levels(24)
+            await peer.refused("INVALID_REQUEST", method, metadata=levels(25), params=members)
+            await peer.call("session.list")
+            await peer.call("event.list", sessionId=session["id"])
+            await peer.call("session.subscribe", sessionId=session["id"], after="9-9")
+            await peer.expect_event(session["id"], "resync")
+        text = max((json.dumps(frame) for frame in peer.frames), key=depth)
+        assert depth(text) <= 32, text
+
+
+def depth(text: str) -> int:
+    """Count the levels of a JSON text without brackets in its strings."""
+    deepest = level = 0
+    for character in text:
+        level += (character in "{[") - (character in "}]")
+        deepest = max(deepest, level)
+    return deepest
 
 
 async def test_invalid_utf8_is_answered_and_survived(connect: Connect) -> None:

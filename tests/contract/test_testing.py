@@ -1,8 +1,10 @@
 """What users get for their own tests: `trialogue.testing`. Our choice: DESIGN, "The house"."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -264,3 +266,12 @@ def test_every_name_of_the_package_can_be_imported() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         trialogue.testing.nonsense  # noqa: B018  # type: ignore[attr-defined]
     assert Wait is trialogue.testing.Wait
+
+
+def test_tables_of_the_contract_name_tests_that_there_are() -> None:
+    """A test that was renamed would run where it cannot pass, or no longer dribbled."""
+    here = Path(__file__).parent
+    tests = "".join(path.read_text("utf-8") for path in here.glob("test_*.py"))
+    named = re.findall(r'"(test_\w+)"', (here / "conftest.py").read_text("utf-8"))
+    assert len(named) > 10
+    assert [name for name in named if f"async def {name}(" not in tests] == []

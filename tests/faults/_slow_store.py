@@ -93,34 +93,18 @@ class SlowStore(MemoryStore):
         return [(entry.term, entry.seq) for entry in self._logs.get(session_id, ())]
 
 
-class _FailingLog(SessionLog):
-    def __init__(self, store: FailingStore, session_id: str, inner: SessionLog) -> None:
-        self.term = inner.term
-        self._store = store
-        self._session_id = session_id
-        self._inner = inner
-
-    def append_nowait(self, batch: Sequence[Entry], summary: Summary) -> None:
-        self._store.before_append(self._session_id, batch, summary)
-        self._inner.append_nowait(batch, summary)
-
-    async def append(self, batch: Sequence[Entry], summary: Summary) -> None:
-        await trio.sleep(self._store.pause())
-        self._store.before_append(self._session_id, batch, summary)
-        await self._inner.append(batch, summary)
-
-
 class FailingStore(SlowStore):
-    """A slow store of which some appends fail.
+    """A slow store of which some calls fail.
 
     Args:
         seed: Of the times.
-        fail_at: Which appends fail, counted from 1 over all sessions.
         error: Makes the exception.
-        keeps: How many entries of a failing batch are written all the same: nobody can know.
         slowest, immediate: As with `SlowStore`.
 
     Attributes:
+        fail_appends: Says of each append, counted from 1 over all sessions, how many of its
+            entries are written all the same (nobody can know); None lets it succeed.
+        fail_reads: How often a read or an open fails.
         failures: How many appends have failed.
     """
 
@@ -128,30 +112,32 @@ class FailingStore(SlowStore):
         self,
         seed: object,
         *,
-        fail_at: Callable[[int], bool],
         error: Callable[[], Exception],
-        keeps: int = 0,
         slowest: float = 0.01,
         immediate: float = 0.1,
     ) -> None:
         super().__init__(seed, slowest=slowest, immediate=immediate)
-        self._fail_at = fail_at
-        self._error = error
-        self._keeps = keeps
-        self._count = 0
+        self.fail_appends: Callable[[int], int | None] = lambda _: None
+        self.fail_reads = 0.0
         self.failures = 0
+        self._error = error
 
-    def before_append(self, session_id: str, batch: Sequence[Entry], summary: Summary) -> None:
-        """Fail, if it is this one's turn."""
-        self._count += 1
-        if self._fail_at(self._count):
+    def appended(self, session_id: str, batch: Sequence[Entry]) -> None:
+        super().appended(session_id, batch)
+        kept = self.fail_appends(self.appends)
+        if kept is not None:
             self.failures += 1
-            if self._keeps:
-                self.keep(session_id, batch[: self._keeps], summary)
+            self._logs.setdefault(session_id, []).extend(batch[:kept])
             raise self._error()
 
-    def create(self, session_id: str) -> SessionLog:
-        return _FailingLog(self, session_id, super().create(session_id))
+    def _maybe_fail(self) -> None:
+        if self.fail_reads and self.random.random() < self.fail_reads:
+            raise self._error()
 
     async def open(self, session_id: str) -> SessionLog:
-        return _FailingLog(self, session_id, await super().open(session_id))
+        self._maybe_fail()
+        return await super().open(session_id)
+
+    async def read(self, session_id: str, after: int, limit: int) -> Sequence[Entry]:
+        self._maybe_fail()
+        return await super().read(session_id, after, limit)

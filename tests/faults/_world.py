@@ -225,12 +225,16 @@ def run_seeded(seed: int, function: Callable[..., Awaitable[T]], *args: object) 
 
 @asynccontextmanager
 async def open_caller(
-    url: str, hits: Counter[str], on_event: Callable[[Event], None] | None = None
+    url: str,
+    hits: Counter[str],
+    on_event: Callable[[Event], None] | None = None,
+    *,
+    may_fail: bool = False,
 ) -> AsyncGenerator[Caller]:
     """Connect a client that reads all the time."""
     transport = find_transport(url)
     async with transport.open_channel(url, ConnectOptions()) as channel:
-        caller = Caller(channel, hits)
+        caller = Caller(channel, hits, may_fail=may_fail)
 
         async def read() -> None:
             while True:

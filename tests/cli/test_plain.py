@@ -1,0 +1,147 @@
+"""``trialogue chat`` in a pipe: a line in, an answer out, and an exit code."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+import trialogue
+from trialogue.agents.echo import echo
+from trialogue.cli._command import CommandError
+from trialogue.cli._plain import GIVE_UP_SECONDS, Lines, _give_up  # pyright: ignore[reportPrivateUsage]
+
+from ._process import HERE, LineClient, environ_for, run_command, serving
+
+TCP = "tcp://127.0.0.1:0"
+
+
+def test_the_smallest_demo_answers_what_is_piped_in() -> None:
+    """Issue 2: no URL, no key, no network. `.ci/run` pipes these two lines."""
+    done = run_command("chat", stdin="hello\nwhat is 123 * 457?\n")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 2
+    assert "56211" in done.stdout.replace(",", "")
+
+
+def test_only_answers_are_printed() -> None:
+    with serving(
+        *("echo", "agents_for_cli:thoughtful", "agents_for_cli:failing"), "--transport", TCP
+    ) as server:
+        url = server.urls[0]
+        echoed = run_command("chat", "--plain", url, stdin="one\r\n\n /two\nthree")
+        thought = run_command("chat", url, "--agent", "thoughtful", stdin="go")
+        failed = run_command("chat", url, "--agent", "failing", stdin="go\nand again")
+        unknown = run_command("chat", url, "--session", "ses_none", stdin="go")
+        silent = run_command("chat", url)
+    assert (echoed.stdout, echoed.stderr, echoed.returncode) == ("one\n /two\nthree\n", "", 0)
+    assert (thought.stdout, thought.stderr, thought.returncode) == ("It is 5.\n", "", 0)
+    assert (failed.stdout, failed.returncode) == ("I will try. \n", 1)
+    assert failed.stderr == "trialogue chat: the model is on holiday (AGENT_ERROR)\n"
+    assert (unknown.stdout, unknown.returncode) == ("", 1)
+    assert "SESSION_NOT_FOUND" in unknown.stderr
+    assert (silent.stdout, silent.stderr, silent.returncode) == ("", "", 0)
+
+
+def test_a_credential_comes_from_the_flag_or_the_environment() -> None:
+    with serving(
+        "echo", "--transport", TCP, "--authenticate", "agents_for_cli:check_token"
+    ) as server:
+        url = server.urls[0]
+        named = run_command("chat", url, stdin="hi", environ={"TRIALOGUE_TOKEN": "open sesame"})
+        given = run_command("chat", url, "--token", "open sesame", stdin="hi")
+        wrong = run_command("chat", url, "--token", "please", stdin="hi")
+    assert (named.stdout, given.stdout) == ("hi\n", "hi\n")
+    assert (wrong.stdout, wrong.returncode) == ("", 1)
+    assert wrong.stderr == "trialogue chat: not this token (UNAUTHORIZED)\n"
+
+
+def test_a_signal_cancels_what_is_being_answered() -> None:
+    with serving("agents_for_cli:slow", "--transport", TCP) as server:  # noqa: SIM117
+        with LineClient(server.urls[0]) as other:
+            session_id = other.request("session.create")["data"]["id"]
+            other.request("session.subscribe", sessionId=session_id)
+            chat = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "trialogue",
+                    "chat",
+                    server.urls[0],
+                    "--session",
+                    session_id,
+                ],
+                env=environ_for(),
+                cwd=HERE,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+            assert chat.stdin is not None
+            chat.stdin.write(b"1000\n")
+            chat.stdin.flush()
+            assert chat.stdout is not None
+            begun = os.read(chat.stdout.fileno(), 1000)
+            chat.send_signal(signal.SIGINT)
+            ended = other.wait_event("turn.ended")
+            out, err = chat.communicate(timeout=10)
+    assert ended["outcome"] == "cancelled"
+    assert chat.returncode == 130
+    assert (begun + out).startswith(b"word0 ")
+    assert err == b""
+
+
+async def test_it_gives_up_when_the_server_is_gone_for_good(autojump_clock: MockClock) -> None:
+    """Our choice: a script must not hang."""
+    said = None
+    gone = trio.Event()
+
+    async def serve(task_status: trio.TaskStatus[str]) -> None:
+        async with trialogue.open_server(echo, transports=["loopback://"]) as server:
+            task_status.started(server.endpoints[0])
+            await gone.wait()
+
+    async with trio.open_nursery() as nursery:
+        url: str = await nursery.start(serve)
+        async with trialogue.connect(url) as client:
+            gone.set()
+            started = trio.current_time()
+            try:
+                await _give_up(client)
+            except CommandError as exc:
+                said = exc
+    assert said is not None
+    assert said.exit_code == 3
+    assert trio.current_time() - started <= GIVE_UP_SECONDS + 1
+
+
+@pytest.mark.parametrize(
+    ("pieces", "lines"),
+    [
+        ([], []),
+        ([b"a"], ["a"]),
+        ([b"a\r\nb\n"], ["a", "b"]),
+        (["é".encode()[:1], "é".encode()[1:] + b"\n\n", b"c"], ["é", "", "c"]),
+        ([b"\xff\n"], ["\N{REPLACEMENT CHARACTER}"]),
+    ],
+)
+async def test_lines_however_they_come(pieces: list[bytes], lines: list[str]) -> None:
+    reader, writer = os.pipe()
+    found: list[str] = []
+
+    async def write() -> None:
+        for piece in pieces:
+            os.write(writer, piece)
+            await trio.sleep(0.01)
+        os.close(writer)
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write)
+            async for line in Lines(reader):
+                found.append(line)  # noqa: PERF401
+    os.close(reader)
+    assert found == lines
