@@ -35,6 +35,7 @@ from .errors import (
     InvalidRequestError,
     OverloadedError,
     SessionNotFoundError,
+    WireError,
 )
 from .events import SessionDeleted
 from .log import Entry, Position
@@ -58,6 +59,9 @@ from .methods import (
 )
 from .models import SessionConfig
 from .settings import Settings
+
+#: Between two attempts to go on with a session whose log failed.
+REOPEN_SECONDS: Final = 5.0
 
 __all__ = ["LocalHost", "SessionHost"]
 
@@ -516,12 +520,34 @@ class LocalHost(SessionHost):
         del self.sessions[session.id]
 
     def session_failed(self, session: LiveSession, exc: Exception) -> None:
-        """A session's log took no more: whoever asks for it next loads it again."""
+        """A session's log took no more: whoever asks for it next loads it again.
+
+        If it has work to do, nobody need ask.
+        """
         self.running.discard(session)
         if not self.running and self._all_ended is not None:
             self._all_ended.set()
         if self.sessions.get(session.id) is session:
             del self.sessions[session.id]
+        if session.feed.state.active_turn_id is not None or session.feed.state.inputs:
+            self._reopen_later(session.id)
+
+    def _reopen_later(self, session_id: str) -> None:
+        """Load a session again that was left with work to do, as often as it takes."""
+
+        def reopen() -> None:
+            if not self.is_draining:
+                self.with_session(session_id, lambda _: None, failed, needs_write=True)
+
+        def failed(exc: Exception) -> None:
+            log.warning(
+                "a session could not be reopened",
+                extra={"session_id": session_id, "error": repr(exc)},
+            )
+            if not isinstance(exc, WireError):
+                self._reopen_later(session_id)
+
+        self.timers.at(trio.current_time() + REOPEN_SECONDS, reopen)
 
 
 def _event_object(entry: Entry) -> Mapping[str, Any]:

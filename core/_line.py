@@ -16,10 +16,21 @@ from . import codec
 from .events import LogClass
 from .log import Entry, KeyRecord, Note, Position
 
-__all__ = ["DamagedLineError", "decode_line", "encode_entry", "encode_note", "has_valid_crc"]
+__all__ = [
+    "DamagedLineError",
+    "decode_line",
+    "encode_entry",
+    "encode_note",
+    "has_valid_crc",
+    "holds_valid_line",
+]
 
 #: ``,"crc":"xxxxxxxx"}``
 _CRC_LENGTH: Final = 18
+_CRC: Final = re.compile(rb',"crc":"([0-9a-f]{8})"\}')
+_START: Final = re.compile(rb'\{"timestamp":"[^"]{1,40}","(?:position|after)":"')
+#: Somebody's data may look like many lines.
+_MAX_TRIES: Final = 1000
 _POSITION: Final = re.compile(r"(0|[1-9]\d{0,15})-(0|[1-9]\d{0,15})", re.ASCII)
 
 
@@ -71,6 +82,29 @@ def has_valid_crc(line: bytes) -> bool:
     """Whether a line, without its LF, is as it was written."""
     body = memoryview(line)[:-_CRC_LENGTH]
     return line[-_CRC_LENGTH:] == b',"crc":"%08x"}' % crc32(body)
+
+
+def holds_valid_line(text: bytes) -> bool:
+    """Whether a valid line is in a text that is none itself, with something before or behind it.
+
+    So it is when the LF between two lines was damaged, and never when a write was cut short:
+    the beginning of a line is none, and what a file was lengthened by is zeros.
+    """
+    starts = [0, *(match.start() for match in _START.finditer(text, 1))]
+    tries = 0
+    for match in _CRC.finditer(text):
+        wanted = int(match[1], 16)
+        for start in reversed(starts):
+            if start >= match.start():
+                continue
+            if (start or text[match.end() :].strip(b"\0")) and (
+                crc32(memoryview(text)[start : match.start()]) == wanted
+            ):
+                return True
+            tries += 1
+            if tries > _MAX_TRIES:
+                return False
+    return False
 
 
 def decode_line(line: bytes, session_id: str) -> Entry | Note:

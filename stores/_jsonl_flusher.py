@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 import trio
@@ -20,6 +20,7 @@ from ._jsonl_commit import CommitLog
 from ._jsonl_committer import Committer
 from ._jsonl_index import Index
 from ._jsonl_index_file import IndexFile
+from ._jsonl_rows import Row
 from ._jsonl_segments import head_name, segment_name
 from ._jsonl_session import FlushJob, OwnedSession
 
@@ -150,10 +151,16 @@ class Flusher:
             try:
                 await self.flush()
                 now = trio.current_time()
-                if committer.log.size > CHECKPOINT_BYTES or now >= self._checkpoint_due:
+                is_saving = now >= self._save_due
+                if (
+                    committer.log.size > CHECKPOINT_BYTES
+                    or now >= self._checkpoint_due
+                    # Written anew only when all that it says is durable.
+                    or (is_saving and self._wants_rewrite())
+                ):
                     await self._checkpoint(committer)
-                elif now >= self._save_due:
-                    await self._save_index(sync=False)
+                elif is_saving:
+                    await self._save_index(self._take_changes(), sync=False)
             except FencedError as exc:
                 committer.stop(exc)
             except Exception as exc:  # noqa: BLE001 - the store stops, for good
@@ -270,21 +277,39 @@ class Flusher:
             limiter=self._limiter,
         )
         old = await committer.swap(new)
+        # As it is now: what changes from here on is in the new log only.
+        changes = self._take_changes()
+        everything = self._index.rows.copy() if self._wants_rewrite() else None
         await self.flush()
-        await self._settle()
+        await self._settle(changes, everything)
         await committer.close_log(old)
         await trio.to_thread.run_sync(self._files.remove, old.name, limiter=self._limiter)
         self.checkpoints += 1
 
-    async def _settle(self) -> None:
+    def _take_changes(self) -> dict[str, Row | None]:
+        rows, unsaved = self._index.rows, self._index.unsaved
+        self._index.unsaved = set()
+        return {session_id: rows.get(session_id) for session_id in unsaved}
+
+    def _wants_rewrite(self) -> bool:
+        return self._index_file.wants_rewrite(len(self._index.unsaved), len(self._index.rows))
+
+    async def _settle(
+        self, changes: Mapping[str, Row | None], everything: Mapping[str, Row] | None
+    ) -> None:
         """Make the sessions' files, the index and the names durable."""
         written, self._written = self._written, set()
         if self._sync:
             await trio.to_thread.run_sync(self._sync_files, written, limiter=self._limiter)
-        await self._save_index(sync=self._sync)
+        if everything is None:
+            await self._save_index(changes, sync=self._sync)
+        else:
+            await self._rewrite_index(everything)
         if self._sync and self._names_changed:
             self._names_changed = False
             await trio.to_thread.run_sync(self._files.sync_folder, limiter=self._limiter)
+        if self._sync:
+            await trio.to_thread.run_sync(self._index_file.mark_synced, limiter=self._limiter)
 
     def _sync_files(self, names: set[str]) -> None:
         """In the worker thread."""
@@ -299,24 +324,24 @@ class Flusher:
             finally:
                 self._files.close(handle)
 
-    async def _save_index(self, *, sync: bool) -> None:
+    async def _save_index(self, changes: Mapping[str, Row | None], *, sync: bool) -> None:
         self._save_due = math.inf
-        rows = self._index.rows
-        changes = {session_id: rows.get(session_id) for session_id in self._index.unsaved}
-        self._index.unsaved = set()
-        live = len(rows)
 
-        def save() -> str:
+        def save() -> None:
             self.check_lock()
-            return self._index_file.save(changes, live, sync=sync)
+            self._index_file.append(changes, sync=sync)
 
-        if await trio.to_thread.run_sync(save, limiter=self._limiter) == "rewrite":
-            everything = list(rows.values())
+        await trio.to_thread.run_sync(save, limiter=self._limiter)
 
-            def rewrite() -> None:
-                self._index_file.rewrite(everything, sync=self._sync)
+    async def _rewrite_index(self, rows: Mapping[str, Row]) -> None:
+        self._save_due = math.inf
+        everything = list(rows.values())
 
-            await trio.to_thread.run_sync(rewrite, limiter=self._limiter)
+        def rewrite() -> None:
+            self.check_lock()
+            self._index_file.rewrite(everything, sync=self._sync)
+
+        await trio.to_thread.run_sync(rewrite, limiter=self._limiter)
 
     async def wait_idle(self) -> None:
         """Wait until no thread of ours is at work."""
@@ -333,7 +358,8 @@ class Flusher:
             self._is_closed = True
             await committer.finish()
             await self.flush()
-            await self._settle()
+            everything = self._index.rows if self._wants_rewrite() else None
+            await self._settle(self._take_changes(), everything)
             if committer.failure is not None:
                 return False
             await trio.to_thread.run_sync(self._mark_closed, limiter=self._limiter)

@@ -10,7 +10,7 @@ damaged.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final, Literal
+from typing import Final
 from zlib import crc32
 
 import attrs
@@ -38,6 +38,7 @@ _MIN_GARBAGE: Final = 1000
 class _OtherLine(msgspec.Struct):
     deleted: str | None = None
     closed: str | None = None
+    synced: bool = False
 
 
 _other_decoder: Final = msgspec.json.Decoder(_OtherLine)
@@ -53,12 +54,15 @@ class LoadedIndex:
     Attributes:
         rows: By session id, the newest of each.
         mark: Of the closing that it ends with, None if it does not end with one.
+        unproven: Of the rows, those that may be ahead of the logs: they were written after
+            everything was last known to be durable.
         problem: What is wrong with it.
     """
 
     rows: dict[str, Row]
     mark: str | None
     problem: str | None
+    unproven: frozenset[str] = frozenset()
 
 
 class IndexFile:
@@ -80,6 +84,7 @@ class IndexFile:
         rows: dict[str, Row] = {}
         mark: str | None = None
         owners: dict[str, str] = {}
+        unproven: set[str] = set()
         lines = self._lines()
         header, _ = next(lines, (b"", False))
         if header != _HEADER:
@@ -88,7 +93,8 @@ class IndexFile:
         for line, is_whole in lines:
             if not is_whole or not has_valid_crc(line):
                 is_torn = not any(has_valid_crc(rest) for rest, _ in lines)
-                return LoadedIndex(rows, None, TORN if is_torn else "damaged at a line")
+                problem = TORN if is_torn else "damaged at a line"
+                return LoadedIndex(rows, None, problem, frozenset(unproven))
             self.size += len(line) + 1
             self.lines += 1
             mark = None
@@ -96,15 +102,18 @@ class IndexFile:
                 if line.startswith(b'{"owner"'):
                     row = decode_row(line[:-_CRC_BYTES] + b"}", owners)
                     rows[row.session_id] = row
+                    unproven.add(row.session_id)
                     continue
                 other = _other_decoder.decode(line)
             except (msgspec.MsgspecError, KeyError, UnicodeDecodeError) as exc:
                 return LoadedIndex(rows, None, f"not an index: {exc}")
             mark = other.closed
+            if mark is not None or other.synced:
+                unproven.clear()
             if other.deleted is not None:
                 rows.pop(other.deleted, None)
         self._must_rewrite = False
-        return LoadedIndex(rows, mark, None)
+        return LoadedIndex(rows, mark, None, frozenset(unproven))
 
     def _lines(self) -> Iterator[tuple[bytes, bool]]:
         try:
@@ -123,21 +132,20 @@ class IndexFile:
         finally:
             self._files.close(handle)
 
-    def save(
-        self, changes: Mapping[str, Row | None], live: int, *, sync: bool
-    ) -> Literal["saved", "rewrite"]:
-        """Append changed rows (None for a session that is gone).
+    def wants_rewrite(self, changes: int, live: int) -> bool:
+        """Whether most lines would be of the past, or the file is of no use as it is."""
+        return self._must_rewrite or self.lines + changes > 2 * live + _MIN_GARBAGE
 
-        Returns:
-            ``rewrite`` if nothing was done, since the file has to be written anew.
-        """
-        if self._must_rewrite or self.lines + len(changes) > 2 * live + _MIN_GARBAGE:
-            return "rewrite"
+    def append(self, changes: Mapping[str, Row | None], *, sync: bool) -> None:
+        """Append changed rows (None for a session that is gone). Not to one to be rewritten."""
         if changes or (sync and self._is_unsynced):
             blob = b"".join(_encode(session_id, row) for session_id, row in changes.items())
             self._append(blob, sync=sync)
             self.lines += len(changes)
-        return "saved"
+
+    def mark_synced(self) -> None:
+        """Write down that the logs are durable as far as the rows speak of them."""
+        self._append(_with_crc(b'{"synced":true'), sync=False)
 
     def mark_closed(self, mark: str, *, sync: bool) -> None:
         """Write down that everything is saved, for the next start to know this file again."""

@@ -19,9 +19,9 @@ from ..core.log import Entry
 from ._files import Files, LockedError
 from ._jsonl_commit import CommitLog, Operation, Replay, read_commit_logs
 from ._jsonl_index import Index
-from ._jsonl_index_file import TORN, IndexFile
+from ._jsonl_index_file import TORN, IndexFile, LoadedIndex
 from ._jsonl_read import View, read_all
-from ._jsonl_rows import Row, decode_row, fold_summary, with_term
+from ._jsonl_rows import Row, decode_row, fold_summary, position_of, with_term
 from ._jsonl_segments import Fault, Names, Tail, head_name, list_sessions, load_tail, segment_name
 
 __all__ = [
@@ -105,8 +105,12 @@ def _load(files: Files, lock: int, before: bytes) -> Loaded:
             log.warning("the index is rebuilt", extra={"reason": problem})
     changed: dict[str, Row | None] = {}
     work = _Replayer(files, found, rows, changed, is_log_damaged=bool(replay.problems))
-    for session_id, ops in _by_session(replay.operations).items():
+    operations = _by_session(replay.operations)
+    for session_id, ops in operations.items():
         work.replay(session_id, ops)
+    for session_id in index.unproven - operations.keys():
+        if session_id in rows:
+            work.prove(session_id)
     # The index may be older than the files, or name some that were taken away by hand.
     present = found.heads | found.older.keys()
     for session_id in rows.keys() - present:
@@ -116,7 +120,7 @@ def _load(files: Files, lock: int, before: bytes) -> Loaded:
         row = fold_row(files, session_id, found.older.get(session_id, ()))
         if row is not None:
             changed[session_id] = rows[session_id] = row
-    _settle(files, index_file, rows, changed, replay, names_changed=work.names_changed)
+    _settle(files, index_file, index, rows, changed, replay, names_changed=work.names_changed)
     commit_log = CommitLog(files, epoch=epoch, number=1)
     commit_log.next_lsn = replay.next_lsn
     return Loaded(
@@ -136,6 +140,7 @@ def _load(files: Files, lock: int, before: bytes) -> Loaded:
 def _settle(
     files: Files,
     index_file: IndexFile,
+    index: LoadedIndex,
     rows: dict[str, Row],
     changed: dict[str, Row | None],
     replay: Replay,
@@ -145,8 +150,12 @@ def _settle(
     """Drop the old commit logs: all that they said is durable."""
     if names_changed:
         files.sync_folder()
-    if index_file.save(changed, len(rows), sync=True) == "rewrite":
+    if index_file.wants_rewrite(len(changed), len(rows)):
         index_file.rewrite(list(rows.values()), sync=True)
+    else:
+        index_file.append(changed, sync=True)
+    if index.unproven or changed:
+        index_file.mark_synced()
     for problem in replay.problems:
         log.error("the commit log is damaged", extra={"problem": problem})
     for name in replay.names:
@@ -270,6 +279,23 @@ class _Replayer:
             row = with_term(row, term)
         self._rows[session_id] = self._changed[session_id] = row
 
+    def prove(self, session_id: str) -> None:
+        """See that a row is not ahead of its log, which may have lost what nobody had synced."""
+        older = self._names.older.get(session_id, ())
+        tail = load_tail(self._files, session_id, older)
+        row: Row | None = None
+        if tail is not None:
+            self._sync(head_name(session_id))
+            row = self._rows[session_id]
+            if position_of(row) == f"{tail.term}-{tail.seq}":
+                return
+            row = fold_row(self._files, session_id, older)
+        self._changed[session_id] = row
+        if row is None:
+            del self._rows[session_id]
+        else:
+            self._rows[session_id] = row
+
     def _delete(self, session_id: str) -> None:
         older = self._names.older.pop(session_id, ())
         torn = [name for name in self._names.torn if name.startswith(session_id + ".")]
@@ -292,7 +318,9 @@ class _Replayer:
             self._note_gap(session_id, tail, lines, gap)
             return False
         if not missing:
-            return True
+            # It may be there in the system's memory only; the log that has it is dropped next.
+            self._sync(head_name(session_id))
+            return tail is None or tail.seq == _last_seq(session_id, lines)
         data = b"".join(line + b"\n" for line in missing)
         name = head_name(session_id)
         size = 0 if tail is None else tail.size
@@ -325,6 +353,17 @@ class _Replayer:
         data = b"".join(line + b"\n" for line in lines)
         self._write(name, (b"\n" if file_size > end else b"") + data, file_size)
 
+    def _sync(self, name: str) -> None:
+        self.names_changed = True
+        try:
+            handle = self._files.open(name)
+        except FileNotFoundError:
+            return
+        try:
+            self._files.sync(handle)
+        finally:
+            self._files.close(handle)
+
     def _write(self, name: str, data: bytes, offset: int) -> None:
         handle = self._files.open(name, create=True)
         try:
@@ -333,6 +372,14 @@ class _Replayer:
         finally:
             self._files.close(handle)
         self.names_changed = True
+
+
+def _last_seq(session_id: str, lines: Sequence[bytes]) -> int | None:
+    for line in reversed(lines):
+        record = decode_line(line, session_id)
+        if isinstance(record, Entry):
+            return record.seq
+    return None
 
 
 def _find_missing(

@@ -16,7 +16,7 @@ from typing import Final
 import attrs
 
 from ..core._ids import ID_PATTERN
-from ..core._line import DamagedLineError, decode_line, has_valid_crc
+from ..core._line import DamagedLineError, decode_line, has_valid_crc, holds_valid_line
 from ..core.log import Entry, Note
 from ._files import Files
 
@@ -152,7 +152,10 @@ class Scan:
                         raise DamagedLineError("the last line has no end")
                     record = self._decode(line)
                 except DamagedLineError as exc:
-                    self._note_fault(str(exc), any(has_valid_crc(rest) for rest, _ in lines))
+                    is_damage = holds_valid_line(line) or any(
+                        has_valid_crc(rest) or holds_valid_line(rest) for rest, _ in lines
+                    )
+                    self._note_fault(str(exc), is_damage)
                     return
                 start, self.end = self.end, self.end + len(line) + 1
                 yield start, line, record

@@ -258,7 +258,7 @@ async def import_session(
             await log.append(entries[start : start + PAGE], summary)
         except StoreError:
             if start:
-                await store.delete(session_id)
+                await store.delete(session_id)  # noqa: ASYNC120 - either way the import has failed
             raise
     return session_id
 

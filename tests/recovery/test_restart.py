@@ -195,7 +195,9 @@ async def test_long_log_is_opened_from_its_snapshot() -> None:
             await peer.call("message.send", sessionId=session_id, content=f"n{number}", wait=True)
         before = await peer.call("message.list", sessionId=session_id, limit=1000)
         with trio.fail_after(5):
-            while not any(note.type == "snapshot" for note in store.notes.get(session_id, [])):
+            while not any(  # noqa: ASYNC110 - it is a thread that we wait for
+                note.type == "snapshot" for note in store.notes.get(session_id, [])
+            ):
                 await trio.sleep(0.01)
         store.crash()
     reads: list[int] = []

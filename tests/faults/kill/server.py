@@ -21,6 +21,11 @@ from trialogue.core.log import Entry, Note, Summary
 from trialogue.stores.jsonl import open_jsonl_store
 
 
+async def nap(call: trialogue.ToolCall) -> None:
+    """Take a little time."""
+    await trio.sleep(0.002)
+
+
 async def agent(turn: trialogue.Turn) -> None:
     """Say ``w0 w1 w2 …`` in bursts and pauses, call a tool now and then."""
     choice = random.Random(turn.input.content)
@@ -30,10 +35,10 @@ async def agent(turn: trialogue.Turn) -> None:
             await turn.write(f"w{count} ")
             count += 1
         if choice.random() < 0.2:
-            await turn.call_tool("nap", {"n": count}, lambda call: trio.sleep(0.002))
+            await turn.call_tool("nap", {"n": count}, nap)
             count = 0
         elif choice.random() < 0.5:
-            await trio.sleep(choice.random() * 0.02)
+            await trio.sleep(choice.random() * 0.08)
         else:
             await trio.lowlevel.checkpoint()
 
@@ -79,16 +84,16 @@ async def open_store(folder: str, *, early: bool) -> AsyncGenerator[Any]:
         nursery.cancel_scope.cancel()
 
 
-async def main(folder: str, socket: str, *mode: str) -> None:
+async def main(folder: str, socket: str, mode: Sequence[str]) -> None:
     async with trialogue.open_server(
         agent,
         transports=[f"unix://{socket}"],
         store=open_store(folder, early="early" in mode),
         settings=trialogue.Settings(rate_limit=None, max_in_flight=512),
     ):
-        print("ready", flush=True)
+        print("ready", flush=True)  # noqa: T201 - the campaign waits for it
         await trio.sleep_forever()
 
 
 if __name__ == "__main__":
-    trio.run(main, *sys.argv[1:])
+    trio.run(main, sys.argv[1], sys.argv[2], sys.argv[3:])

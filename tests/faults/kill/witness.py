@@ -63,7 +63,9 @@ async def call(url: str, *requests: tuple[str, dict[str, Any], str | None]) -> l
     return answers
 
 
-async def load(url: str, witness: Witness, choice: random.Random, unique: itertools.count[int]) -> None:
+async def load(
+    url: str, witness: Witness, choice: random.Random, unique: itertools.count[int]
+) -> None:
     """Be a client that creates, follows, sends and cancels, until the server is gone."""
     pending: dict[int, tuple[str, Any]] = {}
     sessions: list[str] = []
@@ -139,7 +141,7 @@ def find_violations(witness: Witness, logs: dict[str, list[dict[str, Any]]]) -> 
         if session_id not in logs:
             wrong.append(f"{key}: the session {session_id} is gone")
     for session_id, seen in witness.events.items():
-        held = {seq: event for seq, event in enumerate(logs.get(session_id, []), 1)}
+        held = dict(enumerate(logs.get(session_id, []), 1))
         for seq, event in seen.items():
             if seq not in held:
                 wrong.append(f"{session_id} {seq} was seen, and is lost: {event[:120]}")
@@ -153,10 +155,12 @@ def find_violations(witness: Witness, logs: dict[str, list[dict[str, Any]]]) -> 
     said = Counter[str]()
     for session_id, log in logs.items():
         wrong.extend(_check_log(session_id, log))
-        for event in log:
-            if event["type"] == "message.created":
-                said[event["data"]["message"]["content"]] += 1
-    wrong.extend(f"{content!r} was delivered {count} times" for content, count in said.items() if count > 1)
+        for entry in log:
+            if entry["type"] == "message.created":
+                said[entry["data"]["message"]["content"]] += 1
+    wrong.extend(
+        f"{content!r} was delivered {count} times" for content, count in said.items() if count > 1
+    )
     return wrong
 
 
@@ -183,7 +187,9 @@ def _check_log(session_id: str, log: list[dict[str, Any]]) -> list[str]:
             if words[:-1] != [f"w{first + number}" for number in range(len(words) - 1)]:
                 wrong.append(f"{session_id} {seq}: {words}")
     if begun != ends:
-        wrong.append(f"{session_id}: turns {begun - ends} did not end once, {ends - begun} too often")
+        wrong.append(
+            f"{session_id}: turns {begun - ends} did not end once, {ends - begun} too often"
+        )
     if any(messages.values()):
         wrong.append(f"{session_id}: messages not completed once: {+messages} {-messages}")
     return wrong
