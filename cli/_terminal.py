@@ -193,7 +193,7 @@ class Terminal:
             await self._acted.wait()
         return self._actions.popleft()
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:  # noqa: ASYNC128 - it is no service: `run` is its name only
         """Run the application in its thread, until it is cancelled or leaves by itself."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._end_when_cancelled)

@@ -721,7 +721,7 @@ async def connect(
             isinstance(only, BaseExceptionGroup) and isinstance(failure, BaseExceptionGroup)
         )
         if len(group.exceptions) == 1 and is_of_the_block:
-            raise only from only.__cause__
+            raise only from only.__cause__  # noqa: ASYNC123 - its own cause is kept
         raise
 
 

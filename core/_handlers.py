@@ -107,6 +107,7 @@ _COMMANDS: Final = {
     "session.delete": "Close the session, then remove it for good.",
     "session.fork": "Copy a session's messages into a new one.",
     "session.checkpoint": "Mark a place in the session's log.",
+    "session.compact": "Let a summary stand in for the oldest messages when a model is shown them.",
     "message.send": "Give the agent an input; with `wait`, answer at the turn's end.",
     "message.stream": "Give the agent an input, and subscribe to what comes of it.",
     "message.add": "Add a message to the history without a turn.",

@@ -7,7 +7,6 @@ implementation, one that reaches another node will be the second.
 from __future__ import annotations
 
 import logging
-import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
@@ -16,14 +15,16 @@ from typing import Any, Final
 import attrs
 import trio
 
-from ._clock import utc_now
-from ._command import Command, KeyClaim, Reply
+from ._command import Command, Reply
+from ._creation import SessionMaker
 from ._feed import PAGE_ENTRIES, SessionFeed, make_event
 from ._flusher import Flusher
-from ._ids import new_id
-from ._queries import check_depth, check_range, find_start, list_messages, make_snapshot
+from ._housekeeping import Housekeeper
+from ._notes import join_partials
+from ._queries import check_range, find_start, list_messages, make_snapshot
 from ._recovery import recover
 from ._session import LiveSession
+from ._snapshot import restore
 from ._stats import Stats
 from ._timers import Timers
 from ._turn import RunningTurn
@@ -31,24 +32,23 @@ from .abc import Agent, Connection, SessionStore, Turn
 from .codec import decode_json
 from .errors import (
     AgentError,
-    CapacityExceededError,
-    ConflictError,
     InvalidRequestError,
-    MessageNotFoundError,
     OverloadedError,
     SessionNotFoundError,
+    WireError,
 )
-from .events import MessageCreated, SessionCreated, SessionDeleted
-from .log import Entry, KeyRecord, Position
+from .events import SessionDeleted
+from .log import Entry, Position
 from .methods import (
     Empty,
     EventList,
     EventListResult,
     InputList,
     InputListResult,
+    MessageAdd,
     MessageList,
+    MessageSend,
     MessageStream,
-    SessionCreate,
     SessionDelete,
     SessionFork,
     SessionGet,
@@ -57,8 +57,11 @@ from .methods import (
     SessionSubscribe,
     SessionUnsubscribe,
 )
-from .models import ForkedFrom, Message, Session, SessionConfig
+from .models import SessionConfig
 from .settings import Settings
+
+#: Between two attempts to go on with a session whose log failed.
+REOPEN_SECONDS: Final = 5.0
 
 __all__ = ["LocalHost", "SessionHost"]
 
@@ -74,8 +77,6 @@ _READS: Final = (
     SessionUnsubscribe,
     SessionFork,
 )
-#: The default of idle expiry with a store that forgets anyway (PROTOCOL §11).
-FORGETFUL_IDLE_SECONDS: Final = 30 * 60.0
 
 
 class SessionHost(ABC):
@@ -136,22 +137,27 @@ class LocalHost(SessionHost):
         self.sessions: dict[str, LiveSession] = {}
         self.running: set[LiveSession] = set()
         self.is_draining = False
-        self._store = store
+        self.store = store
         self._flusher = flusher
-        self._timers = timers
+        self.timers = timers
         self._writers = writers
         self._turns = turns
         self._opening: dict[str, deque[_Work]] = {}
-        self._created: dict[tuple[str | None, str], tuple[KeyClaim, str, float]] = {}
         self._subscribed: dict[Connection, dict[str, SessionFeed]] = {}
         self._all_ended: trio.Event | None = None
         self._writing = 0
         self._all_written: trio.Event | None = None
-        self._is_pruning = False
-        idle = settings.idle_timeout_seconds
-        if idle is None:
-            idle = math.inf if store.durable else FORGETFUL_IDLE_SECONDS
-        self._idle_seconds = idle
+        self.maker = SessionMaker(self)
+        self.housekeeper = Housekeeper(self)
+
+    async def start(self) -> None:
+        """Take up what the last process left open: only those sessions are read."""
+        for session_id in await self.store.list_open_work():
+            if session_id in self._opening or session_id in self.sessions:
+                continue
+            self._opening[session_id] = deque([_Work(True, lambda _: None, lambda _: None)])
+            await self._open(session_id)
+        self.housekeeper.start()
 
     # -- finding sessions --------------------------------------------------------------------
 
@@ -164,9 +170,26 @@ class LocalHost(SessionHost):
             except Exception as exc:  # noqa: BLE001 - ends this request
                 reply.fail(exc)
 
-        self._with_session(session_id, _Work(type(command.params) not in _READS, run, reply.fail))
+        needs_write = type(command.params) not in _READS
+        self.with_session(session_id, run, reply.fail, needs_write=needs_write)
 
-    def _with_session(self, session_id: str, work: _Work) -> None:
+    def with_session(
+        self,
+        session_id: str,
+        run: Callable[[LiveSession], None],
+        fail: Callable[[Exception], None],
+        *,
+        needs_write: bool = False,
+    ) -> None:
+        """Do something with a session, at once if it is here, else when it has been loaded.
+
+        Args:
+            session_id: The session's.
+            run: What to do; behind what waits for the session already.
+            fail: Called instead if there is no such session, or it cannot be read or written.
+            needs_write: The session has to be this process's to write.
+        """
+        work = _Work(needs_write, run, fail)
         waiting = self._opening.get(session_id)
         if waiting is not None:
             waiting.append(work)
@@ -186,7 +209,7 @@ class LocalHost(SessionHost):
                 session = self.sessions.get(session_id) or await self._load(session_id)
                 has_open_work = session.state.active_turn_id is not None or session.state.inputs
                 if not session.journal.is_open and (waiting[0].needs_write or has_open_work):
-                    session.journal.open(await self._store.open(session_id))
+                    session.journal.open(await self.store.open(session_id))
                     recover(session)
                     # Nobody sees a turn as running that was interrupted.
                     await session.journal.wait_published()
@@ -198,10 +221,18 @@ class LocalHost(SessionHost):
             del self._opening[session_id]
 
     async def _load(self, session_id: str) -> LiveSession:
-        """Fold a session from its log."""
-        session = self._make_session(session_id)
+        """Fold a session from its newest snapshot and what its log has after it."""
+        session = self.make_session(session_id)
+        recollection = await self.store.recall(session_id)
+        session.texts = join_partials(recollection.partials)
         after = 0
-        while page := await self._store.read(session_id, after, PAGE_ENTRIES):
+        snapshot = recollection.snapshot
+        if snapshot is not None and restore(session.state, snapshot):
+            restore(session.feed.state, snapshot)
+            after = snapshot.after.seq
+            if session.notes is not None:
+                session.notes.last_snapshot = after
+        while page := await self.store.read(session_id, after, PAGE_ENTRIES):
             for entry in page:
                 session.feed.load(entry)
                 session.state.apply(entry)
@@ -209,13 +240,14 @@ class LocalHost(SessionHost):
         if not after:
             raise SessionNotFoundError(f"Session not found: {session_id}")
         self.stats.sessions_loaded += 1
-        self._keep(session)
+        self.keep(session)
         return session
 
-    def _make_session(self, session_id: str) -> LiveSession:
+    def make_session(self, session_id: str) -> LiveSession:
+        """Make one that has nothing in it yet."""
         feed = SessionFeed(
             session_id,
-            store=self._store,
+            store=self.store,
             flusher=self._flusher,
             settings=self.settings,
             stats=self.stats,
@@ -241,108 +273,20 @@ class LocalHost(SessionHost):
                     self._unsubscribe(feed, command.connection)
                 reply.succeed(Empty())
             case SessionFork():
-                self._fork(session, command, params, reply)
+                self.maker.fork(session, command, params, reply)
             case SessionDelete():
                 self._delete(session, reply)
             case _:
+                if isinstance(params, (MessageSend, MessageStream, MessageAdd)):
+                    self.store.check_writable()
                 if isinstance(params, MessageStream) and command.connection is not None:
                     self._check_subscriptions(session, command.connection)
                 session.execute(command, reply)
 
-    # -- creating, forking, deleting ---------------------------------------------------------
+    # -- creating, deleting ------------------------------------------------------------------
 
     def create(self, command: Command, reply: Reply) -> None:
-        params: SessionCreate = command.params
-        self.check_agent(params.config)
-        check_depth("params.metadata", params.metadata)
-        self._create(command, reply, params, messages=(), forked_from=None)
-
-    def _create(
-        self,
-        command: Command,
-        reply: Reply,
-        params: SessionCreate,
-        *,
-        messages: tuple[Message, ...],
-        forked_from: ForkedFrom | None,
-    ) -> None:
-        claim, principal = command.claim, command.principal
-        if claim is not None and self._is_repeat(claim, principal, reply):
-            return
-        self._make_room()
-        session = self._make_session(new_id("ses"))
-        session.journal.open(self._store.create(session.id))
-        now = utc_now()
-        shape = Session(
-            id=session.id,
-            name=params.name,
-            status="idle",
-            config=params.config,
-            created_at=now,
-            last_activity_at=now,
-            position=str(session.journal.next_position),
-            metadata=params.metadata,
-            forked_from=forked_from,
-        )
-        keys: tuple[KeyRecord, ...] = ()
-        if claim is not None:
-            self._created[principal, claim.key] = (claim, session.id, trio.current_time())
-            keys = (
-                KeyRecord(
-                    key=claim.key,
-                    method=claim.method,
-                    fingerprint=claim.fingerprint,
-                    result={"id": session.id},
-                ),
-            )
-        self.stats.sessions_created += 1
-        self._keep(session)
-
-        def failed(exc: Exception) -> None:
-            if claim is not None:
-                self._created.pop((principal, claim.key), None)
-            reply.fail(exc)
-
-        with session.journal.batch():
-            session.journal.stage(
-                SessionCreated(session=shape, owner=principal), keys=keys, on_failure=failed
-            )
-            for message in messages:
-                copy = attrs.evolve(message, session_id=session.id)
-                session.journal.stage(MessageCreated(message=copy))
-            session.journal.when_published(
-                session.state.seq,
-                lambda: reply.succeed(session.feed.state.session()),
-                lambda _: None,
-            )
-        # Again, now that its own idle time is known.
-        self.look_after(session)
-        self._prune_soon()
-
-    def _is_repeat(self, claim: KeyClaim, principal: str | None, reply: Reply) -> bool:
-        known = self._created.get((principal, claim.key))
-        if known is None:
-            return False
-        first, session_id, _ = known
-        if first != claim:
-            raise ConflictError(f"The idempotency key was used for another {first.method}")
-
-        def answer(session: LiveSession) -> None:
-            session.journal.when_published(
-                1, lambda: reply.succeed(session.feed.state.session()), reply.fail
-            )
-
-        self._with_session(session_id, _Work(False, answer, reply.fail))
-        return True
-
-    def _forget_keys(self) -> None:
-        """Drop the keys that have been kept for long enough. They are in order of age."""
-        before = trio.current_time() - self.settings.idempotency_seconds
-        while self._created:
-            oldest = next(iter(self._created))
-            if self._created[oldest][2] >= before:
-                return
-            del self._created[oldest]
+        self.maker.create(command, reply)
 
     def check_agent(self, config: SessionConfig) -> None:
         """Check that a configuration names an agent of ours.
@@ -358,29 +302,6 @@ class LocalHost(SessionHost):
         if config.idle_timeout_ms is not None:
             check_range("config.idleTimeoutMs", config.idle_timeout_ms, 1, 2**53 - 1)
 
-    def _fork(
-        self, session: LiveSession, command: Command, params: SessionFork, reply: Reply
-    ) -> None:
-        state = session.feed.state
-        if params.at_message_id is None:
-            messages = tuple(state.messages)
-        else:
-            index = state.find_message(params.at_message_id)
-            if index is None:
-                if params.at_message_id in state.in_progress:
-                    raise ConflictError(f"Message in progress: {params.at_message_id}")
-                raise MessageNotFoundError(f"Message not found: {params.at_message_id}")
-            messages = tuple(state.messages[: index + 1])
-        self._create(
-            command,
-            reply,
-            SessionCreate(config=state.config, name=state.name, metadata=state.metadata),
-            messages=messages,
-            forked_from=ForkedFrom(
-                session_id=session.id, message_id=messages[-1].id if messages else None
-            ),
-        )
-
     def _delete(self, session: LiveSession, reply: Reply) -> None:
         def closed(failure: Exception | None) -> None:
             if failure is not None:
@@ -390,7 +311,7 @@ class LocalHost(SessionHost):
 
         async def remove() -> None:
             try:
-                existed = await self._store.delete(session.id)
+                existed = await self.store.delete(session.id)
             except Exception as exc:  # noqa: BLE001 - ends this request
                 reply.fail(exc)
                 return
@@ -411,7 +332,7 @@ class LocalHost(SessionHost):
 
     async def list(self, params: SessionList, principal: str | None) -> SessionListResult:
         check_range("limit", params.limit, 1, 200)
-        page = await self._store.list(
+        page = await self.store.list(
             owner=principal, status=params.status, limit=params.limit, cursor=params.cursor
         )
         return SessionListResult(
@@ -442,7 +363,7 @@ class LocalHost(SessionHost):
         room = self.settings.max_list_bytes
         events: list[Any] = []
         while after < last and len(events) < limit:
-            page = await self._store.read(session.id, after, min(PAGE_ENTRIES, limit - len(events)))
+            page = await self.store.read(session.id, after, min(PAGE_ENTRIES, limit - len(events)))
             if not page:
                 break
             for entry in page:
@@ -539,9 +460,12 @@ class LocalHost(SessionHost):
 
     def spawn_turn(self, session: LiveSession, turn: RunningTurn) -> None:
         """Run a turn as a task under this host's sessions."""
-        name = turn.config.agent or self.default_agent
         self.running.add(session)
-        self._turns.start_soon(turn.run, self.agents.get(name, _missing), name=f"turn {turn.id}")
+        self._turns.start_soon(turn.run, self.find_agent(turn.config), name=f"turn {turn.id}")
+
+    def find_agent(self, config: SessionConfig) -> Agent:
+        """Give the agent that a session is configured for."""
+        return self.agents.get(config.agent or self.default_agent, _missing)
 
     def turn_ended(self, session: LiveSession) -> None:
         """A session's turn is over."""
@@ -562,7 +486,7 @@ class LocalHost(SessionHost):
                     extra={"session_id": session.id, "turn_id": turn.id},
                 )
 
-        self._timers.at(trio.current_time() + grace, check)
+        self.timers.at(trio.current_time() + grace, check)
 
     def stop_turns(self, reason: str) -> None:
         """Cancel every turn; they end ``interrupted``."""
@@ -577,96 +501,53 @@ class LocalHost(SessionHost):
 
     # -- memory ------------------------------------------------------------------------------
 
-    def _keep(self, session: LiveSession) -> None:
+    def keep(self, session: LiveSession) -> None:
+        """Hold a session in memory, as long as it is used."""
         self.sessions[session.id] = session
-        self.look_after(session)
+        self.housekeeper.look_after(session)
 
-    def look_after(self, session: LiveSession, due: float | None = None) -> None:
-        """Set when to see whether a session is out of use; from now, if ``due`` is not given."""
-        if due is None:
-            idle = min(self._idle_time(session), self.settings.evict_after_seconds)
-            due = trio.current_time() + idle
-        if session.timer is not None:
-            session.timer.cancel()
-        session.timer = None
-        if due < math.inf:
-            session.timer = self._timers.at(due, lambda: self._keep_house(session))
+    def is_needed(self, session: LiveSession) -> bool:
+        """Whether a session is used, or waited for."""
+        return session.is_in_use or session.id in self._opening
 
-    def _idle_time(self, session: LiveSession) -> float:
-        own = session.state.config.idle_timeout_ms
-        return self._idle_seconds if own is None else own / 1000
+    def needed_ids(self) -> set[str]:
+        """Name the sessions that are used, or waited for."""
+        return {s.id for s in self.sessions.values() if s.is_in_use} | set(self._opening)
 
-    def _keep_house(self, session: LiveSession) -> None:
-        """Expire or evict a session that is out of use for long enough, or look again later."""
-        if self.sessions.get(session.id) is not session:
-            return
-        now = trio.current_time()
-        idle = math.inf if session.state.ended is not None else self._idle_time(session)
-        evict = self.settings.evict_after_seconds
-        if session.is_in_use or session.id in self._opening:
-            # When the use ends, idle times count from there: nothing can be due earlier.
-            due = now + min(idle, evict)
-        elif now >= session.used_at + idle:
-            self._with_session(session.id, _Work(True, self._expire, lambda _: None))
-            due = now + evict
-        elif now >= session.used_at + evict:
-            self._evict(session)
-            return
-        else:
-            due = session.used_at + min(idle, evict)
-        self.look_after(session, due)
-
-    def _expire(self, session: LiveSession) -> None:
-        if session.state.ended is None and not session.is_in_use:
-            session.expire()
-
-    def _evict(self, session: LiveSession) -> None:
+    def evict(self, session: LiveSession) -> None:
+        """Let a session leave memory; clients do not notice."""
         self.stats.sessions_evicted += 1
         del self.sessions[session.id]
 
-    def _make_room(self) -> None:
-        """Make sure that one more session may be in memory.
-
-        Raises:
-            CapacityExceededError: All of them are in use, or live nowhere else.
-        """
-        self._forget_keys()
-        if len(self.sessions) < self.settings.max_sessions:
-            return
-        for session in list(self.sessions.values()):
-            lives_elsewhere = self._store.durable or session.state.ended is not None
-            if lives_elsewhere and not session.is_in_use and session.id not in self._opening:
-                self._evict(session)
-                return
-        raise CapacityExceededError(
-            f"{len(self.sessions)} sessions are live", data={"retryAfterMs": 5000}
-        )
-
-    def _prune_soon(self) -> None:
-        keep = self.settings.max_stored_sessions
-        if keep is None or self._is_pruning:
-            return
-        self._is_pruning = True
-
-        async def prune() -> None:
-            try:
-                in_use = {s.id for s in self.sessions.values() if s.is_in_use} | set(self._opening)
-                for session_id in await self._store.prune(keep=keep, protect=in_use):
-                    self.sessions.pop(session_id, None)
-            except Exception:
-                log.exception("pruning failed")
-            finally:
-                self._is_pruning = False
-
-        self.spawn_writer(prune)
-
     def session_failed(self, session: LiveSession, exc: Exception) -> None:
-        """A session's log took no more: whoever asks for it next loads it again."""
+        """A session's log took no more: whoever asks for it next loads it again.
+
+        If it has work to do, nobody need ask.
+        """
         self.running.discard(session)
         if not self.running and self._all_ended is not None:
             self._all_ended.set()
         if self.sessions.get(session.id) is session:
             del self.sessions[session.id]
+        if session.feed.state.active_turn_id is not None or session.feed.state.inputs:
+            self._reopen_later(session.id)
+
+    def _reopen_later(self, session_id: str) -> None:
+        """Load a session again that was left with work to do, as often as it takes."""
+
+        def reopen() -> None:
+            if not self.is_draining:
+                self.with_session(session_id, lambda _: None, failed, needs_write=True)
+
+        def failed(exc: Exception) -> None:
+            log.warning(
+                "a session could not be reopened",
+                extra={"session_id": session_id, "error": repr(exc)},
+            )
+            if not isinstance(exc, WireError):
+                self._reopen_later(session_id)
+
+        self.timers.at(trio.current_time() + REOPEN_SECONDS, reopen)
 
 
 def _event_object(entry: Entry) -> Mapping[str, Any]:

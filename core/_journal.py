@@ -26,7 +26,7 @@ from ._state import SessionState
 from ._text import LiveMessage
 from .abc import SessionLog
 from .events import CustomEvent, EventBody
-from .log import Entry, KeyRecord, Position
+from .log import Entry, KeyRecord, Note, Position
 
 __all__ = ["Callback", "Failure", "Journal"]
 
@@ -151,6 +151,16 @@ class Journal:
         if not self._is_writing and not self._holds:
             self._write_nowait()
         return entry
+
+    def note(self, note: Note) -> None:
+        """Keep something in the log that is no event. Nobody waits for it."""
+        if self.failure is None and self._log is not None:
+            self._log.note(note)
+
+    @property
+    def wants_snapshot(self) -> bool:
+        """Whether the log has become so large that the store asks for a snapshot."""
+        return self._log is not None and self._log.wants_snapshot
 
     def publish_transient(self, frame: Frame) -> None:
         """Publish an event without a position, after every entry that was staged before it."""

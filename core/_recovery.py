@@ -18,7 +18,8 @@ def recover(session: LiveSession) -> None:
     """Close what was open when the last process that wrote this session ended.
 
     A turn that was running is ``interrupted``, its message too, a tool's end is ``unknown``.
-    Queued inputs then run. Source: DESIGN §4.
+    What was said of the message is kept as far as it was saved. Queued inputs then run, or wait
+    for the next input, as the setting says. Source: DESIGN §4.
     """
     state, journal = session.state, session.journal
     turn_id = state.active_turn_id
@@ -46,11 +47,12 @@ def recover(session: LiveSession) -> None:
                             turn_id=message.turn_id,
                             role=message.role,
                             kind=message.kind,
-                            content="",
+                            content=session.texts.get(message.message_id, ""),
                             timestamp=utc_now(),
                             status="interrupted",
                         )
                     )
                 )
             journal.stage(TurnEnded(turn_id=turn_id, outcome="interrupted", stop_reason="restart"))
-    session.start_next()
+    if session.settings.resume_inputs:
+        session.start_next()

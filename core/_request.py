@@ -18,6 +18,7 @@ from .errors import (
     RequestCancelledError,
     RequestTimeoutError,
     ServerError,
+    StoreError,
     WireError,
     single_exception,
 )
@@ -105,6 +106,9 @@ class Request:
         """Answer with an error. What is not a `WireError` is a bug, and shows only an id."""
         if self.is_answered:
             return
+        if isinstance(exc, StoreError):
+            # Made to be shown: which session cannot be written, and why.
+            exc = ServerError(str(exc), data={"errorId": new_id("err")})
         if not isinstance(exc, WireError):
             error_id = new_id("err")
             log.error(

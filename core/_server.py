@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 from typing import Any, Final
@@ -177,6 +177,7 @@ class Server(Acceptor):
             "turns": len(self.host.running),
             "subscriptions": sum(len(s.feed.cursors) for s in self.host.sessions.values()),
             **self.counters.to_wire(),
+            "store": dict(self.host.store.statistics()),
         }
 
     async def drain(self, seconds: float | None = None, reason: str = "shutdown") -> None:
@@ -242,6 +243,7 @@ class Server(Acceptor):
                             turns=turns,
                         )
                         async with trio.open_nursery() as self._connection_tasks:
+                            await self.host.start()
                             await self._connection_tasks.start(self._listen, listeners)
                             task_status.started()
                             await self._stop.wait()
@@ -293,7 +295,7 @@ async def open_server(
     *,
     transports: Sequence[str] = (),
     settings: Settings | None = None,
-    store: SessionStore | None = None,
+    store: SessionStore | AbstractAsyncContextManager[SessionStore] | None = None,
     authenticate: Authenticator | None = None,
     methods: Mapping[str, Callable[[Any, Any], Any]] | None = None,
     tls: TlsFiles | Any = None,
@@ -306,7 +308,8 @@ async def open_server(
         agent: An agent, or several by name, of which the first is the default.
         transports: URLs to listen on, e.g. ``"ws://127.0.0.1:8765"``; port 0 takes a free one.
         settings: Limits and times.
-        store: Where sessions live; None keeps them in memory. It is closed at the end.
+        store: Where sessions live, or what opens it, e.g. ``open_jsonl_store(path)``; None keeps
+            them in memory. It is closed at the end.
         authenticate: Says who a credential names; None lets everybody in.
         methods: Methods of one's own, whose names begin with ``_``.
         tls: For ``wss`` and ``tcps``: files, or an ``ssl.SSLContext``.
@@ -344,7 +347,10 @@ async def open_server(
         settings=settings, tls=tls, allow_origins=allow_origins, allow_hosts=allow_hosts
     )
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(_close_store, store)
+        if isinstance(store, AbstractAsyncContextManager):
+            store = await stack.enter_async_context(store)
+        else:
+            stack.push_async_callback(_close_store, store)
         listeners: list[Listener] = []
         for url in transports:
             listener = await find_transport(url).open_listener(url, options)

@@ -8,7 +8,7 @@ and its staging.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -16,9 +16,11 @@ import trio
 
 from ._clock import utc_before, utc_now
 from ._command import Command, KeyClaim, Reply
+from ._compaction import compact
 from ._feed import SessionFeed
 from ._ids import new_id
 from ._journal import Journal
+from ._notes import NoteTaker
 from ._queries import check_depth
 from ._state import SessionState
 from ._text import MAX_ESCAPED
@@ -45,6 +47,7 @@ from .events import (
     MessageCreated,
     SessionCheckpointed,
     SessionClosed,
+    SessionCompacted,
     SessionExpired,
     SessionUpdated,
     TurnStarted,
@@ -60,6 +63,8 @@ from .methods import (
     SessionCheckpoint,
     SessionCheckpointResult,
     SessionClose,
+    SessionCompact,
+    SessionCompactResult,
     SessionUpdate,
     TurnCancel,
     TurnCancelResult,
@@ -81,6 +86,8 @@ class LiveSession:
         state: Folded from what was admitted: decisions read it.
         feed: What was published: readers see it.
         turn: The running turn, until its ``turn.ended`` is published.
+        notes: What the log gets beside events; None with a store that forgets anyway.
+        texts: Texts of messages in progress, as a last process left them.
     """
 
     def __init__(self, host: LocalHost, session_id: str, feed: SessionFeed) -> None:
@@ -93,6 +100,8 @@ class LiveSession:
             feed, self.state, spawn=host.spawn_writer, on_failure=self._journal_failed
         )
         self.turn: RunningTurn | None = None
+        self.notes = NoteTaker(self) if host.store.durable else None
+        self.texts: Mapping[str, str] = {}
         self.used_at = trio.current_time()
         self.timer: Timer | None = None
         self._closing: list[Callable[[Exception | None], None]] | None = None
@@ -141,6 +150,9 @@ class LiveSession:
                 self._update(params, command.claim, reply)
             case SessionCheckpoint():
                 self._checkpoint(params, command.claim, reply)
+            case SessionCompact():
+                self._check_open()
+                compact(self, params, command.claim, reply)
             case InputWithdraw():
                 self._withdraw(params, command.claim, reply)
             case SessionClose():
@@ -231,6 +243,9 @@ class LiveSession:
                 turn.wake_steering()
             elif turn is not None and when_busy == "interrupt":
                 self._cancel_turn(turn, "interrupted by a newer input")
+            elif turn is None:
+                # Inputs that a restart found waiting run now, in their order.
+                self.start_next()
 
     def _wait_turn(self, reply: Reply, result: MessageSendResult) -> None:
         """Answer when the input's turn has ended."""
@@ -341,7 +356,7 @@ class LiveSession:
             position=str(self.journal.next_position),
         )
         self._stage_answered(SessionUpdated(session=session), session, claim, reply)
-        self.host.look_after(self)
+        self.host.housekeeper.look_after(self)
 
     def _checkpoint(self, params: SessionCheckpoint, claim: KeyClaim | None, reply: Reply) -> None:
         self._check_open()
@@ -349,6 +364,19 @@ class LiveSession:
             position=str(self.journal.next_position), label=params.label
         )
         self._stage_answered(SessionCheckpointed(label=params.label), result, claim, reply)
+
+    def stage_compaction(
+        self, body: SessionCompacted, claim: KeyClaim | None, reply: Reply
+    ) -> None:
+        """Write a compaction down; its commit is the answer."""
+        self._check_open()
+        result = SessionCompactResult(
+            compaction_id=body.compaction_id,
+            summary=body.summary,
+            compacted_count=body.compacted_count,
+            position=str(self.journal.next_position),
+        )
+        self._stage_answered(body, result, claim, reply)
 
     def _stage_answered(self, body: Any, result: Any, claim: KeyClaim | None, reply: Reply) -> None:
         """Stage one entry whose commit is the answer."""
@@ -495,6 +523,8 @@ class LiveSession:
         """``turn.ended`` is published: only now is the session idle again."""
         self.turn = None
         self.touch()
+        if self.notes is not None:
+            self.notes.snapshot_if_due()
         cancels, self._cancels = self._cancels, []
         cancelled = TurnCancelResult(cancelled=turn.outcome == "cancelled", turn_id=turn.id)
         for reply, claim in cancels:

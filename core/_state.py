@@ -8,8 +8,8 @@ node that only follows a session there is but the second.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, Final
 
 import attrs
 
@@ -25,6 +25,7 @@ from .events import (
     MessageCreated,
     MessageStarted,
     SessionClosed,
+    SessionCompacted,
     SessionCreated,
     SessionExpired,
     SessionUpdated,
@@ -49,7 +50,10 @@ from .models import (
     ToolCallInfo,
 )
 
-__all__ = ["SessionState"]
+__all__ = ["SUMMARY_HEADING", "SessionState"]
+
+#: How the message begins that stands in for what was compacted (PROTOCOL §8).
+SUMMARY_HEADING: Final = "[Previous conversation summary]"
 
 
 class SessionState:
@@ -64,8 +68,10 @@ class SessionState:
         "_keeps_keys",
         "active_turn_id",
         "asks",
+        "compaction",
         "config",
         "created_at",
+        "created_key",
         "ended",
         "forked_from",
         "in_progress",
@@ -93,6 +99,7 @@ class SessionState:
         self.session_id = session_id
         self._keeps_keys = keeps_keys
         self.owner: str | None = None
+        self.created_key: str | None = None
         self.name: str | None = None
         self.config = SessionConfig()
         self.metadata: Any = {}
@@ -118,6 +125,8 @@ class SessionState:
         self.outcomes: dict[str, Outcome] = {}
         self.input_turns: dict[str, str] = {}
         self.usage = TokenUsage()
+        #: What stands in for the oldest messages when a model is shown the conversation.
+        self.compaction: SessionCompacted | None = None
         self.ended: SessionStatus | None = None
         self.keys: dict[str, tuple[KeyRecord, str, int]] = {}
 
@@ -177,8 +186,26 @@ class SessionState:
         return Summary(
             session=self.session(),
             owner=self.owner,
+            created_key=self.created_key,
             has_open_work=self.active_turn_id is not None or bool(self.inputs),
         )
+
+    def model_messages(self) -> tuple[Message, ...]:
+        """Give the conversation as a model is shown it (PROTOCOL §8).
+
+        What was compacted is one system message with its summary.
+        """
+        compaction = self.compaction
+        if compaction is None:
+            return tuple(self.messages)
+        summary = Message(
+            id=f"msg_{compaction.compaction_id}",
+            session_id=self.session_id,
+            role="system",
+            content=f"{SUMMARY_HEADING}\n{compaction.summary}",
+            timestamp=self.created_at,
+        )
+        return (summary, *self.messages[compaction.compacted_count :])
 
     def find_message(self, message_id: str) -> int | None:
         """Give the index of a completed message, newest searched first."""
@@ -229,6 +256,11 @@ class SessionState:
         if fold is not None:
             fold(self, body, entry)
 
+    def restore_keys(self, keys: Iterable[tuple[KeyRecord, str, int]]) -> None:
+        """Take the keys of a snapshot, if this state keeps any."""
+        if self._keeps_keys:
+            self.keys = {record.key: (record, time, seq) for record, time, seq in keys}
+
     def remember_keys(self, records: tuple[KeyRecord, ...], timestamp: str) -> None:
         """Keep the keys of a request that no entry carries, since it changed nothing.
 
@@ -249,6 +281,7 @@ class SessionState:
     def _session_created(self, body: SessionCreated, entry: Entry) -> None:
         session = body.session
         self.owner = body.owner
+        self.created_key = entry.keys[0].key if entry.keys else None
         self.created_at = session.created_at
         self.last_activity_at = session.last_activity_at
         self.parent = session.parent
@@ -266,6 +299,9 @@ class SessionState:
 
     def _session_ended(self, body: SessionClosed | SessionExpired, entry: Entry) -> None:
         self.ended = "closed" if isinstance(body, SessionClosed) else "expired"
+
+    def _session_compacted(self, body: SessionCompacted, entry: Entry) -> None:
+        self.compaction = body
 
     def _input_queued(self, body: InputQueued, entry: Entry) -> None:
         info = InputInfo(
@@ -395,6 +431,7 @@ class SessionState:
         SessionUpdated: _session_updated,
         SessionClosed: _session_ended,
         SessionExpired: _session_ended,
+        SessionCompacted: _session_compacted,
         InputQueued: _input_queued,
         InputDelivered: _input_delivered,
         InputWithdrawn: _input_gone,

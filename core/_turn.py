@@ -130,7 +130,7 @@ class RunningTurn(Turn):
 
     @property
     def messages(self) -> Sequence[Message]:
-        return tuple(self._session.state.messages)
+        return self._session.state.model_messages()
 
     @property
     def attempt(self) -> int:
@@ -153,6 +153,8 @@ class RunningTurn(Turn):
         message.write(text)
         if message.is_live:
             self._session.feed.text_written()
+        if self._session.notes is not None:
+            self._session.notes.text_written()
 
     async def write(self, text: str, *, kind: MessageKind = "text") -> None:
         self.write_nowait(text, kind=kind)

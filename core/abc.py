@@ -19,12 +19,13 @@ import attrs
 import trio
 
 from ._frame import Frame
+from .errors import StoreError
 from .methods import Credential
 from .models import InputInfo, Message, MessageKind, SessionConfig, SessionStatus
 
 if TYPE_CHECKING:
     from ._flusher import Flusher
-    from .log import Entry, Summary, SummaryPage
+    from .log import Entry, Note, Recollection, Summary, SummaryPage
     from .settings import Settings
 
 __all__ = [
@@ -345,6 +346,8 @@ class SessionLog(ABC):
 
     #: The term that this right was given in. 1 for a session that was created.
     term: int
+    #: The store asks for a snapshot: opening this log has become slow.
+    wants_snapshot: bool = False
 
     def append_nowait(self, batch: Sequence[Entry], summary: Summary) -> None:
         """As `append`, for a store that need not wait.
@@ -353,6 +356,13 @@ class SessionLog(ABC):
             trio.WouldBlock: It would have to; nothing was written.
         """
         raise trio.WouldBlock
+
+    def note(self, note: Note) -> None:  # noqa: B027 - a store that forgets has nothing to do
+        """Keep something that is no event: synchronous, and nobody waits for it.
+
+        It is written behind what was appended before, within 100 ms, with the next sync. A store
+        that forgets anyway does nothing. After a failure it does nothing either.
+        """
 
     @abstractmethod
     async def append(self, batch: Sequence[Entry], summary: Summary) -> None:
@@ -395,6 +405,47 @@ class SessionStore(ABC):
             SessionNotFoundError: There is none.
         """
 
+    async def recall(self, session_id: str) -> Recollection:
+        """Give the newest snapshot and the partial texts after it.
+
+        Raises:
+            SessionNotFoundError: There is none.
+        """
+        from .log import Recollection
+
+        await trio.lowlevel.checkpoint()
+        return Recollection()
+
+    async def find_created(self, owner: str | None, key: str) -> str | None:
+        """Find the session that a principal created under an idempotency key, if it is known."""
+        await trio.lowlevel.checkpoint()
+        return None
+
+    def check_writable(self) -> None:  # noqa: B027 - most stores have nothing to check
+        """Refuse new work if it could not be written.
+
+        Raises:
+            OverloadedError: The disk is nearly full. What is under way may still be written.
+        """
+
+    def statistics(self) -> Mapping[str, Any]:
+        """Give counters for ``server.stats``, by their wire names."""
+        return {}
+
+    async def list_ids(self) -> Sequence[str]:
+        """Name all sessions, whoever owns them, in no order: for copying a store.
+
+        Raises:
+            StoreError: This store cannot.
+        """
+        await trio.lowlevel.checkpoint()
+        raise StoreError("this store cannot name all of its sessions")
+
+    async def list_open_work(self) -> Sequence[str]:
+        """Name the sessions that have a running turn or queued inputs, without reading them."""
+        await trio.lowlevel.checkpoint()
+        return ()
+
     @abstractmethod
     async def summary(self, session_id: str) -> Summary | None:
         """Say what is known of a session, None if there is none."""
@@ -425,11 +476,20 @@ class SessionStore(ABC):
         """Remove a session for good. Returns False if there was none."""
 
     @abstractmethod
-    async def prune(self, *, keep: int, protect: Collection[str] = ()) -> Sequence[str]:
-        """Delete the sessions of oldest activity until ``keep`` are left.
+    async def prune(
+        self,
+        *,
+        keep: int | None = None,
+        older_seconds: float | None = None,
+        keep_bytes: int | None = None,
+        protect: Collection[str] = (),
+    ) -> Sequence[str]:
+        """Delete sessions, those of oldest activity first, until each limit that is given holds.
 
         Args:
             keep: How many may stay.
+            older_seconds: Those whose last activity is longer ago go.
+            keep_bytes: How large their logs may be together.
             protect: Ids that are in use, and stay in any case.
 
         Returns:

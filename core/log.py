@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import attrs
 
@@ -14,7 +14,15 @@ from .errors import InvalidRequestError
 from .events import EVENTS, CustomEvent, EventBody, LogClass
 from .models import Session
 
-__all__ = ["Entry", "KeyRecord", "Position", "Summary", "SummaryPage"]
+__all__ = [
+    "Entry",
+    "KeyRecord",
+    "Note",
+    "Position",
+    "Recollection",
+    "Summary",
+    "SummaryPage",
+]
 
 _POSITION: Final = re.compile(r"(0|[1-9]\d{0,15})-(0|[1-9]\d{0,15})", re.ASCII)
 
@@ -102,7 +110,7 @@ class Entry:
         self.seq = seq
         self.timestamp = timestamp
         self.event = event
-        self.log_class = log_class
+        self.log_class: LogClass = log_class
         self.data = data
         self.keys = keys
         self._body = body
@@ -149,16 +157,49 @@ class Entry:
 
 
 @attrs.frozen(kw_only=True)
+class Note:
+    """Something in a log that is no event: it has no position of its own, and takes no seq.
+
+    Attributes:
+        type: ``partial`` is a piece of the text of a message in progress, with its ``messageId``
+            and ``offset`` (code points); ``snapshot`` is the state folded up to ``after``.
+        after: The last entry that was staged before it.
+        data: JSON.
+    """
+
+    session_id: str
+    type: Literal["partial", "snapshot"]
+    after: Position
+    timestamp: str
+    data: bytes
+
+
+@attrs.frozen(kw_only=True)
+class Recollection:
+    """What spares the reading of a whole log.
+
+    Attributes:
+        snapshot: The newest valid one, None if there is none: read on after its position.
+        partials: Those written after the snapshot, in order.
+    """
+
+    snapshot: Note | None = None
+    partials: Sequence[Note] = ()
+
+
+@attrs.frozen(kw_only=True)
 class Summary:
     """What a store knows of a session without reading its log.
 
     Attributes:
         owner: The principal that created it, None for anonymous.
+        created_key: The idempotency key that created it.
         has_open_work: A turn is running or inputs are queued: a start has to read this session.
     """
 
     session: Session
     owner: str | None = None
+    created_key: str | None = None
     has_open_work: bool = False
 
 

@@ -50,6 +50,8 @@ __all__ = [
     "SessionCheckpoint",
     "SessionCheckpointResult",
     "SessionClose",
+    "SessionCompact",
+    "SessionCompactResult",
     "SessionCreate",
     "SessionDelete",
     "SessionFork",
@@ -208,6 +210,24 @@ class SessionCheckpointResult:
 
 
 @attrs.frozen(kw_only=True)
+class SessionCompact:
+    """``keep_last`` messages stay as they are, or a few more: turns are not cut."""
+
+    session_id: str
+    keep_last: int | None = None
+
+
+@attrs.frozen(kw_only=True)
+class SessionCompactResult:
+    """``compacted_count`` messages, counted from the first, are stood in for by ``summary``."""
+
+    compaction_id: str
+    summary: str
+    compacted_count: int
+    position: str
+
+
+@attrs.frozen(kw_only=True)
 class ToolOffer:
     """A tool that this subscriber can run, while the subscription lives."""
 
@@ -360,6 +380,7 @@ METHODS: Final[dict[str, tuple[type[Any], type[Any] | None]]] = {
     "session.list": (SessionList, SessionListResult),
     "session.fork": (SessionFork, Session),
     "session.checkpoint": (SessionCheckpoint, SessionCheckpointResult),
+    "session.compact": (SessionCompact, SessionCompactResult),
     "session.subscribe": (SessionSubscribe, SessionSubscribeResult),
     "session.unsubscribe": (SessionUnsubscribe, Empty),
     "event.list": (EventList, EventListResult),

@@ -65,6 +65,10 @@ class Settings:
         max_queued_inputs: Of one session.
         max_connections: At once, those in their handshake included.
         rate_limit: None is no limit.
+        max_stored_seconds: A session whose last activity is older is pruned; None keeps all.
+        max_stored_bytes: Of all logs together; the sessions of oldest activity are pruned.
+        prune_every_seconds: How often that is looked at, beside after each new session.
+        resume_inputs: After a restart, queued inputs run at once; else with the next input.
         idempotency_seconds: How long a key is kept at least.
         max_uncommitted_bytes: Of one session; above it the agent's writes wait for the store.
         server_name: What ``hello`` says.
@@ -92,6 +96,14 @@ class Settings:
     max_stored_sessions: int | None = attrs.field(
         default=None, validator=attrs.validators.optional(_at_least(1))
     )
+    max_stored_seconds: float | None = attrs.field(
+        default=None, validator=attrs.validators.optional(_at_least(1))
+    )
+    max_stored_bytes: int | None = attrs.field(
+        default=None, validator=attrs.validators.optional(_at_least(1))
+    )
+    prune_every_seconds: float = _seconds(3600.0, low=1)
+    resume_inputs: bool = True
     max_subscriptions: int = _limit(64)
     max_queued_inputs: int = _limit(256)
     max_connections: int = _limit(4_000)

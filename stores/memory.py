@@ -6,9 +6,10 @@ from collections.abc import Collection, Sequence
 
 import trio
 
+from ..core._clock import utc_before
 from ..core.abc import SessionLog, SessionStore
-from ..core.errors import InvalidRequestError, SessionNotFoundError
-from ..core.log import Entry, Summary, SummaryPage
+from ..core.errors import InvalidRequestError, SessionNotFoundError, StoreError
+from ..core.log import Entry, Recollection, Summary, SummaryPage
 from ..core.models import SessionStatus
 
 __all__ = ["MemoryStore", "open_memory_store"]
@@ -17,12 +18,16 @@ __all__ = ["MemoryStore", "open_memory_store"]
 class _MemoryLog(SessionLog):
     term = 1
 
-    def __init__(self, store: MemoryStore, session_id: str) -> None:
+    def __init__(
+        self, store: MemoryStore, session_id: str, entries: list[Entry] | None = None
+    ) -> None:
         self._store = store
         self._session_id = session_id
+        #: None until the first append makes the session exist.
+        self._entries = entries
 
     def append_nowait(self, batch: Sequence[Entry], summary: Summary) -> None:
-        self._store.keep(self._session_id, batch, summary)
+        self._entries = self._store.keep(self._session_id, self._entries, batch, summary)
 
     async def append(self, batch: Sequence[Entry], summary: Summary) -> None:
         self.append_nowait(batch, summary)
@@ -47,17 +52,36 @@ class MemoryStore(SessionStore):
 
     async def open(self, session_id: str) -> SessionLog:
         await trio.lowlevel.checkpoint()
-        if session_id not in self._logs:
+        entries = self._logs.get(session_id)
+        if entries is None:
             raise SessionNotFoundError(f"Session not found: {session_id}")
-        return _MemoryLog(self, session_id)
+        return _MemoryLog(self, session_id, entries)
 
-    def keep(self, session_id: str, batch: Sequence[Entry], summary: Summary) -> None:
-        """Append, and note the summary."""
-        self._logs.setdefault(session_id, []).extend(batch)
+    def keep(
+        self,
+        session_id: str,
+        entries: list[Entry] | None,
+        batch: Sequence[Entry],
+        summary: Summary,
+    ) -> list[Entry]:
+        """Append, note the summary, and give the log that was appended to.
+
+        Raises:
+            StoreError: The session was deleted, or exists already, or the batch does not follow.
+        """
+        if self._logs.get(session_id) is not entries:
+            reason = "exists already" if entries is None else "was deleted"
+            raise StoreError(f"the session {session_id} {reason}")
+        if batch[0].seq != len(entries or ()) + 1:
+            raise StoreError(f"{batch[0]!r} does not follow {len(entries or ())} entries")
+        if entries is None:
+            entries = self._logs[session_id] = []
+        entries.extend(batch)
         known = self._summaries.get(session_id)
         if known and known.session.last_activity_at != summary.session.last_activity_at:
             del self._summaries[session_id]
         self._summaries[session_id] = summary
+        return entries
 
     async def read(self, session_id: str, after: int, limit: int) -> Sequence[Entry]:
         await trio.lowlevel.checkpoint()
@@ -66,9 +90,19 @@ class MemoryStore(SessionStore):
             raise SessionNotFoundError(f"Session not found: {session_id}")
         return log[after : after + limit]
 
+    async def recall(self, session_id: str) -> Recollection:
+        await trio.lowlevel.checkpoint()
+        if session_id not in self._logs:
+            raise SessionNotFoundError(f"Session not found: {session_id}")
+        return Recollection()
+
     async def summary(self, session_id: str) -> Summary | None:
         await trio.lowlevel.checkpoint()
         return self._summaries.get(session_id)
+
+    async def list_ids(self) -> Sequence[str]:
+        await trio.lowlevel.checkpoint()
+        return list(self._summaries)
 
     async def list(
         self,
@@ -98,14 +132,37 @@ class MemoryStore(SessionStore):
         self._summaries.pop(session_id, None)
         return self._logs.pop(session_id, None) is not None
 
-    async def prune(self, *, keep: int, protect: Collection[str] = ()) -> Sequence[str]:
+    async def prune(
+        self,
+        *,
+        keep: int | None = None,
+        older_seconds: float | None = None,
+        keep_bytes: int | None = None,
+        protect: Collection[str] = (),
+    ) -> Sequence[str]:
         await trio.lowlevel.checkpoint()
-        excess = len(self._summaries) - keep
-        doomed = [name for name in self._summaries if name not in protect][: max(0, excess)]
+        count = len(self._summaries)
+        size = sum(self._size(session_id) for session_id in self._logs) if keep_bytes else 0
+        before = "" if older_seconds is None else utc_before(older_seconds)
+        doomed: list[str] = []
+        for session_id, summary in self._summaries.items():
+            if session_id in protect:
+                continue
+            is_old = summary.session.last_activity_at < before
+            is_excess = keep is not None and count > keep
+            is_large = keep_bytes is not None and size > keep_bytes
+            if not (is_old or is_excess or is_large):
+                break
+            doomed.append(session_id)
+            count -= 1
+            size -= self._size(session_id) if keep_bytes else 0
         for session_id in doomed:
             del self._summaries[session_id]
             self._logs.pop(session_id, None)
         return doomed
+
+    def _size(self, session_id: str) -> int:
+        return sum(len(entry.data) for entry in self._logs.get(session_id, ()))
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()

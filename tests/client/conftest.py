@@ -42,7 +42,7 @@ def connected(transport: FakeTransport) -> Connected:
             await peers[0].welcome(heartbeat_ms, **(limits or {}))
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(serve)
+            nursery.start_soon(serve)  # noqa: ASYNC113 - it waits to be connected to
             async with connect("fake://", **options) as client:
                 yield client, peers[0]
 

@@ -22,6 +22,7 @@ class _SlowLog(SessionLog):
     def __init__(self, store: SlowStore, session_id: str, inner: SessionLog) -> None:
         self.term = inner.term
         self._store = store
+        self._inner = inner
         self._session_id = session_id
         self._is_appending = False
 
@@ -31,7 +32,7 @@ class _SlowLog(SessionLog):
         if store.random.random() >= store.immediate:
             raise trio.WouldBlock
         store.appended(self._session_id, batch)
-        store.keep(self._session_id, batch, summary)
+        self._inner.append_nowait(batch, summary)
 
     async def append(self, batch: Sequence[Entry], summary: Summary) -> None:
         store = self._store
@@ -40,7 +41,7 @@ class _SlowLog(SessionLog):
         try:
             await trio.sleep(store.pause())
             store.appended(self._session_id, batch)
-            store.keep(self._session_id, batch, summary)
+            self._inner.append_nowait(batch, summary)
             # Durable, and for a while nobody has been told: readers must not see it yet.
             await trio.sleep(store.pause())
         finally:

@@ -209,7 +209,6 @@ async def test_session_that_cannot_be_read_is_an_error_and_not_the_end(
         assert answer["data"]["id"] == scene.session_id
 
 
-@pytest.mark.xfail(strict=True, reason="the session waits for somebody to ask for it")
 async def test_queued_inputs_run_after_a_failure_though_nobody_asks(
     immediate: float, autojump_clock: MockClock
 ) -> None:

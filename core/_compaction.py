@@ -1,0 +1,126 @@
+"""Compaction: a summary stands in for the oldest messages when a model is shown a session.
+
+The log keeps everything, and so do readers; only `Turn.messages` changes (PROTOCOL §8).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from ._command import KeyClaim, Reply
+from ._ids import new_id
+from ._state import SUMMARY_HEADING
+from .errors import InvalidRequestError, SessionBusyError
+from .events import SessionCompacted
+from .methods import SessionCompact
+from .models import Message
+
+if TYPE_CHECKING:
+    from ._session import LiveSession
+
+__all__ = ["compact", "extract_summary"]
+
+#: The messages that stay as they are, if the request does not say.
+KEEP_LAST: Final = 10
+#: Of the built-in summary: enough to remember what it was about, small against any window.
+SUMMARY_CHARACTERS: Final = 4000
+LINE_CHARACTERS: Final = 200
+
+
+def compact(
+    session: LiveSession, params: SessionCompact, claim: KeyClaim | None, reply: Reply
+) -> None:
+    """Carry out ``session.compact``.
+
+    The summary is the agent's if its function has a ``summarize`` (an async function of the
+    messages), else an extract. Inputs that arrive meanwhile are not held up: what is summarised
+    was said before.
+
+    Raises:
+        SessionBusyError: A turn is running, and is being shown these messages.
+        InvalidRequestError: There is nothing to compact.
+    """
+    if session.turn is not None:
+        raise SessionBusyError(f"Session busy: {session.id}")
+    state = session.state
+    done = 0 if state.compaction is None else state.compaction.compacted_count
+    keep = KEEP_LAST if params.keep_last is None else params.keep_last
+    count = _whole_turns(state.messages, len(state.messages) - keep)
+    if count <= done:
+        message = "nothing to compact"
+        raise InvalidRequestError(
+            f"Invalid request: params.keepLast: {message}",
+            data={"issues": [{"path": "params.keepLast", "message": message}]},
+        )
+    shown = state.model_messages()
+    old = shown[: len(shown) - (len(state.messages) - count)]
+
+    def write(summary: str) -> None:
+        session.stage_compaction(
+            SessionCompacted(compaction_id=new_id("cmp"), summary=summary, compacted_count=count),
+            claim,
+            reply,
+        )
+
+    summarize = _find_summarizer(session)
+    if summarize is None:
+        write(extract_summary(old))
+        return
+
+    async def ask_agent() -> None:
+        try:
+            write(await summarize(old))
+        except Exception as exc:  # noqa: BLE001 - ends this request
+            reply.fail(exc)
+
+    session.host.spawn_writer(ask_agent)
+
+
+def _whole_turns(messages: Sequence[Message], count: int) -> int:
+    """Cut between turns: a tool's result without its call confuses any model."""
+    while 0 < count < len(messages):
+        before, after = messages[count - 1], messages[count]
+        if after.turn_id is None or after.turn_id != before.turn_id:
+            break
+        count -= 1
+    return max(0, count)
+
+
+def _find_summarizer(
+    session: LiveSession,
+) -> Callable[[Sequence[Message]], Awaitable[str]] | None:
+    agent: Any = session.host.find_agent(session.state.config)
+    summarize: Callable[[Sequence[Message]], Awaitable[str]] | None
+    summarize = getattr(agent, "summarize", None)
+    return summarize
+
+
+def extract_summary(messages: Sequence[Message]) -> str:
+    """Summarise by extract: the first sentence of each message, the middle left out if need be."""
+    lines: list[str] = []
+    for message in messages:
+        text = message.content.removeprefix(SUMMARY_HEADING).strip()
+        if message.role == "system" and message.content.startswith(SUMMARY_HEADING):
+            lines.append(text)
+        elif text and message.kind == "text":
+            sentence = re.split(r"(?<=[.!?。！？])\s|\n", text, maxsplit=1)[0]
+            if len(sentence) > LINE_CHARACTERS:
+                sentence = sentence[: LINE_CHARACTERS - 1] + "…"
+            lines.append(f"{message.role}: {sentence}")
+    room = SUMMARY_CHARACTERS
+    if sum(map(len, lines)) + len(lines) <= room:
+        return "\n".join(lines)
+    head: list[str] = []
+    tail: list[str] = []
+    while lines:
+        line = lines.pop(0 if len(head) <= len(tail) else -1)
+        room -= len(line) + 1
+        if room < 0:
+            break
+        if len(head) <= len(tail):
+            head.append(line)
+        else:
+            tail.insert(0, line)
+    return "\n".join([*head, f"… ({len(lines) + 1} more)", *tail])

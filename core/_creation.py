@@ -1,0 +1,201 @@
+"""Making sessions: new ones and forks, each once for its idempotency key."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from ._clock import utc_now
+from ._command import Command, KeyClaim, Reply
+from ._ids import new_id
+from ._queries import check_depth
+from .errors import ConflictError, MessageNotFoundError
+from .events import MessageCreated, SessionCreated
+from .log import KeyRecord
+from .methods import SessionCreate, SessionFork
+from .models import ForkedFrom, Message, Session
+
+if TYPE_CHECKING:
+    from ._host import LocalHost
+    from ._session import LiveSession
+
+__all__ = ["SessionMaker"]
+
+
+class SessionMaker:
+    """Makes the sessions of one host."""
+
+    def __init__(self, host: LocalHost) -> None:
+        self._host = host
+        #: Principal and key → the session made, and when; in order of age.
+        self._made: dict[tuple[str | None, str], tuple[str, float]] = {}
+        #: Who waits for the store to say whether a key of before the restart is known.
+        self._asking: dict[tuple[str | None, str], list[tuple[Command, Reply]]] = {}
+
+    def create(self, command: Command, reply: Reply) -> None:
+        """Carry out ``session.create``."""
+        params: SessionCreate = command.params
+        self._host.check_agent(params.config)
+        check_depth("params.metadata", params.metadata)
+        self._make_once(command, reply, params)
+
+    def fork(
+        self, session: LiveSession, command: Command, params: SessionFork, reply: Reply
+    ) -> None:
+        """Carry out ``session.fork``.
+
+        Raises:
+            MessageNotFoundError: No such message.
+            ConflictError: It is still being written.
+        """
+        state = session.feed.state
+        if params.at_message_id is None:
+            messages = tuple(state.messages)
+        else:
+            index = state.find_message(params.at_message_id)
+            if index is None:
+                if params.at_message_id in state.in_progress:
+                    raise ConflictError(f"Message in progress: {params.at_message_id}")
+                raise MessageNotFoundError(f"Message not found: {params.at_message_id}")
+            messages = tuple(state.messages[: index + 1])
+        self._make_once(
+            command,
+            reply,
+            SessionCreate(config=state.config, name=state.name, metadata=state.metadata),
+            messages,
+            ForkedFrom(session_id=session.id, message_id=messages[-1].id if messages else None),
+        )
+
+    def _make_once(
+        self,
+        command: Command,
+        reply: Reply,
+        params: SessionCreate,
+        messages: tuple[Message, ...] = (),
+        forked_from: ForkedFrom | None = None,
+    ) -> None:
+        """Make a session, unless the command's key has made it already."""
+        claim, host = command.claim, self._host
+        if claim is None:
+            self._make(command, reply, params, messages, forked_from)
+            return
+        name = (command.principal, claim.key)
+        made = self._made.get(name)
+        if made is not None:
+            self._repeat(made[0], claim, reply)
+        elif name in self._asking:
+            self._asking[name].append((command, reply))
+        elif not host.store.durable:
+            self._make(command, reply, params, messages, forked_from)
+        else:
+            self._asking[name] = []
+
+            async def ask() -> None:
+                found: str | None = None
+                try:
+                    found = await host.store.find_created(command.principal, claim.key)
+                    if found is None:
+                        self._make(command, reply, params, messages, forked_from)
+                    else:
+                        self._repeat(found, claim, reply)
+                except Exception as exc:  # noqa: BLE001 - ends this request
+                    reply.fail(exc)
+                for later, waiting in self._asking.pop(name):
+                    assert later.claim is not None
+                    made = self._made.get(name)
+                    session_id = made[0] if made is not None else found
+                    if session_id is None:
+                        waiting.fail(ConflictError("The first request of this key was refused"))
+                    else:
+                        self._repeat(session_id, later.claim, waiting)
+
+            host.spawn_writer(ask)
+
+    def _make(
+        self,
+        command: Command,
+        reply: Reply,
+        params: SessionCreate,
+        messages: tuple[Message, ...],
+        forked_from: ForkedFrom | None,
+    ) -> None:
+        host, claim, principal = self._host, command.claim, command.principal
+        host.store.check_writable()
+        self._forget_keys()
+        host.housekeeper.make_room()
+        session = host.make_session(new_id("ses"))
+        session.journal.open(host.store.create(session.id))
+        now = utc_now()
+        shape = Session(
+            id=session.id,
+            name=params.name,
+            status="idle",
+            config=params.config,
+            created_at=now,
+            last_activity_at=now,
+            position=str(session.journal.next_position),
+            metadata=params.metadata,
+            forked_from=forked_from,
+        )
+        keys: tuple[KeyRecord, ...] = ()
+        if claim is not None:
+            self._made[principal, claim.key] = (session.id, trio.current_time())
+            keys = (
+                KeyRecord(
+                    key=claim.key,
+                    method=claim.method,
+                    fingerprint=claim.fingerprint,
+                    result={"id": session.id},
+                ),
+            )
+        host.stats.sessions_created += 1
+        host.keep(session)
+
+        def failed(exc: Exception) -> None:
+            if claim is not None:
+                self._made.pop((principal, claim.key), None)
+            reply.fail(exc)
+
+        with session.journal.batch():
+            session.journal.stage(
+                SessionCreated(session=shape, owner=principal), keys=keys, on_failure=failed
+            )
+            for message in messages:
+                copy = attrs.evolve(message, session_id=session.id)
+                session.journal.stage(MessageCreated(message=copy))
+            session.journal.when_published(
+                session.state.seq,
+                lambda: reply.succeed(session.feed.state.session()),
+                lambda _: None,
+            )
+        # Again, now that its own idle time is known.
+        host.housekeeper.look_after(session)
+        host.housekeeper.prune_soon()
+
+    def _repeat(self, session_id: str, claim: KeyClaim, reply: Reply) -> None:
+        """Answer with the session that the key has made."""
+
+        def answer(session: LiveSession) -> None:
+            known = session.state.keys.get(claim.key)
+            if known is None or (known[0].method, known[0].fingerprint) != (
+                claim.method,
+                claim.fingerprint,
+            ):
+                reply.fail(ConflictError("The idempotency key was used with other parameters"))
+                return
+            session.journal.when_published(
+                1, lambda: reply.succeed(session.feed.state.session()), reply.fail
+            )
+
+        self._host.with_session(session_id, answer, reply.fail)
+
+    def _forget_keys(self) -> None:
+        """Drop the keys that have been kept for long enough."""
+        before = trio.current_time() - self._host.settings.idempotency_seconds
+        while self._made:
+            oldest = next(iter(self._made))
+            if self._made[oldest][1] >= before:
+                return
+            del self._made[oldest]

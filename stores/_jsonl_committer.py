@@ -1,0 +1,393 @@
+"""Group commit: what many sessions want to write becomes one record, one sync, one round of acks.
+
+One task. While a round is in its worker thread, the next group gathers; so the slower the disk,
+the larger the groups. An append that is cancelled before its round began is out, and one that is
+cancelled later is in.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Literal, TypeAlias
+
+import attrs
+import trio
+
+from ..core.errors import FencedError, OverloadedError, StoreError
+from ._files import Files
+from ._jsonl_commit import CommitLog
+from ._jsonl_segments import head_name
+from ._jsonl_session import OwnedSession
+
+__all__ = ["Committer", "Fsync", "Request", "again"]
+
+log = logging.getLogger("trialogue.store")
+
+Fsync: TypeAlias = Literal["always", "interval", "never"]
+
+#: Notes wait for a group to go with for so long.
+NOTE_SECONDS: Final = 0.05
+#: How long what was found out about the free space is believed.
+SPACE_SECONDS: Final = 0.25
+#: What a refused client should wait.
+FULL_RETRY_MS: Final = 5000
+
+
+@attrs.define(eq=False)
+class Request:
+    """One thing to be written: a batch of entries, notes, a deletion, a term.
+
+    Attributes:
+        commit: Called on the event loop when it is durable, before anybody is told.
+        session: Whose file has to be as we left it; None asks nothing.
+        frees_space: It may be written though the disk is nearly full.
+        withdraw: Called if it was taken back.
+        size: What the session's head has to have; None while the flusher has to look.
+    """
+
+    payload: bytes
+    commit: Callable[[], None]
+    session: OwnedSession | None = None
+    frees_space: bool = False
+    withdraw: Callable[[], None] | None = None
+    size: int | None = None
+    is_taken: bool = False
+    is_withdrawn: bool = False
+    is_abandoned: bool = False
+    is_done: bool = False
+    error: Exception | None = None
+    task: trio.lowlevel.Task | None = None
+
+    def take(self) -> None:
+        """Begin its round: it cannot be withdrawn any more."""
+        self.is_taken = True
+        session = self.session
+        # One that has lines for the flusher is looked at by the flusher, soon.
+        if session is not None and not session.unflushed:
+            self.size = session.size
+
+    def finish(self, error: Exception | None) -> None:
+        """Tell whoever waits."""
+        self.is_done = True
+        self.error = error
+        if self.is_abandoned and self.session is not None:
+            self.session.abandoned -= 1
+            if error is not None and self.withdraw is not None:
+                self.withdraw()
+        if self.task is not None:
+            task, self.task = self.task, None
+            trio.lowlevel.reschedule(task)
+
+    async def wait(self) -> None:
+        """Wait until it is durable. Cancelling takes it back if it is not on its way yet."""
+        if not self.is_done:
+            self.task = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(self._abort)
+        if self.error is not None:
+            raise again(self.error)
+
+    def _abort(self, _: object) -> trio.lowlevel.Abort:
+        self.task = None
+        if not self.is_taken:
+            self.is_withdrawn = True
+            if self.withdraw is not None:
+                self.withdraw()
+        elif self.session is not None:
+            self.is_abandoned = True
+            self.session.abandoned += 1
+        return trio.lowlevel.Abort.SUCCEEDED
+
+
+@attrs.frozen
+class _Round:
+    """What a worker thread found: the requests that were not written, and why."""
+
+    refused: Sequence[Request]
+    foreign: Sequence[Request]
+
+
+def again(error: Exception) -> Exception:
+    """Give an exception to raise that says the same: each keeps where it was raised."""
+    return type(error)(*error.args)
+
+
+def _full() -> OverloadedError:
+    return OverloadedError("The disk is nearly full", data={"retryAfterMs": FULL_RETRY_MS})
+
+
+class _TakenAfterError(Exception):
+    """The folder was taken while a group was being written."""
+
+
+class Committer:
+    """The commit log's only writer.
+
+    Attributes:
+        failure: Why nothing is written any more.
+        is_full: The disk is nearly full: no new work should begin.
+        groups, syncs: Counted.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        commit_log: CommitLog,
+        *,
+        lock_name: str,
+        lock_handle: int,
+        fsync: Fsync,
+        interval_seconds: float,
+        min_free_bytes: int,
+        limiter: trio.CapacityLimiter,
+        wait_room: Callable[[], Awaitable[None]],
+    ) -> None:
+        self.failure: Exception | None = None
+        self.is_full = False
+        self.groups = self.syncs = 0
+        self.log = commit_log
+        self._files = files
+        self._lock_name = lock_name
+        self._lock_handle = lock_handle
+        self._fsync: Fsync = fsync
+        self._interval = interval_seconds
+        self._min_free = min_free_bytes
+        self._limiter = limiter
+        self._wait_room = wait_room
+        self._queue: list[Request] = []
+        self._due = math.inf
+        self._wake = trio.Event()
+        self._rounds = trio.Lock()
+        self._syncs = trio.Lock()
+        self._unsynced = False
+        self._space_checked = -math.inf
+        self._bytes_since = 0
+        self._free = 0
+        self._settled = trio.Event()
+        self._got_full = trio.Event()
+        self.on_foreign: Callable[[Request], None] = lambda request: None
+
+    # -- giving it work --------------------------------------------------------------------
+
+    def submit(self, request: Request) -> None:
+        """Write it with the next group.
+
+        Raises:
+            StoreError, FencedError: Nothing is written any more.
+        """
+        if self.failure is not None:
+            raise again(self.failure)
+        self._queue.append(request)
+        if self._due != -math.inf:
+            self._due = -math.inf
+            self._wake.set()
+
+    def submit_lazily(self, request: Request) -> None:
+        """Write it with the next group, or alone if none comes soon. Nobody waits for it."""
+        if self.failure is not None:
+            return
+        self._queue.append(request)
+        if self._due == math.inf:
+            self._due = trio.current_time() + NOTE_SECONDS
+            self._wake.set()
+
+    async def wait_settled(self) -> None:
+        """Wait for the end of the round that is going on."""
+        await self._settled.wait()
+
+    # -- the task --------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Write groups until cancelled."""
+        while True:
+            await self._wait_due()
+            await self._wait_room()
+            async with self._rounds:
+                await self._commit_queue()
+
+    async def _wait_due(self) -> None:
+        while (now := trio.current_time()) < self._due:
+            self._wake = trio.Event()
+            with trio.move_on_after(self._due - now):
+                await self._wake.wait()
+
+    async def finish(self) -> None:
+        """Write what is still waiting, lazy or not."""
+        async with self._rounds:
+            while self._queue and self.failure is None:
+                await self._commit_queue()
+
+    async def _commit_queue(self) -> None:
+        group = [request for request in self._queue if not request.is_withdrawn]
+        self._queue = []
+        self._due = math.inf
+        for request in group:
+            request.take()
+        if group:
+            await self._commit(group)
+
+    async def _commit(self, group: Sequence[Request]) -> None:
+        self._settled = trio.Event()
+        done = _Round((), ())
+        try:
+            # Cancelled only between rounds: what a thread writes, somebody has to be told.
+            with trio.CancelScope(shield=True):
+                done = await trio.to_thread.run_sync(self._write, group, limiter=self._limiter)
+        except _TakenAfterError:
+            self._stop(FencedError("Another process has taken the store's folder"), group)
+            return
+        except FencedError as exc:
+            self._stop(exc, group)
+            return
+        except Exception as exc:  # noqa: BLE001 - the store stops, for good
+            self._stop(StoreError(f"The store has stopped: {exc}"), group)
+            return
+        finally:
+            self._settled.set()
+        self.groups += 1
+        skipped = {*done.refused, *done.foreign}
+        for request in group:
+            if request not in skipped:
+                request.commit()
+                request.finish(None)
+        for request in done.refused:
+            request.finish(_full())
+        for request in done.foreign:
+            self.on_foreign(request)
+        if self.is_full:
+            self._got_full.set()
+
+    def _stop(self, failure: Exception, group: Sequence[Request]) -> None:
+        """Take no more, for good: what a failed sync left on the disk, nobody knows."""
+        if self.failure is None:
+            self.failure = failure
+            log.critical("the store has stopped", extra={"error": repr(failure)})
+        waiting, self._queue = self._queue, []
+        for request in (*group, *waiting):
+            if not request.is_done and not request.is_withdrawn:
+                request.finish(failure)
+
+    def stop(self, failure: Exception, *, quiet: bool = False) -> None:
+        """As if writing had failed: somebody else could not write what has to be written."""
+        if quiet and self.failure is None:
+            self.failure = failure
+        self._stop(failure, ())
+
+    # -- in the worker thread --------------------------------------------------------------
+
+    def _write(self, group: Sequence[Request]) -> _Round:
+        files = self._files
+        self.check_lock()
+        is_full = self._look_for_space()
+        refused: list[Request] = []
+        foreign: list[Request] = []
+        payloads: list[bytes] = []
+        for request in group:
+            session = request.session
+            if is_full and not request.frees_space:
+                refused.append(request)
+            elif (
+                session is not None
+                and request.size is not None
+                and (files.size_of(head_name(session.id)) or 0) != request.size
+            ):
+                foreign.append(request)
+            else:
+                payloads.append(request.payload)
+        if payloads:
+            payload = b"".join(payloads)
+            self._bytes_since += len(payload)
+            self.log.write(payload)
+            if self._fsync == "always":
+                self.log.sync()
+                self.syncs += 1
+                # Whoever took the folder since then has not read this record, perhaps.
+                if not files.is_lock(self._lock_name, self._lock_handle):
+                    raise _TakenAfterError
+            else:
+                self._unsynced = True
+        return _Round(refused, foreign)
+
+    def check_lock(self) -> None:
+        """Check that the folder is still ours. In a worker thread.
+
+        Raises:
+            FencedError: It is not.
+        """
+        if not self._files.is_lock(self._lock_name, self._lock_handle):
+            raise FencedError("Another process has taken the store's folder")
+
+    def _look_for_space(self) -> bool:
+        """Say whether there is so little room that nothing may be written."""
+        now = time.monotonic()
+        if now - self._space_checked >= SPACE_SECONDS or self._bytes_since > self._min_free // 8:
+            self._space_checked, self._bytes_since = now, 0
+            self._free = self._files.free_bytes()
+            is_full = self._free < self._min_free
+            if is_full != self.is_full:
+                log.log(
+                    logging.ERROR if is_full else logging.WARNING,
+                    "the disk is %s",
+                    "nearly full: no new work is taken" if is_full else "no longer full",
+                    extra={"free_bytes": self._free},
+                )
+            self.is_full = is_full
+        return self._free < self._min_free // 4
+
+    def check_space(self) -> None:
+        """Refuse new work if the disk is nearly full.
+
+        Raises:
+            OverloadedError: It is.
+        """
+        if self.is_full:
+            raise _full()
+
+    async def watch_space(self) -> None:
+        """While the disk is full and nothing is written: find out when it no longer is."""
+        while True:
+            await self._got_full.wait()
+            self._got_full = trio.Event()
+            while self.is_full and self.failure is None:
+                await trio.sleep(SPACE_SECONDS)
+                async with self._rounds:
+                    await trio.to_thread.run_sync(self._look_for_space, limiter=self._limiter)
+
+    # -- the log's files -------------------------------------------------------------------
+
+    async def swap(self, commit_log: CommitLog) -> CommitLog:
+        """Go on in another file. Returns the one before, complete."""
+        async with self._rounds:
+            before, self.log = self.log, commit_log
+            commit_log.next_lsn = before.next_lsn
+            return before
+
+    async def sync(self) -> None:
+        """Make durable what is written (policy ``interval``)."""
+        async with self._syncs:
+            if not self._unsynced or self.failure is not None:
+                return
+            self._unsynced = False
+            try:
+                await trio.to_thread.run_sync(self.log.sync, limiter=self._limiter)
+                self.syncs += 1
+            except OSError as exc:
+                self._stop(StoreError(f"The store has stopped: {exc}"), ())
+
+    async def wait_idle(self) -> None:
+        """Wait until no thread of ours is at work."""
+        async with self._rounds, self._syncs:
+            pass
+
+    async def close_log(self, commit_log: CommitLog) -> None:
+        """Close a file that is not written to any more."""
+        async with self._syncs:
+            await trio.to_thread.run_sync(commit_log.close, limiter=self._limiter)
+
+    async def run_interval(self) -> None:
+        """Sync every interval (policy ``interval``)."""
+        while True:
+            await trio.sleep(self._interval)
+            await self.sync()

@@ -1,0 +1,369 @@
+"""Moves what is acknowledged from the commit log to the sessions' own files, and drops the log.
+
+A flush appends each session's lines to its head, without a sync. A checkpoint makes those files
+and the index durable, and only then removes the log that would have brought them back.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final
+
+import trio
+
+from ..core.errors import FencedError, StoreError
+from ._files import Files
+from ._jsonl_commit import CommitLog
+from ._jsonl_committer import Committer
+from ._jsonl_index import Index
+from ._jsonl_index_file import IndexFile
+from ._jsonl_rows import Row
+from ._jsonl_segments import head_name, segment_name
+from ._jsonl_session import FlushJob, OwnedSession
+
+__all__ = ["Flusher"]
+
+log = logging.getLogger("trialogue.store")
+
+#: A line is in its session's own file after so long.
+FLUSH_SECONDS: Final = 0.25
+#: Above it the flush does not wait; four times that, and the commits wait for the flush.
+FLUSH_BYTES: Final = 8 * 1024 * 1024
+#: What a start would have to replay.
+CHECKPOINT_BYTES: Final = 32 * 1024 * 1024
+
+
+class Flusher:
+    """The only writer of the sessions' files, but for what a deletion removes.
+
+    Attributes:
+        flushes, checkpoints: Counted.
+        pending_bytes: Given to it, and not planned to be written yet.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        index: Index,
+        index_file: IndexFile,
+        *,
+        epoch: int,
+        sync: bool,
+        auto_save_seconds: float,
+        checkpoint_seconds: float,
+        limiter: trio.CapacityLimiter,
+        close_mark: str,
+    ) -> None:
+        self.flushes = self.checkpoints = 0
+        #: One flush at a time, and one checkpoint.
+        self._flushing = trio.Lock()
+        self._working = trio.Lock()
+        self._files = files
+        self._index = index
+        self._index_file = index_file
+        self._epoch = epoch
+        self._sync = sync
+        self._auto_save = auto_save_seconds
+        self._checkpoint_seconds = checkpoint_seconds
+        self._limiter = limiter
+        self._log_number = 1
+        self._dirty: dict[OwnedSession, None] = {}
+        self._written: set[str] = set()
+        self.pending_bytes = 0
+        self._wake = trio.Event()
+        self._room = trio.Event()
+        self._flushed = trio.Event()
+        self._is_urgent = False
+        self._failure: Exception | None = None
+        self._doomed: list[str] = []
+        self._names_changed = False
+        self._is_closed = False
+        self._close_mark = close_mark
+        self._checkpoint_due = math.inf
+        self._save_due = math.inf
+        self.on_foreign: Callable[[OwnedSession], None] = lambda session: None
+        self.before_removing: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+        #: Raises if the folder is not ours any more. Called in the worker thread.
+        self.check_lock: Callable[[], None] = lambda: None
+
+    # -- told by others --------------------------------------------------------------------
+
+    def took(self, session: OwnedSession, size: int) -> None:
+        """Write a session's new lines soon."""
+        self._dirty[session] = None
+        self.pending_bytes += size
+        if self.pending_bytes > FLUSH_BYTES:
+            self._is_urgent = True
+        self._wake.set()
+
+    def forget(self, session: OwnedSession) -> None:
+        """Write no more of a session: it is deleted, or somebody else's."""
+        self._dirty.pop(session, None)
+        session.unflushed = []
+
+    def remove_soon(self, names: Sequence[str]) -> None:
+        """Remove files, of which the commit log says that they are gone."""
+        self._doomed += names
+        self._is_urgent = True
+        self._wake.set()
+
+    async def wait_room(self) -> None:
+        """Wait until what is unflushed is bounded again."""
+        while self.pending_bytes > 4 * FLUSH_BYTES:
+            self._room = trio.Event()
+            self._wake.set()
+            await self._room.wait()
+
+    async def wait_flushed(self) -> None:
+        """Wait for the end of the flush that is going on."""
+        await self._flushed.wait()
+
+    # -- the task --------------------------------------------------------------------------
+
+    async def run(self, committer: Committer) -> None:
+        """Flush, save the index and checkpoint until cancelled, or until the store has stopped."""
+        while committer.failure is None:
+            await self._wait_work()
+            with trio.CancelScope(shield=True):
+                await self._work(committer)
+
+    async def _wait_work(self) -> None:
+        due = min(self._checkpoint_due, self._save_due)
+        if not self._dirty and not self._doomed:
+            with trio.move_on_at(due):
+                await self._wake.wait()
+        self._wake = trio.Event()
+        if self._dirty and not self._is_urgent:
+            with trio.move_on_after(FLUSH_SECONDS):
+                while not self._is_urgent:
+                    await self._wake.wait()
+                    self._wake = trio.Event()
+        else:
+            await trio.lowlevel.checkpoint()
+
+    async def _work(self, committer: Committer) -> None:
+        async with self._working:
+            if self._is_closed:
+                return
+            try:
+                await self.flush()
+                now = trio.current_time()
+                is_saving = now >= self._save_due
+                if (
+                    committer.log.size > CHECKPOINT_BYTES
+                    or now >= self._checkpoint_due
+                    # Written anew only when all that it says is durable.
+                    or (is_saving and self._wants_rewrite())
+                ):
+                    await self._checkpoint(committer)
+                elif is_saving:
+                    await self._save_index(self._take_changes(), sync=False)
+            except FencedError as exc:
+                committer.stop(exc)
+            except Exception as exc:  # noqa: BLE001 - the store stops, for good
+                committer.stop(StoreError(f"The store has stopped: {exc}"))
+
+    # -- flushing --------------------------------------------------------------------------
+
+    async def flush(self) -> None:
+        """Append to the sessions' files what is only in the commit log.
+
+        Raises:
+            OSError, FencedError: It failed, now or before: then what it had taken is nowhere but
+                in the log, which no checkpoint may drop any more.
+        """
+        async with self._flushing:
+            if self._failure is not None:
+                raise OSError(errno.EIO, "an earlier flush failed") from self._failure
+            try:
+                await self._flush()
+            except Exception as exc:
+                self._failure = exc
+                raise
+
+    async def _flush(self) -> None:
+        sessions, self._dirty = self._dirty, {}
+        self._is_urgent = False
+        jobs = [session.plan_flush() for session in sessions if session.unflushed]
+        self.pending_bytes = 0
+        self._room.set()
+        doomed, self._doomed = self._doomed, []
+        if doomed:
+            # Else a power loss could leave a log that knows of no deletion, and no file.
+            await self.before_removing()
+            await trio.to_thread.run_sync(self._remove, doomed, limiter=self._limiter)
+        if jobs or doomed:
+            now = trio.current_time()
+            self._checkpoint_due = min(self._checkpoint_due, now + self._checkpoint_seconds)
+            self._save_due = min(self._save_due, now + self._auto_save)
+        if not jobs:
+            return
+        self._flushed = trio.Event()
+        try:
+            await trio.to_thread.run_sync(self._write, jobs, limiter=self._limiter)
+            for job in jobs:
+                session = job.session
+                self._written.add(head_name(session.id))
+                if job.foreign_size is not None:
+                    session.flushing = 0
+                    session.is_rolling = False
+                    self.on_foreign(session)
+                    continue
+                session.flushed_as(job)
+            self.flushes += 1
+        finally:
+            self._flushed.set()
+
+    def _remove(self, names: Sequence[str]) -> None:
+        """In the worker thread."""
+        self.check_lock()
+        for name in names:
+            self._names_changed |= self._files.remove(name)
+
+    def _write(self, jobs: Sequence[FlushJob]) -> None:
+        """In the worker thread."""
+        files = self._files
+        self.check_lock()
+        for job in jobs:
+            session_id = job.session.id
+            name = head_name(session_id)
+            is_new = job.expected_size == 0
+            try:
+                handle = files.open(name, create=is_new)
+            except FileNotFoundError:
+                job.foreign_size = 0
+                continue
+            try:
+                size = files.size(handle)
+                if size != job.expected_size:
+                    job.foreign_size = size
+                    continue
+                self._names_changed |= is_new
+                if not job.roll:
+                    files.write(handle, job.after, size)
+                    continue
+                if job.before:
+                    files.write(handle, job.before, size)
+                # Whatever is in an older segment is durable before the segment has its name,
+                # and its name before another file has the head's: replaying by position then
+                # only ever meets a torn head.
+                if self._sync:
+                    files.sync(handle)
+            finally:
+                files.close(handle)
+            files.rename(name, segment_name(session_id, job.session.first))
+            if self._sync:
+                files.sync_folder()
+            if job.after:
+                handle = files.open(name, exclusive=True)
+                try:
+                    files.write(handle, job.after, 0)
+                finally:
+                    files.close(handle)
+            self._names_changed = True
+
+    # -- the checkpoint --------------------------------------------------------------------
+
+    async def _checkpoint(self, committer: Committer) -> None:
+        """Make durable what the commit log holds, and drop the log. Appends go on meanwhile."""
+        self._checkpoint_due = math.inf
+        self._log_number += 1
+        number = self._log_number
+        new = await trio.to_thread.run_sync(
+            lambda: CommitLog(self._files, epoch=self._epoch, number=number),
+            limiter=self._limiter,
+        )
+        old = await committer.swap(new)
+        # As it is now: what changes from here on is in the new log only.
+        changes = self._take_changes()
+        everything = self._index.rows.copy() if self._wants_rewrite() else None
+        await self.flush()
+        await self._settle(changes, everything)
+        await committer.close_log(old)
+        await trio.to_thread.run_sync(self._files.remove, old.name, limiter=self._limiter)
+        self.checkpoints += 1
+
+    def _take_changes(self) -> dict[str, Row | None]:
+        rows, unsaved = self._index.rows, self._index.unsaved
+        self._index.unsaved = set()
+        return {session_id: rows.get(session_id) for session_id in unsaved}
+
+    def _wants_rewrite(self) -> bool:
+        return self._index_file.wants_rewrite(len(self._index.unsaved), len(self._index.rows))
+
+    async def _settle(
+        self, changes: Mapping[str, Row | None], everything: Mapping[str, Row] | None
+    ) -> None:
+        """Make the sessions' files, the index and the names durable."""
+        written, self._written = self._written, set()
+        if self._sync:
+            await trio.to_thread.run_sync(self._sync_files, written, limiter=self._limiter)
+        if everything is None:
+            await self._save_index(changes, sync=self._sync)
+        else:
+            await self._rewrite_index(everything)
+        if self._sync and self._names_changed:
+            self._names_changed = False
+            await trio.to_thread.run_sync(self._files.sync_folder, limiter=self._limiter)
+        if self._sync:
+            await trio.to_thread.run_sync(self._index_file.mark_synced, limiter=self._limiter)
+
+    def _sync_files(self, names: set[str]) -> None:
+        """In the worker thread."""
+        for name in names:
+            try:
+                handle = self._files.open(name)
+            except FileNotFoundError:
+                # Deleted since, or rolled, and nothing came after.
+                continue
+            try:
+                self._files.sync(handle)
+            finally:
+                self._files.close(handle)
+
+    async def _save_index(self, changes: Mapping[str, Row | None], *, sync: bool) -> None:
+        self._save_due = math.inf
+
+        def save() -> None:
+            self.check_lock()
+            self._index_file.append(changes, sync=sync)
+
+        await trio.to_thread.run_sync(save, limiter=self._limiter)
+
+    async def _rewrite_index(self, rows: Mapping[str, Row]) -> None:
+        self._save_due = math.inf
+        everything = list(rows.values())
+
+        def rewrite() -> None:
+            self.check_lock()
+            self._index_file.rewrite(everything, sync=self._sync)
+
+        await trio.to_thread.run_sync(rewrite, limiter=self._limiter)
+
+    async def wait_idle(self) -> None:
+        """Wait until no thread of ours is at work."""
+        async with self._working, self._flushing:
+            pass
+
+    def _mark_closed(self) -> None:
+        """In the worker thread."""
+        self._index_file.mark_closed(self._close_mark, sync=self._sync)
+
+    async def close(self, committer: Committer) -> bool:
+        """Leave files that need no replay. Returns False if the store has stopped."""
+        async with self._working:
+            self._is_closed = True
+            await committer.finish()
+            await self.flush()
+            everything = self._index.rows if self._wants_rewrite() else None
+            await self._settle(self._take_changes(), everything)
+            if committer.failure is not None:
+                return False
+            await trio.to_thread.run_sync(self._mark_closed, limiter=self._limiter)
+            log_file = committer.log
+            await committer.close_log(log_file)
+            await trio.to_thread.run_sync(self._files.remove, log_file.name, limiter=self._limiter)
+        return True

@@ -1,0 +1,196 @@
+"""The index on disk, ``index.jsonl``: derived, and never the truth.
+
+A line with the version, then a line a row, with a checksum as in a log. Changed rows are
+appended; when most lines are out of date the file is written anew, and put in the place of the
+old one at once. A closed store's index ends with a mark that its lock's file has too: so an index
+that was put there by somebody else is known, and folded again from the logs, as is one that is
+damaged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+from zlib import crc32
+
+import attrs
+import msgspec
+
+from ..core import codec
+from ..core._line import has_valid_crc
+from ._files import Files
+from ._jsonl_rows import Row, decode_row
+
+__all__ = ["INDEX_NAME", "TORN", "IndexFile", "LoadedIndex"]
+
+INDEX_NAME: Final = "index.jsonl"
+_NEW_NAME: Final = "index.jsonl.new"
+_HEADER: Final = b'{"index":"trialogue","version":1}'
+_CHUNK_BYTES: Final = 1 << 20
+#: Rows that are written in one go, between which other threads may run.
+_CHUNK_ROWS: Final = 1000
+#: ``,"crc":"xxxxxxxx"}``
+_CRC_BYTES: Final = 18
+#: A file of a few rows is not worth being written anew.
+_MIN_GARBAGE: Final = 1000
+
+
+class _OtherLine(msgspec.Struct):
+    deleted: str | None = None
+    closed: str | None = None
+    synced: bool = False
+
+
+_other_decoder: Final = msgspec.json.Decoder(_OtherLine)
+
+#: The problem of a file that ends in the middle of a line.
+TORN: Final = "its end is missing"
+
+
+@attrs.frozen
+class LoadedIndex:
+    """What an index file holds.
+
+    Attributes:
+        rows: By session id, the newest of each.
+        mark: Of the closing that it ends with, None if it does not end with one.
+        unproven: Of the rows, those that may be ahead of the logs: they were written after
+            everything was last known to be durable.
+        problem: What is wrong with it.
+    """
+
+    rows: dict[str, Row]
+    mark: str | None
+    problem: str | None
+    unproven: frozenset[str] = frozenset()
+
+
+class IndexFile:
+    """The file. Synchronous; one caller at a time.
+
+    Attributes:
+        lines: In it, those included that later ones replace.
+    """
+
+    def __init__(self, files: Files) -> None:
+        self.lines = 0
+        self.size = 0
+        self._files = files
+        self._must_rewrite = True
+        self._is_unsynced = False
+
+    def load(self) -> LoadedIndex:
+        """Read it."""
+        rows: dict[str, Row] = {}
+        mark: str | None = None
+        owners: dict[str, str] = {}
+        unproven: set[str] = set()
+        lines = self._lines()
+        header, _ = next(lines, (b"", False))
+        if header != _HEADER:
+            return LoadedIndex(rows, None, "of another version" if header else "missing")
+        self.size = len(header) + 1
+        for line, is_whole in lines:
+            if not is_whole or not has_valid_crc(line):
+                is_torn = not any(has_valid_crc(rest) for rest, _ in lines)
+                problem = TORN if is_torn else "damaged at a line"
+                return LoadedIndex(rows, None, problem, frozenset(unproven))
+            self.size += len(line) + 1
+            self.lines += 1
+            mark = None
+            try:
+                if line.startswith(b'{"owner"'):
+                    row = decode_row(line[:-_CRC_BYTES] + b"}", owners)
+                    rows[row.session_id] = row
+                    unproven.add(row.session_id)
+                    continue
+                other = _other_decoder.decode(line)
+            except (msgspec.MsgspecError, KeyError, UnicodeDecodeError) as exc:
+                return LoadedIndex(rows, None, f"not an index: {exc}")
+            mark = other.closed
+            if mark is not None or other.synced:
+                unproven.clear()
+            if other.deleted is not None:
+                rows.pop(other.deleted, None)
+        self._must_rewrite = False
+        return LoadedIndex(rows, mark, None, frozenset(unproven))
+
+    def _lines(self) -> Iterator[tuple[bytes, bool]]:
+        try:
+            handle = self._files.open_to_read(INDEX_NAME)
+        except FileNotFoundError:
+            return
+        try:
+            offset, rest = 0, b""
+            while chunk := self._files.read(handle, offset, _CHUNK_BYTES):
+                offset += len(chunk)
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    yield line, True
+            if rest:
+                yield rest, False
+        finally:
+            self._files.close(handle)
+
+    def wants_rewrite(self, changes: int, live: int) -> bool:
+        """Whether most lines would be of the past, or the file is of no use as it is."""
+        return self._must_rewrite or self.lines + changes > 2 * live + _MIN_GARBAGE
+
+    def append(self, changes: Mapping[str, Row | None], *, sync: bool) -> None:
+        """Append changed rows (None for a session that is gone). Not to one to be rewritten."""
+        if changes or (sync and self._is_unsynced):
+            blob = b"".join(_encode(session_id, row) for session_id, row in changes.items())
+            self._append(blob, sync=sync)
+            self.lines += len(changes)
+
+    def mark_synced(self) -> None:
+        """Write down that the logs are durable as far as the rows speak of them."""
+        self._append(_with_crc(b'{"synced":true'), sync=False)
+
+    def mark_closed(self, mark: str, *, sync: bool) -> None:
+        """Write down that everything is saved, for the next start to know this file again."""
+        self._append(_with_crc(b'{"closed":"%b"' % mark.encode()), sync=sync)
+
+    def _append(self, blob: bytes, *, sync: bool) -> None:
+        handle = self._files.open(INDEX_NAME)
+        try:
+            if blob:
+                self._files.write(handle, blob, self.size)
+            if sync:
+                self._files.sync(handle)
+        finally:
+            self._files.close(handle)
+        self.size += len(blob)
+        self._is_unsynced = not sync
+
+    def rewrite(self, rows: Sequence[Row], *, sync: bool) -> None:
+        """Write it anew, and put it in the place of the old one at once."""
+        files = self._files
+        files.remove(_NEW_NAME)
+        handle = files.open(_NEW_NAME, exclusive=True)
+        try:
+            files.write(handle, _HEADER + b"\n", 0)
+            size = len(_HEADER) + 1
+            for start in range(0, len(rows), _CHUNK_ROWS):
+                blob = b"".join(
+                    _encode(row.session_id, row) for row in rows[start : start + _CHUNK_ROWS]
+                )
+                files.write(handle, blob, size)
+                size += len(blob)
+            if sync:
+                files.sync(handle)
+        finally:
+            files.close(handle)
+        files.rename(_NEW_NAME, INDEX_NAME)
+        if sync:
+            files.sync_folder()
+        self.size, self.lines = size, len(rows)
+        self._must_rewrite = self._is_unsynced = False
+
+
+def _encode(session_id: str, row: Row | None) -> bytes:
+    return _with_crc(row.raw[:-1] if row else b'{"deleted":%b' % codec.encode_json(session_id))
+
+
+def _with_crc(body: bytes) -> bytes:
+    return b'%b,"crc":"%08x"}\n' % (body, crc32(body))

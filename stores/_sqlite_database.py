@@ -1,0 +1,170 @@
+"""One connection to an SQLite database: the only module that knows apsw. Synchronous.
+
+Every method may take as long as the disk does, and runs in a worker thread, one at a time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+import apsw
+
+from ..core.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+__all__ = ["Database", "DatabaseError", "DatabaseFullError", "DatabaseLostError", "Synchronous"]
+
+#: What a commit waits for: ``full`` is the disk; with ``normal`` a power loss, and with ``off`` a
+#: crash of the system too, may take back the last commits.
+Synchronous: TypeAlias = Literal["full", "normal", "off"]
+
+#: Pages of the write-ahead log before they are copied into the database: 16 MiB. SQLite's own
+#: 1,000 make one commit in a few wait for the copying.
+CHECKPOINT_PAGES: Final = 4_000
+#: The write-ahead log is cut back to this many bytes when it was longer.
+LOG_BYTES: Final = 64 * 1024 * 1024
+#: How long a commit waits for another process's. Commits take milliseconds.
+BUSY_MILLISECONDS: Final = 10_000
+
+_FLAGS: Final = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_FULLMUTEX
+
+
+class DatabaseError(StoreError):
+    """The transaction was not written."""
+
+
+class DatabaseFullError(DatabaseError):
+    """No room on the disk. Nothing was written, and once there is room it goes on."""
+
+
+class DatabaseLostError(DatabaseError):
+    """The disk failed, or the database is damaged: what a failed commit left, nobody knows."""
+
+
+class Database:
+    """A connection.
+
+    Args:
+        path: Of the database. Made if it is missing, readable by its owner alone.
+        synchronous: See `Synchronous`.
+        read_only: Writes are refused.
+    """
+
+    def __init__(
+        self, path: str, *, synchronous: Synchronous = "full", read_only: bool = False
+    ) -> None:
+        if not read_only:
+            _make_file(path)
+        with _translated():
+            # Any: its annotations name a type that needs typing_extensions.
+            self._connection: Any = apsw.Connection(path, flags=_FLAGS, statementcachesize=64)
+            try:
+                self._connection.set_busy_timeout(BUSY_MILLISECONDS)
+                if read_only:
+                    self._connection.execute("PRAGMA query_only = on")
+                else:
+                    self._set_up(synchronous)
+            except BaseException:
+                self._connection.close()
+                raise
+
+    def _set_up(self, synchronous: Synchronous) -> None:
+        self._connection.execute("PRAGMA auto_vacuum = incremental")  # as long as it is empty
+        self._connection.execute("PRAGMA journal_mode = wal")
+        self._connection.execute(f"PRAGMA synchronous = {synchronous}")
+        self._connection.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
+        self._connection.wal_autocheckpoint(CHECKPOINT_PAGES)
+
+    def close(self) -> None:
+        """Close it. The last connection copies the write-ahead log into the database."""
+        with _translated():
+            self._connection.close()
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Run one statement, and give all its rows."""
+        with _translated():
+            found: list[tuple[Any, ...]] = self._connection.execute(sql, parameters).fetchall()
+            return found
+
+    def row(self, sql: str, parameters: Sequence[Any] = ()) -> tuple[Any, ...] | None:
+        """Run one statement, and give its first row, None if there is none."""
+        rows = self.rows(sql, parameters)
+        return rows[0] if rows else None
+
+    def run(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        """Run statements, and say how many rows the last one changed."""
+        with _translated():
+            self._connection.execute(sql, parameters)
+            changed: int = self._connection.changes()
+            return changed
+
+    def run_many(self, sql: str, parameters: Iterable[Sequence[Any]]) -> None:
+        """Run one statement for each row of parameters."""
+        with _translated():
+            self._connection.executemany(sql, parameters)
+
+    @property
+    def last_row(self) -> int:
+        """The number of the row that was inserted last."""
+        number: int = self._connection.last_insert_rowid()
+        return number
+
+    @contextmanager
+    def transaction(self) -> Generator[None]:
+        """Write all or nothing. Takes the right to write at once, so that no step fails for it."""
+        with _translated():
+            self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            with _translated():
+                self._connection.execute("COMMIT")
+        except BaseException:
+            self._roll_back()
+            raise
+
+    @contextmanager
+    def snapshot(self) -> Generator[None]:
+        """Read from one state of the database, whatever is written meanwhile."""
+        with _translated():
+            self._connection.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._roll_back()
+
+    def _roll_back(self) -> None:
+        try:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+        except apsw.Error:
+            # SQLite has done it by itself, or never will: the next BEGIN says so.
+            pass
+
+
+def _make_file(path: str) -> None:
+    """Make the file before SQLite does, which would let everybody read it."""
+    os.makedirs(os.path.dirname(os.path.abspath(path)), mode=0o700, exist_ok=True)
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+    except OSError as exc:
+        raise StoreError(f"the database {path} cannot be opened: {exc.strerror}") from exc
+
+
+@contextmanager
+def _translated() -> Generator[None]:
+    """Turn apsw's exceptions into ours."""
+    try:
+        yield
+    except apsw.FullError as exc:
+        raise DatabaseFullError("no room on the database's disk") from exc
+    except (apsw.BusyError, apsw.LockedError) as exc:
+        raise DatabaseError("another process keeps the database busy") from exc
+    except apsw.NotADBError as exc:
+        raise DatabaseLostError("this file is not an SQLite database") from exc
+    except apsw.Error as exc:
+        raise DatabaseLostError(f"the database failed: {exc}") from exc

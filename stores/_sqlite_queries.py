@@ -1,0 +1,158 @@
+"""What is read from the database. Each runs in a worker thread, on a connection that only reads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from ..core._line import DamagedLineError, decode_line
+from ..core.codec import decode_json, structure
+from ..core.errors import InvalidRequestError, SessionNotFoundError, StoreError
+from ..core.log import Entry, Note, Recollection, Summary, SummaryPage
+from ..core.models import Session, SessionStatus
+from ._sqlite_schema import PLACES
+
+if TYPE_CHECKING:
+    from ._sqlite_database import Database
+
+__all__ = [
+    "find_created",
+    "list_ids",
+    "list_open_work",
+    "list_page",
+    "read",
+    "read_cursor",
+    "recall",
+    "summary",
+]
+
+_SUMMARY: Final = "session, owner, created_key, has_open_work"
+
+
+def read(database: Database, session_id: str, after: int, limit: int) -> list[Entry]:
+    """As `SessionStore.read`."""
+    with database.snapshot():
+        first = _number_of(database, session_id) * PLACES
+        rows = database.rows(
+            "SELECT place, line FROM entries WHERE place > ? AND place < ? ORDER BY place LIMIT ?",
+            (first + min(after, PLACES - 1), first + PLACES, limit),
+        )
+    entries: list[Entry] = []
+    for place, line in rows:
+        entry = _decode(line, session_id)
+        if not isinstance(entry, Entry) or entry.seq != place - first:
+            raise StoreError(f"the log of {session_id} is damaged at {place - first}")
+        entries.append(entry)
+    return entries
+
+
+def recall(database: Database, session_id: str) -> Recollection:
+    """As `SessionStore.recall`."""
+    with database.snapshot():
+        number = _number_of(database, session_id)
+        rows = database.rows("SELECT line FROM notes WHERE session = ? ORDER BY number", (number,))
+    snapshot: Note | None = None
+    partials: list[Note] = []
+    for (line,) in rows:
+        note = _decode(line, session_id)
+        if not isinstance(note, Note):
+            raise StoreError(f"the notes of {session_id} are damaged")
+        if note.type == "snapshot":
+            snapshot, partials = note, []
+        else:
+            partials.append(note)
+    return Recollection(snapshot=snapshot, partials=partials)
+
+
+def find_created(database: Database, owner: str | None, key: str) -> str | None:
+    """As `SessionStore.find_created`."""
+    row = database.row(
+        "SELECT id FROM sessions WHERE created_key = ? AND owner IS ? ORDER BY number DESC",
+        (key, owner),
+    )
+    return None if row is None else str(row[0])
+
+
+def list_ids(database: Database) -> list[str]:
+    """As `SessionStore.list_ids`."""
+    return [str(session_id) for (session_id,) in database.rows("SELECT id FROM sessions")]
+
+
+def list_open_work(database: Database) -> list[str]:
+    """As `SessionStore.list_open_work`."""
+    rows = database.rows("SELECT id FROM sessions WHERE has_open_work ORDER BY id")
+    return [str(session_id) for (session_id,) in rows]
+
+
+def summary(database: Database, session_id: str) -> Summary | None:
+    """As `SessionStore.summary`."""
+    row = database.row(f"SELECT {_SUMMARY} FROM sessions WHERE id = ?", (session_id,))
+    return None if row is None else _make_summary(row)
+
+
+def list_page(
+    database: Database,
+    owner: str | None,
+    status: SessionStatus | None,
+    *,
+    limit: int,
+    before: tuple[str, str] | None,
+) -> SummaryPage:
+    """As `SessionStore.list`; ``before`` is what its cursor says."""
+    where, parameters = "owner IS ?", list[Any]([owner])
+    if status is not None:
+        where += " AND status = ?"
+        parameters.append(status)
+    if before is not None:
+        where += " AND (last_activity_at, id) < (?, ?)"
+        parameters.extend(before)
+    rows = database.rows(
+        f"SELECT {_SUMMARY}, last_activity_at, id FROM sessions WHERE {where}"
+        " ORDER BY last_activity_at DESC, id DESC LIMIT ?",
+        (*parameters, limit + 1),
+    )
+    page = [_make_summary(row) for row in rows[:limit]]
+    if len(rows) <= limit:
+        return SummaryPage(summaries=page)
+    *_, activity, session_id = rows[limit - 1]
+    return SummaryPage(summaries=page, next_cursor=f"{activity}~{session_id}")
+
+
+def read_cursor(cursor: str | None) -> tuple[str, str] | None:
+    """Read what `list_page` gave as the next cursor.
+
+    Raises:
+        InvalidRequestError: It is not one of ours.
+    """
+    if cursor is None:
+        return None
+    time, mark, session_id = cursor.partition("~")
+    if not mark:
+        raise InvalidRequestError(
+            "Invalid request: params.cursor: not one of ours",
+            data={"issues": [{"path": "params.cursor", "message": "not one of ours"}]},
+        )
+    return time, session_id
+
+
+def _number_of(database: Database, session_id: str) -> int:
+    row = database.row("SELECT number FROM sessions WHERE id = ?", (session_id,))
+    if row is None:
+        raise SessionNotFoundError(f"Session not found: {session_id}")
+    return int(row[0])
+
+
+def _decode(line: bytes, session_id: str) -> Entry | Note:
+    try:
+        return decode_line(line, session_id)
+    except DamagedLineError as exc:
+        raise StoreError(f"the log of {session_id} is damaged: {exc}") from exc
+
+
+def _make_summary(row: tuple[Any, ...]) -> Summary:
+    session, owner, created_key, has_open_work = row[:4]
+    return Summary(
+        session=structure(decode_json(session.encode()), Session),
+        owner=owner,
+        created_key=created_key,
+        has_open_work=bool(has_open_work),
+    )

@@ -1,0 +1,88 @@
+"""Sessions as JSON Lines: one ``<id>.jsonl`` a session, to be read with ``jq`` (PROTOCOL §8).
+
+What is acknowledged is in a commit log that all sessions share, and soon after in the session's
+own file (a quarter of a second; at once when the store is closed). How safe that is, ``fsync``
+says:
+
+- ``always`` (the default): an append returns when its entries are on the disk. Many sessions'
+  appends share one sync. Nothing acknowledged is lost, by a crash of the process, of the system,
+  or of the power.
+- ``interval``: the commit log is synced every ``interval_seconds``. A crash of the process loses
+  nothing acknowledged; a crash of the system or the power what was acknowledged since the last
+  sync, of each session its last entries and never one from the middle.
+- ``never``: the system writes when it likes. A crash of the process loses nothing acknowledged; a
+  crash of the system or the power may lose half a minute or more, also of what was deleted, and
+  a session whose file the system wrote in another order may end at a damaged line.
+
+One process may have a folder; the lock's holder is named to the second one. A failed write or
+sync stops the store for good: what is on the disk is only known again after a restart.
+
+Modules, each ``_jsonl_…``: ``segments`` (a session's files), ``read`` (pages of them), ``commit``
+(the commit log), ``committer`` (group commit), ``flusher`` (from the log to the files), ``rows``,
+``index`` and ``index_file``, ``session`` and ``sessions`` (what is known of them), ``reader``,
+``replay`` (a start), ``store``. What blocks runs in worker threads; what decides, on the event
+loop.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import trio
+
+from ._files import Files
+from ._jsonl_replay import Loaded, load_folder
+from ._jsonl_store import JsonlSettings, JsonlStore
+
+__all__ = ["JsonlSettings", "JsonlStore", "open_jsonl_store", "open_store"]
+
+
+@asynccontextmanager
+async def open_jsonl_store(
+    folder: str | os.PathLike[str],
+    *,
+    settings: JsonlSettings | None = None,
+    steal: bool = False,
+    make_files: Callable[[str], Files] = Files,
+) -> AsyncGenerator[JsonlStore]:
+    """Open a folder of sessions, made if it is missing. Leaving the block closes it.
+
+    Args:
+        folder: One server at a time may have it.
+        settings: How it is kept.
+        steal: Take it though its lock is held: for a server on another machine that is certainly
+            gone. If it is not, it finds itself fenced off with its next write.
+        make_files: What calls the operating system, for tests.
+
+    Raises:
+        StoreError: Another server has the folder; says which.
+        OSError: The folder cannot be made or read.
+    """
+    path = os.fspath(folder)
+
+    def load() -> Loaded:
+        files = make_files(path)
+        try:
+            return load_folder(files, steal=steal)
+        except BaseException:
+            files.close_folder()
+            raise
+
+    loaded = await trio.to_thread.run_sync(load)
+    store = JsonlStore(loaded, settings or JsonlSettings())
+    async with trio.open_nursery() as nursery:
+        try:
+            await nursery.start(store.run)
+            yield store
+        finally:
+            await store.aclose()
+            nursery.cancel_scope.cancel()
+
+
+def open_store(
+    text: str, *, settings: JsonlSettings | None = None
+) -> AbstractAsyncContextManager[JsonlStore]:
+    """Open what ``jsonl:DIR`` names on the command line. The entry point."""
+    return open_jsonl_store(text, settings=settings)

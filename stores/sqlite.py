@@ -1,0 +1,215 @@
+"""Sessions in one SQLite database: many sessions on one disk, and several processes beside it.
+
+The path follows the store's name: ``sqlite:FILE``. It needs the extra ``trialogue[sqlite]``.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+
+import trio
+
+from ..core._clock import utc_before
+from ..core.abc import SessionLog, SessionStore
+from ..core.errors import SettingsError, StoreError
+from ..core.log import Entry, Note, Recollection, Summary, SummaryPage
+from ..core.models import SessionStatus
+from . import _sqlite_queries as queries
+from ._sqlite_committer import Committer
+from ._sqlite_jobs import Append, Delete, Open, Prune, WriteNote
+from ._sqlite_schema import migrate
+
+if TYPE_CHECKING:
+    from ._sqlite_database import Database
+
+__all__ = ["SqliteStore", "open_sqlite_store"]
+
+T = TypeVar("T")
+
+#: Connections that read, each from one worker thread at a time.
+READERS: Final = 3
+#: Sessions that one transaction prunes, so that writers are not held up.
+PRUNED_AT_ONCE: Final = 50
+
+
+class _SqliteLog(SessionLog):
+    def __init__(
+        self, store: SqliteStore, session_id: str, *, number: int | None, term: int
+    ) -> None:
+        self._store = store
+        self._id = session_id
+        self._number = number
+        self.term = term
+
+    async def append(self, batch: Sequence[Entry], summary: Summary) -> None:
+        store = self._store
+        job = Append(store.holder, self._id, self._number, self.term, batch, summary)
+        self._number, self.term = await store.committer.do(job)
+
+    def note(self, note: Note) -> None:
+        if self._number is not None:
+            job = WriteNote(self._store.holder, self._number, self.term, note)
+            self._store.committer.note(job)
+
+
+class SqliteStore(SessionStore):
+    """Made by `open_sqlite_store`.
+
+    Attributes:
+        holder: What this process is called where it has the right to write.
+        writer: The one connection that writes; the committer has it.
+    """
+
+    def __init__(self, writer: Database, readers: Sequence[Database]) -> None:
+        self.holder = uuid.uuid4().hex
+        self.committer = Committer(writer)
+        self.writer = writer
+        self._readers = deque(readers)
+        self._reading = trio.CapacityLimiter(len(readers))
+        self._is_closed = False
+
+    def create(self, session_id: str) -> SessionLog:
+        return _SqliteLog(self, session_id, number=None, term=1)
+
+    async def open(self, session_id: str) -> SessionLog:
+        number, term = await self.committer.do(Open(self.holder, session_id))
+        return _SqliteLog(self, session_id, number=number, term=term)
+
+    async def read(self, session_id: str, after: int, limit: int) -> Sequence[Entry]:
+        return await self._ask(lambda db: queries.read(db, session_id, after, limit))
+
+    async def recall(self, session_id: str) -> Recollection:
+        return await self._ask(lambda db: queries.recall(db, session_id))
+
+    async def find_created(self, owner: str | None, key: str) -> str | None:
+        return await self._ask(lambda db: queries.find_created(db, owner, key))
+
+    async def list_ids(self) -> Sequence[str]:
+        return await self._ask(queries.list_ids)
+
+    async def list_open_work(self) -> Sequence[str]:
+        return await self._ask(queries.list_open_work)
+
+    async def summary(self, session_id: str) -> Summary | None:
+        return await self._ask(lambda db: queries.summary(db, session_id))
+
+    async def list(
+        self,
+        *,
+        owner: str | None = None,
+        status: SessionStatus | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> SummaryPage:
+        before = queries.read_cursor(cursor)
+        return await self._ask(
+            lambda db: queries.list_page(db, owner, status, limit=limit, before=before)
+        )
+
+    async def delete(self, session_id: str) -> bool:
+        existed: bool = await self.committer.do(Delete(session_id))
+        return existed
+
+    async def prune(
+        self,
+        *,
+        keep: int | None = None,
+        older_seconds: float | None = None,
+        keep_bytes: int | None = None,
+        protect: Collection[str] = (),
+    ) -> Sequence[str]:
+        older_than = None if older_seconds is None else utc_before(older_seconds)
+        gone: list[str] = []
+        while True:
+            job = Prune(
+                keep=keep,
+                older_than=older_than,
+                keep_bytes=keep_bytes,
+                protect=protect,
+                most=PRUNED_AT_ONCE,
+            )
+            some: list[str] = await self.committer.do(job)
+            gone += some
+            if len(some) < PRUNED_AT_ONCE:
+                return gone
+
+    def statistics(self) -> Mapping[str, Any]:
+        return {"storeCommits": self.committer.commits, "storeWrites": self.committer.jobs}
+
+    async def _ask(self, query: Callable[[Database], T]) -> T:
+        """Run a query on one of the connections that read."""
+        if self._is_closed:
+            raise StoreError("the store is closed")
+
+        def run() -> T:
+            # As many connections as the limiter lets threads through.
+            database = self._readers.popleft()
+            try:
+                return query(database)
+            finally:
+                self._readers.append(database)
+
+        return await trio.to_thread.run_sync(run, limiter=self._reading)
+
+    async def aclose(self) -> None:
+        with trio.CancelScope(shield=True):  # bounded: by the committer's own deadline
+            await self.committer.aclose()
+            if not self._is_closed:
+                self._is_closed = True
+                await trio.to_thread.run_sync(self._close)
+
+    def _close(self) -> None:
+        for database in (*self._readers, self.writer):
+            database.close()
+
+
+@asynccontextmanager
+async def open_sqlite_store(
+    path: str, *, synchronous: Literal["full", "normal", "off"] = "full"
+) -> AsyncGenerator[SqliteStore]:
+    """Open the database, and bring its tables up to date. Its exit writes all that waits.
+
+    Args:
+        path: Of the database's file. It is made if it is missing, readable by its owner alone.
+        synchronous: What an append waits for: ``full`` is the disk. With ``normal`` a power loss
+            may take back the last appends, each of them whole; with ``off`` it may damage the
+            database. A kill of the process takes back nothing.
+
+    Raises:
+        SettingsError: There is no path, or apsw is not installed.
+        StoreError: The file cannot be opened, or is not a database of ours.
+    """
+    if not path or path == ":memory:":
+        raise SettingsError("the store 'sqlite' needs the path of a file: sqlite:FILE")
+    try:
+        from ._sqlite_database import Database
+    except ModuleNotFoundError as exc:
+        if exc.name != "apsw":
+            raise
+        raise SettingsError(
+            "the store 'sqlite' needs 'apsw': pip install 'trialogue[sqlite]'"
+        ) from None
+
+    def connect() -> tuple[Database, list[Database]]:
+        opened: list[Database] = []
+        try:
+            opened.append(Database(path, synchronous=synchronous))
+            migrate(opened[0])
+            opened.extend(Database(path, read_only=True) for _ in range(READERS))
+        except BaseException:
+            for database in opened:
+                database.close()
+            raise
+        return opened[0], opened[1:]
+
+    store = SqliteStore(*await trio.to_thread.run_sync(connect))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(store.committer.run)
+        try:
+            yield store
+        finally:
+            await store.aclose()

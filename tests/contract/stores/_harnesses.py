@@ -1,0 +1,108 @@
+"""How the kit gets at each of our stores, and what each cannot promise."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import ClassVar
+
+from trialogue.core.abc import SessionStore
+from trialogue.stores._jsonl_committer import Fsync
+from trialogue.stores.jsonl import JsonlSettings, open_jsonl_store
+from trialogue.stores.memory import MemoryStore
+from trialogue.stores.sqlite import open_sqlite_store
+from trialogue.testing.store_kit import Promise, StoreHarness
+
+_FORGETS = "it is the process's memory"
+
+
+class FolderHarness(StoreHarness):
+    """A store that is in one folder, if anywhere."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "store"
+        self._copies = 0
+
+    async def after_kill(self) -> StoreHarness:
+        """Copy the files as they are: all that was written is in them, synced or not."""
+        self._copies += 1
+        copy = self.folder.parent / f"killed_{self._copies}"
+        shutil.copytree(self.folder, copy / "store")
+        return type(self)(copy)
+
+
+class MemoryHarness(FolderHarness):
+    name: ClassVar[str] = "memory"
+    lacks: ClassVar[Mapping[Promise, str]] = {
+        Promise.SURVIVES: _FORGETS,
+        Promise.SURVIVES_KILL: _FORGETS,
+        Promise.FENCES: "no other process reaches it",
+        Promise.EXCLUDES: "no other process reaches it",
+        Promise.NOTES: "notes are for a restart, which it does not survive",
+        Promise.CREATED_KEYS: "keys are for a restart, which it does not survive",
+        Promise.OPEN_WORK: "open work is for a restart, which it does not survive",
+    }
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._store = MemoryStore()
+
+    @asynccontextmanager
+    async def open(self) -> AsyncGenerator[SessionStore]:
+        yield self._store
+
+
+class SqliteHarness(FolderHarness):
+    name: ClassVar[str] = "sqlite"
+    lacks: ClassVar[Mapping[Promise, str]] = {
+        Promise.EXCLUDES: "several processes may have the database open; terms keep them apart",
+    }
+
+    @asynccontextmanager
+    async def open(self) -> AsyncGenerator[SessionStore]:
+        async with open_sqlite_store(str(self.folder / "sessions.db")) as store:
+            yield store
+
+    def open_rival(self) -> AbstractAsyncContextManager[SessionStore]:
+        return self.open()
+
+
+class JsonlHarness(FolderHarness):
+    fsync: ClassVar[Fsync] = "always"
+    lacks: ClassVar[Mapping[Promise, str]] = {
+        Promise.FENCES: "one process may have the folder; the second one is refused",
+    }
+
+    @asynccontextmanager
+    async def open(self) -> AsyncGenerator[SessionStore]:
+        settings = JsonlSettings(fsync=self.fsync)
+        async with open_jsonl_store(self.folder, settings=settings) as store:
+            yield store
+
+    def open_rival(self) -> AbstractAsyncContextManager[SessionStore]:
+        return self.open()
+
+
+class JsonlAlwaysHarness(JsonlHarness):
+    name: ClassVar[str] = "jsonl-always"
+
+
+class JsonlIntervalHarness(JsonlHarness):
+    name: ClassVar[str] = "jsonl-interval"
+    fsync: ClassVar[Fsync] = "interval"
+
+
+class JsonlNeverHarness(JsonlHarness):
+    name: ClassVar[str] = "jsonl-never"
+    fsync: ClassVar[Fsync] = "never"
+
+
+HARNESSES: list[type[FolderHarness]] = [
+    MemoryHarness,
+    SqliteHarness,
+    JsonlAlwaysHarness,
+    JsonlIntervalHarness,
+    JsonlNeverHarness,
+]

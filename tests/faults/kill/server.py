@@ -1,0 +1,99 @@
+"""The server that is killed: a process of its own, on a folder that survives it.
+
+    python server.py FOLDER SOCKET [early]
+
+With ``early`` it is the control: it acknowledges and publishes before it appends.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+
+import trialogue
+from trialogue.core.abc import SessionLog
+from trialogue.core.log import Entry, Note, Summary
+from trialogue.stores.jsonl import open_jsonl_store
+
+
+async def nap(call: trialogue.ToolCall) -> None:
+    """Take a little time."""
+    await trio.sleep(0.002)
+
+
+async def agent(turn: trialogue.Turn) -> None:
+    """Say ``w0 w1 w2 …`` in bursts and pauses, call a tool now and then."""
+    choice = random.Random(turn.input.content)
+    count = 0
+    for _ in range(choice.randrange(1, 12)):
+        for _ in range(choice.randrange(1, 30)):
+            await turn.write(f"w{count} ")
+            count += 1
+        if choice.random() < 0.2:
+            await turn.call_tool("nap", {"n": count}, nap)
+            count = 0
+        elif choice.random() < 0.5:
+            await trio.sleep(choice.random() * 0.08)
+        else:
+            await trio.lowlevel.checkpoint()
+
+
+class _EarlyLog(SessionLog):
+    """Says that it is durable, and makes it so a little later."""
+
+    def __init__(self, log: SessionLog, nursery: trio.Nursery) -> None:
+        self._log = log
+        self.term = log.term
+        self._queue: list[tuple[Sequence[Entry], Summary]] = []
+        nursery.start_soon(self._write_later)
+
+    def append_nowait(self, batch: Sequence[Entry], summary: Summary) -> None:
+        self._queue.append((batch, summary))
+
+    async def append(self, batch: Sequence[Entry], summary: Summary) -> None:
+        self.append_nowait(batch, summary)
+        await trio.lowlevel.checkpoint()
+
+    def note(self, note: Note) -> None:
+        """Forget it."""
+
+    async def _write_later(self) -> None:
+        while True:
+            await trio.sleep(0.05)
+            while self._queue:
+                await self._log.append(*self._queue.pop(0))
+
+
+@asynccontextmanager
+async def open_store(folder: str, *, early: bool) -> AsyncGenerator[Any]:
+    async with open_jsonl_store(folder) as store, trio.open_nursery() as nursery:
+        if early:
+            create, reopen = store.create, store.open
+            store.create = lambda session_id: _EarlyLog(create(session_id), nursery)  # type: ignore[method-assign]
+
+            async def open_early(session_id: str) -> SessionLog:
+                return _EarlyLog(await reopen(session_id), nursery)
+
+            store.open = open_early  # type: ignore[method-assign]
+        yield store
+        nursery.cancel_scope.cancel()
+
+
+async def main(folder: str, socket: str, mode: Sequence[str]) -> None:
+    async with trialogue.open_server(
+        agent,
+        transports=[f"unix://{socket}"],
+        store=open_store(folder, early="early" in mode),
+        settings=trialogue.Settings(rate_limit=None, max_in_flight=512),
+    ):
+        print("ready", flush=True)  # noqa: T201 - the campaign waits for it
+        await trio.sleep_forever()
+
+
+if __name__ == "__main__":
+    trio.run(main, sys.argv[1], sys.argv[2], sys.argv[3:])

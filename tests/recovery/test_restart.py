@@ -1,0 +1,240 @@
+"""What clients see after the server died: DESIGN §4, PROTOCOL §6 and §7, on a store that survives."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+from trio.testing import MockClock
+
+from trialogue import Settings, Turn, open_server
+from trialogue.core import Server
+from trialogue.testing import ProtocolPeer, open_peer
+
+from .surviving import SurvivingStore
+
+
+async def answer(turn: Turn) -> None:
+    """Echo, say it slowly, or call a tool that does not end: as it is told."""
+    text = turn.input.content
+    if text.startswith("slow"):
+        for word in ("once ", "upon ", "a ", "time 🙂 "):
+            await turn.write(word)
+            await trio.sleep(0.3)
+        await trio.sleep_forever()
+    if text.startswith("tool"):
+
+        async def stuck(_: object) -> None:
+            await trio.sleep_forever()
+
+        await turn.call_tool("stuck", {}, stuck)
+    if text.startswith("recall"):
+        await turn.write(" | ".join(message.content for message in turn.messages))
+        return
+    await turn.write(f"echo {text}")
+
+
+@asynccontextmanager
+async def running(
+    store: SurvivingStore, **settings: Any
+) -> AsyncGenerator[tuple[Server, ProtocolPeer]]:
+    async with (
+        open_server(
+            answer, transports=["loopback://"], store=store, settings=Settings(**settings)
+        ) as server,
+        open_peer(server.endpoints[0]) as peer,
+    ):
+        yield server, peer
+
+
+async def test_turn_that_ran_at_a_crash_is_interrupted_and_its_text_kept(
+    autojump_clock: MockClock,
+) -> None:
+    """DESIGN §4: one terminal event, and what was said is there."""
+    store = SurvivingStore()
+    async with running(store) as (_, peer):
+        session_id = (await peer.call("session.create"))["id"]
+        await peer.call("message.stream", sessionId=session_id, content="slow")
+        await trio.sleep(2)
+        store.crash()
+    async with running(store) as (_, peer):
+        session = await peer.call("session.get", sessionId=session_id)
+        assert session["status"] == "idle"
+        events = (await peer.call("event.list", sessionId=session_id))["events"]
+    assert [event["type"] for event in events[-3:]] == [
+        "session.resumed",
+        "message.completed",
+        "turn.ended",
+    ]
+    assert [event["position"] for event in events[-3:]] == ["2-6", "2-7", "2-8"]
+    message = events[-2]["data"]["message"]
+    assert (message["content"], message["status"]) == ("once upon a time 🙂 ", "interrupted")
+    assert events[-1]["data"]["outcome"] == "interrupted"
+    assert sum(event["type"] == "turn.ended" for event in events) == 1
+
+
+async def test_tool_that_ran_at_a_crash_ended_unknown(autojump_clock: MockClock) -> None:
+    """DESIGN §4: nobody knows whether it did its work."""
+    store = SurvivingStore()
+    async with running(store) as (_, peer):
+        session_id = (await peer.call("session.create"))["id"]
+        await peer.call("message.send", sessionId=session_id, content="tool")
+        await trio.sleep(1)
+        store.crash()
+    async with running(store) as (_, peer):
+        events = (await peer.call("event.list", sessionId=session_id))["events"]
+    ends = [event["data"] for event in events if event["type"] == "tool.completed"]
+    assert [end["status"] for end in ends] == ["unknown"]
+
+
+async def test_queued_inputs_run_after_a_crash(autojump_clock: MockClock) -> None:
+    """PROTOCOL §5.2: an input is durable once admitted."""
+    store = SurvivingStore()
+    async with running(store) as (_, peer):
+        session_id = (await peer.call("session.create"))["id"]
+        await peer.call("message.send", sessionId=session_id, content="slow")
+        await peer.call("message.send", sessionId=session_id, content="first")
+        await peer.call("message.send", sessionId=session_id, content="second")
+        store.crash()
+    async with running(store) as (_, peer):
+        await trio.sleep(1)
+        messages = (await peer.call("message.list", sessionId=session_id))["messages"]
+    said = [message["content"] for message in messages if message["role"] == "assistant"]
+    assert said[1:] == ["echo first", "echo second"]
+
+
+async def test_queued_inputs_wait_if_the_setting_says_so(autojump_clock: MockClock) -> None:
+    """Our choice: ``resume_inputs`` off; they run with the next input, in their order."""
+    store = SurvivingStore()
+    async with running(store) as (_, peer):
+        session_id = (await peer.call("session.create"))["id"]
+        await peer.call("message.send", sessionId=session_id, content="slow")
+        await peer.call("message.send", sessionId=session_id, content="first")
+        store.crash()
+    async with running(store, resume_inputs=False) as (_, peer):
+        await trio.sleep(1)
+        assert len((await peer.call("input.list", sessionId=session_id))["inputs"]) == 1
+        await peer.call("message.send", sessionId=session_id, content="second", wait=True)
+        messages = (await peer.call("message.list", sessionId=session_id))["messages"]
+    said = [message["content"] for message in messages if message["role"] == "assistant"]
+    assert said[1:] == ["echo first", "echo second"]
+
+
+async def test_cursor_of_before_the_crash_continues(autojump_clock: MockClock) -> None:
+    """PROTOCOL §6.5: the log holds that position, term and seq."""
+    store = SurvivingStore()
+    async with running(store) as (_, peer):
+        session_id = (await peer.call("session.create"))["id"]
+        await peer.call("message.stream", sessionId=session_id, content="hello")
+        await peer.expect_event(session_id, "turn.ended")
+        seen = peer.durable_events(session_id)
+        store.crash()
+    cursor = seen[2]["position"]
+    async with running(store) as (_, peer):
+        await peer.call("message.send", sessionId=session_id, content="again", wait=True)
+        await peer.call("session.subscribe", sessionId=session_id, after=cursor)
+        await peer.expect_event(session_id, "sync")
+        later = peer.durable_events(session_id)
+    assert [event["position"] for event in later[: len(seen) - 3]] == [
+        event["position"] for event in seen[3:]
+    ]
+    assert later[len(seen) - 3]["type"] == "session.resumed"
+
+
+async def test_cursor_of_a_history_that_was_lost_gets_resync(autojump_clock: MockClock) -> None:
+    """PROTOCOL §6.5: term and seq have to match, not seq alone."""
+    store = SurvivingStore()
+    async with running(store) as (_, peer):
+        session_id = (await peer.call("session.create"))["id"]
+        await peer.call("message.send", sessionId=session_id, content="hello", wait=True)
+        store.crash()
+    async with running(store) as (_, peer):
+        await peer.call("message.send", sessionId=session_id, content="again", wait=True)
+        last = (await peer.call("session.get", sessionId=session_id))["position"]
+        await peer.call(
+            "session.subscribe", sessionId=session_id, after=last.replace("2-", "1-", 1)
+        )
+        resync = await peer.expect_event(session_id, "resync")
+    assert resync["data"]["position"] == last
+
+
+async def test_keys_of_before_the_crash_are_known(autojump_clock: MockClock) -> None:
+    """PROTOCOL §7: keys are stored with the effect that they name."""
+    store = SurvivingStore()
+    async with running(store) as (_, peer):
+        created = await peer.call("session.create", name="one", idempotency_key="k1")
+        session_id = created["id"]
+        sent = await peer.call(
+            "message.send", sessionId=session_id, content="hello", idempotency_key="k2"
+        )
+        await trio.sleep(1)
+        store.crash()
+    async with running(store) as (_, peer):
+        again = await peer.call("session.create", name="one", idempotency_key="k1")
+        assert again["id"] == session_id
+        await peer.refused("CONFLICT", "session.create", name="two", idempotency_key="k1")
+        repeat = await peer.call(
+            "message.send", sessionId=session_id, content="hello", wait=True, idempotency_key="k2"
+        )
+        assert repeat["turnId"] == sent["turnId"]
+        assert repeat["message"]["content"] == "echo hello"
+        assert len((await peer.call("session.list"))["sessions"]) == 1
+
+
+async def test_long_log_is_opened_from_its_snapshot() -> None:
+    """Our choice: a session of more than 1,000 entries is not folded from the first.
+
+    On the real clock: the snapshot is written down by a thread.
+    """
+    store = SurvivingStore(append_seconds=0)
+    async with running(store, rate_limit=None) as (_, peer):
+        session_id = (await peer.call("session.create", metadata={"a": 1}))["id"]
+        for number in range(170):
+            await peer.call("message.send", sessionId=session_id, content=f"n{number}", wait=True)
+        before = await peer.call("message.list", sessionId=session_id, limit=1000)
+        with trio.fail_after(5):
+            while not any(  # noqa: ASYNC110 - it is a thread that we wait for
+                note.type == "snapshot" for note in store.notes.get(session_id, [])
+            ):
+                await trio.sleep(0.01)
+        store.crash()
+    reads: list[int] = []
+    read = store.read
+
+    async def counting_read(session_id: str, after: int, limit: int) -> Any:
+        reads.append(after)
+        return await read(session_id, after, limit)
+
+    store.read = counting_read  # type: ignore[method-assign]
+    async with running(store) as (_, peer):
+        after = await peer.call("message.list", sessionId=session_id, limit=1000)
+        session = await peer.call("session.get", sessionId=session_id)
+    assert after == before
+    assert session["metadata"] == {"a": 1}
+    assert min(reads) >= 1000
+
+
+async def test_compaction_changes_what_the_agent_is_shown_and_nothing_else(
+    autojump_clock: MockClock,
+) -> None:
+    """PROTOCOL §8: a system message stands in for what was compacted; the log stays."""
+    store = SurvivingStore()
+    async with running(store) as (_, peer):
+        session_id = (await peer.call("session.create"))["id"]
+        for text in ("alpha", "beta", "gamma"):
+            await peer.call("message.send", sessionId=session_id, content=text, wait=True)
+        done = await peer.call("session.compact", sessionId=session_id, keepLast=2)
+        assert done["compactedCount"] == 4
+        store.crash()
+    async with running(store) as (_, peer):
+        result = await peer.call("message.send", sessionId=session_id, content="recall", wait=True)
+        shown = result["message"]["content"].split(" | ")
+        listed = (await peer.call("message.list", sessionId=session_id))["messages"]
+        await peer.refused("INVALID_REQUEST", "session.compact", sessionId=session_id, keepLast=50)
+    assert shown[0].startswith("[Previous conversation summary]\n")
+    assert "alpha" in shown[0]
+    assert "beta" in shown[0]
+    assert shown[1:] == ["gamma", "echo gamma", "recall"]
+    assert [message["content"] for message in listed][:2] == ["alpha", "echo alpha"]

@@ -1,0 +1,410 @@
+"""The JSON Lines store as a folder of files: what the issue promises beyond the contract kit."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import trio
+
+from trialogue.core.errors import FencedError, StoreError
+from trialogue.core.log import Entry, Note, Position
+from trialogue.stores.jsonl import JsonlSettings, JsonlStore, open_jsonl_store
+from trialogue.stores.observe import StoreObserver
+
+from ._writer import Writer, append, seqs
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def crash(folder: Path) -> Path:
+    """Give the folder as the process would leave it if it died now."""
+    copy = folder.with_name(folder.name + "_after")
+    shutil.copytree(folder, copy)
+    return copy
+
+
+async def fill(store: JsonlStore, session_id: str, count: int) -> Writer:
+    """Make a session of so many entries."""
+    writer = Writer(session_id)
+    log = store.create(session_id)
+    await append(log, writer, [writer.created(), *writer.messages(count - 1)])
+    return writer
+
+
+def snapshot(session_id: str, after: Position) -> Note:
+    return Note(session_id=session_id, type="snapshot", after=after, timestamp="t", data=b'{"s":1}')
+
+
+async def test_files_are_lines_of_json_and_nobody_elses(tmp_path: Path) -> None:
+    folder = tmp_path / "state" / "trialogue"
+    async with open_jsonl_store(folder) as store:
+        await fill(store, "ses_1", 5)
+    assert names(folder) == {"ses_1.jsonl", "index.jsonl", "lock"}
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    for path in folder.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+        for line in path.read_text().splitlines():
+            assert isinstance(json.loads(line), dict)
+
+
+async def test_second_server_is_told_who_has_the_folder(tmp_path: Path) -> None:
+    async with open_jsonl_store(tmp_path):
+        with pytest.raises(StoreError, match=f"in use by process {os.getpid()} on .* since"):
+            async with open_jsonl_store(tmp_path):
+                pass
+    async with open_jsonl_store(tmp_path):
+        pass
+
+
+async def test_lock_goes_with_its_process(tmp_path: Path) -> None:
+    program = (
+        "import os, sys, trio\n"
+        "from trialogue.stores.jsonl import open_jsonl_store\n"
+        "async def main():\n"
+        "    async with open_jsonl_store(sys.argv[1]):\n"
+        "        os.kill(os.getpid(), 9)\n"
+        "trio.run(main)\n"
+    )
+    done = await trio.run_process([sys.executable, "-c", program, str(tmp_path)], check=False)
+    assert done.returncode == -9
+    async with open_jsonl_store(tmp_path):
+        pass
+
+
+async def test_server_whose_folder_is_stolen_is_fenced_off(tmp_path: Path) -> None:
+    """Somebody removed the lock, or stole it: the first server must not write any more."""
+    async with open_jsonl_store(tmp_path) as store:
+        writer = await fill(store, "ses_1", 3)
+        log = await store.open("ses_1")
+        async with open_jsonl_store(tmp_path, steal=True) as other:
+            # Taken over with what was only in the commit log.
+            assert await seqs(other, "ses_1") == [1, 2, 3]
+            with pytest.raises(FencedError):
+                await append(log, writer, writer.messages(1))
+            with pytest.raises(FencedError):
+                await store.open("ses_1")
+            mine = await other.open("ses_1")
+            writer = Writer("ses_1", term=mine.term)
+            assert mine.term == 2
+            writer.state.seq = 3
+            await append(mine, writer, writer.messages(1))
+    async with open_jsonl_store(tmp_path) as store:
+        assert await seqs(store, "ses_1") == [1, 2, 3, 4]
+
+
+async def test_session_that_somebody_else_wrote_to_is_fenced_off(tmp_path: Path) -> None:
+    """A term on the disk that is greater than ours; another session goes on."""
+    async with open_jsonl_store(tmp_path) as store:
+        await fill(store, "ses_1", 3)
+        await fill(store, "ses_2", 3)
+    async with open_jsonl_store(tmp_path) as store:
+        log = await store.open("ses_1")
+        rival = Writer("ses_1", term=9)
+        rival.state.seq = 3
+        entry = rival.message()
+        write_line(tmp_path / "ses_1.jsonl", entry)
+        mine = Writer("ses_1", term=log.term)
+        mine.state.seq = 3
+        before = (tmp_path / "ses_1.jsonl").read_bytes()
+        for _ in range(2):
+            with pytest.raises(FencedError):
+                await append(log, mine, [mine.message()])
+            mine.state.seq = 3
+        assert (tmp_path / "ses_1.jsonl").read_bytes() == before
+        other = await store.open("ses_2")
+        writer = Writer("ses_2", term=other.term)
+        writer.state.seq = 3
+        await append(other, writer, writer.messages(1))
+        # Taken again it goes on behind the other's.
+        log = await store.open("ses_1")
+        assert log.term == 10
+        assert await seqs(store, "ses_1") == [1, 2, 3, 4]
+
+
+def write_line(path: Path, entry: Entry) -> None:
+    from trialogue.core._line import encode_entry
+
+    with path.open("ab") as file:
+        file.write(encode_entry(entry) + b"\n")
+
+
+async def test_reading_writes_nothing(tmp_path: Path) -> None:
+    async with open_jsonl_store(tmp_path) as store:
+        await fill(store, "ses_1", 3)
+    path = tmp_path / "ses_1.jsonl"
+    with path.open("ab") as file:
+        file.write(b'{"timestamp":')
+    before = path.read_bytes()
+    async with open_jsonl_store(tmp_path) as store:
+        assert await seqs(store, "ses_1") == [1, 2, 3]
+        assert (await store.recall("ses_1")).snapshot is None
+    assert path.read_bytes() == before
+
+
+async def test_acknowledged_entries_survive_a_crash_in_the_commit_log_alone(
+    tmp_path: Path,
+) -> None:
+    async with open_jsonl_store(tmp_path / "a") as store:
+        await fill(store, "ses_1", 20)
+        after = crash(tmp_path / "a")
+        assert "ses_1.jsonl" not in names(after)
+    async with open_jsonl_store(after) as store:
+        assert await seqs(store, "ses_1") == list(range(1, 21))
+        assert store.statistics()["replayed"] == 20
+        found = await store.summary("ses_1")
+        assert found is not None
+        assert found.session.message_count == 19
+    assert names(after) == {"ses_1.jsonl", "index.jsonl", "lock"}
+
+
+async def test_replay_brings_back_no_deleted_session(tmp_path: Path) -> None:
+    """Deletions are entries of the commit log, in order."""
+    async with open_jsonl_store(tmp_path / "a") as store:
+        await fill(store, "ses_1", 5)
+        await fill(store, "ses_2", 5)
+        await fill(store, "ses_3", 5)
+        kept = (tmp_path / "a" / "index.jsonl").read_bytes()
+        assert await store.delete("ses_1")
+        assert await store.prune(keep=1) == ["ses_2"]
+        after = crash(tmp_path / "a")
+    # As if the files and the index were not written yet.
+    (after / "index.jsonl").write_bytes(kept)
+    for name in ("ses_1.jsonl", "ses_1.3.jsonl"):
+        (after / name).write_bytes(b"{}\n")
+    async with open_jsonl_store(after) as store:
+        assert await store.list_ids() == ["ses_3"]
+    assert names(after) == {"ses_3.jsonl", "index.jsonl", "lock"}
+
+
+async def test_session_made_again_after_its_deletion_is_the_new_one(tmp_path: Path) -> None:
+    async with open_jsonl_store(tmp_path / "a") as store:
+        await fill(store, "ses_1", 9)
+        assert await store.delete("ses_1")
+        await fill(store, "ses_1", 4)
+        after = crash(tmp_path / "a")
+        assert await seqs(store, "ses_1") == [1, 2, 3, 4]
+    async with open_jsonl_store(after) as store:
+        assert await seqs(store, "ses_1") == [1, 2, 3, 4]
+
+
+async def test_replaying_twice_is_replaying_once(tmp_path: Path) -> None:
+    """The start may die after the files were written, and before the log was dropped."""
+    async with open_jsonl_store(tmp_path / "a") as store:
+        writer = await fill(store, "ses_1", 5)
+        (log,) = [await store.open("ses_1")]
+        log.note(snapshot("ses_1", Position(1, 5)))
+        await append(log, writer, writer.messages(3))
+        after = crash(tmp_path / "a")
+    commit_log = next(after.glob("commit.*"))
+    data = commit_log.read_bytes()
+    for _ in range(3):
+        commit_log.write_bytes(data)
+        async with open_jsonl_store(after) as store:
+            assert await seqs(store, "ses_1") == list(range(1, 9))
+            assert (await store.recall("ses_1")).snapshot is not None
+    assert len((after / "ses_1.jsonl").read_text().splitlines()) == 9
+
+
+async def test_term_outlives_a_crash_before_anything_is_written_in_it(tmp_path: Path) -> None:
+    async with open_jsonl_store(tmp_path / "a") as store:
+        await fill(store, "ses_1", 2)
+    async with open_jsonl_store(tmp_path / "a") as store:
+        assert (await store.open("ses_1")).term == 2
+        after = crash(tmp_path / "a")
+    for folder, term in ((after, 3), (tmp_path / "a", 3), (after, 4)):
+        async with open_jsonl_store(folder) as store:
+            assert (await store.open("ses_1")).term == term
+
+
+async def test_long_log_is_cut_into_segments_at_its_snapshots(tmp_path: Path) -> None:
+    settings = JsonlSettings(roll_entries=10)
+    async with open_jsonl_store(tmp_path, settings=settings) as store:
+        writer = await fill(store, "ses_1", 9)
+        log = await store.open("ses_1")
+        for _ in range(5):
+            await append(log, writer, writer.messages(5))
+            if log.wants_snapshot:
+                # Taken of what was there, and noted after something more was written.
+                after = writer.state.position
+                await append(log, writer, writer.messages(2))
+                await trio.sleep(0.4)
+                log.note(snapshot("ses_1", after))
+                await trio.sleep(0.1)
+                assert not (await store.open("ses_1")).wants_snapshot
+                assert (await store.recall("ses_1")).snapshot == snapshot("ses_1", after)
+        total = writer.state.seq
+        assert await seqs(store, "ses_1") == list(range(1, total + 1))
+    segments = sorted(names(tmp_path) - {"lock", "index.jsonl"})
+    assert "ses_1.1.jsonl" in segments
+    assert len(segments) >= 3
+    async with open_jsonl_store(tmp_path, settings=settings) as store:
+        assert await seqs(store, "ses_1") == list(range(1, total + 1))
+        for after_seq in range(total):
+            page = await store.read("ses_1", after_seq, 3)
+            assert [entry.seq for entry in page] == list(
+                range(after_seq + 1, min(after_seq + 3, total) + 1)
+            )
+        log = await store.open("ses_1")
+        writer.term = log.term
+        await append(log, writer, writer.messages(2))
+        assert await seqs(store, "ses_1") == list(range(1, total + 3))
+        assert await store.delete("ses_1")
+    assert names(tmp_path) == {"lock", "index.jsonl"}
+
+
+async def test_large_file_is_cut_without_a_snapshot(tmp_path: Path) -> None:
+    settings = JsonlSettings(roll_bytes=2000)
+    async with open_jsonl_store(tmp_path / "a", settings=settings) as store:
+        writer = await fill(store, "ses_1", 2)
+        log = await store.open("ses_1")
+        for _ in range(3):
+            await append(log, writer, writer.messages(10))
+            await trio.sleep(0.4)
+        total = writer.state.seq
+        assert await seqs(store, "ses_1") == list(range(1, total + 1))
+        after = crash(tmp_path / "a")
+    for folder in (after, tmp_path / "a"):
+        assert len(list(folder.glob("ses_1.*jsonl"))) >= 3
+        async with open_jsonl_store(folder, settings=settings) as store:
+            assert await seqs(store, "ses_1") == list(range(1, total + 1))
+            assert (await store.open("ses_1")).term == 2
+
+
+async def test_notes_wait_for_the_entry_that_they_speak_of(tmp_path: Path) -> None:
+    """The journal stages ahead of the log: a snapshot must not come before what it is of."""
+    async with open_jsonl_store(tmp_path) as store:
+        writer = await fill(store, "ses_1", 2)
+        log = await store.open("ses_1")
+        entries = writer.messages(2)
+        note = snapshot("ses_1", entries[-1].position)
+        log.note(note)
+        await trio.sleep(0.1)
+        assert (await store.recall("ses_1")).snapshot is None
+        await append(log, writer, entries)
+        await trio.sleep(0.1)
+        assert (await store.recall("ses_1")).snapshot == note
+    lines = (tmp_path / "ses_1.jsonl").read_text().splitlines()
+    assert [json.loads(line).get("position") for line in lines] == [
+        "1-1",
+        "1-2",
+        "1-3",
+        "1-4",
+        None,
+    ]
+
+
+async def test_observers_hear_what_happens_and_cannot_stop_it(tmp_path: Path) -> None:
+    heard: list[str] = []
+
+    class Observer(StoreObserver):
+        def created(self, session_id: str) -> None:
+            heard.append(f"created {session_id}")
+            raise RuntimeError("a bug in the observer")
+
+        def loaded(self, session_id: str) -> None:
+            heard.append(f"loaded {session_id}")
+
+        def appended(self, session_id: str, entries: Sequence[Entry]) -> None:
+            heard.append(f"appended {session_id} {len(entries)}")
+
+        def pruned(self, session_ids: Sequence[str]) -> None:
+            heard.append(f"pruned {' '.join(session_ids)}")
+
+    async with open_jsonl_store(tmp_path) as store:
+        await fill(store, "ses_0", 1)
+    async with open_jsonl_store(tmp_path) as store:
+        stop = store.observers.add(Observer())
+        await fill(store, "ses_1", 3)
+        await store.open("ses_0")
+        await store.delete("ses_1")
+        stop()
+        await store.delete("ses_0")
+    assert heard == ["created ses_1", "appended ses_1 3", "loaded ses_0", "pruned ses_1"]
+
+
+@pytest.mark.parametrize("session_id", ["../x", "ses_", "ses_1/..", "Ses_1", "ses_1\n", "", "."])
+async def test_id_that_is_no_safe_name_is_refused(tmp_path: Path, session_id: str) -> None:
+    async with open_jsonl_store(tmp_path) as store:
+        with pytest.raises(StoreError, match="not an id"):
+            store.create(session_id)
+
+
+async def test_no_link_is_followed(tmp_path: Path) -> None:
+    """Not for reading, and not for writing: what is outside of the folder stays as it is."""
+    folder, outside = tmp_path / "store", tmp_path / "outside.jsonl"
+    async with open_jsonl_store(folder) as store:
+        await fill(store, "ses_1", 3)
+    shutil.copy(folder / "ses_1.jsonl", outside)
+    (folder / "ses_2.jsonl").symlink_to(outside)
+    before = outside.read_bytes()
+    async with open_jsonl_store(folder) as store:
+        assert await store.list_ids() == ["ses_1"]
+        (folder / "ses_3.jsonl").symlink_to(outside)
+        writer = Writer("ses_3")
+        with pytest.raises(StoreError, match="somebody else"):
+            await append(store.create("ses_3"), writer, [writer.created()])
+    assert outside.read_bytes() == before
+
+
+async def test_pruning_by_age_and_size_spares_who_is_protected(tmp_path: Path) -> None:
+    async with open_jsonl_store(tmp_path) as store:
+        for number in range(6):
+            await fill(store, f"ses_{number}", 10)
+        assert await store.prune(older_seconds=100 * 365 * 24 * 3600.0) == []
+        await trio.sleep(0.5)
+        size = sum((tmp_path / f"ses_{number}.jsonl").stat().st_size for number in range(6))
+        assert await store.prune(keep_bytes=size * 2) == []
+        gone = await store.prune(keep_bytes=size * 4 // 6 + 100, protect={"ses_0"})
+        assert gone == ["ses_1", "ses_2"]
+        assert sorted(await store.prune(older_seconds=-1e9, protect={"ses_5"})) == [
+            "ses_0",
+            "ses_3",
+            "ses_4",
+        ]
+    assert names(tmp_path) == {"ses_5.jsonl", "index.jsonl", "lock"}
+
+
+async def test_cancelled_append_that_is_on_its_way_is_in_and_a_read_shows_it(
+    tmp_path: Path,
+) -> None:
+    async with open_jsonl_store(tmp_path) as store:
+        writer = await fill(store, "ses_1", 1)
+        log = await store.open("ses_1")
+        outcomes: set[int] = set()
+        for checkpoints in range(12):
+            before = writer.state.seq
+            batch = writer.messages(2)
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(append, log, writer, batch)
+                    for _ in range(checkpoints):
+                        await trio.lowlevel.checkpoint()
+                    scope.cancel()
+            found = await seqs(store, "ses_1")
+            outcomes.add(len(found) - before)
+            # Whoever asks knows: what is not there now never comes.
+            writer.state.seq = len(found)
+            await append(log, writer, writer.messages(1))
+            assert await seqs(store, "ses_1") == list(range(1, len(found) + 2))
+        assert outcomes == {0, 2}
+
+
+async def test_jq_reads_the_log(tmp_path: Path) -> None:
+    jq = shutil.which("jq")
+    if jq is None:
+        return
+    async with open_jsonl_store(tmp_path) as store:
+        await fill(store, "ses_1", 4)
+    done = await trio.run_process(
+        [jq, "-r", ".position", str(tmp_path / "ses_1.jsonl")], capture_stdout=True
+    )
+    assert done.stdout.split() == [b"1-1", b"1-2", b"1-3", b"1-4"]

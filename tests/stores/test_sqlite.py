@@ -1,0 +1,322 @@
+"""What is the SQLite store's own, beside the contract that every store keeps."""
+
+import os
+import sqlite3
+import stat
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from trialogue.core.errors import SettingsError, StoreError
+from trialogue.stores import _sqlite_schema as schema
+from trialogue.stores._sqlite_database import Database, DatabaseLostError
+from trialogue.stores.sqlite import SqliteStore, open_sqlite_store
+from trialogue.testing.store_kit import SessionWriter, read_all
+
+#: A database as version 1 of the schema left it, with one session of two entries and a note.
+VERSION_1 = """
+CREATE TABLE sessions (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    term INTEGER NOT NULL,
+    holder TEXT NOT NULL,
+    seq INTEGER NOT NULL,
+    owner TEXT,
+    status TEXT NOT NULL,
+    last_activity_at TEXT NOT NULL,
+    has_open_work INTEGER NOT NULL,
+    session TEXT NOT NULL
+) STRICT;
+CREATE INDEX sessions_by_activity ON sessions (last_activity_at, id);
+CREATE INDEX sessions_by_owner ON sessions (owner, last_activity_at, id);
+CREATE INDEX sessions_by_status ON sessions (owner, status, last_activity_at, id);
+CREATE INDEX sessions_with_open_work ON sessions (id) WHERE has_open_work;
+CREATE TABLE entries (place INTEGER PRIMARY KEY, line BLOB NOT NULL) STRICT;
+CREATE TABLE notes (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    session INTEGER NOT NULL,
+    line BLOB NOT NULL
+) STRICT;
+CREATE INDEX notes_by_session ON notes (session, number);
+INSERT INTO sessions VALUES (7, 'ses_old', 3, 'somebody', 2, 'ann', 'idle',
+    '2026-01-01T00:00:00.001Z', 1, '{"id":"ses_old","status":"idle","config":{},
+    "createdAt":"2026-01-01T00:00:00.000Z","lastActivityAt":"2026-01-01T00:00:00.001Z",
+    "messageCount":0,"tokenUsage":{"inputTokens":0,"outputTokens":0,"totalTokens":0},
+    "position":"3-2","queuedCount":0,"metadata":{}}');
+INSERT INTO entries VALUES (30064771073, CAST('{"timestamp":"2026-01-01T00:00:00.001Z","position":"1-1","type":"metadata","event":"_kit.step","data":{"seq":1},"crc":"14a70d36"}' AS BLOB));
+INSERT INTO entries VALUES (30064771074, CAST('{"timestamp":"2026-01-01T00:00:00.002Z","position":"3-2","type":"metadata","event":"_kit.step","data":{"seq":2},"crc":"1b7f6d5d"}' AS BLOB));
+PRAGMA application_id = 1416784225;
+PRAGMA user_version = 1;
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "deep" / "sessions.db")
+
+
+def _by_hand(path: str, script: str) -> None:
+    """Write to the database without us."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(path)
+    connection.executescript(script)
+    connection.close()
+
+
+@asynccontextmanager
+async def _opened(path: str, **options: Any) -> AsyncGenerator[SqliteStore]:
+    with trio.fail_after(30):
+        async with open_sqlite_store(path, **options) as store:
+            yield store
+
+
+async def test_database_of_the_first_version_is_migrated(path: str) -> None:
+    """Our choice: every released schema opens, and nothing in it is lost."""
+    _by_hand(path, VERSION_1)
+    for _ in range(2):
+        async with _opened(path) as store:
+            entries = await read_all(store, "ses_old")
+            assert [str(entry.position) for entry in entries] == ["1-1", "3-2"]
+            summary = await store.summary("ses_old")
+            assert summary is not None
+            assert (summary.owner, summary.created_key, summary.has_open_work) == (
+                "ann",
+                None,
+                True,
+            )
+            assert list(await store.list_open_work()) == ["ses_old"]
+            assert list(await store.prune(keep_bytes=sum(_line_lengths(path)))) == []
+    async with _opened(path) as store:
+        assert (await store.open("ses_old")).term == 4
+        writer = SessionWriter(store, "ses_new")
+        await writer.append(created_key="k")
+        assert await store.find_created(None, "k") == "ses_new"
+        assert list(await store.prune(keep_bytes=1, protect={"ses_new"})) == ["ses_old"]
+
+
+def _line_lengths(path: str) -> list[int]:
+    connection = sqlite3.connect(path)
+    rows = connection.execute("SELECT length(line) FROM entries").fetchall()
+    connection.close()
+    return [length for (length,) in rows]
+
+
+async def test_migration_is_whole_or_nothing(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that fails leaves the version that was there."""
+    _by_hand(path, VERSION_1)
+    steps = (*schema.MIGRATIONS, "CREATE TABLE later (a); INSERT INTO nowhere VALUES (1)")
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", steps)
+        with pytest.raises(StoreError, match="nowhere"):
+            async with _opened(path):
+                pass
+    connection = sqlite3.connect(path)
+    assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+    connection.close()
+    async with _opened(path) as store:
+        assert len(await read_all(store, "ses_old")) == 2
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("PRAGMA application_id = 1416784225; PRAGMA user_version = 99", "version 99"),
+        ("CREATE TABLE recipes (name)", "something else"),
+        ("PRAGMA application_id = 77", "something else"),
+    ],
+)
+async def test_database_that_is_not_ours_is_left_alone(path: str, script: str, said: str) -> None:
+    _by_hand(path, script)
+    with pytest.raises(StoreError, match=said):
+        async with _opened(path):
+            pass
+    connection = sqlite3.connect(path)
+    tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_schema")]
+    connection.close()
+    assert tables in ([], ["recipes"])
+
+
+async def test_file_that_is_no_database_is_refused(path: str) -> None:
+    file = trio.Path(path)
+    await file.parent.mkdir()
+    await file.write_bytes(b"a diary, not a database\n" * 200)
+    with pytest.raises(StoreError, match="not an SQLite database"):
+        async with _opened(path):
+            pass
+    assert await file.read_bytes() == b"a diary, not a database\n" * 200
+
+
+async def test_nobody_else_may_read_the_files(path: str) -> None:
+    """0600, the write-ahead log and its index too."""
+    before = os.umask(0)
+    try:
+        async with _opened(path) as store:
+            await SessionWriter(store, "ses_1").append()
+            modes = {
+                file.name: stat.S_IMODE(file.stat().st_mode) for file in Path(path).parent.iterdir()
+            }
+    finally:
+        os.umask(before)
+    assert modes == dict.fromkeys(("sessions.db", "sessions.db-wal", "sessions.db-shm"), 0o600)
+    assert stat.S_IMODE(Path(path).parent.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("missing", ["", ":memory:"])
+async def test_path_is_needed(missing: str) -> None:
+    with pytest.raises(SettingsError, match="sqlite:FILE"):
+        async with _opened(missing):
+            pass
+
+
+async def test_without_apsw_it_says_what_to_install(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The module itself imports without: an entry point must load to say so."""
+    monkeypatch.setitem(sys.modules, "apsw", None)
+    monkeypatch.delitem(sys.modules, "trialogue.stores._sqlite_database")
+    monkeypatch.delattr("trialogue.stores._sqlite_database", raising=False)
+    with pytest.raises(SettingsError, match=r"pip install 'trialogue\[sqlite\]'"):
+        async with _opened(path):
+            pass
+
+
+async def test_damaged_line_is_never_returned(path: str) -> None:
+    """SQLite has no checksums of its own; the line has one (PROTOCOL §8)."""
+    async with _opened(path) as store:
+        await SessionWriter(store, "ses_1").append(5, text="abcdef")
+        await SessionWriter(store, "ses_2").append(5, text="abcdef")
+    _by_hand(
+        path,
+        "UPDATE entries SET line = CAST(replace(line, 'abcdef', 'abcdeg') AS BLOB)"
+        f" WHERE place = {schema.PLACES} + 3",
+    )
+    async with _opened(path) as store:
+        assert len(await store.read("ses_1", 0, 2)) == 2
+        with pytest.raises(StoreError, match="damaged"):
+            await store.read("ses_1", 0, 5)
+        assert len(await store.read("ses_2", 0, 5)) == 5
+
+
+async def test_line_of_another_place_is_never_returned(path: str) -> None:
+    async with _opened(path) as store:
+        await SessionWriter(store, "ses_1").append(5)
+    _by_hand(
+        path,
+        f"DELETE FROM entries WHERE place = {schema.PLACES} + 3;"
+        f"UPDATE entries SET place = place - 1 WHERE place = {schema.PLACES} + 4",
+    )
+    async with _opened(path) as store:
+        with pytest.raises(StoreError, match="damaged at 3"):
+            await store.read("ses_1", 0, 5)
+
+
+async def test_many_sessions_share_a_commit(path: str) -> None:
+    """Group commit: that is what makes it fast with a disk that syncs slowly."""
+    async with _opened(path) as store:
+        writers = [SessionWriter(store, f"ses_{number}") for number in range(64)]
+        for _ in range(4):
+            async with trio.open_nursery() as nursery:
+                for writer in writers:
+                    nursery.start_soon(writer.append)
+        done = store.statistics()
+        assert done["storeWrites"] == 4 * 64
+        assert done["storeCommits"] <= 16
+        for writer in writers:
+            await writer.check()
+
+
+async def test_full_disk_fails_the_append_and_is_over_when_there_is_room(path: str) -> None:
+    async with _opened(path) as store:
+        writer = SessionWriter(store, "ses_1")
+        await writer.append()
+        await trio.to_thread.run_sync(store.writer.run, "PRAGMA max_page_count = 40")
+        with pytest.raises(StoreError, match="no room"):
+            await writer.append(20, text="x" * 20_000)
+        await writer.check()
+        await trio.to_thread.run_sync(store.writer.run, "PRAGMA max_page_count = 4000")
+        await writer.reopen()
+        await writer.append(text="x" * 20_000)
+        await writer.check()
+
+
+async def test_failed_sync_stops_the_store(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is never retried as if nothing had happened: the disk may have dropped what it had."""
+
+    def fail(self: Database, sql: str, parameters: Any) -> None:
+        raise DatabaseLostError("disk I/O error")
+
+    async with _opened(path) as store:
+        writer, other = SessionWriter(store, "ses_1"), SessionWriter(store, "ses_2")
+        await writer.append()
+        await other.append()
+        with monkeypatch.context() as patch:
+            patch.setattr(Database, "run_many", fail)
+            with pytest.raises(StoreError, match="disk I/O error"):
+                await writer.append()
+        for mine in (writer, other):
+            with pytest.raises(StoreError, match="has stopped"):
+                await mine.append()
+        with pytest.raises(StoreError, match="has stopped"):
+            await store.open("ses_1")
+        assert len(await read_all(store, "ses_1")) == 1
+    async with _opened(path) as store:
+        await writer.reopen(store)
+        await writer.append()
+        await writer.check()
+
+
+async def test_closed_store_says_so(path: str) -> None:
+    async with _opened(path) as store:
+        writer = SessionWriter(store, "ses_1")
+        await writer.append()
+    with pytest.raises(StoreError, match="closed"):
+        await writer.append()
+    with pytest.raises(StoreError, match="closed"):
+        await store.summary("ses_1")
+
+
+async def test_cancelled_server_still_writes_what_waits(path: str) -> None:
+    """The tree of DESIGN §3: the store ends last, and complete."""
+    with trio.CancelScope() as scope:
+        async with _opened(path) as store:
+            writer = SessionWriter(store, "ses_1")
+            await writer.append()
+            for number in range(20):
+                writer.note("partial", {"n": number})
+            scope.cancel(reason="the server is stopped")
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+    async with _opened(path) as store:
+        assert len((await store.recall("ses_1")).partials) == 20
+
+
+@pytest.mark.slow
+async def test_pages_of_a_hundred_thousand_sessions_come_from_an_index(path: str) -> None:
+    """Issue: listing 100,000 sessions pages in under 50 ms without reading them."""
+    async with _opened(path) as store:
+        await SessionWriter(store, "ses_first", owner="ann").append()
+    _by_hand(
+        path,
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000)"
+        "INSERT INTO sessions (id, term, holder, seq, owner, status, last_activity_at,"
+        " has_open_work, session) SELECT 'ses_' || i, 1, '', 1, owner, CASE i % 50 WHEN 0 THEN"
+        " 'running' ELSE status END, '2026-01-02T' || (i * 7919 % 100000), i % 1000 = 0, session"
+        " FROM n, sessions WHERE id = 'ses_first'",
+    )
+    async with _opened(path) as store:
+        worst = 0.0
+        for status in (None, "running"):
+            cursor: str | None = None
+            for _ in range(20):
+                begun = trio.current_time()
+                page = await store.list(owner="ann", status=status, limit=50, cursor=cursor)
+                worst = max(worst, trio.current_time() - begun)
+                assert len(page.summaries) == 50
+                cursor = page.next_cursor
+        assert worst < 0.05
+        assert len(await store.list_open_work()) == 100
