@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -204,8 +205,9 @@ def _write_or(word: str, write: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 def _describe_fields(cls: type[Any]) -> dict[str, str]:
     """Take the sentence on each field from the class's docstring: it is written for people."""
-    _, _, section = (cls.__doc__ or "").partition("Attributes:\n")
-    found = re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", section, re.MULTILINE)
+    # From 3.13 on it is not indented any more as it stands in the source.
+    _, _, section = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")
+    found = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE)
     return {name: _say(" ".join(text.split())) for name, text in found}
 
 
