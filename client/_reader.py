@@ -51,6 +51,7 @@ class Reader:
         from_start: or with what the subscription starts with.
 
     Attributes:
+        start: Where it began.
         cursor: The last durable event that it has, read or not. None until it has begun.
         failure: Raised to the reader once it has read what it has.
         is_over: Nothing more will come.
@@ -68,6 +69,7 @@ class Reader:
         self.subscription = subscription
         self.wanted = wanted
         self.from_start = from_start
+        self.start: str | None = None
         self.cursor: str | None = None
         self.failure: Exception | None = None
         self.is_over = False
@@ -90,9 +92,9 @@ class Reader:
         """Start; ``now`` is the last position that the server named."""
         subscription = self.subscription
         assert subscription.cursor is not None
-        start = subscription.cursor if self.from_start else now
-        self.cursor = self.wanted or start
-        self._seq = seq_of(self.cursor)
+        start = self.wanted or (subscription.cursor if self.from_start else now)
+        self.start = self.cursor = start
+        self._seq = seq_of(start)
         if self.wanted in (None, subscription.cursor):
             self._join()
         else:

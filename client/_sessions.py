@@ -93,7 +93,7 @@ class FollowedSessions:
             )
             subscription.add(stream.reader)
             await self._wait_ready(subscription)
-            stream.position = stream.reader.cursor
+            stream.position = stream.reader.start
             yield stream
         finally:
             if stream is not None:

@@ -287,30 +287,38 @@ def connect_sync(
     reconnect: bool = True,
 ) -> Generator[SyncClient]:
     """Connect to a server from a program without Trio. See `connect`."""
-    started: queue.SimpleQueue[tuple[Client, Bridge, trio.Event] | None] = queue.SimpleQueue()
+    bridges: queue.SimpleQueue[Bridge | None] = queue.SimpleQueue()
+    clients: queue.SimpleQueue[Client | None] = queue.SimpleQueue()
+    scope = trio.CancelScope()
 
     async def serve() -> None:
-        async with connect(
-            url,
-            token=token,
-            name=name,
-            connect_seconds=connect_seconds,
-            request_seconds=request_seconds,
-            tls=tls,
-            reconnect=reconnect,
-        ) as client:
-            left = trio.Event()
-            started.put((client, Bridge(trio.lowlevel.current_trio_token()), left))
-            await left.wait()
+        bridges.put(Bridge(trio.lowlevel.current_trio_token()))
+        with scope:
+            async with connect(
+                url,
+                token=token,
+                name=name,
+                connect_seconds=connect_seconds,
+                request_seconds=request_seconds,
+                tls=tls,
+                reconnect=reconnect,
+            ) as client:
+                clients.put(client)
+                await trio.sleep_forever()
+
+    def ended(_: object) -> None:
+        bridges.put(None)
+        clients.put(None)
 
     with ThreadPoolExecutor(1, thread_name_prefix="trialogue client") as executor:
         future = executor.submit(trio.run, serve)
-        future.add_done_callback(lambda _: started.put(None))
-        running = started.get()
-        if running is not None:
-            client, bridge, left = running
-            try:
+        future.add_done_callback(ended)
+        bridge = bridges.get()
+        try:
+            client = None if bridge is None else clients.get()
+            if client is not None and bridge is not None:
                 yield SyncClient(client, bridge)
-            finally:
-                bridge.call_soon(left.set)
+        finally:
+            if bridge is not None:
+                bridge.call_soon(partial(scope.cancel, reason="the block was left"))
         future.result()
