@@ -164,11 +164,11 @@ class Client:
     async def aclose(self) -> None:
         """Give up what is unanswered, tell the server, and disconnect; bounded to a second or two."""
         connection = self._uplink.current
+        self._uplink.leave()
         if connection is not None:
             connection.abandon_all()
             with trio.move_on_after(GOODBYE_SECONDS, shield=True):
                 await connection.flush()
-        self._uplink.leave()
         self._scope.cancel(reason="the client was closed")
 
     @property

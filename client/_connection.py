@@ -321,6 +321,8 @@ class Connection:
 
         Cancelling sends ``request.cancel`` for it.
         """
+        if self.is_over:
+            raise LostError(str(self.reason), is_sent=False)
         slots = self._slots
         is_counted = method not in _UNCOUNTED
         if is_counted:

@@ -49,6 +49,11 @@ _NEW_WORK: Final = frozenset(
 )
 
 
+#: A connection that lived for less was no success: a server that welcomes us only to hang up is
+#: not to be asked twice a second for ever.
+STABLE_SECONDS: Final = 2.0
+
+
 class Uplink:
     """The way to a server, over as many connections as it takes.
 
@@ -93,6 +98,7 @@ class Uplink:
         self.on_lost: Callable[[], None] = lambda: None
         self.on_over: Callable[[Exception], None] = lambda _failure: None
         self._backoff = Backoff(rng)
+        self._welcomed_at = -math.inf
         self._retry_after: float | None = None
         self._holds: set[object] = set()
 
@@ -107,6 +113,8 @@ class Uplink:
         try:
             while True:
                 failure = await self._converse(task_status)
+                if self.machine.is_over:
+                    return
                 state = self.machine.state
                 if state is ConnectionState.CONNECTING:
                     is_final = isinstance(failure, FINAL_ERRORS)
@@ -167,7 +175,7 @@ class Uplink:
     def _welcome(self, connection: Connection) -> bool:
         """Use a connection. Returns whether it is the first."""
         is_first = self.latest is None
-        self._backoff.reset()
+        self._welcomed_at = trio.current_time()
         self.current = self.latest = connection
         self.machine.move(Trigger.WELCOMED)
         log.info("connected", extra={"url": self.url, "id": connection.welcome.connection_id})
@@ -176,6 +184,8 @@ class Uplink:
     def _lost(self, connection: Connection) -> None:
         if self.current is connection:
             self.current = None
+            if trio.current_time() >= self._welcomed_at + STABLE_SECONDS:
+                self._backoff.reset()
             self.on_lost()
             log.info("disconnected", extra={"url": self.url, "reason": str(connection.reason)})
 
@@ -187,6 +197,8 @@ class Uplink:
 
     def leave(self) -> None:
         """End for good: calls fail from now on. Cancel `run` next."""
+        if self.machine.is_over:
+            return
         if self.failure is None:
             self.failure = ConnectionLostError("the client was closed")
         if self.machine.state is not ConnectionState.DISCONNECTED:

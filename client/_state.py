@@ -1,7 +1,6 @@
 """The states of a client's connection (PROTOCOL §3.5), and how long it waits to come back.
 
-The table below is the whole of it: a test walks it, and the documentation's diagram is drawn
-from it.
+The table below is the whole of it; a test compares it with the protocol's line.
 """
 
 from __future__ import annotations

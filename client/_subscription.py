@@ -160,7 +160,7 @@ class Subscription:
         """Take a reader on: from the position that it wants, from our start, or from now."""
         self.readers[reader] = None
         if self.failure is not None:
-            reader.end(self.failure)
+            reader.end(same_error(self.failure))
         elif self._ready.is_set() and self.cursor is not None:
             reader.begin(self.cursor)
 

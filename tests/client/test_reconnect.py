@@ -412,3 +412,42 @@ async def test_leaving_a_server_that_takes_nothing_is_bounded(
                 await client.health()
             left_at = trio.current_time()
     assert trio.current_time() - left_at <= 2
+
+
+async def test_a_server_that_only_hangs_up_is_asked_less_and_less(
+    connected: Connected, transport: FakeTransport, autojump_clock: MockClock
+) -> None:
+    """A welcome alone is no success."""
+
+    async def serve() -> None:
+        while True:
+            peer = await transport.accept()
+            await peer.welcome()
+            await trio.sleep(0.1)
+            peer.drop()
+
+    async with connected() as (_client, peer), trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        peer.drop()
+        await trio.sleep(600)
+        nursery.cancel_scope.cancel()
+    assert len(transport.attempts) < 100
+
+
+async def test_a_call_that_was_not_sent_is_not_sent_by_a_client_that_leaves(
+    connected: Connected, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    raised: list[Exception] = []
+    async with connected() as (client, peer):
+
+        async def call() -> None:
+            try:
+                await client.create_session()
+            except ConnectionLostError as exc:
+                raised.append(exc)
+
+        nursery.start_soon(call)
+        await trio.lowlevel.checkpoint()
+    await wait_all_tasks_blocked()
+    assert len(raised) == 1
+    assert peer.methods().count("session.create") <= 1
