@@ -8,13 +8,15 @@ for the other.
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import sys
+import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, Self, TextIO, TypeAlias
 
 import attrs
 import trio
@@ -33,7 +35,6 @@ from prompt_toolkit.layout.controls import BufferControl, FormattedTextControl
 from prompt_toolkit.layout.dimension import Dimension
 from prompt_toolkit.layout.processors import AppendAutoSuggestion
 from prompt_toolkit.output.vt100 import Vt100_Output
-from prompt_toolkit.patch_stdout import patch_stdout
 from prompt_toolkit.renderer import print_formatted_text
 from prompt_toolkit.styles import Style
 
@@ -131,6 +132,41 @@ class _Output(Vt100_Output):
             super().flush()
 
 
+class _Above(io.TextIOBase):
+    """Stands in for standard output and error: what is written appears above the input.
+
+    The library's own (`patch_stdout`) lets go of the keyboard for each write, and so loses a key
+    that is pressed just then.
+    """
+
+    def __init__(self, terminal: Terminal, instead_of: TextIO) -> None:
+        self._terminal = terminal
+        self._instead_of = instead_of
+        self._lock = threading.Lock()
+        self._rest = ""
+
+    def write(self, text: str) -> int:
+        """Write; a line appears when it is complete."""
+        with self._lock:
+            *lines, self._rest = (self._rest + text).split("\n")
+        if lines:
+            self._terminal.write_above(lines)
+        return len(text)
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._instead_of.fileno()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override] # pyright: ignore[reportIncompatibleVariableOverride]
+        return self._instead_of.encoding
+
+
 class Terminal:
     """See `open_terminal`."""
 
@@ -175,11 +211,26 @@ class Terminal:
 
         A string is text with ANSI escapes, of whatever lines.
         """
-        self._lines.extend(lines)
         self._pending_live = live
+        self.write_above(lines)
+
+    def write_above(self, lines: Sequence[Line | str]) -> None:
+        """Add lines above the input for good. From any thread."""
+        self._lines.extend(lines)
         if not self._is_showing:
             self._is_showing = True
             self._soon(self._show_pending)
+
+    def write_rest(self) -> None:
+        """Write what came too late for the application, which is over."""
+        self._print(self._take_lines())
+        self._output.flush()
+
+    def _take_lines(self) -> list[Line | str]:
+        lines: list[Line | str] = []
+        while self._lines:
+            lines.append(self._lines.popleft())
+        return lines
 
     def clear_input(self) -> None:
         """Empty the input line."""
@@ -262,9 +313,7 @@ class Terminal:
 
     def _show_pending(self) -> None:
         self._is_showing = False
-        lines: list[Line | str] = []
-        while self._lines:
-            lines.append(self._lines.popleft())
+        lines = self._take_lines()
         live = self._pending_live
         if not lines:
             self._live = live
@@ -393,10 +442,15 @@ async def open_terminal(
     What others print meanwhile appears above the input line too.
     """
     terminal = Terminal(history, commands, term, greeting)
-    with patch_stdout(raw=True):
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = _Above(terminal, sys.stdout), _Above(terminal, sys.stderr)
+    try:
         async with trio.open_nursery() as nursery:
             await nursery.start(terminal.run)
             try:
                 yield terminal
             finally:
                 nursery.cancel_scope.cancel(reason="the chat is over")
+    finally:
+        sys.stdout, sys.stderr = before
+        terminal.write_rest()
