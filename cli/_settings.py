@@ -178,16 +178,17 @@ def _kind_of(name: str) -> tuple[Callable[[Any], Any], Callable[[Any], Any], str
             return parse_rate, write_rate, "RATE"
         case "server_name":
             return parse_text, str, "NAME"
-        case "idle_timeout_seconds":
-            return _or_word("auto", parse_seconds), _write_or("auto", write_seconds), "TIME"
-        case "max_stored_sessions":
-            return _or_word("off", parse_count), _write_or("off", int), "COUNT"
         case _ if name.endswith("_seconds"):
-            return parse_seconds, write_seconds, "TIME"
+            parse, write, metavar = parse_seconds, write_seconds, "TIME"
         case _ if name.endswith("_bytes"):
-            return parse_size, write_size, "SIZE"
+            parse, write, metavar = parse_size, write_size, "SIZE"
         case _:
-            return parse_count, int, "COUNT"
+            parse, write, metavar = parse_count, int, "COUNT"
+    if getattr(_DEFAULTS, name) is None:
+        # What the store decides has a word of its own: off is never.
+        word = "auto" if name == "idle_timeout_seconds" else "off"
+        return _or_word(word, parse), _write_or(word, write), metavar
+    return parse, write, metavar
 
 
 def _or_word(word: str, parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
