@@ -173,6 +173,8 @@ def _checker(name: str) -> Callable[[Any], object]:
 
 def _kind_of(name: str) -> tuple[Callable[[Any], Any], Callable[[Any], Any], str]:
     """Say how a setting is read and written, and what stands for it in the help."""
+    parse: Callable[[Any], Any]
+    write: Callable[[Any], Any]
     match name:
         case "rate_limit":
             return parse_rate, write_rate, "RATE"

@@ -101,10 +101,8 @@ def parse_seconds(value: Any) -> float:
     raise ValueError(f"{value!r} is not a time such as 20s, 500ms, 30m or off")
 
 
-def write_seconds(value: float | None) -> str | None:
+def write_seconds(value: float) -> str:
     """Write a time with the largest unit in which it is a whole number."""
-    if value is None:
-        return None
     if math.isinf(value):
         return "off"
     for unit in ("h", "m", "s"):
