@@ -195,7 +195,9 @@ class LocalHost(SessionHost):
             waiting.append(work)
             return
         session = self.sessions.get(session_id)
-        if session is not None and (session.journal.is_open or not work.needs_write):
+        if session is not None and (
+            session.journal.is_open or not (work.needs_write or _has_open_work(session))
+        ):
             work.run(session)
             return
         self._opening[session_id] = deque([work])
@@ -207,12 +209,14 @@ class LocalHost(SessionHost):
         try:
             while waiting:
                 session = self.sessions.get(session_id) or await self._load(session_id)
-                has_open_work = session.state.active_turn_id is not None or session.state.inputs
-                if not session.journal.is_open and (waiting[0].needs_write or has_open_work):
+                needs_write = waiting[0].needs_write or _has_open_work(session)
+                if needs_write and not session.journal.is_open:
                     session.journal.open(await self.store.open(session_id))
                     recover(session)
                     # Nobody sees a turn as running that was interrupted.
                     await session.journal.wait_published()
+                    if session.journal.failure is not None:
+                        raise session.journal.failure
                 waiting.popleft().run(session)
         except Exception as exc:  # noqa: BLE001 - ends those requests
             for work in waiting:
@@ -548,6 +552,11 @@ class LocalHost(SessionHost):
                 self._reopen_later(session_id)
 
         self.timers.at(trio.current_time() + REOPEN_SECONDS, reopen)
+
+
+def _has_open_work(session: LiveSession) -> bool:
+    """Whether a turn runs, or is waited for: nobody reads it before this process goes on with it."""
+    return session.state.active_turn_id is not None or bool(session.state.inputs)
 
 
 def _event_object(entry: Entry) -> Mapping[str, Any]:

@@ -106,6 +106,7 @@ class FailingStore(SlowStore):
         fail_appends: Says of each append, counted from 1 over all sessions, how many of its
             entries are written all the same (nobody can know); None lets it succeed.
         fail_reads: How often a read or an open fails.
+        fail_opens: Every open fails.
         failures: How many appends have failed.
     """
 
@@ -120,6 +121,7 @@ class FailingStore(SlowStore):
         super().__init__(seed, slowest=slowest, immediate=immediate)
         self.fail_appends: Callable[[int], int | None] = lambda _: None
         self.fail_reads = 0.0
+        self.fail_opens = False
         self.failures = 0
         self._error = error
 
@@ -136,6 +138,8 @@ class FailingStore(SlowStore):
             raise self._error()
 
     async def open(self, session_id: str) -> SessionLog:
+        if self.fail_opens:
+            raise self._error()
         self._maybe_fail()
         return await super().open(session_id)
 

@@ -33,6 +33,9 @@ EXPECTED = {
     "TIMEOUT",
 }
 
+#: After these, nobody knows whether it took effect.
+UNCERTAIN = {"CANCELLED", "TIMEOUT", "SESSION_CLOSED", "SERVER_ERROR"}
+
 
 @attrs.define
 class _Said:
@@ -56,7 +59,12 @@ class Wanderer:
         self.rng = random.Random(f"client {world.shape.seed} {number}")
         self.number = number
         self.mirrors = {
-            session_id: Mirror(session_id, world.hits, is_prompt=world.shape.is_prompt)
+            session_id: Mirror(
+                session_id,
+                world.hits,
+                is_prompt=world.shape.is_prompt,
+                may_lose_text=world.is_failing,
+            )
             for session_id in world.session_ids
         }
         self.quiet = trio.Event()
@@ -77,19 +85,23 @@ class Wanderer:
         """Connect, do this and that, drop; until it has seen everything."""
         transport = find_transport(self.world.url)
         while not self._is_done:
-            try:
-                async with transport.open_channel(self.world.url, ConnectOptions()) as channel:
+            async with transport.open_channel(self.world.url, ConnectOptions()) as channel:
+                try:
                     await self._converse(channel)
-                    self._drop(channel)
-            except* (trio.BrokenResourceError, trio.EndOfChannel) as group:
-                raise ViolationError(f"the server closed the connection: {group!r}") from group
+                except* (trio.BrokenResourceError, trio.EndOfChannel) as group:
+                    if not self.world.is_failing:
+                        raise ViolationError(
+                            f"the server closed the connection: {group!r}"
+                        ) from group
+                    self.hits["connections that the server closed"] += 1
+                self._drop(channel)
             if not self.world.over.is_set():
                 await self._pause()
 
     async def _converse(self, channel: Channel) -> None:
         rng = self.rng
         self._channel = channel
-        self._caller = Caller(channel, self.hits)
+        self._caller = Caller(channel, self.hits, may_fail=self.world.is_failing)
         self._stall = 0.0
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._read)
@@ -145,8 +157,15 @@ class Wanderer:
             self.mirrors[payload["sessionId"]].take(payload)
             self._progress.set()
         elif envelope["type"] == "response":
-            self._caller.take_answer(payload)
-            if not payload["success"] and payload["error"]["code"] not in EXPECTED:
+            sent = self._caller.take_answer(payload)
+            code = None if payload["success"] else payload["error"]["code"]
+            if code == "SERVER_ERROR":
+                # Nobody knows whether it took effect: ask again, on another connection.
+                if "idempotencyKey" in sent.extra:
+                    self._retries.append(sent)
+                if sent.method == "session.subscribe":
+                    raise trio.EndOfChannel
+            elif code is not None and code not in EXPECTED:
                 raise ViolationError(f"unexpected: {payload}")
         else:
             raise ViolationError(f"unexpected: {envelope}")
@@ -183,6 +202,8 @@ class Wanderer:
             params["tail"] = self.rng.randint(0, 3)
 
         def answered(answer: Answer) -> None:
+            if not answer["success"]:
+                return
             data = answer["data"]
             if mirror.is_subscribed and "tail" not in params:
                 return  # it only asked
@@ -246,8 +267,9 @@ class Wanderer:
             await post("session.close", {"sessionId": session_id})
 
     def _left(self, mirror: Mirror) -> Any:
-        def answered(_: Answer) -> None:
-            mirror.dropped()
+        def answered(answer: Answer) -> None:
+            if answer["success"]:
+                mirror.dropped()
 
         return answered
 
@@ -326,7 +348,7 @@ class Wanderer:
         def answered(answer: Answer) -> None:
             if not answer["success"]:
                 code = answer["error"]["code"]
-                said.is_refused = code not in ("CANCELLED", "TIMEOUT", "SESSION_CLOSED")
+                said.is_refused = code not in UNCERTAIN
                 return
             data = answer["data"]
             said.result = data
@@ -350,9 +372,10 @@ class Wanderer:
         said = self.said[content]
 
         def answered(answer: Answer) -> None:
-            said.is_refused = not answer["success"]
             if answer["success"]:
                 said.result = {}
+            else:
+                said.is_refused = answer["error"]["code"] not in UNCERTAIN
 
         await self._caller.post(
             "message.add",

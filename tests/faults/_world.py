@@ -31,6 +31,7 @@ from trialogue.core._server import Server
 from trialogue.core._session import LiveSession
 from trialogue.core._turn import RunningTurn
 from trialogue.core.abc import ConnectOptions
+from trialogue.core.errors import FencedError, StoreError
 from trialogue.core.plugins import find_transport
 from trialogue.stores.memory import MemoryStore
 from trialogue.transports import loopback
@@ -39,7 +40,7 @@ from ._agent import Profile, RandomAgent
 from ._client import Caller
 from ._log_rules import check_agent_record, check_log
 from ._mirror import Event, ViolationError
-from ._slow_store import SlowStore
+from ._slow_store import FailingStore, SlowStore
 from ._wanderer import Wanderer
 
 __all__ = [
@@ -75,6 +76,7 @@ class Shape:
         inbox: What a loopback connection holds on its way, in bytes.
         seconds: How long the clients go on.
         pace: How much longer than on loopback a client stays.
+        failures: How often an append or a read of the store fails.
     """
 
     seed: int
@@ -89,6 +91,7 @@ class Shape:
     clients: int
     seconds: float
     pace: float
+    failures: float = 0.0
 
 
 def make_shape(seed: int, *, is_real: bool = False) -> Shape:
@@ -263,7 +266,7 @@ class World:
         self.hits = hits
         self.rng = random.Random(f"world {shape.seed}")
         self.agent = RandomAgent(shape.seed, shape.profile, hits)
-        self.store = SlowStore(shape.seed) if shape.is_slow else MemoryStore()
+        self.store = self._make_store()
         self.session_ids: list[str] = []
         self.over = trio.Event()
         self.settled = trio.Event()
@@ -271,6 +274,31 @@ class World:
         self.clients: list[Wanderer] = []
         self.server: Server
         self.url = ""
+
+    def _make_store(self) -> MemoryStore:
+        shape = self.shape
+        if not shape.failures:
+            return SlowStore(shape.seed) if shape.is_slow else MemoryStore()
+        rng = random.Random(f"failures {shape.seed}")
+
+        def fail(_: int) -> int | None:
+            # All or nothing of a batch is written, and nobody knows which.
+            return None if rng.random() >= shape.failures else rng.choice((0, 0, 10**6))
+
+        def error() -> Exception:
+            self.hits["failures of the store"] += 1
+            return rng.choice((StoreError("disk full"), FencedError("taken"), OSError(5, "I/O")))
+
+        immediate = 0.1 if shape.is_slow else 1.0
+        store = FailingStore(shape.seed, error=error, immediate=immediate)
+        store.fail_appends = fail
+        store.fail_reads = shape.failures / 4
+        return store
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether the server may have to give up."""
+        return self.shape.failures > 0
 
     @property
     def has_appends_in_flight(self) -> bool:
@@ -302,10 +330,11 @@ class World:
             raise ViolationError(f"{left - tasks} tasks are left")
 
     async def _run_clients(self) -> None:
-        async with open_caller(self.url, self.hits) as caller:
-            for _ in range(self.shape.sessions):
-                session = await caller.call("session.create", {})
-                self.session_ids.append(session["id"])
+        async with open_caller(self.url, self.hits, may_fail=self.is_failing) as caller:
+            while len(self.session_ids) < self.shape.sessions:
+                answer = await (await caller.post("session.create", {})).wait()
+                if answer["success"]:
+                    self.session_ids.append(answer["data"]["id"])
         self.clients = [Wanderer(self, number) for number in range(self.shape.clients)]
         async with trio.open_nursery() as nursery:
             for client in self.clients:
@@ -317,17 +346,22 @@ class World:
 
     async def _settle(self) -> None:
         """Wait until the clients have stopped asking and nothing is left to do."""
+        if isinstance(self.store, FailingStore):
+            self.store.fail_appends = lambda _: None
+            self.store.fail_reads = 0.0
         for client in self.clients:
             await client.quiet.wait()
+        async with open_caller(self.url, self.hits) as caller:
+            for session_id in self.session_ids:
+                # One whose log has failed is opened again when somebody asks for it.
+                await caller.call("session.get", {"sessionId": session_id})
         while True:
             await self.server.host.wait_turns_ended()
             if not any(s.state.inputs or not s.journal.is_idle for s in self.sessions):
                 break
             await trio.sleep(0.002)
         for session_id in self.session_ids:
-            summary = await self.store.summary(session_id)
-            assert summary is not None
-            self.last_seqs[session_id] = int(summary.session.position.partition("-")[2])
+            self.last_seqs[session_id] = len(await self.store.read(session_id, 0, 10**6))
 
     async def _read_logs(self) -> dict[str, list[Event]]:
         logs: dict[str, list[Event]] = {}

@@ -36,6 +36,8 @@ from ._world import (
 SCHEDULES = 1000
 #: On each of the real transports.
 REAL_SCHEDULES = 110
+#: On a store that fails.
+FAILING_SCHEDULES = 200
 #: At once, on a real transport.
 CONCURRENT = 10
 
@@ -92,6 +94,28 @@ def test_clients_that_drop_and_come_back_see_every_event_once(
             scale,
             {"drops with an append in flight": 1200, "cancels with an append in flight": 80},
         )
+
+
+@pytest.mark.slow
+def test_they_do_so_though_the_store_fails_now_and_then(seed: int, scale: int) -> None:
+    """What was not acknowledged may be lost, and the text of a message in progress."""
+    hits: Counter[str] = Counter()
+    with instrumented(hits) as patch:
+        count = FAILING_SCHEDULES * scale
+        shapes = (attrs.evolve(make_shape(n), failures=0.08) for n in range(seed, seed + count))
+        run_schedules(shapes, hits, patch)
+    require(
+        hits,
+        scale,
+        {
+            "failures of the store": 60,
+            "connections that the server closed": 60,
+            "errors SERVER_ERROR": 50,
+            "messages whose text was lost": 20,
+            "requests repeated under their key": 150,
+            "turns interrupted": 30,
+        },
+    )
 
 
 @pytest.mark.slow

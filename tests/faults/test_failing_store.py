@@ -221,3 +221,35 @@ async def test_queued_inputs_run_after_a_failure_though_nobody_asks(
         await trio.sleep(60)
         entries = await scene.store.read(scene.session_id, 0, 1000)
         assert [entry.event for entry in entries].count("turn.ended") == 2
+
+
+async def test_session_whose_recovery_fails_is_not_shown(
+    immediate: float, autojump_clock: MockClock
+) -> None:
+    """Found by the random schedules: a subscription to what had failed waited for ever."""
+    async with open_scene(ERRORS["StoreError"], immediate=immediate) as scene:
+        await scene.ask("message.send", content="hello")
+        scene.store.fail_appends = lambda _: 0
+        await scene.ask("message.add", role="user", content="lost")
+        answer = await scene.ask("session.subscribe", after="0-0")
+        assert answer["error"]["code"] == "SERVER_ERROR"
+        scene.store.fail_appends = lambda _: None
+        answer = await scene.ask("session.subscribe", after="0-0")
+        assert answer["data"]["session"]["status"] == "idle"
+
+
+async def test_session_that_cannot_be_opened_shows_no_turn_as_running(
+    immediate: float, autojump_clock: MockClock
+) -> None:
+    """Found by the random schedules: nor does the second request see what the first did not."""
+    async with open_scene(ERRORS["StoreError"], immediate=immediate) as scene:
+        await scene.ask("message.send", content="hello")
+        scene.fail_next()
+        await scene.ask("message.add", role="user", content="lost")
+        scene.store.fail_opens = True
+        for _ in range(2):
+            answer = await scene.ask("session.get")
+            assert answer["error"]["code"] == "SERVER_ERROR"
+        scene.store.fail_opens = False
+        answer = await scene.ask("session.get")
+        assert answer["data"]["status"] == "idle"
