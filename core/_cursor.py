@@ -19,6 +19,8 @@ __all__ = ["Cursor"]
 
 #: What one pump sends at most before the connection has to drain again (DESIGN §4).
 PUMP_BYTES: Final = 32 * 1024
+#: Of one delta, in code points. What this reader alone is sent is its own memory if it stops.
+MAX_DELTA: Final = 8 * 1024
 
 
 class Cursor:
@@ -111,14 +113,15 @@ class Cursor:
             start = self.offsets.get(message.id, 0)
             if start > message.published:
                 start = 0
-            if start < message.published:
+            while start < message.published:
                 if room <= 0:
                     self._wait()
                     return
-                payload = message.delta_payload(start, message.published)
+                end = min(message.published, start + MAX_DELTA)
+                payload = message.delta_payload(start, end)
                 connection.post(Frame(payload, "message.delta"))
                 room -= len(payload)
-                self.offsets[message.id] = message.published
+                start = self.offsets[message.id] = end
         self.is_behind = False
         self.offsets = {}
         feed.join(self)

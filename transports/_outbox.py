@@ -23,8 +23,11 @@ __all__ = ["Framing", "Outbox", "Spawn", "frame_line"]
 
 log: Final = getLogger("trialogue.transports")
 
-#: What a writer task joins: enough for a send, and the copy is small beside the high-water mark.
+#: What is joined for one send: worth a system call. A larger frame goes alone, since a copy of its
+#: own for each of a thousand readers that are stuck would be their cost; the frame is shared.
 CHUNK_BYTES: Final = 16 * 1024
+#: Likewise what the flusher joins, which is sent before anybody is stuck.
+FLUSH_BYTES: Final = 64 * 1024
 
 #: How a transport writes a frame. It keeps what it made in the frame's slot.
 Framing = Callable[[Frame], bytes]
@@ -140,20 +143,9 @@ class Outbox:
         if self.ended:
             return
         if self._queue and not self._writing:
-            rest = b""
-            if self._try_send is not None:
-                queue = self._queue
-                data = b"".join(queue) if len(queue) > 1 else queue[0]
-                queue.clear()
-                try:
-                    sent = self._try_send(data)
-                except BlockingIOError:
-                    sent = 0
-                except OSError:
-                    self.kill()
-                    return
-                self._size -= sent
-                rest = data[sent:]
+            rest = self._flush_now()
+            if rest is None:
+                return
             if rest or self._queue:
                 self._writing = True
                 self._spawn(self._write, rest)
@@ -161,6 +153,26 @@ class Outbox:
             self._call_back()
         if self._settled is not None or self.closed:
             self._settle()
+
+    def _flush_now(self) -> memoryview | None:
+        """Send without waiting.
+
+        Returns:
+            What is left of the chunk that did not go as a whole. None: the outbox has ended.
+        """
+        while self._queue and self._try_send is not None:
+            chunk = self._take_chunk(FLUSH_BYTES)
+            try:
+                sent = self._try_send(chunk)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                self.kill()
+                return None
+            self._size -= sent
+            if sent < len(chunk):
+                return memoryview(chunk)[sent:]
+        return memoryview(b"")
 
     def finish(self) -> None:
         """Take no more posts; the outbox ends when all is sent, or after the write timeout."""
@@ -204,16 +216,18 @@ class Outbox:
     def _ended(self) -> None:
         """Called once, when the outbox has ended. Must not raise, nor call the link."""
 
-    def _take_chunk(self) -> bytes:
-        """Take frames off the front of the queue, so many that they are worth a send."""
+    def _take_chunk(self, limit: int) -> bytes:
+        """Take frames off the front of the queue: one, or as many as fit into so many bytes."""
         queue = self._queue
         number = size = 0
-        while number < len(queue) and size < CHUNK_BYTES:
-            size += len(queue[number])
+        for data in queue:
+            size += len(data)
+            if number and size > limit:
+                break
             number += 1
-        data = b"".join(queue[:number]) if number > 1 else queue[0]
+        chunk = b"".join(queue[:number]) if number > 1 else queue[0]
         del queue[:number]
-        return data
+        return chunk
 
     def _settle(self) -> None:
         """If nothing is left to send, tell those who wait for that."""
@@ -245,15 +259,14 @@ class Outbox:
             )
             self.kill()
 
-    async def _write(self, data: bytes) -> None:
+    async def _write(self, rest: memoryview) -> None:
         """Send what did not fit, and what is posted meanwhile. Ends when all is sent."""
-        rest = memoryview(data)
         try:
             while not self.ended:
                 if not rest:
                     if not self._queue:
                         break
-                    rest = memoryview(self._take_chunk())
+                    rest = memoryview(self._take_chunk(CHUNK_BYTES))
                 deadline = min(trio.current_time() + self._timeout, self._finish_by)
                 sent = 0
                 with trio.CancelScope(deadline=deadline) as self._scope:
