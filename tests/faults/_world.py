@@ -41,6 +41,7 @@ from ._client import Caller
 from ._log_rules import check_agent_record, check_log
 from ._mirror import Event, ViolationError
 from ._slow_store import FailingStore, SlowStore
+from ._visitor import Visitor
 from ._wanderer import Wanderer
 
 __all__ = [
@@ -77,6 +78,7 @@ class Shape:
         seconds: How long the clients go on.
         pace: How much longer than on loopback a client stays.
         failures: How often an append or a read of the store fails.
+        has_visitor: Somebody uses the client library, over connections that are cut.
     """
 
     seed: int
@@ -92,6 +94,7 @@ class Shape:
     seconds: float
     pace: float
     failures: float = 0.0
+    has_visitor: bool = False
 
 
 def make_shape(seed: int, *, is_real: bool = False) -> Shape:
@@ -271,7 +274,7 @@ class World:
         self.over = trio.Event()
         self.settled = trio.Event()
         self.last_seqs: dict[str, int] = {}
-        self.clients: list[Wanderer] = []
+        self.clients: list[Wanderer | Visitor] = []
         self.server: Server
         self.url = ""
 
@@ -313,8 +316,9 @@ class World:
     async def run(self, url: str) -> None:
         """Run the schedule, and check everything."""
         tasks = trio.lowlevel.current_statistics().tasks_living
+        urls = [url, "loopback://"] if self.shape.has_visitor else [url]
         async with open_server(
-            self.agent, transports=[url], settings=self.shape.settings, store=self.store
+            self.agent, transports=urls, settings=self.shape.settings, store=self.store
         ) as self.server:
             self.url = self.server.endpoints[0]
             logs: dict[str, list[Event]] = {}
@@ -336,6 +340,8 @@ class World:
                 if answer["success"]:
                     self.session_ids.append(answer["data"]["id"])
         self.clients = [Wanderer(self, number) for number in range(self.shape.clients)]
+        if self.shape.has_visitor:
+            self.clients.append(Visitor(self, self.server.endpoints[1]))
         async with trio.open_nursery() as nursery:
             for client in self.clients:
                 nursery.start_soon(client.live)

@@ -6,6 +6,7 @@ PROTOCOL §6. Each schedule is drawn from its seed; a failure names the seed, an
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,6 +15,7 @@ import attrs
 import pytest
 import trio
 
+from trialogue.client import Event, EventStream
 from trialogue.core._cursor import Cursor
 from trialogue.core._feed import SessionFeed
 from trialogue.core._journal import Journal
@@ -38,6 +40,8 @@ SCHEDULES = 1000
 REAL_SCHEDULES = 110
 #: On a store that fails.
 FAILING_SCHEDULES = 200
+#: With the client library.
+VISITS = 120
 #: At once, on a real transport.
 CONCURRENT = 10
 
@@ -116,6 +120,52 @@ def test_they_do_so_though_the_store_fails_now_and_then(seed: int, scale: int) -
             "turns interrupted": 30,
         },
     )
+
+
+def draw_visits(seed: int, count: int) -> Iterator[Shape]:
+    """Draw schedules in which nobody but a user of the client library is there."""
+    for number in range(seed, seed + count):
+        yield attrs.evolve(make_shape(number), has_visitor=True, clients=0, seconds=1.0)
+
+
+@pytest.mark.slow
+def test_who_uses_the_library_does_not_notice(seed: int, scale: int) -> None:
+    hits: Counter[str] = Counter()
+    with instrumented(hits) as patch:
+        run_schedules(draw_visits(seed, VISITS * scale), hits, patch)
+    require(
+        hits,
+        scale,
+        {
+            "connections of the library that were cut": 200,
+            "of them in the middle of a message": 30,
+            "messages read with the library": 150,
+            "messages streamed with the library": 300,
+        },
+    )
+
+
+@pytest.mark.parametrize("repeats", [False, True], ids=["misses an event", "repeats an event"])
+def test_control_library_at_fault_is_detected(repeats: bool, seed: int) -> None:
+    following = EventStream.__anext__
+    count = itertools.count()
+
+    async def mutant(stream: EventStream) -> Event:
+        event = await following(stream)
+        if event.is_durable and next(count) == 5:
+            if not repeats:
+                return await following(stream)
+            stack.append(event)
+        return event
+
+    async def again(stream: EventStream) -> Event:
+        return stack.pop() if stack else await mutant(stream)
+
+    stack: list[Event] = []
+    with instrumented(Counter()) as patch:
+        patch.setattr(EventStream, "__anext__", again)
+        with pytest.raises(ScheduleError, match=r"^--seed \d+: "):
+            run_schedules(draw_visits(seed, 20), Counter(), patch)
 
 
 @pytest.mark.slow
