@@ -1,0 +1,26 @@
+"""``python -m benchmarks``: what the server costs, by itself and beside others."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+# Run from the repository's root this package has a wrong name: see __init__.py.
+from trialogue.benchmarks import _compare
+
+
+def main() -> int:
+    """Run one of the commands; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    for name, module in (("compare", _compare),):
+        command = commands.add_parser(name, help=(module.__doc__ or "").partition("\n")[0])
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    arguments = parser.parse_args()
+    code: int = arguments.run(arguments)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,302 @@
+"""The client's end for measuring: raw sockets, and no more work a frame than must be.
+
+WebSocket is framed by hand, with requests prepared and masked beforehand; what is received is cut
+into complete frames. One process drives hundreds of these from one epoll (`Load`).
+"""
+
+from __future__ import annotations
+
+import base64
+import gc
+import json
+import os
+import select
+import socket
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+__all__ = ["EVENT", "KIND", "RESPONSE", "Client", "Load", "make_request", "send"]
+
+#: How a frame begins on the wire: the byte after it tells response, event and ping apart.
+_HEAD: Final = b'{"version":"1.0","type":"'
+KIND: Final = len(_HEAD)
+RESPONSE: Final = ord("r")
+EVENT: Final = ord("e")
+_PING: Final = ord("p")
+
+_RECEIVE_BYTES: Final = 256 * 1024
+#: A call that takes longer is a failure.
+_PATIENCE_SECONDS: Final = 60.0
+_MASK: Final = b"\x37\xfa\x21\x3d"
+
+
+def make_request(request_id: int | str, method: str, params: dict[str, Any]) -> bytes:
+    """Write a request's frame."""
+    payload = {"id": request_id, "method": method, "params": params}
+    envelope = {"version": "1.0", "type": "request", "payload": payload}
+    return json.dumps(envelope, separators=(",", ":")).encode()
+
+
+class Client:
+    """One connection.
+
+    Attributes:
+        session_id: Of the session that it uses.
+        tag: Whatever a measurement keeps by connection.
+    """
+
+    __slots__ = ("_buffer", "_scheme", "session_id", "sock", "tag")
+
+    def __init__(self, url: str, *, receive_bytes: int | None = None) -> None:
+        parts = urlsplit(url)
+        self._scheme = parts.scheme
+        self._buffer = b""
+        self.session_id = ""
+        self.tag: Any = None
+        self.sock = socket.socket()
+        if receive_bytes is not None:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        self.sock.settimeout(_PATIENCE_SECONDS)
+        self.sock.connect((parts.hostname, parts.port))
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._scheme != "tcp":
+            self._upgrade(parts.netloc, parts.path or "/", parts.query)
+
+    def _upgrade(self, host: str, path: str, query: str) -> None:
+        key = base64.b64encode(os.urandom(16)).decode()
+        target = f"{path}?{query}" if query else path
+        self.sock.sendall(
+            f"GET {target} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\n"
+            f"Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\n"
+            f"Sec-WebSocket-Version: 13\r\n\r\n".encode()
+        )
+        head = b""
+        while b"\r\n\r\n" not in head:
+            some = self.sock.recv(65536)
+            if not some:
+                raise ConnectionError(f"the handshake ended: {head!r}")
+            head += some
+        head, _, self._buffer = head.partition(b"\r\n\r\n")
+        if not head.startswith(b"HTTP/1.1 101"):
+            raise ConnectionError(f"no WebSocket here: {head!r}")
+        if self._scheme == "socketio":
+            # Engine.IO's greeting, then join the namespace.
+            self._wait_raw(b"0")
+            self.sock.sendall(_mask(b"40"))
+            self._wait_raw(b"40")
+
+    def _wait_raw(self, start: bytes) -> None:
+        while True:
+            for payload in self._cut_websocket():
+                if payload.startswith(start):
+                    return
+                raise ConnectionError(f"{start!r} was expected, not {payload!r}")
+            self._buffer += self.sock.recv(65536)
+
+    def frame(self, payload: bytes) -> bytes:
+        """Give the bytes that carry a frame: to be prepared, and sent as they are."""
+        if self._scheme == "tcp":
+            return payload + b"\n"
+        if self._scheme == "socketio":
+            payload = b'42["m",' + payload + b"]"
+        return _mask(payload)
+
+    # -- one at a time, for setting up -------------------------------------------------------
+
+    def call(self, method: str, params: dict[str, Any]) -> Any:
+        """Ask, and wait for the answer. Events that come meanwhile are dropped.
+
+        Raises:
+            RuntimeError: It was refused.
+        """
+        self.sock.sendall(self.frame(make_request("call", method, params)))
+        while True:
+            for payload in self.wait_frames():
+                if payload[KIND] == RESPONSE:
+                    answer = json.loads(payload)["payload"]
+                    if not answer["success"]:
+                        raise RuntimeError(f"{method}: {answer['error']}")
+                    return answer["data"]
+
+    def wait_frames(self) -> list[bytes]:
+        """Wait for frames."""
+        while True:
+            payloads = self.cut(b"")
+            if payloads:
+                return payloads
+            some = self.sock.recv(_RECEIVE_BYTES)
+            if not some:
+                raise ConnectionError("the server hung up")
+            self._buffer += some
+
+    def open_session(self) -> None:
+        """Create the session that it uses."""
+        self.session_id = self.call("session.create", {})["id"]
+
+    # -- many at a time ----------------------------------------------------------------------
+
+    def cut(self, received: bytes) -> list[bytes]:
+        """Cut what was received into the payloads of frames; what is incomplete waits.
+
+        Pings are answered, and not among them.
+        """
+        if received:
+            self._buffer = self._buffer + received if self._buffer else received
+        if self._scheme == "tcp":
+            *payloads, self._buffer = self._buffer.split(b"\n")
+        else:
+            payloads = self._cut_websocket()
+        if self._scheme == "socketio":
+            payloads = self._unwrap(payloads)
+        for payload in payloads:
+            if payload[KIND] == _PING:
+                return self._answer_pings(payloads)
+        return payloads
+
+    def _cut_websocket(self) -> list[bytes]:
+        data = self._buffer
+        end = len(data)
+        at = 0
+        payloads: list[bytes] = []
+        while end - at >= 2:
+            length = data[at + 1]
+            start = at + 2
+            if length == 126:
+                start = at + 4
+                length = int.from_bytes(data[at + 2 : start])
+            elif length == 127:
+                start = at + 10
+                length = int.from_bytes(data[at + 2 : start])
+            if start > end or start + length > end:
+                break
+            stop = start + length
+            opcode = data[at]
+            at = stop
+            if opcode == 0x81:
+                payloads.append(data[start:stop])
+            elif opcode == 0x89:
+                self.sock.sendall(_mask(data[start:stop], 0x8A))
+            elif opcode == 0x88:
+                raise ConnectionError(f"the server closed: {data[start:stop]!r}")
+            else:
+                raise ConnectionError(f"a WebSocket frame that is not expected: {opcode:#x}")
+        self._buffer = data[at:]
+        return payloads
+
+    def _unwrap(self, payloads: list[bytes]) -> list[bytes]:
+        unwrapped: list[bytes] = []
+        for payload in payloads:
+            if payload == b"2":
+                self.sock.sendall(_mask(b"3"))
+            else:
+                unwrapped.append(payload[7:-1])
+        return unwrapped
+
+    def _answer_pings(self, payloads: list[bytes]) -> list[bytes]:
+        others: list[bytes] = []
+        for payload in payloads:
+            if payload[KIND] == _PING:
+                pong = payload.replace(b'"ping"', b'"pong"', 1)
+                self.sock.sendall(self.frame(pong))
+            else:
+                others.append(payload)
+        return others
+
+    def close(self) -> None:
+        """Hang up."""
+        self.sock.close()
+
+
+def _mask(payload: bytes, opcode: int = 0x81) -> bytes:
+    size = len(payload)
+    if size < 126:
+        head = bytes((opcode, 0x80 | size))
+    else:
+        head = bytes((opcode, 0x80 | 126)) + size.to_bytes(2)
+    key = (_MASK * (size // 4 + 1))[:size]
+    masked = int.from_bytes(payload) ^ int.from_bytes(key)
+    return head + _MASK + masked.to_bytes(size)
+
+
+class Load:
+    """Drives many clients from one epoll.
+
+    Attributes:
+        clients: By the number of their socket.
+    """
+
+    def __init__(self, clients: Iterable[Client]) -> None:
+        self._epoll = select.epoll()
+        self.clients: dict[int, Client] = {}
+        for client in clients:
+            client.sock.setblocking(False)
+            self.clients[client.sock.fileno()] = client
+            self._epoll.register(client.sock, select.EPOLLIN)
+
+    def close(self) -> None:
+        """Hang up all of them."""
+        self._epoll.close()
+        for client in self.clients.values():
+            client.close()
+
+    def send_all(self, batches: Iterable[tuple[Client, bytes]]) -> None:
+        """Send something to each: small enough to fit what the kernel takes."""
+        for client, data in batches:
+            send(client, data)
+
+    def run(
+        self,
+        on_frames: Callable[[Client, Sequence[bytes]], None],
+        is_over: Callable[[], bool],
+        *,
+        patience: float = _PATIENCE_SECONDS,
+    ) -> None:
+        """Receive until it is over, which is asked after each round.
+
+        Args:
+            on_frames: Gets a client with the complete frames that came for it.
+            is_over: Says so.
+            patience: Seconds without anything, after which it never will be.
+
+        Raises:
+            TimeoutError: Nothing came for that long.
+            ConnectionError: A server hung up.
+        """
+        clients, poll = self.clients, self._epoll.poll
+        # Nothing here makes cycles; a collection in the middle of a round would be our stall.
+        gc.collect()
+        gc.disable()
+        try:
+            heard_at = time.monotonic()
+            while not is_over():
+                ready = poll(0.05, 1024)
+                if ready:
+                    heard_at = time.monotonic()
+                elif time.monotonic() - heard_at > patience:
+                    raise TimeoutError(f"nothing came for {patience:g} s")
+                for number, _ in ready:
+                    client = clients[number]
+                    try:
+                        received = client.sock.recv(_RECEIVE_BYTES)
+                    except BlockingIOError:
+                        continue
+                    if not received:
+                        raise ConnectionError("the server hung up")
+                    payloads = client.cut(received)
+                    if payloads:
+                        on_frames(client, payloads)
+        finally:
+            gc.enable()
+
+
+def send(client: Client, data: bytes) -> None:
+    """Send to a socket that does not wait.
+
+    Raises:
+        BlockingIOError: The server reads too slowly for what is in flight: a mistake of the caller.
+    """
+    sent = client.sock.send(data)
+    if sent != len(data):
+        raise BlockingIOError(f"{sent} of {len(data)} bytes were taken")
