@@ -30,6 +30,7 @@ async def agent(turn: Turn) -> None:
     ``yield N``: N tokens, with a checkpoint after each. ``burst N``: the same in one step.
     ``emit N``: N durable events, with a checkpoint after each. ``emitBurst N``: a checkpoint after
     a hundred. ``beat MS N``: N durable events, one every MS milliseconds, that say when.
+    ``flood N SIZE``: N durable events of SIZE bytes, one a millisecond.
     ``endless MS``: a token every MS milliseconds until it is cancelled, 0 for a checkpoint.
     ``tasks``: how many tasks there are.
     """
@@ -56,6 +57,10 @@ async def agent(turn: Turn) -> None:
                 next_at += int(milliseconds) / 1000
                 await trio.sleep_until(next_at)
                 turn.emit("_beat", {"at": time.monotonic_ns()}, durable=True)
+        case ["flood", count, size]:
+            for _ in range(int(count)):
+                turn.emit("_flood", {"text": "x" * int(size)}, durable=True)
+                await trio.sleep(0.001)
         case ["endless", milliseconds]:
             while True:
                 await turn.write(TOKEN)

@@ -7,24 +7,21 @@ ours, peer …), so that whatever else the machine does is shared; each round gi
 from __future__ import annotations
 
 import argparse
-import tempfile
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-import attrs
-
-from ._measure import Sample, Target, spread
-from ._peers import PEERS, QUOTED, Peer, open_peer
-from ._process import describe_machine, open_server, pin_apart, write_result
+from ._measure import Sample, spread
+from ._measure_targets import Options, open_other, open_ours
+from ._peers import PEERS, QUOTED, Peer
+from ._process import describe_machine, pin_apart, write_result
 from ._rows import QUICK, RATIO_ROWS, RatioRow
+from ._rows_own import OWN_ROWS, OwnRow
 
 __all__ = ["add_arguments", "run"]
 
-#: The rate limiter is on, and stops nobody.
-_HIGH_RATE: Final = "1000000000/60s burst 1000000000"
 _RESULTS: Final = Path(__file__).resolve().parent / "results"
 
 
@@ -50,18 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-@attrs.frozen(kw_only=True)
-class _Options:
-    scale: float
-    rounds: int
-    cpu: int | None
-    serve: tuple[str, ...]
-    urls: tuple[str, ...]
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Measure what was asked for; print a table, and keep the figures."""
-    options = _Options(
+    options = Options(
         scale=QUICK if arguments.quick else 1.0,
         rounds=2 if arguments.quick else arguments.rounds,
         cpu=pin_apart(),
@@ -77,6 +65,11 @@ def run(arguments: argparse.Namespace) -> int:
     print(_HEADER, flush=True)
     results: list[dict[str, Any]] = []
     for row in rows:
+        if isinstance(row, OwnRow):
+            result = _measure(row, options)
+            results.append(result)
+            print(_format_own(result), flush=True)
+            continue
         for peer in peers:
             if row.number == 3 and not peer.can_fan_out:
                 continue
@@ -107,49 +100,25 @@ def _find_peers(names: str) -> list[Peer]:
     return found
 
 
-def _find_rows(keys: str) -> list[RatioRow]:
+def _find_rows(keys: str) -> list[RatioRow | OwnRow]:
+    rows = [*RATIO_ROWS, *OWN_ROWS]
     if not keys:
-        return list(RATIO_ROWS)
+        return rows
     wanted = keys.split(",")
-    found = [row for row in RATIO_ROWS if row.key in wanted or str(row.number) in wanted]
+    found = [row for row in rows if row.key in wanted or str(row.number) in wanted]
     known = {row.key for row in found} | {str(row.number) for row in found}
     if not set(wanted) <= known:
-        raise SystemExit(f"--rows: there are {', '.join(row.key for row in RATIO_ROWS)}")
+        raise SystemExit(f"--rows: there are {', '.join(row.key for row in rows)}")
     return found
 
 
-@contextmanager
-def open_ours(store: str, options: _Options, serve: Sequence[str] = ()) -> Generator[Target]:
-    """Start our server as anybody does, with a store."""
-    with tempfile.TemporaryDirectory() as folder:
-        where = "" if store == "memory" else f":{folder}/sessions"
-        arguments = ["trialogue.benchmarks._agents:agent", "--store", f"{store}{where}"]
-        for url in options.urls:
-            arguments += ["--transport", url]
-        arguments += ["--rate-limit", _HIGH_RATE, *options.serve, *serve]
-        opening = open_server(*arguments, cpu=options.cpu, endpoints=len(options.urls))
-        with opening as process:
-            yield Target(name="ours", process=process, urls=_by_scheme(process.endpoints))
-
-
-@contextmanager
-def open_other(peer: Peer, options: _Options) -> Generator[Target]:
-    """Start a peer."""
-    with open_peer(peer, options.cpu) as process:
-        yield Target(name=peer.name, process=process, urls=_by_scheme(process.endpoints))
-
-
-def _by_scheme(urls: Sequence[str]) -> dict[str, str]:
-    return {url.partition(":")[0]: url for url in urls}
-
-
-def _compare(row: RatioRow, peer: Peer, options: _Options) -> dict[str, Any]:
+def _compare(row: RatioRow, peer: Peer, options: Options) -> dict[str, Any]:
     ours: list[Sample] = []
     theirs: list[Sample] = []
     with ExitStack() as stack:
         targets = (
-            stack.enter_context(open_ours(row.store, options)),
-            stack.enter_context(open_other(peer, options)),
+            stack.enter_context(open_ours(options, row.store)),
+            stack.enter_context(open_other(options, peer)),
         )
         works = [row.open_work(target, options.scale) for target in targets]
         for work in works:
@@ -157,6 +126,8 @@ def _compare(row: RatioRow, peer: Peer, options: _Options) -> dict[str, Any]:
             work.run()
         for _ in range(options.rounds):
             for work, samples in zip(works, (ours, theirs), strict=True):
+                for each in works:
+                    each.rest()
                 samples.append(work.run())
     ratios = [a.microseconds / b.microseconds for a, b in zip(ours, theirs, strict=True)]
     bound = [s for s in (*ours, *theirs) if s.is_bound_by_client]
@@ -173,6 +144,16 @@ def _compare(row: RatioRow, peer: Peer, options: _Options) -> dict[str, Any]:
         "clientBound": len(bound),
         "ours": [s.to_json() for s in ours],
         "theirs": [s.to_json() for s in theirs],
+    }
+
+
+def _measure(row: OwnRow, options: Options) -> dict[str, Any]:
+    figures, details = row.measure(options)
+    return {
+        "row": row.key,
+        "title": row.title,
+        "figures": [figure.to_json() for figure in figures],
+        "details": details,
     }
 
 
@@ -195,6 +176,17 @@ def _format(result: Mapping[str, Any]) -> str:
         f"{result['peer']:>14} {_range(result['peerUs'], 2):>16} {_range(ratio, 3):>18} "
         f"{result['must']:5} {result['aim']:5} {verdict} (server {busy:.0%} busy)"
     )
+
+
+def _format_own(result: Mapping[str, Any]) -> str:
+    lines = [f"{result['row']:4} {result['title']}"]
+    for figure in result["figures"]:
+        targets = ""
+        if figure["must"] is not None:
+            aim = "" if figure["aim"] is None else f", aim {figure['aim']}"
+            targets = f"must {figure['must']}{aim}: {figure['verdict']}"
+        lines.append(f"       {figure['name']:48} {_range(figure, 3):>24}  {targets}")
+    return "\n".join(lines)
 
 
 def _range(values: Mapping[str, float], digits: int) -> str:

@@ -12,7 +12,7 @@ import attrs
 
 from ._process import MeasuredProcess
 
-__all__ = ["Sample", "Target", "Window", "quantile", "spread"]
+__all__ = ["Figure", "Sample", "Target", "Window", "quantile", "spread"]
 
 #: Busier than this, whoever it is sets the pace.
 BUSY: Final = 0.9
@@ -117,3 +117,40 @@ def spread(values: Sequence[float], digits: int = 3) -> dict[str, float]:
         "min": round(min(values), digits),
         "max": round(max(values), digits),
     }
+
+
+@attrs.frozen(kw_only=True)
+class Figure:
+    """A figure with its target, of a row that is no ratio to a peer.
+
+    Attributes:
+        name: With its unit.
+        values: Of the rounds; their median counts.
+        must: What is wanted at most; None where it is only said.
+        aim: What is hoped for.
+    """
+
+    name: str
+    values: Sequence[float]
+    must: float | None = None
+    aim: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        """Say whether the target is met."""
+        value = median(self.values)
+        if self.must is None:
+            return ""
+        if value > self.must:
+            return "missed"
+        return "aim" if self.aim is not None and value <= self.aim else "must"
+
+    def to_json(self) -> dict[str, Any]:
+        """Give what the results keep."""
+        return {
+            "name": self.name,
+            **spread(self.values),
+            "must": self.must,
+            "aim": self.aim,
+            "verdict": self.verdict,
+        }

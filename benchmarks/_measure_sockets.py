@@ -12,8 +12,9 @@ import json
 import os
 import select
 import socket
+import struct
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -26,9 +27,12 @@ RESPONSE: Final = ord("r")
 EVENT: Final = ord("e")
 _PING: Final = ord("p")
 
+#: Connections that are opened, before those that are open get their pings answered.
+_REST_EVERY: Final = 200
 _RECEIVE_BYTES: Final = 256 * 1024
 #: A call that takes longer is a failure.
 _PATIENCE_SECONDS: Final = 60.0
+_PATIENCE: Final = struct.pack("ll", round(_PATIENCE_SECONDS), 0)
 _MASK: Final = b"\x37\xfa\x21\x3d"
 
 
@@ -58,7 +62,9 @@ class Client:
         self.sock = socket.socket()
         if receive_bytes is not None:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
-        self.sock.settimeout(_PATIENCE_SECONDS)
+        # Blocking, with the kernel's own timeout: a socket with Python's asks `poll` first. A
+        # `Load` says with each call that it does not wait.
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _PATIENCE)
         self.sock.connect((parts.hostname, parts.port))
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._scheme != "tcp":
@@ -227,41 +233,53 @@ class Load:
         clients: By the number of their socket.
     """
 
-    def __init__(self, clients: Iterable[Client]) -> None:
+    def __init__(self) -> None:
         self._epoll = select.epoll()
         self.clients: dict[int, Client] = {}
-        for client in clients:
-            client.sock.setblocking(False)
-            self.clients[client.sock.fileno()] = client
-            self._epoll.register(client.sock, select.EPOLLIN)
+
+    def add(self, client: Client) -> None:
+        """Take one more. All that are there get their pings answered now and then."""
+        self.clients[client.sock.fileno()] = client
+        self._epoll.register(client.sock, select.EPOLLIN)
+        if len(self.clients) % _REST_EVERY == 0:
+            self.rest()
+
+    def rest(self) -> None:
+        """Answer the pings that came, so that nobody is taken for dead. Drops all else."""
+        while ready := self._epoll.poll(0, 1024):
+            for number, _ in ready:
+                client = self.clients[number]
+                received = client.sock.recv(_RECEIVE_BYTES, socket.MSG_DONTWAIT)
+                if not received:
+                    raise ConnectionError("the server hung up")
+                client.cut(received)
+
+    def release(self) -> None:
+        """Let go of them; they stay connected."""
+        self._epoll.close()
 
     def close(self) -> None:
         """Hang up all of them."""
-        self._epoll.close()
+        self.release()
         for client in self.clients.values():
             client.close()
-
-    def send_all(self, batches: Iterable[tuple[Client, bytes]]) -> None:
-        """Send something to each: small enough to fit what the kernel takes."""
-        for client, data in batches:
-            send(client, data)
 
     def run(
         self,
         on_frames: Callable[[Client, Sequence[bytes]], None],
         is_over: Callable[[], bool],
         *,
-        patience: float = _PATIENCE_SECONDS,
+        poll_seconds: float = 0.05,
     ) -> None:
         """Receive until it is over, which is asked after each round.
 
         Args:
             on_frames: Gets a client with the complete frames that came for it.
             is_over: Says so.
-            patience: Seconds without anything, after which it never will be.
+            poll_seconds: How long to wait for something before asking again.
 
         Raises:
-            TimeoutError: Nothing came for that long.
+            TimeoutError: Nothing came for a minute.
             ConnectionError: A server hung up.
         """
         clients, poll = self.clients, self._epoll.poll
@@ -271,15 +289,15 @@ class Load:
         try:
             heard_at = time.monotonic()
             while not is_over():
-                ready = poll(0.05, 1024)
+                ready = poll(poll_seconds, 1024)
                 if ready:
                     heard_at = time.monotonic()
-                elif time.monotonic() - heard_at > patience:
-                    raise TimeoutError(f"nothing came for {patience:g} s")
+                elif time.monotonic() - heard_at > _PATIENCE_SECONDS:
+                    raise TimeoutError("nothing came any more")
                 for number, _ in ready:
                     client = clients[number]
                     try:
-                        received = client.sock.recv(_RECEIVE_BYTES)
+                        received = client.sock.recv(_RECEIVE_BYTES, socket.MSG_DONTWAIT)
                     except BlockingIOError:
                         continue
                     if not received:
@@ -292,11 +310,11 @@ class Load:
 
 
 def send(client: Client, data: bytes) -> None:
-    """Send to a socket that does not wait.
+    """Send without waiting.
 
     Raises:
         BlockingIOError: The server reads too slowly for what is in flight: a mistake of the caller.
     """
-    sent = client.sock.send(data)
+    sent = client.sock.send(data, socket.MSG_DONTWAIT)
     if sent != len(data):
         raise BlockingIOError(f"{sent} of {len(data)} bytes were taken")

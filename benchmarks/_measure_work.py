@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 from ._measure import Sample, Target, Window
@@ -30,16 +30,33 @@ class Work(ABC):
     def __init__(self, target: Target, scheme: str, connections: int) -> None:
         self.target = target
         url = target.urls.get(scheme) or next(iter(target.urls.values()))
-        self.clients = [Client(url) for _ in range(connections)]
         self._window = Window(target.process)
+        self._load = Load()
+        for number in range(connections):
+            client = Client(url)
+            self.prepare(client, number)
+            self._load.add(client)
+
+    @property
+    def clients(self) -> Collection[Client]:
+        """Its connections."""
+        return self._load.clients.values()
+
+    @abstractmethod
+    def prepare(self, client: Client, number: int) -> None:
+        """Make ready a connection that was opened, the ``number``-th."""
 
     @abstractmethod
     def run(self) -> Sample:
         """Do a round."""
 
-    @abstractmethod
+    def rest(self) -> None:
+        """Stay alive, while it is another's turn."""
+        self._load.rest()
+
     def close(self) -> None:
         """Hang up."""
+        self._load.close()
 
 
 class Requests(Work):
@@ -55,17 +72,19 @@ class Requests(Work):
         rounds: int,
         method: str = "session.get",
     ) -> None:
+        self._depth, self._rounds, self._method = depth, rounds, method
         super().__init__(target, scheme, connections)
-        self._depth, self._rounds = depth, rounds
-        for client in self.clients:
-            client.open_session()
-            params = {"sessionId": client.session_id}
-            # More than are in flight: tasks answer in any order, and an id in use is refused.
-            numbers = range(4 * depth)
-            client.tag = _Ring(
-                [client.frame(make_request(number, method, params)) for number in numbers]
-            )
-        self._load = Load(self.clients)
+
+    def prepare(self, client: Client, number: int) -> None:
+        client.open_session()
+        params = {"sessionId": client.session_id}
+        # More than are in flight: tasks answer in any order, and an id in use is refused.
+        client.tag = _Ring(
+            [
+                client.frame(make_request(each, self._method, params))
+                for each in range(4 * self._depth)
+            ]
+        )
 
     def run(self) -> Sample:
         total = self._rounds * self._depth * len(self.clients)
@@ -96,9 +115,6 @@ class Requests(Work):
         if answered != total:
             raise RuntimeError(f"{answered} answers to {total} requests")
         return self._window.sample(total)
-
-    def close(self) -> None:
-        self._load.close()
 
 
 class _Ring:
@@ -132,14 +148,15 @@ class Streams(Work):
         turns: int = 1,
         scheme: str = "ws",
     ) -> None:
+        self._manner, self._tokens, self._turns = manner, tokens, turns
         super().__init__(target, scheme, connections)
-        self._tokens, self._turns = tokens, turns
-        for number, client in enumerate(self.clients):
-            client.open_session()
-            params = {"sessionId": client.session_id, "content": f"{manner} {tokens}"}
-            request = client.frame(make_request("turn", "message.stream", params))
-            client.tag = _Streaming(request, is_checked=number % _CHECK_ONE_IN == 0)
-        self._load = Load(self.clients)
+
+    def prepare(self, client: Client, number: int) -> None:
+        client.open_session()
+        content = f"{self._manner} {self._tokens}"
+        params = {"sessionId": client.session_id, "content": content}
+        request = client.frame(make_request("turn", "message.stream", params))
+        client.tag = _Streaming(request, is_checked=number % _CHECK_ONE_IN == 0)
 
     def run(self) -> Sample:
         frames = 0
@@ -172,9 +189,6 @@ class Streams(Work):
             self._load.run(on_frames, lambda: not running)
         tokens = len(self.clients) * self._tokens * self._turns
         return self._window.sample(tokens, frames=frames)
-
-    def close(self) -> None:
-        self._load.close()
 
 
 class _Streaming:
@@ -209,16 +223,17 @@ class FanOut(Work):
     """One session, many who follow it."""
 
     def __init__(self, target: Target, *, subscribers: int, events: int, manner: str) -> None:
+        self._session_id = ""
         super().__init__(target, "ws", subscribers)
-        first = self.clients[0]
-        first.open_session()
-        for client in self.clients:
-            client.session_id = first.session_id
-            client.call("session.subscribe", {"sessionId": first.session_id})
-            client.tag = 0
-        params = {"sessionId": first.session_id, "content": f"{manner} {events}"}
-        self._request = first.frame(make_request("turn", "message.send", params))
-        self._load = Load(self.clients)
+        self._sender = next(iter(self.clients))
+        params = {"sessionId": self._session_id, "content": f"{manner} {events}"}
+        self._request = self._sender.frame(make_request("turn", "message.send", params))
+
+    def prepare(self, client: Client, number: int) -> None:
+        if not number:
+            client.open_session()
+            self._session_id = client.session_id
+        client.call("session.subscribe", {"sessionId": self._session_id})
 
     def run(self) -> Sample:
         delivered = ended = 0
@@ -234,11 +249,8 @@ class FanOut(Work):
                     raise RuntimeError(f"refused: {payload!r}")
 
         with self._window.open():
-            send(self.clients[0], self._request)
+            send(self._sender, self._request)
             self._load.run(on_frames, lambda: ended >= len(self.clients))
         if delivered % len(self.clients):
             raise RuntimeError(f"{delivered} events came to {len(self.clients)} subscribers")
         return self._window.sample(delivered)
-
-    def close(self) -> None:
-        self._load.close()
