@@ -7,7 +7,7 @@ ours, peer …), so that whatever else the machine does is shared; each round gi
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
@@ -70,12 +70,10 @@ def run(arguments: argparse.Namespace) -> int:
             results.append(result)
             print(_format_own(result), flush=True)
             continue
-        for peer in peers:
-            if row.number == 3 and not peer.can_fan_out:
-                continue
-            result = _compare(row, peer, options)
-            results.append(result)
-            print(_format(result), flush=True)
+        able = [peer for peer in peers if row.number in peer.rows]
+        result = _compare(row, able, options)
+        results.append(result)
+        print(_format(result), flush=True)
     path = arguments.out
     if path is None and not (arguments.quick or arguments.rows):
         path = _RESULTS / "compare.json"
@@ -112,38 +110,48 @@ def _find_rows(keys: str) -> list[RatioRow | OwnRow]:
     return found
 
 
-def _compare(row: RatioRow, peer: Peer, options: Options) -> dict[str, Any]:
-    ours: list[Sample] = []
-    theirs: list[Sample] = []
+def _compare(row: RatioRow, peers: Sequence[Peer], options: Options) -> dict[str, Any]:
     with ExitStack() as stack:
-        targets = (
-            stack.enter_context(open_ours(options, row.store)),
-            stack.enter_context(open_other(options, peer)),
-        )
+        targets = [stack.enter_context(open_ours(options, row.store))]
+        targets += [stack.enter_context(open_other(options, peer)) for peer in peers]
         works = [row.open_work(target, options.scale) for target in targets]
         for work in works:
             stack.callback(work.close)
+            work.accompany(works)
             work.run()
+        rounds: list[list[Sample]] = []
         for _ in range(options.rounds):
-            for work, samples in zip(works, (ours, theirs), strict=True):
+            samples: list[Sample] = []
+            for work in works:
                 for each in works:
                     each.rest()
                 samples.append(work.run())
-    ratios = [a.microseconds / b.microseconds for a, b in zip(ours, theirs, strict=True)]
-    bound = [s for s in (*ours, *theirs) if s.is_bound_by_client]
+            rounds.append(samples)
+    ours, *others = zip(*rounds, strict=True)
     return {
         "row": row.key,
         "title": row.title,
         "message": row.message,
-        "peer": peer.name,
-        "oursUs": spread([s.microseconds for s in ours]),
-        "peerUs": spread([s.microseconds for s in theirs]),
-        "ratio": spread(ratios),
         "must": row.must,
         "aim": row.aim,
-        "clientBound": len(bound),
-        "ours": [s.to_json() for s in ours],
-        "theirs": [s.to_json() for s in theirs],
+        "ours": _summary(ours),
+        "peers": {
+            peer.name: {
+                **_summary(theirs),
+                "ratio": spread(
+                    [a.microseconds / b.microseconds for a, b in zip(ours, theirs, strict=True)]
+                ),
+            }
+            for peer, theirs in zip(peers, others, strict=True)
+        },
+    }
+
+
+def _summary(samples: Sequence[Sample]) -> dict[str, Any]:
+    return {
+        "us": spread([sample.microseconds for sample in samples]),
+        "clientBound": sum(sample.is_bound_by_client for sample in samples),
+        "rounds": [sample.to_json() for sample in samples],
     }
 
 
@@ -158,24 +166,34 @@ def _measure(row: OwnRow, options: Options) -> dict[str, Any]:
 
 
 _HEADER: Final = (
-    f"{'row':4} {'work':56} {'ours µs':>16} {'peer':>14} {'peer µs':>16} "
-    f"{'ratio':>18} {'must':>5} {'aim':>5}"
+    f"{'row':4} {'work':62} {'µs a message':>20} {'ours over it':>18} {'must':>5} {'aim':>5}"
 )
 
 
 def _format(result: Mapping[str, Any]) -> str:
-    ratio = result["ratio"]
-    verdict = "aim" if ratio["median"] <= (result["aim"] or 0) else "must"
+    ours = result["ours"]
+    busy = median(sample["serverBusy"] for sample in ours["rounds"])
+    ours_us = _range(ours["us"], 2)
+    said = f"{_bound(ours)} (server {busy:.0%} busy)"
+    lines = [f"{result['row']:4} {result['title']:62} {ours_us:>20}{said}"]
+    for name, theirs in result["peers"].items():
+        line = f"     {name:>62} {_range(theirs['us'], 2):>20} {_range(theirs['ratio'], 3):>18}"
+        if name == QUOTED:
+            line += f" {result['must']:5} {result['aim']:5} {_verdict(result, theirs['ratio'])}"
+        lines.append(line + _bound(theirs))
+    return "\n".join(lines)
+
+
+def _verdict(result: Mapping[str, Any], ratio: Mapping[str, float]) -> str:
     if ratio["median"] > result["must"]:
-        verdict = "missed"
-    if result["clientBound"]:
-        verdict += f", {result['clientBound']} rounds bound by the generator"
-    busy = median(s["serverBusy"] for s in result["ours"])
-    return (
-        f"{result['row']:4} {result['title']:56} {_range(result['oursUs'], 2):>16} "
-        f"{result['peer']:>14} {_range(result['peerUs'], 2):>16} {_range(ratio, 3):>18} "
-        f"{result['must']:5} {result['aim']:5} {verdict} (server {busy:.0%} busy)"
-    )
+        return "missed"
+    return "aim" if ratio["median"] <= result["aim"] else "must"
+
+
+def _bound(measured: Mapping[str, Any]) -> str:
+    """Say if the generator was the bottleneck."""
+    count = measured["clientBound"]
+    return f" ({count} rounds bound by the generator)" if count else ""
 
 
 def _format_own(result: Mapping[str, Any]) -> str:

@@ -29,6 +29,8 @@ _PING: Final = ord("p")
 
 #: Connections that are opened, before those that are open get their pings answered.
 _REST_EVERY: Final = 200
+#: The same in time. Everybody waits for a pong for more than this.
+_REST_SECONDS: Final = 5.0
 _RECEIVE_BYTES: Final = 256 * 1024
 #: A call that takes longer is a failure.
 _PATIENCE_SECONDS: Final = 60.0
@@ -67,7 +69,7 @@ class Client:
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _PATIENCE)
         self.sock.connect((parts.hostname, parts.port))
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if self._scheme != "tcp":
+        if self._scheme in {"ws", "socketio"}:
             self._upgrade(parts.netloc, parts.path or "/", parts.query)
 
     def _upgrade(self, host: str, path: str, query: str) -> None:
@@ -105,6 +107,11 @@ class Client:
         """Give the bytes that carry a frame: to be prepared, and sent as they are."""
         if self._scheme == "tcp":
             return payload + b"\n"
+        if self._scheme == "sse":
+            return b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (
+                len(payload),
+                payload,
+            )
         if self._scheme == "socketio":
             payload = b'42["m",' + payload + b"]"
         return _mask(payload)
@@ -152,6 +159,8 @@ class Client:
             self._buffer = self._buffer + received if self._buffer else received
         if self._scheme == "tcp":
             *payloads, self._buffer = self._buffer.split(b"\n")
+        elif self._scheme == "sse":
+            payloads = self._cut_chunks()
         else:
             payloads = self._cut_websocket()
         if self._scheme == "socketio":
@@ -188,6 +197,28 @@ class Client:
                 raise ConnectionError(f"the server closed: {data[start:stop]!r}")
             else:
                 raise ConnectionError(f"a WebSocket frame that is not expected: {opcode:#x}")
+        self._buffer = data[at:]
+        return payloads
+
+    def _cut_chunks(self) -> list[bytes]:
+        """Cut HTTP responses in chunks of whole Server-Sent Events."""
+        data = self._buffer
+        payloads: list[bytes] = []
+        at = 0
+        while (end := data.find(b"\r\n", at)) >= 0:
+            if data.startswith(b"HTTP/", at):
+                end = data.find(b"\r\n\r\n", at)
+                if end < 0:
+                    break
+                at = end + 4
+                continue
+            start = end + 2
+            stop = start + int(data[at:end], 16)
+            if len(data) < stop + 2:
+                break
+            # Each behind "data: ", and the last one ends as all do.
+            payloads += [event[6:] for event in data[start:stop].split(b"\n\n")[:-1]]
+            at = stop + 2
         self._buffer = data[at:]
         return payloads
 
@@ -231,11 +262,13 @@ class Load:
 
     Attributes:
         clients: By the number of their socket.
+        companions: Others whose pings are answered too while this one runs.
     """
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self.clients: dict[int, Client] = {}
+        self.companions: Sequence[Load] = ()
 
     def add(self, client: Client) -> None:
         """Take one more. All that are there get their pings answered now and then."""
@@ -287,13 +320,18 @@ class Load:
         gc.collect()
         gc.disable()
         try:
-            heard_at = time.monotonic()
+            heard_at = rested_at = time.monotonic()
             while not is_over():
                 ready = poll(poll_seconds, 1024)
+                now = time.monotonic()
                 if ready:
-                    heard_at = time.monotonic()
-                elif time.monotonic() - heard_at > _PATIENCE_SECONDS:
+                    heard_at = now
+                elif now - heard_at > _PATIENCE_SECONDS:
                     raise TimeoutError("nothing came any more")
+                if now - rested_at > _REST_SECONDS:
+                    rested_at = now
+                    for each in self.companions:
+                        each.rest()
                 for number, _ in ready:
                     client = clients[number]
                     try:

@@ -54,6 +54,10 @@ class Work(ABC):
         """Stay alive, while it is another's turn."""
         self._load.rest()
 
+    def accompany(self, works: Sequence[Work]) -> None:
+        """Name those whose turn it is not, while it is this one's."""
+        self._load.companions = [work._load for work in works if work is not self]
+
     def close(self) -> None:
         """Hang up."""
         self._load.close()

@@ -23,14 +23,14 @@ class Peer:
         title: What it is.
         packages: Those that it needs and whose versions count, by the names they are installed by.
         modules: By the names they are imported by.
-        can_fan_out: It has what row 3 needs.
+        rows: The numbers of those that it can do; 3 needs a broadcast.
     """
 
     name: str
     title: str
     packages: tuple[str, ...]
     modules: tuple[str, ...]
-    can_fan_out: bool = False
+    rows: frozenset[int] = frozenset({1, 2, 4, 5, 6})
 
     @property
     def missing(self) -> list[str]:
@@ -49,7 +49,45 @@ PEERS: Final = {
             title="websockets on asyncio + uvloop (W)",
             packages=("websockets", "uvloop"),
             modules=("websockets", "uvloop"),
-            can_fan_out=True,
+            rows=frozenset({1, 2, 3, 4, 5, 6}),
+        ),
+        Peer(
+            name="picows",
+            title="picows on asyncio + uvloop",
+            packages=("picows", "uvloop"),
+            modules=("picows", "uvloop"),
+            rows=frozenset({1, 2, 3, 4, 5, 6}),
+        ),
+        Peer(
+            name="aiohttp",
+            title="aiohttp on asyncio + uvloop",
+            packages=("aiohttp", "uvloop"),
+            modules=("aiohttp", "uvloop"),
+        ),
+        Peer(
+            name="starlette",
+            title="starlette on uvicorn + uvloop, WebSocket",
+            packages=("uvicorn", "starlette", "websockets", "uvloop"),
+            modules=("uvicorn", "starlette", "websockets", "uvloop"),
+        ),
+        Peer(
+            name="socketio",
+            title="python-socketio on uvicorn + uvloop",
+            packages=("python-socketio", "uvicorn", "websockets", "uvloop"),
+            modules=("socketio", "uvicorn", "websockets", "uvloop"),
+        ),
+        Peer(
+            name="trio_websocket",
+            title="trio-websocket by itself",
+            packages=("trio-websocket",),
+            modules=("trio_websocket",),
+        ),
+        Peer(
+            name="sse",
+            title="starlette on uvicorn + uvloop, Server-Sent Events",
+            packages=("uvicorn", "starlette", "uvloop"),
+            modules=("uvicorn", "starlette", "uvloop"),
+            rows=frozenset({1, 2}),
         ),
     )
 }

@@ -10,13 +10,17 @@ from typing import Any, Final
 
 import msgspec
 
-__all__ = ["ENDED", "answer", "make_delta", "make_end"]
+__all__ = [
+    "answer",
+    "answer_object",
+    "delta_object",
+    "end_object",
+    "make_delta",
+    "make_end",
+]
 
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder().decode
-
-#: How an event's frame that ends an exchange is told from others.
-ENDED: Final = "turn.ended"
 
 _TIME: Final = "2026-01-01T00:00:00.000Z"
 _TURN: Final = "trn_01a2226c7dbd713db0155730fb73ca0d"
@@ -32,7 +36,13 @@ def answer(frame: bytes | str) -> tuple[bytes, str, int]:
         The response; what is to follow it (``yield``, ``burst``, ``subscribe``, ``fan`` or
         nothing) and how often.
     """
-    request = _decode(frame)["payload"]
+    response, what, count = answer_object(_decode(frame))
+    return _encode(response), what, count
+
+
+def answer_object(envelope: dict[str, Any]) -> tuple[dict[str, Any], str, int]:
+    """Answer a request, for those who do their JSON themselves; see `answer`."""
+    request = envelope["payload"]
     params = request["params"]
     what, count = "", 0
     match request["method"]:
@@ -49,7 +59,7 @@ def answer(frame: bytes | str) -> tuple[bytes, str, int]:
         case _:
             data = _sessions[params["sessionId"]]
     response = {"id": request["id"], "success": True, "data": data}
-    return _encode({"version": "1.0", "type": "response", "payload": response}), what, count
+    return {"version": "1.0", "type": "response", "payload": response}, what, count
 
 
 def _make_session() -> dict[str, Any]:
@@ -67,15 +77,25 @@ def _make_session() -> dict[str, Any]:
     }
 
 
-def make_delta(number: int) -> bytes:
+def delta_object(number: int) -> dict[str, Any]:
     """Make the event of the token of this number."""
     delta = {"messageId": _MESSAGE, "turnId": _TURN, "offset": 6 * number, "delta": "token "}
     payload = {"sessionId": _SESSION, "type": "message.delta", "data": delta}
-    return _encode({"version": "1.0", "type": "event", "payload": payload})
+    return {"version": "1.0", "type": "event", "payload": payload}
+
+
+def end_object() -> dict[str, Any]:
+    """Make the event behind the last token."""
+    data = {"turnId": _TURN, "outcome": "completed"}
+    payload = {"sessionId": _SESSION, "position": "1-7", "type": "turn.ended", "data": data}
+    return {"version": "1.0", "type": "event", "payload": payload}
+
+
+def make_delta(number: int) -> bytes:
+    """Make the frame of `delta_object`."""
+    return _encode(delta_object(number))
 
 
 def make_end() -> bytes:
-    """Make the event behind the last token."""
-    data = {"turnId": _TURN, "outcome": "completed"}
-    payload = {"sessionId": _SESSION, "position": "1-7", "type": ENDED, "data": data}
-    return _encode({"version": "1.0", "type": "event", "payload": payload})
+    """Make the frame of `end_object`."""
+    return _encode(end_object())

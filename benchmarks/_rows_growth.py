@@ -40,6 +40,7 @@ def measure_sessions(options: Options) -> tuple[Sequence[Figure], dict[str, Any]
         ]
         for work in works:
             stack.callback(work.close)
+            work.accompany(works)
             work.run()
         for _ in range(min(options.rounds, 3)):
             for work, samples in zip(works, (few_samples, many_samples), strict=True):
