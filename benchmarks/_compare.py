@@ -99,7 +99,7 @@ def _find_peers(names: str) -> list[Peer]:
 
 
 def _find_rows(keys: str) -> list[RatioRow | OwnRow]:
-    rows = [*RATIO_ROWS, *OWN_ROWS]
+    rows: list[RatioRow | OwnRow] = [*RATIO_ROWS, *OWN_ROWS]
     if not keys:
         return rows
     wanted = keys.split(",")

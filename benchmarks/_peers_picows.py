@@ -1,6 +1,10 @@
 """A peer: picows, a WebSocket library in C, on uvloop. See `_peers_exchange`."""
 
+# pyright: reportUnknownVariableType=false - the library's own annotations leave some out
+
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
 import uvloop
 from picows import WSFrame, WSListener, WSMsgType, WSTransport, WSUpgradeRequest, ws_create_server
@@ -37,9 +41,9 @@ class Listener(WSListener):
                 pass
 
 
-def start(work: "asyncio.Future[None] | object") -> None:
+def start(work: Coroutine[Any, Any, None]) -> None:
     """Run something beside."""
-    task = asyncio.ensure_future(work)  # type: ignore[call-overload]
+    task = asyncio.create_task(work)
     tasks.add(task)
     task.add_done_callback(tasks.discard)
 

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-import socketio
+import socketio  # pyright: ignore[reportMissingTypeStubs]
 
 from ._peers_exchange import answer_object, delta_object, end_object
 from ._peers_uvicorn import run
