@@ -21,7 +21,7 @@ from trialogue.core._feed import SessionFeed
 from trialogue.core._journal import Journal
 from trialogue.core.abc import Connection
 
-from ._hits import require
+from ._hits import find_missed, require
 from ._mirror import ViolationError
 from ._world import (
     ScheduleError,
@@ -38,6 +38,22 @@ from ._world import (
 SCHEDULES = 1000
 #: On each of the real transports.
 REAL_SCHEDULES = 110
+#: That is done so often at most, until enough was hit.
+REAL_ROUNDS = 4
+#: What is enough.
+ON_SOCKETS = {
+    "drops": 150,
+    "drops in the middle of a message": 8,
+    "drops with requests unanswered": 150,
+    "drops with an append in flight": 40,
+    "requests repeated under their key": 150,
+    "cursors that fell behind": 50,
+    "pages from the store": 500,
+    "resyncs": 10,
+    "syncs in the middle of a message": 6,
+    "messages assembled from deltas": 70,
+    "cancels": 50,
+}
 #: On a store that fails.
 FAILING_SCHEDULES = 200
 #: With the client library.
@@ -171,30 +187,17 @@ def test_control_library_at_fault_is_detected(repeats: bool, seed: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["tcp", "ws"])
 def test_they_do_so_on_sockets_too(scheme: str, seed: int, scale: int) -> None:
+    """What sockets meet depends on how busy the machine is: there is more of it until enough."""
     hits: Counter[str] = Counter()
-    shapes = [
-        make_shape(number, is_real=True) for number in range(seed, seed + REAL_SCHEDULES * scale)
-    ]
+    count = REAL_SCHEDULES * scale
     with instrumented(hits) as patch:
-        apply_shape(attrs.evolve(shapes[0], tail=4, page=8), patch)
-        trio.run(run_together, f"{scheme}://127.0.0.1:0", shapes, hits, CONCURRENT)
-    require(
-        hits,
-        scale,
-        {
-            "drops": 150,
-            "drops in the middle of a message": 8,
-            "drops with requests unanswered": 150,
-            "drops with an append in flight": 40,
-            "requests repeated under their key": 150,
-            "cursors that fell behind": 50,
-            "pages from the store": 500,
-            "resyncs": 10,
-            "syncs in the middle of a message": 6,
-            "messages assembled from deltas": 70,
-            "cancels": 50,
-        },
-    )
+        for first in range(seed, seed + count * REAL_ROUNDS, count):
+            shapes = [make_shape(number, is_real=True) for number in range(first, first + count)]
+            apply_shape(attrs.evolve(shapes[0], tail=4, page=8), patch)
+            trio.run(run_together, f"{scheme}://127.0.0.1:0", shapes, hits, CONCURRENT)
+            if not find_missed(hits, scale, ON_SOCKETS):
+                break
+    require(hits, scale, ON_SOCKETS)
 
 
 # -- controls: what is broken on purpose has to be noticed ----------------------------------------
