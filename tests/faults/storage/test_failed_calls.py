@@ -9,6 +9,7 @@ from collections import Counter
 import attrs
 import pytest
 import trio
+from trio.testing import MockClock
 
 from trialogue.core.errors import StoreError, TrialogueError
 from trialogue.core.log import Position
@@ -77,7 +78,9 @@ async def fail_one(
 @pytest.mark.slow
 @pytest.mark.parametrize("for_good", [False, True], ids=["once", "for-good"])
 @pytest.mark.parametrize("failure", FAILURES)
-async def test_no_failed_call_is_taken_for_a_success(failure: Failure, *, for_good: bool) -> None:
+async def test_no_failed_call_is_taken_for_a_success(
+    failure: Failure, *, for_good: bool, autojump_clock: MockClock
+) -> None:
     """For every call of the workload, of whatever kind."""
     seen: Counter[str] = Counter()
     for at in range(1, MOST_CALLS):
@@ -95,7 +98,7 @@ async def test_no_failed_call_is_taken_for_a_success(failure: Failure, *, for_go
     assert seen["noticed"] >= seen["runs"] // 3, seen
 
 
-async def test_swallowed_failure_is_found() -> None:
+async def test_swallowed_failure_is_found(autojump_clock: MockClock) -> None:
     """The control."""
     seen: Counter[str] = Counter()
     found = 0
@@ -108,7 +111,9 @@ async def test_swallowed_failure_is_found() -> None:
 
 
 @pytest.mark.parametrize("fsync", ["always", "interval", "never"])
-async def test_stopped_store_says_so_at_once_and_can_be_read(fsync: Fsync) -> None:
+async def test_stopped_store_says_so_at_once_and_can_be_read(
+    fsync: Fsync, autojump_clock: MockClock
+) -> None:
     """A failed sync stops the store; it is never retried as if nothing had happened."""
     fault = Fault(0)
     refused = 0
@@ -135,7 +140,7 @@ async def test_stopped_store_says_so_at_once_and_can_be_read(fsync: Fsync) -> No
             assert store.statistics()["failure"]
 
 
-async def test_log_is_not_dropped_after_a_flush_failed() -> None:
+async def test_log_is_not_dropped_after_a_flush_failed(autojump_clock: MockClock) -> None:
     """Seen once: before the store had stopped, another task's checkpoint removed the log.
 
     It alone held what was acknowledged.

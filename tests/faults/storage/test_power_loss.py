@@ -9,6 +9,7 @@ from collections import Counter
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from trialogue.stores._jsonl_committer import Fsync
 
@@ -91,7 +92,7 @@ async def lose_power(
 @pytest.mark.slow
 @pytest.mark.parametrize("fsync", ["always", "interval", "never"])
 async def test_power_loss_takes_nothing_that_was_promised(
-    fsync: Fsync, scale: int, seed: int
+    fsync: Fsync, scale: int, seed: int, autojump_clock: MockClock
 ) -> None:
     """Issue, Proof 5."""
     seen: Counter[str] = Counter()
@@ -110,7 +111,9 @@ async def test_power_loss_takes_nothing_that_was_promised(
     assert all(seen[f"loss: {loss}"] > images // 10 for loss in LOSSES), seen
 
 
-async def test_power_loss_finds_a_store_that_acknowledges_before_it_syncs(seed: int) -> None:
+async def test_power_loss_finds_a_store_that_acknowledges_before_it_syncs(
+    seed: int, autojump_clock: MockClock
+) -> None:
     """The control."""
     choose = random.Random(seed)
     with trio.fail_after(60), pytest.raises(LossError, match=r"gone|acknowledged"):
