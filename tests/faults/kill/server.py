@@ -1,12 +1,16 @@
-"""The server that is killed: a process of its own, on a folder that survives it.
+"""The servers that are killed: processes of their own, on folders that survive them.
 
-    python server.py FOLDER SOCKET [early]
+    python server.py
 
-With ``early`` it is the control: it acknowledges and publishes before it appends.
+For each line ``FOLDER SOCKET MODE`` of its input it forks a server, which says ``ready PID``, and
+when that is dead it says ``dead``. So the imports, most of what a start costs, are made once.
+With the mode ``early`` the server is the control: it acknowledges and publishes before it appends.
+With ``quick`` its agent never pauses, so that what was queued is soon done.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 from collections.abc import AsyncGenerator, Sequence
@@ -18,12 +22,18 @@ import trio
 import trialogue
 from trialogue.core.abc import SessionLog
 from trialogue.core.log import Entry, Note, Summary
+from trialogue.core.plugins import find_transport
 from trialogue.stores.jsonl import open_jsonl_store
 
 
 async def nap(call: trialogue.ToolCall) -> None:
     """Take a little time."""
     await trio.sleep(0.002)
+
+
+async def quick_agent(turn: trialogue.Turn) -> None:
+    """Say what there is to say at once."""
+    await turn.write("w0 w1")
 
 
 async def agent(turn: trialogue.Turn) -> None:
@@ -84,16 +94,28 @@ async def open_store(folder: str, *, early: bool) -> AsyncGenerator[Any]:
         nursery.cancel_scope.cancel()
 
 
-async def main(folder: str, socket: str, mode: Sequence[str]) -> None:
+async def main(folder: str, socket: str, mode: str) -> None:
     async with trialogue.open_server(
-        agent,
+        quick_agent if mode == "quick" else agent,
         transports=[f"unix://{socket}"],
-        store=open_store(folder, early="early" in mode),
+        store=open_store(folder, early=mode == "early"),
         settings=trialogue.Settings(rate_limit=None, max_in_flight=512),
     ):
-        print("ready", flush=True)  # noqa: T201 - the campaign waits for it
+        say(f"ready {os.getpid()}")
         await trio.sleep_forever()
 
 
+def say(line: str) -> None:
+    """Tell the campaign, which waits for it."""
+    print(line, flush=True)  # noqa: T201
+
+
 if __name__ == "__main__":
-    trio.run(main, sys.argv[1], sys.argv[2], sys.argv[3:])
+    find_transport("unix://")  # imports it
+    for line in sys.stdin:
+        child = os.fork()
+        if not child:
+            trio.run(main, *line.split())
+        say(f"started {child}")
+        os.waitpid(child, 0)
+        say("dead")
