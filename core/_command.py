@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 import attrs
+import msgspec
 
 from .abc import Connection
 
@@ -18,7 +19,7 @@ _NOT_THE_EFFECT: Final = frozenset({"wait"})
 
 
 class Reply(Protocol):
-    """Where the answer of a command goes; exactly one of the two is called, once."""
+    """Where the answer of a command goes; exactly one of the three is called, once."""
 
     def when_abandoned(self, abandon: Callable[[str], None]) -> None:
         """Say that the command can be given up from here on.
@@ -30,6 +31,9 @@ class Reply(Protocol):
 
     def succeed(self, result: Any) -> None:
         """Answer with an attrs object or a JSON value."""
+
+    def succeed_encoded(self, data: bytes) -> None:
+        """Answer with JSON that was made before."""
 
     def fail(self, exc: Exception) -> None:
         """Answer with an error."""
@@ -44,9 +48,10 @@ class KeyClaim:
     fingerprint: str
 
 
-@attrs.frozen(kw_only=True)
-class Command:
+class Command(msgspec.Struct, frozen=True, kw_only=True):
     """One method call on one session.
+
+    A `msgspec.Struct`: made for each request, in a tenth of the time of a frozen attrs class.
 
     Attributes:
         params: One of the parameter classes of `trialogue.core.methods`.

@@ -85,6 +85,8 @@ class SessionFeed:
         self._current: dict[Cursor, None] = {}
         self._tail: deque[Entry] = deque()
         self._tail_bytes = 0
+        self._session_json = b""
+        self._session_json_at: tuple[int, int] | None = None
 
     # -- publishing ------------------------------------------------------------------------
 
@@ -282,6 +284,15 @@ class SessionFeed:
             chosen.append(message)
         chosen.reverse()
         return tuple(chosen), len(chosen) < len(messages)
+
+    def session_json(self) -> bytes:
+        """Give the session as JSON: made once for each published position."""
+        state = self.state
+        at = state.term, state.seq
+        if self._session_json_at != at:
+            self._session_json = codec.encode_json(codec.unstructure(state.session()))
+            self._session_json_at = at
+        return self._session_json
 
     def make_sync(self) -> Frame:
         """Make the event that says: all before this was sent, what follows is live."""

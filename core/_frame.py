@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
+
 __all__ = ["Frame"]
 
 
-class Frame:
+class Frame(msgspec.Struct, eq=False, gc=False):
     """An outgoing protocol message: immutable, and framed once for each kind of transport.
 
     Attributes:
@@ -18,19 +20,15 @@ class Frame:
         sse: Filled by the HTTP transport at first use.
 
     A transport that frames differently wraps the payload each time, or subclasses its own cache.
+    A `msgspec.Struct`: one is made for each response and event, in a sixth of the time of a class.
     """
 
-    __slots__ = ("event", "line", "payload", "position", "sse", "websocket")
-
-    def __init__(
-        self, payload: bytes, event: str | None = None, position: str | None = None
-    ) -> None:
-        self.payload = payload
-        self.event = event
-        self.position = position
-        self.line: bytes | None = None
-        self.websocket: bytes | None = None
-        self.sse: bytes | None = None
+    payload: bytes
+    event: str | None = None
+    position: str | None = None
+    line: bytes | None = None
+    websocket: bytes | None = None
+    sse: bytes | None = None
 
     def __repr__(self) -> str:
         what = self.event or "frame"

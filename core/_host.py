@@ -162,16 +162,27 @@ class LocalHost(SessionHost):
     # -- finding sessions --------------------------------------------------------------------
 
     def submit(self, session_id: str, command: Command, reply: Reply) -> None:
-        def run(session: LiveSession) -> None:
-            try:
-                if session.state.owner != command.principal:
-                    raise SessionNotFoundError(f"Session not found: {session_id}")
-                self._execute(session, command, reply)
-            except Exception as exc:  # noqa: BLE001 - ends this request
-                reply.fail(exc)
-
         needs_write = type(command.params) not in _READS
-        self.with_session(session_id, run, reply.fail, needs_write=needs_write)
+        session = self._ready(session_id, needs_write=needs_write)
+        if session is not None:
+            # As a rule it is here: nothing is made for it that would only wait.
+            self._execute(session, command, reply)
+            return
+        self.with_session(
+            session_id,
+            lambda session: self._execute(session, command, reply),
+            reply.fail,
+            needs_write=needs_write,
+        )
+
+    def _ready(self, session_id: str, *, needs_write: bool) -> LiveSession | None:
+        """Give a session with which something can be done at once, None if that has to wait."""
+        session = self.sessions.get(session_id)
+        if session is None or session_id in self._opening:
+            return None
+        if session.journal.is_open or not (needs_write or _has_open_work(session)):
+            return session
+        return None
 
     def with_session(
         self,
@@ -189,16 +200,14 @@ class LocalHost(SessionHost):
             fail: Called instead if there is no such session, or it cannot be read or written.
             needs_write: The session has to be this process's to write.
         """
+        session = self._ready(session_id, needs_write=needs_write)
+        if session is not None:
+            run(session)
+            return
         work = _Work(needs_write, run, fail)
         waiting = self._opening.get(session_id)
         if waiting is not None:
             waiting.append(work)
-            return
-        session = self.sessions.get(session_id)
-        if session is not None and (
-            session.journal.is_open or not (work.needs_write or _has_open_work(session))
-        ):
-            work.run(session)
             return
         self._opening[session_id] = deque([work])
         self.spawn_writer(lambda: self._open(session_id))
@@ -260,10 +269,18 @@ class LocalHost(SessionHost):
         return LiveSession(self, session_id, feed)
 
     def _execute(self, session: LiveSession, command: Command, reply: Reply) -> None:
+        try:
+            if session.state.owner != command.principal:
+                raise SessionNotFoundError(f"Session not found: {session.id}")
+            self._carry_out(session, command, reply)
+        except Exception as exc:  # noqa: BLE001 - ends this request
+            reply.fail(exc)
+
+    def _carry_out(self, session: LiveSession, command: Command, reply: Reply) -> None:
         params, feed = command.params, session.feed
         match params:
             case SessionGet():
-                reply.succeed(feed.state.session())
+                reply.succeed_encoded(feed.session_json())
             case MessageList():
                 reply.succeed(list_messages(feed, params))
             case InputList():

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from . import codec
 from ._ids import new_id
 from ._protocol import (
-    Envelope,
+    Heartbeat,
     Refusal,
+    RequestEnvelope,
     RequestId,
     decode_envelope,
     make_error,
@@ -37,6 +37,7 @@ from .errors import (
     RateLimitedError,
     ShuttingDownError,
     UnauthorizedError,
+    WireError,
 )
 from .methods import Credential
 
@@ -69,6 +70,8 @@ class ServerLink(Link):
         "_is_closed",
         "_is_ending",
         "_limiter",
+        "_methods",
+        "_now",
         "_paused",
         "_pinged_at",
         "_requests",
@@ -88,6 +91,7 @@ class ServerLink(Link):
         self.connection = connection
         self.id = new_id("con")
         self.principal: str | None = None if server.authenticate is not None else ANONYMOUS
+        self._methods = server.registry.methods
         self._requests: dict[RequestId, Request] = {}
         self._in_flight = 0
         self._limiter: RateLimiter | None = None
@@ -98,7 +102,7 @@ class ServerLink(Link):
         self._is_closed = False
         server.host.admit(connection)
         now = trio.current_time()
-        self._heard_at = now
+        self._heard_at = self._now = now
         self._pinged_at = -math.inf
         if self.principal is not None:
             self._limiter = server.limiter(self.principal)
@@ -138,7 +142,7 @@ class ServerLink(Link):
             self._refuse(exc)
         else:
             self._first = False
-            if envelope.type == "request":
+            if isinstance(envelope, RequestEnvelope):
                 self._request(envelope)
             elif envelope.type == "ping":
                 self._answer_ping(envelope)
@@ -146,7 +150,8 @@ class ServerLink(Link):
         return self._may_read()
 
     def heard(self) -> None:
-        self._heard_at = trio.current_time()
+        # What this read brought is charged as of now, so that the clock is asked once a read.
+        self._heard_at = self._now = trio.current_time()
 
     def _may_read(self) -> bool:
         if self._paused:
@@ -169,6 +174,7 @@ class ServerLink(Link):
     def resume(self) -> None:
         """Read on."""
         self._paused = False
+        self._now = trio.current_time()
         held, self._held = self._held, []
         for payload in held:
             self.feed(payload)
@@ -194,7 +200,7 @@ class ServerLink(Link):
         self.connection.post(make_error(None, error))
         self.end(CloseReason.PROTOCOL_ERROR)
 
-    def _answer_ping(self, envelope: Envelope) -> None:
+    def _answer_ping(self, envelope: Heartbeat) -> None:
         limited = self._charge(reserved=True)
         if limited is not None:
             self.connection.post(make_error(None, limited))
@@ -203,9 +209,10 @@ class ServerLink(Link):
 
     def _charge(self, *, reserved: bool) -> RateLimitedError | None:
         """Charge a frame to the principal's rate. Returns the error if it is above it."""
-        if self._limiter is None:
+        limiter = self._limiter
+        if limiter is None:
             return None
-        wait = self._limiter.take(trio.current_time(), reserved=reserved)
+        wait = (limiter.reserve if reserved else limiter.ordinary).take(self._now)
         if not wait:
             return None
         retry_after_ms = max(1, round(wait * 1000))
@@ -216,21 +223,12 @@ class ServerLink(Link):
 
     # -- requests --------------------------------------------------------------------------
 
-    def _request(self, envelope: Envelope) -> None:
+    def _request(self, envelope: RequestEnvelope) -> None:
         name = envelope.method
-        method = self.server.registry.methods.get(name)
+        method = self._methods.get(name)
         self.stats.requests[name if method is not None else "unknown"] += 1
-        if self.principal is None and name != "hello":
-            error = UnauthorizedError("Say hello with a credential first")
-            self.stats.errors[error.code] += 1
-            self.connection.post(make_error(envelope.id, error))
-            self.end(CloseReason.UNAUTHORIZED)
-            return
-        if method is None:
-            limited = self._charge(reserved=False)
-            error_ = limited or MethodNotFoundError(f"No such method: {name[:64]}")
-            self.stats.errors[error_.code] += 1
-            self.connection.post(make_error(envelope.id, error_))
+        if method is None or (self.principal is None and name != "hello"):
+            self._turn_away(envelope)
             return
         request = Request(self, envelope, method)
         try:
@@ -247,14 +245,12 @@ class ServerLink(Link):
                     "The server is shutting down",
                     data={"retryAfterMs": self.server.retry_after_ms},
                 )
-            if method.is_counted and self._in_flight >= self.settings.max_in_flight:
+            if self._in_flight >= self.settings.max_in_flight and method.is_counted:
                 raise OverloadedError(
                     f"{self._in_flight} requests of this connection are unanswered",
                     data={"retryAfterMs": 100},
                 )
-            params: Any = envelope.params
-            if method.params is not None:
-                params = codec.structure_params(params, method.params)
+            params = method.read_params(envelope.params)
             if method.is_async:
                 self._start(request, params)
                 return
@@ -266,6 +262,18 @@ class ServerLink(Link):
         except Exception as exc:  # noqa: BLE001 - ends this request
             request.fail(exc)
 
+    def _turn_away(self, envelope: RequestEnvelope) -> None:
+        """Answer a request that no handler gets to see."""
+        if self.principal is None:
+            error: WireError = UnauthorizedError("Say hello with a credential first")
+        else:
+            limited = self._charge(reserved=False)
+            error = limited or MethodNotFoundError(f"No such method: {envelope.method[:64]}")
+        self.stats.errors[error.code] += 1
+        self.connection.post(make_error(envelope.id, error))
+        if self.principal is None:
+            self.end(CloseReason.UNAUTHORIZED)
+
     def _start(self, request: Request, params: Any) -> None:
         """Run a handler that waits, as a task under this connection."""
         request.scope = trio.CancelScope()
@@ -273,9 +281,9 @@ class ServerLink(Link):
         self.server.spawn_request(request, params)
 
     def _wait_for(self, request: Request) -> None:
+        request.is_waiting = True
         self._requests[request.envelope.id] = request
         if request.method.is_counted:
-            request.is_counted = True
             self._in_flight += 1
         timeout_ms = request.envelope.timeout_ms
         if timeout_ms is not None:
@@ -283,12 +291,10 @@ class ServerLink(Link):
             request.timer = self.server.timers.at(deadline, request.expire)
 
     def answered(self, request: Request) -> None:
-        """Forget a request: its response is being posted."""
-        if request.is_counted:
-            request.is_counted = False
+        """Forget a request that waited: its response is being posted."""
+        if request.method.is_counted:
             self._in_flight -= 1
-        if self._requests.get(request.envelope.id) is request:
-            del self._requests[request.envelope.id]
+        del self._requests[request.envelope.id]
 
     def unanswered(self, request_id: RequestId) -> Request | None:
         """Find a request by its id."""

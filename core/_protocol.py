@@ -1,31 +1,47 @@
 """Envelopes (PROTOCOL §2): bytes in, a checked envelope out; and the bytes of answers.
 
 Pure: no trio, no clock.
+
+This is the hot path. A request as clients write it is decoded by msgspec straight into a
+`RequestEnvelope`, which checks its types and ranges too, and costs a tenth of decoding to builtins
+and checking those. Whatever that refuses, or cannot be proved to be strict, is read again with
+care: so there is one place that says what is wrong, and the two never differ in what they take.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import attrs
+import msgspec
 
 from ._frame import Frame
-from ._json import JsonError, as_object, decode_strict, encode_json
+from ._json import (
+    MAX_INTEGER,
+    JsonError,
+    as_object,
+    count_names,
+    decode_strict,
+    encode_json,
+    has_names,
+)
 from .errors import InvalidRequestError, UnsupportedVersionError, WireError
 
 __all__ = [
     "MAX_TIMEOUT_MS",
     "PROTOCOL_VERSION",
     "SUPPORTED_VERSIONS",
-    "Envelope",
+    "Heartbeat",
     "Refusal",
+    "RequestEnvelope",
     "RequestId",
     "decode_envelope",
     "make_error",
     "make_ping",
     "make_pong",
     "make_response",
+    "read_envelope",
 ]
 
 RequestId: TypeAlias = str | int
@@ -35,9 +51,11 @@ PROTOCOL_VERSION: Final = "1.0"
 SUPPORTED_VERSIONS: Final = ("1.0",)
 _MAJORS: Final = {version.partition(".")[0] for version in SUPPORTED_VERSIONS}
 _VERSION: Final = re.compile(r"(0|[1-9]\d{0,5})\.(0|[1-9]\d{0,5})", re.ASCII)
+#: In characters.
+MAX_ID_LENGTH: Final = 64
 #: A week: longer than any request, and far from what a timer cannot hold.
 MAX_TIMEOUT_MS: Final = 7 * 24 * 3600 * 1000
-#: Of ``idempotencyKey``, as of an id.
+#: Of ``idempotencyKey``, likewise.
 MAX_KEY_LENGTH: Final = 128
 
 
@@ -51,30 +69,90 @@ class Refusal(Exception):  # noqa: N818 - not an error of ours: an answer
 
 
 @attrs.frozen
-class Envelope:
-    """A decoded frame.
+class Heartbeat:
+    """A ping or pong. The payload is sent back as it came."""
 
-    Attributes:
-        payload: Of a ping or pong, which is sent back as it came.
-        id, method, params, timeout_ms, idempotency_key, traceparent: Of a request.
+    type: Literal["ping", "pong"]
+    payload: dict[str, Any]
+
+
+#: The params of a request that has none. Nobody writes to it.
+_NO_PARAMS: Final[dict[str, Any]] = {}
+
+
+class RequestEnvelope(msgspec.Struct, gc=False, eq=False, rename="camel"):
+    """A request.
+
+    The bounds are those that `_read_request` knows, too: what does not fit here goes there.
     """
 
-    type: Literal["request", "ping", "pong"]
-    payload: dict[str, Any]
-    id: RequestId = ""
-    method: str = ""
-    params: dict[str, Any] = attrs.field(factory=dict)
-    timeout_ms: int | None = None
-    idempotency_key: str | None = None
-    traceparent: str | None = None
+    id: (
+        Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_LENGTH)]
+        | Annotated[int, msgspec.Meta(ge=-MAX_INTEGER, le=MAX_INTEGER)]
+    )
+    method: Annotated[str, msgspec.Meta(min_length=1)]
+    params: dict[str, Any] = msgspec.field(default_factory=lambda: _NO_PARAMS)
+    timeout_ms: Annotated[int, msgspec.Meta(ge=1, le=MAX_TIMEOUT_MS)] | None = None
+    idempotency_key: (
+        Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_KEY_LENGTH)] | None
+    ) = None
+    meta: dict[str, Any] | None = None
+
+    @property
+    def traceparent(self) -> str | None:
+        """The trace that the request belongs to."""
+        traceparent = None if self.meta is None else self.meta.get("traceparent")
+        return traceparent if type(traceparent) is str else None
 
 
-def decode_envelope(frame: bytes) -> Envelope:
+class _Usual(msgspec.Struct, gc=False, eq=False):
+    """An envelope as clients write it: a request of this very version."""
+
+    version: Literal["1.0"]
+    type: Literal["request"]
+    payload: RequestEnvelope
+
+
+_decode_usual: Final = msgspec.json.Decoder(_Usual).decode
+#: The names that every request has: version, type, payload, id, method.
+_NAMES: Final = 5
+
+
+def decode_envelope(frame: bytes) -> RequestEnvelope | Heartbeat:
     """Decode a client's frame.
 
     Raises:
         Refusal: It breaks §1.4 or §2, or is of another major version.
     """
+    try:
+        request = _decode_usual(frame).payload
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return read_envelope(frame)
+    # A name that is missing in what was made, because it is unknown or came twice, shows in the
+    # number of names that the frame has. So does everything that msgspec would pass over.
+    names = _NAMES
+    params = request.params
+    if params is not _NO_PARAMS:
+        names += 1 + len(params)
+        for value in params.values():
+            kind = type(value)
+            if kind is dict or kind is list or kind is int:
+                names += count_names(params, 2) - len(params)
+                break
+    if request.timeout_ms is not None:
+        names += 1
+    if request.idempotency_key is not None:
+        names += 1
+    if request.meta is not None:
+        names += 1 + count_names(request.meta, 2)
+    # NUL may be in texts but not in ids; only an escape can write it.
+    if not has_names(frame, names) or b"\\u0000" in frame:
+        return read_envelope(frame)
+    return request
+
+
+def read_envelope(frame: bytes) -> RequestEnvelope | Heartbeat:
+    """Decode as `decode_envelope` does, slowly; the error says what is wrong."""
     try:
         envelope = as_object(decode_strict(frame))
     except JsonError as exc:
@@ -105,11 +183,11 @@ def decode_envelope(frame: bytes) -> Envelope:
     if kind == "request":
         return _read_request(payload, request_id)
     if kind == "ping" or kind == "pong":
-        return Envelope(kind, payload)
+        return Heartbeat(kind, payload)
     raise _refuse("type", "expected request, ping or pong", request_id)
 
 
-def _read_request(payload: dict[str, Any], request_id: RequestId | None) -> Envelope:
+def _read_request(payload: dict[str, Any], request_id: RequestId | None) -> RequestEnvelope:
     if request_id is None:
         raise _refuse("payload.id", "expected a string of 1 to 64 characters or an integer")
     method = payload.get("method")
@@ -133,24 +211,16 @@ def _read_request(payload: dict[str, Any], request_id: RequestId | None) -> Enve
     meta = as_object(payload.get("meta", {}))
     if meta is None:
         raise _refuse("payload.meta", "expected an object", request_id)
-    traceparent = meta.get("traceparent")
     for name, value in params.items():
         if type(value) is str and "\0" in value and (name == "id" or name.endswith("Id")):
             raise _refuse(f"params.{name}", "NUL in an id", request_id)
-    return Envelope(
-        "request",
-        payload,
-        request_id,
-        method,
-        params,
-        timeout_ms,
-        key,
-        traceparent if type(traceparent) is str else None,
-    )
+    return RequestEnvelope(request_id, method, params, timeout_ms, key, meta)
 
 
 def _read_id(value: Any) -> RequestId | None:
-    if type(value) is int or (type(value) is str and 0 < len(value) <= 64 and "\0" not in value):
+    if type(value) is int:
+        return value
+    if type(value) is str and 0 < len(value) <= MAX_ID_LENGTH and "\0" not in value:
         return value
     return None
 

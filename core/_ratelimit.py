@@ -84,13 +84,17 @@ class TokenBucket:
         Time that runs backwards refills nothing. A ``cost`` above the burst can never be met:
         the answer is then ``inf``.
         """
+        level = self._level
         if now > self._at:
-            self._level = min(self._burst, self._level + (now - self._at) * self._rate)
+            level += (now - self._at) * self._rate
+            if level > self._burst:
+                level = self._burst
             self._at = now
-        if self._level >= cost:
-            self._level -= cost
+        if level >= cost:
+            self._level = level - cost
             return 0.0
-        return (cost - self._level) / self._rate if cost <= self._burst else math.inf
+        self._level = level
+        return (cost - level) / self._rate if cost <= self._burst else math.inf
 
     def is_full(self, now: float) -> bool:
         """Whether a fresh bucket would behave the same: it can be forgotten."""
@@ -98,18 +102,19 @@ class TokenBucket:
 
 
 class RateLimiter:
-    """One principal's two buckets: ordinary requests, and the reserve for cancels and answers."""
+    """One principal's two buckets.
 
-    __slots__ = ("_ordinary", "_reserve")
+    Attributes:
+        ordinary: For ordinary requests.
+        reserve: For what stops work, and for answers.
+    """
+
+    __slots__ = ("ordinary", "reserve")
 
     def __init__(self, limit: RateLimit) -> None:
-        self._ordinary = TokenBucket(limit.per_second, limit.burst)
-        self._reserve = TokenBucket(limit.per_second, limit.reserve)
-
-    def take(self, now: float, *, reserved: bool = False) -> float:
-        """Charge one request. Returns 0.0, or the seconds until it would be allowed."""
-        return (self._reserve if reserved else self._ordinary).take(now)
+        self.ordinary = TokenBucket(limit.per_second, limit.burst)
+        self.reserve = TokenBucket(limit.per_second, limit.reserve)
 
     def is_idle(self, now: float) -> bool:
         """Whether it can be forgotten, since nothing of its past still counts."""
-        return self._ordinary.is_full(now) and self._reserve.is_full(now)
+        return self.ordinary.is_full(now) and self.reserve.is_full(now)

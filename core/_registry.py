@@ -8,6 +8,7 @@ from typing import Any, Final, get_type_hints
 
 import attrs
 
+from . import codec
 from .errors import SettingsError
 from .methods import METHODS
 
@@ -31,6 +32,7 @@ class Method:
 
     Attributes:
         params: The attrs class of its parameters; None takes the object as it is.
+        read_params: Makes one of the request's object, or raises `InvalidRequestError`.
         result: The attrs class of its result, for descriptions.
         description: One line, for ``server.describe``.
         handler: ``(request, params)``. Its result is the answer, `LATER` if that comes by itself.
@@ -49,6 +51,15 @@ class Method:
     is_counted: bool = True
     is_reserved: bool = False
     while_draining: bool = True
+    read_params: Callable[[dict[str, Any]], Any] = attrs.field(init=False)
+
+    @read_params.default
+    def _make_reader(self) -> Callable[[dict[str, Any]], Any]:
+        return _as_it_is if self.params is None else codec.make_reader(self.params)
+
+
+def _as_it_is(params: dict[str, Any]) -> dict[str, Any]:
+    return params
 
 
 class Registry:

@@ -7,12 +7,13 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import trio
 
 from . import codec
 from ._command import Command, make_claim
 from ._ids import new_id
-from ._protocol import Envelope, make_error, make_response
+from ._protocol import RequestEnvelope, make_error, make_response
 from .errors import (
     PayloadTooLargeError,
     RequestCancelledError,
@@ -33,42 +34,30 @@ __all__ = ["Request"]
 log = logging.getLogger("trialogue.request")
 
 
-class Request:
+class Request(msgspec.Struct, eq=False):
     """A request that is being worked on. Handlers get it, and it is the `Reply` they give.
+
+    A `msgspec.Struct`, since one is made for each request, in a sixth of the time of a class.
 
     Attributes:
         is_answered: Its response was posted.
+        is_waiting: It was not answered at once: its link knows it.
         scope: Of the task that runs its handler, if it has one.
         stop: Why it is to stop, or would have been.
         error: What it was answered, if that was an error.
     """
 
-    __slots__ = (
-        "_abandon",
-        "_followers",
-        "envelope",
-        "error",
-        "is_answered",
-        "is_counted",
-        "link",
-        "method",
-        "scope",
-        "stop",
-        "timer",
-    )
-
-    def __init__(self, link: ServerLink, envelope: Envelope, method: Method) -> None:
-        self.link = link
-        self.envelope = envelope
-        self.method = method
-        self.is_answered = False
-        self.is_counted = False
-        self._abandon: Callable[[str], None] | None = None
-        self.scope: trio.CancelScope | None = None
-        self.stop: WireError | None = None
-        self.error: WireError | None = None
-        self.timer: Timer | None = None
-        self._followers: list[Callable[[], None]] | None = None
+    link: ServerLink
+    envelope: RequestEnvelope
+    method: Method
+    is_answered: bool = False
+    is_waiting: bool = False
+    scope: trio.CancelScope | None = None
+    stop: WireError | None = None
+    error: WireError | None = None
+    timer: Timer | None = None
+    _abandon: Callable[[str], None] | None = None
+    _followers: list[Callable[[], None]] | None = None
 
     def command(self, params: Any) -> Command:
         """Make the command that stands for this request."""
@@ -91,6 +80,12 @@ class Request:
             data = codec.encode_json(codec.unstructure(result))
         except Exception as exc:  # noqa: BLE001 - ends this request
             self.fail(exc)
+            return
+        self.succeed_encoded(data)
+
+    def succeed_encoded(self, data: bytes) -> None:
+        """Answer with JSON that was made before."""
+        if self.is_answered:
             return
         limit = self.link.settings.max_send_frame_bytes
         if len(data) > limit:
@@ -124,10 +119,12 @@ class Request:
 
     def _answer(self, frame: Any) -> None:
         self.is_answered = True
-        if self.timer is not None:
-            self.timer.cancel()
-        self.link.answered(self)
-        self.link.connection.post(frame)
+        link = self.link
+        if self.is_waiting:
+            if self.timer is not None:
+                self.timer.cancel()
+            link.answered(self)
+        link.connection.post(frame)
         if self._followers is not None:
             for follow in self._followers:
                 follow()

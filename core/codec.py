@@ -23,8 +23,8 @@ __all__ = [
     "camel_case",
     "decode_json",
     "encode_json",
+    "make_reader",
     "structure",
-    "structure_params",
     "unstructure",
 ]
 
@@ -130,7 +130,7 @@ def _structure_request_id(value: Any, _: Any) -> str | int:
 # Detailed validation names every place, and is twice as slow: it is asked only after a refusal.
 _fast: Final = _make_converter(detailed=False)
 _detailed: Final = _make_converter(detailed=True)
-_hooks: Final[dict[type[Any], Callable[[Any, Any], Any]]] = {}
+_readers: Final[dict[type[Any], Callable[[Any], Any]]] = {}
 
 
 def structure(value: Any, cls: type[T]) -> T:
@@ -139,21 +139,30 @@ def structure(value: Any, cls: type[T]) -> T:
     Raises:
         InvalidRequestError: It does not fit; ``data["issues"]`` names each place.
     """
-    return structure_params(value, cls, place="")
-
-
-def structure_params(value: Any, cls: type[T], *, place: str = "params") -> T:
-    """As `structure`, with the places of issues counted from ``place``."""
-    hook = _hooks.get(cls)
-    if hook is None:
-        hook = _hooks[cls] = _fast.get_structure_hook(cls)
     if attrs.has(cls) and type(value) is not dict:
-        raise _invalid([{"path": place or "$", "message": "expected an object"}])
-    try:
-        result: T = hook(value, cls)
-    except Exception as exc:
-        raise _invalid(_find_issues(value, cls, place)) from exc
+        raise _invalid([{"path": "$", "message": "expected an object"}])
+    reader = _readers.get(cls)
+    if reader is None:
+        reader = _readers[cls] = make_reader(cls, place="")
+    result: T = reader(value)
     return result
+
+
+def make_reader(cls: type[T], *, place: str = "params") -> Callable[[Any], T]:
+    """Make the function that makes a ``cls`` of a JSON value: of an object, if it is a class.
+
+    It raises as `structure` does, with the places of issues counted from ``place``.
+    """
+    hook = _fast.get_structure_hook(cls)
+
+    def read(value: Any) -> T:
+        try:
+            result: T = hook(value, cls)
+        except Exception as exc:
+            raise _invalid(_find_issues(value, cls, place)) from exc
+        return result
+
+    return read
 
 
 def unstructure(value: Any) -> Any:
