@@ -10,7 +10,9 @@ from typing import Any, Final
 import attrs
 
 from ..core import Settings
+from ..stores.jsonl import JsonlSettings
 from ._options import Option, Setting
+from ._stores import DEFAULT_STORE
 from ._values import (
     mask_url,
     parse_choice,
@@ -27,7 +29,14 @@ from ._values import (
     write_size,
 )
 
-__all__ = ["DEFAULT_URL", "LOG_LEVELS", "OTHER_VARIABLES", "SERVE_OPTIONS", "make_settings"]
+__all__ = [
+    "DEFAULT_URL",
+    "LOG_LEVELS",
+    "OTHER_VARIABLES",
+    "SERVE_OPTIONS",
+    "make_settings",
+    "make_store_settings",
+]
 
 DEFAULT_URL: Final = "ws://127.0.0.1:8765"
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
@@ -37,9 +46,17 @@ OTHER_VARIABLES: Final = ("TRIALOGUE_CONFIG", "TRIALOGUE_TOKEN")
 _LISTENING: Final = "What is served, and where"
 _ACCESS: Final = "Who may come in"
 _LOGS: Final = "Logs, on standard error"
+_STORE: Final = "How jsonl keeps sessions; sqlite heeds --store-fsync alone"
 _LIMITS: Final = "Limits and times: 256KiB, 20s, off"
 
-_DEFAULTS: Final = Settings()
+#: What each policy can lose, in brief; docs/storage.md says more.
+_FSYNC: Final = (
+    "When what was acknowledged is on the disk. always: before; interval: after "
+    "--store-interval-seconds; never: when the system likes. A power loss takes what is not there "
+    "yet, a kill of the server nothing."
+)
+#: Before the names of the store's settings.
+_STORE_PREFIX: Final = "store_"
 
 
 def _own_options() -> list[Option]:
@@ -68,10 +85,11 @@ def _own_options() -> list[Option]:
         ),
         Option(
             name="store",
-            help="Where sessions live: memory.",
+            help="Where sessions live: jsonl:FOLDER, sqlite:FILE or memory. jsonl alone is the folder "
+            "$XDG_STATE_HOME/trialogue, or else ~/.local/state/trialogue.",
             parse=parse_text,
             show=mask_url,
-            default="memory",
+            default=DEFAULT_STORE,
             metavar="STORE",
             group=_LISTENING,
         ),
@@ -146,32 +164,41 @@ def _own_options() -> list[Option]:
     ]
 
 
-def _limit_options() -> list[Option]:
-    """Make an option of each field of `Settings`, by what its name says of its unit."""
-    told = _describe_fields(Settings)
+def _options_of(cls: type[Any], group: str, prefix: str = "") -> list[Option]:
+    """Make an option of each field of a class, by what its name says of its unit."""
+    told = _describe_fields(cls)
+    defaults = cls()
     options: list[Option] = []
-    for field in attrs.fields(Settings):
-        parse, write, metavar = _kind_of(field.name)
+    for field in attrs.fields(cls):
+        default = getattr(defaults, field.name)
+        parse, write, metavar = _kind_of(field.name, default)
         options.append(
             Option(
-                name=field.name,
+                name=prefix + field.name,
                 help=told.get(field.name, ""),
                 parse=parse,
-                check=_checker(field.name),
+                check=_checker(cls, field.name, prefix),
                 write=write,
-                default=getattr(_DEFAULTS, field.name),
+                default=default,
                 metavar=metavar,
-                group=_LIMITS,
+                group=group,
             )
         )
     return options
 
 
-def _checker(name: str) -> Callable[[Any], object]:
-    return lambda value: Settings(**{name: value})
+def _checker(cls: type[Any], name: str, prefix: str) -> Callable[[Any], object]:
+    def check(value: Any) -> object:
+        try:
+            return cls(**{name: value})
+        except ValueError as exc:
+            # It begins with the field's name.
+            raise ValueError(f"{prefix}{exc}") from None
+
+    return check
 
 
-def _kind_of(name: str) -> tuple[Callable[[Any], Any], Callable[[Any], Any], str]:
+def _kind_of(name: str, default: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any], str]:
     """Say how a setting is read and written, and what stands for it in the help."""
     parse: Callable[[Any], Any]
     write: Callable[[Any], Any]
@@ -180,13 +207,15 @@ def _kind_of(name: str) -> tuple[Callable[[Any], Any], Callable[[Any], Any], str
             return parse_rate, write_rate, "RATE"
         case "server_name":
             return parse_text, str, "NAME"
+        case "fsync":
+            return parse_choice("always", "interval", "never"), str, "POLICY"
         case _ if name.endswith("_seconds"):
             parse, write, metavar = parse_seconds, write_seconds, "TIME"
         case _ if name.endswith("_bytes"):
             parse, write, metavar = parse_size, write_size, "SIZE"
         case _:
             parse, write, metavar = parse_count, int, "COUNT"
-    if getattr(_DEFAULTS, name) is None:
+    if default is None:
         # What the store decides has a word of its own: off is never.
         word = "auto" if name == "idle_timeout_seconds" else "off"
         return _or_word(word, parse), _write_or(word, write), metavar
@@ -217,7 +246,9 @@ def _describe_fields(cls: type[Any]) -> dict[str, str]:
 def _say(text: str) -> str:
     """Say what the words of the class mean to who types a flag."""
     text = text.replace("``", "").replace("None is 30 minutes", "auto is 30m")
-    text = text.replace("None keeps all", "off keeps all")
+    text = text.replace("None keeps all", "off keeps all").replace("math.inf", "off")
+    if text.startswith("always, interval or never"):
+        text = _FSYNC
     if text == "None is no limit.":
         text = (
             "Requests of a principal, or of a connection without one: 1200/60s, 20/s burst 50, off."
@@ -225,10 +256,19 @@ def _say(text: str) -> str:
     return text if text.endswith(".") else f"{text}."
 
 
-SERVE_OPTIONS: Final[tuple[Option, ...]] = (*_own_options(), *_limit_options())
+SERVE_OPTIONS: Final[tuple[Option, ...]] = (
+    *_own_options(),
+    *_options_of(JsonlSettings, _STORE, _STORE_PREFIX),
+    *_options_of(Settings, _LIMITS),
+)
 
 
 def make_settings(loaded: Mapping[str, Setting]) -> Settings:
     """Take the server's limits from what was loaded."""
-    names = {field.name for field in attrs.fields(Settings)}
-    return Settings(**{name: loaded[name].value for name in names})
+    return Settings(**{name: loaded[name].value for name in attrs.fields_dict(Settings)})
+
+
+def make_store_settings(loaded: Mapping[str, Setting]) -> JsonlSettings:
+    """Take how the store is kept from what was loaded."""
+    names = attrs.fields_dict(JsonlSettings)
+    return JsonlSettings(**{name: loaded[_STORE_PREFIX + name].value for name in names})

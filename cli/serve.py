@@ -6,6 +6,7 @@ import ipaddress
 import logging
 import sys
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
@@ -16,12 +17,13 @@ from ..agents import resolve_agents
 from ..core import Settings, open_server
 from ..core.abc import Agent, Authenticator, SessionStore, TlsFiles
 from ..core.errors import SettingsError
-from ..core.plugins import STORES, find_transport, load_object, load_plugin
+from ..core.plugins import find_transport, load_object
 from ._command import EXIT_OK, EXIT_USAGE, CommandError, Environ, given_flags, option, takes_flags
 from ._logging import set_up_logging
 from ._options import Setting, find_unknown_variables, load_options, write_config
-from ._settings import OTHER_VARIABLES, SERVE_OPTIONS, make_settings
+from ._settings import OTHER_VARIABLES, SERVE_OPTIONS, make_settings, make_store_settings
 from ._signals import StopSignals, catch_stop_signals
+from ._stores import StoreUnavailableError, complete_store, find_store
 
 __all__ = ["serve"]
 
@@ -62,12 +64,16 @@ def serve(
     SIGINT or SIGTERM drains: clients are told, nothing new is begun, and turns may go on for the
     drain time, then they are interrupted. A second signal interrupts them at once.
 
+    Sessions outlive the server, in a folder of JSON Lines unless told otherwise.
+
     Exit codes: 0 drained; 130 or 143 ended by a second SIGINT or SIGTERM; 1 failed; 2 a setting is
-    wrong, or an address cannot be used.
+    wrong, or an address or the store cannot be used.
     """
     said = {"agent": agent, **given_flags(flags)}
     config = config or environ.get("TRIALOGUE_CONFIG") or None
     settings = load_options(SERVE_OPTIONS, flags=said, environ=environ, config=config)
+    store = settings["store"]
+    settings["store"] = attrs.evolve(store, value=complete_store(store.value, environ))
     if print_config:
         print(write_config(settings.values()))
         return EXIT_OK
@@ -80,6 +86,8 @@ def serve(
             log.warning("%s is no setting%s", name, hint)
         try:
             return trio.run(_run, plan, signals)
+        except StoreUnavailableError as exc:
+            raise settings["store"].error(str(exc)) from exc
         except OSError as exc:
             # Its text begins with the URL.
             raise CommandError(exc.strerror or str(exc), EXIT_USAGE) from exc
@@ -92,7 +100,7 @@ class _Plan:
     agents: Mapping[str, Agent]
     transports: tuple[str, ...]
     settings: Settings
-    store: SessionStore
+    store: AbstractAsyncContextManager[SessionStore]
     authenticate: Authenticator | None
     tls: TlsFiles | None
     allow_origins: tuple[str, ...]
@@ -112,7 +120,9 @@ def _plan(settings: Mapping[str, Setting]) -> _Plan:
         agents=_named(settings["agent"], resolve_agents),
         transports=settings["transport"].value,
         settings=make_settings(settings),
-        store=_named(settings["store"], _open_store),
+        store=_named(
+            settings["store"], lambda spec: find_store(spec, make_store_settings(settings))
+        ),
         authenticate=authenticate,
         tls=tls,
         allow_origins=settings["allow_origin"].value,
@@ -128,18 +138,6 @@ def _named(setting: Setting, find: Any) -> Any:
         return find(setting.value)
     except SettingsError as exc:
         raise setting.error(str(exc)) from exc
-
-
-def _open_store(spec: str) -> SessionStore:
-    """Make the store that ``NAME`` or ``NAME:WHERE`` names."""
-    name, colon, where = spec.partition(":")
-    open_store = load_plugin(STORES, name)
-    try:
-        store: SessionStore = open_store(where) if colon else open_store()
-    except TypeError:
-        wants = "takes nothing after a colon" if colon else f"needs to know where: {name}:WHERE"
-        raise SettingsError(f"store {name!r} {wants}") from None
-    return store
 
 
 def _tls_files(certificate: Setting, key: Setting) -> TlsFiles | None:

@@ -8,6 +8,7 @@ TrialogueError
 ├── ConnectionLostError        the connection went, and the call was not safe to repeat
 ├── FencedError                another process took the session
 ├── StoreError                 the store failed, and says what to do
+│   └── StoreInUseError        another process has it
 └── SettingsError              a setting is wrong; names it
 """
 
@@ -44,6 +45,7 @@ __all__ = [
     "SettingsError",
     "ShuttingDownError",
     "StoreError",
+    "StoreInUseError",
     "TrialogueError",
     "TurnNotFoundError",
     "UnauthorizedError",
@@ -76,6 +78,18 @@ class FencedError(TrialogueError):
 
 class StoreError(TrialogueError):
     """The store could not do what was asked."""
+
+
+class StoreInUseError(StoreError):
+    """Another process has the store.
+
+    Attributes:
+        holder: Which one, in words.
+    """
+
+    def __init__(self, message: str, holder: str) -> None:
+        super().__init__(message)
+        self.holder = holder
 
 
 class SettingsError(TrialogueError):

@@ -91,7 +91,7 @@ def talk(url: str) -> None:
 @contextmanager
 def running_server() -> Generator[str]:
     """Start a server on a free port; it says where it listens on its standard output."""
-    command = [sys.executable, "-m", "trialogue", "serve", "demo"]
+    command = [sys.executable, "-m", "trialogue", "serve", "demo", "--store", "memory"]
     with subprocess.Popen(
         [*command, "--transport", "ws://127.0.0.1:0"],
         stdout=subprocess.PIPE,

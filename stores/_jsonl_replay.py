@@ -14,7 +14,7 @@ from ..core import codec
 from ..core._clock import utc_now
 from ..core._json import as_object
 from ..core._line import decode_line
-from ..core.errors import StoreError
+from ..core.errors import StoreInUseError
 from ..core.log import Entry
 from ._files import Files, LockedError
 from ._jsonl_commit import CommitLog, Operation, Replay, read_commit_logs
@@ -66,14 +66,14 @@ def load_folder(files: Files, *, steal: bool) -> Loaded:
     """Take a folder and read what it holds.
 
     Raises:
-        StoreError: Another server has it; says which.
+        StoreInUseError: Another process has it; says which.
     """
     try:
         lock, before = files.lock(LOCK_NAME, steal=steal)
     except LockedError as exc:
-        raise StoreError(
-            f"{files.folder} is in use by {_describe(exc.holder)}: "
-            "one server at a time may have a folder"
+        holder = _describe(exc.holder)
+        raise StoreInUseError(
+            f"{files.folder} is in use by {holder}: one process at a time may have a folder", holder
         ) from None
     try:
         return _load(files, lock, before)

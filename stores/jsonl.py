@@ -57,7 +57,7 @@ async def open_jsonl_store(
         make_files: What calls the operating system, for tests.
 
     Raises:
-        StoreError: Another server has the folder; says which.
+        StoreInUseError: Another process has the folder; says which.
         OSError: The folder cannot be made or read.
     """
     path = os.fspath(folder)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
+import itertools
 import json
 import os
 import queue
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Generator, Mapping
@@ -20,12 +24,16 @@ from urllib.parse import urlsplit
 HERE = Path(__file__).parent
 #: Every wait in these tests ends by then.
 PATIENCE = 10.0
+_STATES = tempfile.mkdtemp(prefix="trialogue-tests-")
+atexit.register(shutil.rmtree, _STATES, ignore_errors=True)
+_numbers = itertools.count(1)
 
 
 def environ_for(variables: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Make an environment without the outer one's settings."""
+    """Make an environment without the outer one's settings, and with an empty state folder."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("TRIALOGUE_", "PYTHON"))}
-    return {**inherited, "PYTHONDONTWRITEBYTECODE": "1", **(variables or {})}
+    own = {"PYTHONDONTWRITEBYTECODE": "1", "XDG_STATE_HOME": f"{_STATES}/{next(_numbers)}"}
+    return {**inherited, **own, **(variables or {})}
 
 
 def run_command(
