@@ -158,6 +158,11 @@ class SessionMaker:
                 self._made.pop((principal, claim.key), None)
             reply.fail(exc)
 
+        def created() -> None:
+            reply.succeed(session.feed.state.session())
+            # Not before: until now the store did not count it.
+            host.housekeeper.prune_soon()
+
         with session.journal.batch():
             session.journal.stage(
                 SessionCreated(session=shape, owner=principal), keys=keys, on_failure=failed
@@ -165,14 +170,9 @@ class SessionMaker:
             for message in messages:
                 copy = attrs.evolve(message, session_id=session.id)
                 session.journal.stage(MessageCreated(message=copy))
-            session.journal.when_published(
-                session.state.seq,
-                lambda: reply.succeed(session.feed.state.session()),
-                lambda _: None,
-            )
+            session.journal.when_published(session.state.seq, created, lambda _: None)
         # Again, now that its own idle time is known.
         host.housekeeper.look_after(session)
-        host.housekeeper.prune_soon()
 
     def _repeat(self, session_id: str, claim: KeyClaim, reply: Reply) -> None:
         """Answer with the session that the key has made."""

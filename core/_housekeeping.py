@@ -32,6 +32,7 @@ class Housekeeper:
             idle = math.inf if host.store.durable else FORGETFUL_IDLE_SECONDS
         self._idle_seconds = idle
         self._is_pruning = False
+        self._wants_pruning = False
 
     # -- out of use ------------------------------------------------------------------------
 
@@ -110,11 +111,22 @@ class Housekeeper:
             settings.max_stored_seconds,
             settings.max_stored_bytes,
         )
-        if not self._is_pruning and any(limit is not None for limit in limits):
-            self._is_pruning = True
-            self._host.spawn_writer(self._prune)
+        if any(limit is not None for limit in limits):
+            # What is new since it looked has to be looked at too.
+            self._wants_pruning = True
+            if not self._is_pruning:
+                self._is_pruning = True
+                self._host.spawn_writer(self._prune)
 
     async def _prune(self) -> None:
+        try:
+            while self._wants_pruning:
+                self._wants_pruning = False
+                await self._prune_once()
+        finally:
+            self._is_pruning = False
+
+    async def _prune_once(self) -> None:
         host, settings = self._host, self._host.settings
         try:
             pruned = await host.store.prune(
@@ -129,5 +141,3 @@ class Housekeeper:
                 log.info("pruned", extra={"sessions": len(pruned)})
         except Exception:
             log.exception("pruning failed")
-        finally:
-            self._is_pruning = False
