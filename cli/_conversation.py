@@ -15,6 +15,7 @@ import trio
 
 from ..client import Client, ConnectionState
 from ..core.errors import (
+    InvalidRequestError,
     SessionClosedError,
     SessionExpiredError,
     SessionNotFoundError,
@@ -27,7 +28,7 @@ from ._command import EXIT_UNREACHABLE, CommandError
 from ._screen import Screen
 from ._tables import render_table, write_age
 from ._terminal import Interrupted, Left, Terminal, Typed
-from ._view import ERROR, WARNING, View, shorten
+from ._view import ERROR, WARNING, View, make_name
 
 __all__ = ["COMMANDS", "Conversation"]
 
@@ -35,12 +36,13 @@ __all__ = ["COMMANDS", "Conversation"]
 COMMANDS: Final = {
     "/help": ("", "this"),
     "/new": ("[AGENT]", "begin another session, with another agent if you name one"),
-    "/sessions": ("", "list your sessions"),
+    "/sessions": ("[COUNT]", "list your sessions"),
     "/resume": ("NUMBER|ID", "go on with one of them"),
     "/history": ("[COUNT]", "show the last messages again"),
     "/cancel": ("", "stop the answer that is being given, as Ctrl-C does"),
     "/steer": ("TEXT", "tell the agent something while it answers"),
     "/interrupt": ("TEXT", "stop the answer, and say this instead"),
+    "/compact": ("", "have a summary stand in for what was said, when the agent reads it"),
     "/fork": ("", "go on in a copy of this session"),
     "/quit": ("", "leave, as Ctrl-D does"),
 }
@@ -54,8 +56,10 @@ _BUSY: Final = {
 RESUMED_MESSAGES: Final = 10
 HISTORY_MESSAGES: Final = 20
 LISTED_SESSIONS: Final = 20
-#: Of a session that is named by the first thing that was said in it.
-MAX_NAME: Final = 40
+#: Messages that stay as they are: the last thing said, and its answer.
+COMPACT_KEEPS: Final = 2
+#: Of what a command lists.
+MAX_COUNT: Final = 200
 #: What moves on the screen moves so often.
 TICK_SECONDS: Final = 0.1
 #: Ctrl-C so soon after an answer's end was meant for the answer.
@@ -224,7 +228,7 @@ class Conversation:
         if session_id in self._nameless:
             # So that a list of sessions says which is which.
             self._nameless.discard(session_id)
-            await self._client.update_session(session_id, name=shorten(text, MAX_NAME))
+            await self._client.update_session(session_id, name=make_name(text))
 
     async def _say_there(
         self,
@@ -307,11 +311,13 @@ class Conversation:
             case "/new":
                 await self._begin_session(rest or self._agent)
             case "/sessions":
-                await self._list_sessions()
+                await self._list_sessions(rest)
             case "/resume":
                 await self._resume(rest)
             case "/history":
                 await self._show_history(rest)
+            case "/compact":
+                await self._compact()
             case "/fork":
                 await self._fork()
             case "/steer" | "/interrupt" as command:
@@ -354,8 +360,12 @@ class Conversation:
         self._switch(session.id, tail=None)
         self._say(f"A new session: {session.id}")
 
-    async def _list_sessions(self) -> None:
-        page = await self._client.list_sessions(limit=LISTED_SESSIONS)
+    async def _list_sessions(self, rest: str) -> None:
+        limit = _read_count(rest, LISTED_SESSIONS)
+        if limit is None:
+            self._say(f"How many? /sessions 50 lists the last fifty; {MAX_COUNT} at most.")
+            return
+        page = await self._client.list_sessions(limit=limit)
         self._listed = [session.id for session in page.sessions]
         rows = [
             (
@@ -374,7 +384,7 @@ class Conversation:
         self.view.add()
         self._terminal.show([*self.view.screen.take(), table], self.view.live())
         if page.next_cursor:
-            self._say("There are more: trialogue sessions list")
+            self._say("There are more." + (f" /sessions {MAX_COUNT}" if limit < MAX_COUNT else ""))
 
     async def _resume(self, which: str) -> None:
         session_id = which
@@ -388,12 +398,11 @@ class Conversation:
         self._say(f"Going on with {session.id}, {write_age(session.last_activity_at)}.")
 
     async def _show_history(self, rest: str) -> None:
-        if rest and not (rest.isascii() and rest.isdigit() and 0 < int(rest) <= 200):
-            self._say("How many? /history 20 shows the last twenty; 200 at most.")
+        limit = _read_count(rest, HISTORY_MESSAGES)
+        if limit is None:
+            self._say(f"How many? /history 20 shows the last twenty; {MAX_COUNT} at most.")
             return
-        page = await self._client.list_messages(
-            self.session_id, limit=int(rest) if rest else HISTORY_MESSAGES
-        )
+        page = await self._client.list_messages(self.session_id, limit=limit)
         if not page.messages:
             self._say("Nothing was said yet.")
             return
@@ -403,11 +412,25 @@ class Conversation:
             self.view.show_message(message)
         self._say("That was the history.")
 
+    async def _compact(self) -> None:
+        try:
+            await self._client.compact_session(self.session_id, keep_last=COMPACT_KEEPS)
+        except InvalidRequestError:
+            self._say("There is nothing to compact yet.")
+
     async def _fork(self) -> None:
         origin = self.session_id
         session = await self._client.fork_session(origin)
         self._switch(session.id, tail=None)
         self._say(f"You are in a copy now, {session.id}. /resume {origin} goes back.")
+
+
+def _read_count(text: str, default: int) -> int | None:
+    """Read how many; None if it is no such number."""
+    if not text:
+        return default
+    is_count = text.isascii() and text.isdigit() and 0 < int(text) <= MAX_COUNT
+    return int(text) if is_count else None
 
 
 def _is_command(line: str) -> bool:

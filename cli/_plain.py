@@ -11,9 +11,10 @@ from typing import Final
 import trio
 
 from ..client import Client, ConnectionState, DoneChunk, ErrorChunk, TextChunk
-from ..core.models import WhenBusy
+from ..core.models import Session, WhenBusy
 from ._command import EXIT_OK, EXIT_UNREACHABLE, CommandError
 from ._screen import clean
+from ._view import make_name
 
 __all__ = ["talk_plainly"]
 
@@ -22,18 +23,22 @@ READ_BYTES: Final = 64 * 1024
 GIVE_UP_SECONDS: Final = 30.0
 
 
-async def talk_plainly(client: Client, session_id: str, when_busy: WhenBusy | None) -> int:
+async def talk_plainly(client: Client, session: Session, when_busy: WhenBusy | None) -> int:
     """Send each line of standard input, and print what is answered.
 
     Raises:
         CommandError: An answer failed, or there is no connection any more.
     """
+    is_nameless = not session.name and not session.message_count
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_give_up, client)
         lines = Lines(sys.stdin.fileno())
         async for line in lines:
             if line.strip():
-                await _answer(client, session_id, line, when_busy)
+                if is_nameless:
+                    is_nameless = False
+                    await client.update_session(session.id, name=make_name(line))
+                await _answer(client, session.id, line, when_busy)
         nursery.cancel_scope.cancel(reason="all was said")
     return EXIT_OK
 

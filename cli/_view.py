@@ -25,6 +25,7 @@ from ..core.events import (
     MessageStarted,
     Resync,
     SessionClosed,
+    SessionCompacted,
     SessionDeleted,
     SessionExpired,
     SessionResumed,
@@ -38,7 +39,7 @@ from ..core.events import (
 from ..core.models import InputInfo, Message, MessageKind, Session, TokenUsage
 from ._screen import Line, Mark, Screen, cell_width, clean
 
-__all__ = ["View", "shorten", "write_call"]
+__all__ = ["View", "make_name", "shorten", "write_call"]
 
 USER: Final = Mark("› ", "user", "user")
 AGENT: Final = Mark("● ", "agent", "", is_markup=True)
@@ -52,6 +53,7 @@ _SPINS_PER_SECOND: Final = 10
 #: Of a tool's arguments or result, in characters.
 _MAX_VALUE: Final = 60
 _MAX_QUEUED_SHOWN: Final = 3
+_MAX_NAME: Final = 40
 _OUTCOMES: Final = {
     "cancelled": "cancelled",
     "interrupted": "interrupted",
@@ -215,6 +217,11 @@ class View:
             case SessionResumed(interrupted_turn_id=str()):
                 self.turn_id = None
                 self.note("The server was restarted; the answer was interrupted.", WARNING)
+            case SessionCompacted():
+                self.note(
+                    f"The agent reads a summary of the first {body.compacted_count} messages "
+                    "from here on. /history still has them."
+                )
             case SessionClosed() | SessionExpired():
                 self._forget()
                 word = "closed" if isinstance(body, SessionClosed) else "expired"
@@ -375,6 +382,11 @@ def shorten(text: str, width: int) -> str:
     """Fit a text into one line of so many characters."""
     text = " ".join(clean(text).split())
     return text if len(text) <= width else text[: max(1, width - 1)] + "…"
+
+
+def make_name(text: str) -> str:
+    """Name a session by the first thing that was said in it."""
+    return shorten(text, _MAX_NAME)
 
 
 def write_call(name: str, arguments: Mapping[str, Any]) -> str:

@@ -45,6 +45,8 @@ from ..core.methods import (
     SessionCheckpoint,
     SessionCheckpointResult,
     SessionClose,
+    SessionCompact,
+    SessionCompactResult,
     SessionCreate,
     SessionDelete,
     SessionFork,
@@ -385,6 +387,26 @@ class Client:
         """Mark a place in its log."""
         params = SessionCheckpoint(session_id=session_id, label=label)
         return await self._command("session.checkpoint", params, SessionCheckpointResult, key)
+
+    async def compact_session(
+        self, session_id: str, *, keep_last: int | None = None, key: str | None = None
+    ) -> SessionCompactResult:
+        """Let a summary stand in for the oldest messages when a model is shown them.
+
+        Readers keep all of them. The summary is the agent's, if it writes any, else an extract.
+
+        Args:
+            session_id: The session; no turn may be running in it.
+            keep_last: So many messages stay as they are, or a few more: turns are not cut. None
+                leaves it to the server.
+            key: See `Client`.
+
+        Raises:
+            SessionBusyError: A turn is running.
+            InvalidRequestError: There is nothing to compact.
+        """
+        params = SessionCompact(session_id=session_id, keep_last=keep_last)
+        return await self._command("session.compact", params, SessionCompactResult, key)
 
     # -- messages and turns ------------------------------------------------------------------
 

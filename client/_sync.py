@@ -190,6 +190,7 @@ class SyncClient:
     list_sessions = _mirror(Client.list_sessions)
     fork_session = _mirror(Client.fork_session)
     checkpoint_session = _mirror(Client.checkpoint_session)
+    compact_session = _mirror(Client.compact_session)
     send_message = _mirror(Client.send_message)
     submit_message = _mirror(Client.submit_message)
     add_message = _mirror(Client.add_message)

@@ -76,7 +76,7 @@ def test_every_method_of_the_protocol_has_its_own() -> None:
         "session.subscribe",
         "session.unsubscribe",
     }
-    later = {"ask.list", "ask.answer", "session.compact"}
+    later = {"ask.list", "ask.answer"}
     source = inspect.getsource(Client)
     for method in METHODS.keys() - by_itself - later:
         assert f'"{method}"' in source, method
@@ -110,6 +110,11 @@ async def test_the_life_of_a_session(autojump_clock: MockClock) -> None:
         last = await client.list_messages(session.id, limit=1, role="user")
         assert (last.messages[0].content, last.has_more) == ("hello", False)
         assert (await client.checkpoint_session(session.id, "here")).label == "here"
+        compacted = await client.compact_session(session.id, keep_last=0)
+        assert (compacted.compacted_count, compacted.summary.splitlines()[0]) == (
+            3,
+            "system: be brief",
+        )
         fork = await client.fork_session(session.id, at_message_id=note.id)
         assert fork.forked_from is not None
         assert fork.forked_from.session_id == session.id
