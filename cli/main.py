@@ -20,6 +20,7 @@ COMMANDS: Final = {
         "Talk to an agent: of a server, or of one in this process.",
     ),
     "sessions": ("trialogue.cli.sessions:sessions", "List, show, close and export sessions."),
+    "store": ("trialogue.cli.store:store", "Copy and check whole stores."),
     "version": ("trialogue.cli.version:version", "Print the version, and that of what it runs on."),
 }
 _GROUP: Final = CommandGroup("Durable, cancellable, resumable conversations with agents.", COMMANDS)

@@ -11,7 +11,7 @@ import trio
 from ..core._line import encode_entry
 from ..core.abc import SessionStore
 from ..core.errors import SessionNotFoundError, StoreError
-from ..core.log import Entry, Recollection, Summary
+from ..core.log import Entry, Position, Recollection, Summary
 
 __all__ = ["CopyReport", "copy_sessions"]
 
@@ -29,11 +29,13 @@ class CopyReport:
         copied: Sessions that were copied, and read back as they were.
         present: Those that the target had already, the same.
         conflicts: Those that the target has under the same id with other contents. Left alone.
+        damaged: Those that the source cannot read to their end. Not copied.
     """
 
     copied: Sequence[str]
     present: Sequence[str]
     conflicts: Sequence[str]
+    damaged: Sequence[str]
 
 
 async def copy_sessions(
@@ -58,6 +60,7 @@ async def copy_sessions(
     copied: list[str] = []
     present: list[str] = []
     conflicts: list[str] = []
+    damaged: list[str] = []
     session_ids = sorted(await source.list_ids())
     for done, session_id in enumerate(session_ids):
         if on_progress is not None:
@@ -75,22 +78,26 @@ async def copy_sessions(
         if there != "none":
             # The beginning of what is copied now: nothing is lost with it.
             await target.delete(session_id)
-        await _copy(source, target, session_id, summary)
-        copied.append(session_id)
+        is_whole = await _copy(source, target, session_id, summary)
+        (copied if is_whole else damaged).append(session_id)
     if on_progress is not None:
         on_progress(len(session_ids), len(session_ids))
-    return CopyReport(copied=copied, present=present, conflicts=conflicts)
+    return CopyReport(copied=copied, present=present, conflicts=conflicts, damaged=damaged)
 
 
 async def _copy(
     source: SessionStore, target: SessionStore, session_id: str, summary: Summary
-) -> None:
+) -> bool:
+    """Copy one session. Returns False, and leaves nothing, if its end cannot be read."""
     recollection = await source.recall(session_id)
     log = target.create(session_id)
     after = 0
     while page := await source.read(session_id, after, PAGE):
         await log.append(page, summary)
         after = page[-1].seq
+    if after < Position.parse(summary.session.position).seq:
+        await target.delete(session_id)
+        return False
     notes = [*recollection.partials]
     if recollection.snapshot is not None:
         notes.insert(0, recollection.snapshot)
@@ -102,6 +109,7 @@ async def _copy(
         raise StoreError(f"the copy of {session_id} has another summary")
     if target.durable and not await _has_notes(target, session_id, recollection):
         raise StoreError(f"the copy of {session_id} has other notes")
+    return True
 
 
 async def _has_notes(target: SessionStore, session_id: str, wanted: Recollection) -> bool:

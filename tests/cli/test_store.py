@@ -1,0 +1,118 @@
+"""``trialogue store``: copies and checks what no server has open."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from trialogue.cli.main import main
+from trialogue.core.models import Session
+from trialogue.stores.exporting import (
+    export_markdown,
+    import_session,
+    parse_markdown,
+    read_session,
+)
+from trialogue.stores.jsonl import open_jsonl_store
+from trialogue.stores.sqlite import open_sqlite_store
+from trialogue.stores.writing import open_session_writer
+
+from ._process import run_command
+
+
+@pytest.fixture
+def sessions(tmp_path: Path) -> list[Session]:
+    """Three, in a folder ``a`` of JSON Lines."""
+
+    async def write() -> list[Session]:
+        written: list[Session] = []
+        async with open_jsonl_store(tmp_path / "a") as store:
+            for number in range(3):
+                writer = await open_session_writer(store, owner="ann", name=str(number))
+                await writer.append_message("user", f"the {number}th thing")
+                written.append(writer.session)
+        return written
+
+    return trio.run(write)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
+    def run_it(*argv: str, code: int = 0) -> tuple[str, str]:
+        assert main(["store", *argv], {"HOME": str(tmp_path)}) == code
+        return capsys.readouterr()
+
+    return run_it
+
+
+def test_everything_moves_to_another_store_and_back(
+    sessions: list[Session], run: Any, tmp_path: Path
+) -> None:
+    """Issue 3: `trialogue store copy jsonl:A sqlite:B` moves everything."""
+    assert run("copy", "jsonl:~/a", "sqlite:~/b.db") == ("3 copied, 0 were there already\n", "")
+    assert run("copy", "jsonl:~/a", "sqlite:~/b.db") == ("0 copied, 3 were there already\n", "")
+    assert run("copy", "sqlite:~/b.db", "jsonl:~/c") == ("3 copied, 0 were there already\n", "")
+    for session in sessions:
+        name = f"{session.id}.jsonl"
+        assert (tmp_path / "c" / name).read_bytes() == (tmp_path / "a" / name).read_bytes()
+
+    async def read() -> list[Session]:
+        async with open_sqlite_store(str(tmp_path / "b.db")) as store:
+            page = await store.list(owner="ann")
+            return [summary.session for summary in page.summaries]
+
+    assert trio.run(read) == sessions[::-1]
+    for spec in ("jsonl:~/a", "jsonl:~/c", "sqlite:~/b.db"):
+        assert run("check", spec) == ("3 sessions, 6 entries\n", "")
+
+
+def test_what_cannot_be_copied_is_said_and_the_rest_is(
+    sessions: list[Session], run: Any, tmp_path: Path
+) -> None:
+    damaged, other, _ = sessions
+    file = tmp_path / "a" / f"{damaged.id}.jsonl"
+    file.write_bytes(file.read_bytes().replace(b"thing", b"think"))
+    out, _ = run("check", "jsonl:~/a", code=1)
+    assert out == (
+        f"3 sessions, 5 entries\n{damaged.id}: only the first 1 of 2 entries can be read\n"
+    )
+
+    async def write_another() -> None:
+        async with (
+            open_jsonl_store(tmp_path / "a") as source,
+            open_jsonl_store(tmp_path / "b") as target,
+        ):
+            text = export_markdown(await read_session(source, other.id))
+            entries = parse_markdown(text.replace("thing", "thought"))
+            assert await import_session(target, entries) == other.id
+
+    trio.run(write_another)
+    out, _ = run("copy", "jsonl:~/a", f"jsonl:{tmp_path}/b", code=1)
+    assert out == (
+        "1 copied, 0 were there already\n"
+        f"{other.id}: not copied: jsonl:{tmp_path}/b has another session of this id\n"
+        f"{damaged.id}: not copied: it is damaged, and can be exported up to the damage\n"
+    )
+
+
+def test_wrong_stores_have_a_line_and_a_code(
+    sessions: list[Session], run: Any, tmp_path: Path
+) -> None:
+    for argv, said in (
+        (["copy", "jsonl:~/none", "sqlite:~/b.db"], f"there is no store jsonl:{tmp_path}/none"),
+        (["check", "sqlite:~/none"], f"there is no store sqlite:{tmp_path}/none"),
+        (["check", "paper"], "unknown store 'paper': there are jsonl, memory, sqlite"),
+        (["copy", "jsonl:~/a", "jsonl:~/a"], f"jsonl:{tmp_path}/a cannot be copied into itself"),
+    ):
+        out, err = run(*argv, code=2)
+        assert (out, err) == ("", f"trialogue store: {said}\n")
+    assert not (tmp_path / "b.db").exists()
+    assert not (tmp_path / "none").exists()
+
+
+async def test_store_that_a_server_has_is_left_to_it(tmp_path: Path) -> None:
+    async with open_jsonl_store(tmp_path / "a"):
+        done = run_command("store", "check", f"jsonl:{tmp_path}/a")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"trialogue store: {tmp_path}/a is in use by process ")
