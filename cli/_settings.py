@@ -10,6 +10,7 @@ from typing import Any, Final
 import attrs
 
 from ..core import Settings
+from ..core.settings import DRIVERS
 from ..stores.jsonl import JsonlSettings
 from ._options import Option, Setting
 from ._stores import DEFAULT_STORE
@@ -205,6 +206,8 @@ def _kind_of(name: str, default: Any) -> tuple[Callable[[Any], Any], Callable[[A
     match name:
         case "rate_limit":
             return parse_rate, write_rate, "RATE"
+        case "driver":
+            return parse_choice(*DRIVERS), str, "DRIVER"
         case "server_name":
             return parse_text, str, "NAME"
         case "fsync":

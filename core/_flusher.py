@@ -24,12 +24,13 @@ class Flushable(Protocol):
 class Flusher:
     """Collects what is dirty, and flushes it once a scheduler tick."""
 
-    __slots__ = ("_feeds", "_outboxes", "_parked")
+    __slots__ = ("_feeds", "_held", "_outboxes", "_parked")
 
     def __init__(self) -> None:
         self._feeds: list[Flushable] = []
         self._outboxes: list[Flushable] = []
         self._parked: trio.lowlevel.Task | None = None
+        self._held = False
 
     def mark_feed(self, feed: Flushable) -> None:
         """Have ``feed`` flushed in the next pass, before any outbox. Mark once until flushed."""
@@ -43,13 +44,22 @@ class Flusher:
         if self._parked is not None:
             self._wake()
 
+    def hold(self) -> None:
+        """Wake nobody for what is marked from now on: the caller flushes before it waits.
+
+        Whoever feeds many links in one step saves the task switch for each of those steps.
+        """
+        self._held = True
+
     def _wake(self) -> None:
+        if self._held:
+            return
         task, self._parked = self._parked, None
         if task is not None:
             trio.lowlevel.reschedule(task)
 
     def flush(self) -> None:
-        """Flush until nothing is dirty.
+        """Flush until nothing is dirty. Ends what `hold` began.
 
         A send that drains an outbox may let a lagging cursor post more, which is sent in the same
         pass. What ends it is that sockets fill, or that the next page must come from the store.
@@ -61,6 +71,7 @@ class Flusher:
             outboxes, self._outboxes = self._outboxes, []
             for outbox in outboxes:
                 outbox.flush()
+        self._held = False
 
     async def run(self) -> NoReturn:
         """Flush whenever something is dirty, until cancelled."""

@@ -90,6 +90,8 @@ class PeerInfo:
 class Connection(ABC):
     """The transport's end of a server-side connection. It has no ``receive``: see `Link`."""
 
+    __slots__ = ()
+
     #: On line transports a first frame that is no envelope ends the connection, so that no web
     #: page can drive the port with a form post (PROTOCOL §1.4).
     first_frame_must_parse: bool = False
@@ -219,7 +221,7 @@ class Listener(ABC):
 
         Args:
             accept: Makes links.
-            handler_nursery: Gets one task or more a connection. Cancelling `serve` stops
+            handler_nursery: Gets the tasks of the connections. Cancelling `serve` stops
                 accepting only; the owner of this nursery ends the connections. No exception of a
                 connection may leave its task.
             task_status: Started once accepting.

@@ -9,8 +9,10 @@ import attrs
 
 from ._ratelimit import RateLimit
 
-__all__ = ["Settings"]
+__all__ = ["DRIVERS", "Settings"]
 
+#: See `Settings.driver`.
+DRIVERS = ("auto", "poller", "task")
 KIB = 1024
 MIB = 1024 * 1024
 
@@ -71,6 +73,7 @@ class Settings:
         resume_inputs: After a restart, queued inputs run at once; else with the next input.
         idempotency_seconds: How long a key is kept at least.
         max_uncommitted_bytes: Of one session; above it the agent's writes wait for the store.
+        driver: What reads sockets: poller, task, or auto: the poller where the system has one.
         server_name: What ``hello`` says.
     """
 
@@ -110,6 +113,7 @@ class Settings:
     rate_limit: RateLimit | None = attrs.field(factory=RateLimit)
     idempotency_seconds: float = _seconds(24 * 3600.0)
     max_uncommitted_bytes: int = _limit(4 * MIB)
+    driver: str = attrs.field(default="auto", validator=attrs.validators.in_(DRIVERS))
     server_name: str = "trialogue"
 
     def wire_limits(self) -> dict[str, Any]:

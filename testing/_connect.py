@@ -48,6 +48,7 @@ class Connect:
         tls: Any = None,
         client_tls: Any = None,
         dribble: bool = False,
+        driver: str = "auto",
     ) -> None:
         """Name a transport.
 
@@ -56,11 +57,13 @@ class Connect:
             tls: The server's, as in `trialogue.open_server`.
             client_tls: The client's, as in `ConnectOptions`.
             dribble: Send everything byte by byte; see `open_dribbling_channel`.
+            driver: The server's; see `Settings.driver`.
         """
         self._url = url
         self.tls = tls
         self._client_tls = client_tls
         self._dribble = dribble
+        self._driver = driver
         self.name = self.new_url().partition(":")[0]
 
     @asynccontextmanager
@@ -81,7 +84,7 @@ class Connect:
             async with open_server(
                 agent,
                 transports=[self.new_url()],
-                settings=Settings(**limits),
+                settings=Settings(**{"driver": self._driver, **limits}),
                 tls=self.tls,
                 **options,
             ) as self.server:
@@ -101,7 +104,13 @@ class Connect:
 
     def dribbling(self) -> Connect:
         """Give the same transport, with what is sent coming byte by byte."""
-        return Connect(self._url, tls=self.tls, client_tls=self._client_tls, dribble=True)
+        return Connect(
+            self._url,
+            tls=self.tls,
+            client_tls=self._client_tls,
+            dribble=True,
+            driver=self._driver,
+        )
 
     @property
     def options(self) -> ConnectOptions:

@@ -1,4 +1,4 @@
-"""A server-side connection over a wire, and its end: what every task driver does the same way."""
+"""A server-side connection over a wire, and its end: what every driver does the same way."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from ..core.abc import Acceptor, CloseReason, Connection, Link, PeerInfo
 from ._outbox import Framing, Outbox, Spawn
 from ._wire import Wire
 
-__all__ = ["FRAMES_PER_CHECKPOINT", "StreamConnection", "run_connection"]
+__all__ = [
+    "FRAMES_PER_CHECKPOINT",
+    "StreamConnection",
+    "connection_boundary",
+    "end_connection",
+    "run_connection",
+    "shut_connection",
+]
 
 log: Final = getLogger("trialogue.transports")
 
@@ -27,10 +34,13 @@ LINGER_SECONDS: Final = 1.0
 
 
 class StreamConnection(Outbox, Connection):
-    """An outbox over a `Wire`, with what a driver in a task of its own needs to pause and to end.
+    """An outbox over a `Wire`, with what a driver needs to pause and to end.
 
-    The driver feeds the link, waits in `wait_ready` when that says no, and stops when `closed`.
+    One in a task of its own feeds the link, waits in `wait_ready` when that says no, and stops
+    when `closed`. The poller takes the place of `Link.on_ready`, and is told by `on_end`.
     """
+
+    __slots__ = ("_link", "_peer", "_ready", "on_end", "wire")
 
     def __init__(
         self, wire: Wire, peer: PeerInfo, accept: Acceptor, spawn: Spawn, framing: Framing
@@ -47,6 +57,8 @@ class StreamConnection(Outbox, Connection):
         self._peer = peer
         self._ready: trio.Event | None = None
         self._link: Link | None = None
+        #: Called once, when the outbox has ended and before the wire is closed.
+        self.on_end: Callable[[], None] | None = None
 
     @property
     def peer(self) -> PeerInfo:
@@ -103,6 +115,9 @@ class StreamConnection(Outbox, Connection):
             await self.wire.discard_input()
 
     def _ended(self) -> None:
+        on_end, self.on_end = self.on_end, None
+        if on_end is not None:
+            on_end()
         if self.killed:
             self.wire.close(abort=self.stuck)
         else:
@@ -122,14 +137,27 @@ async def run_connection(
     try:
         with connection_boundary(connection):
             await drive()
+        await end_connection(connection)
+    finally:
+        shut_connection(connection)
+
+
+async def end_connection(connection: StreamConnection) -> None:
+    """See a connection to its end that nothing reads from any more."""
+    try:
         with connection_boundary(connection):
             await connection.say_goodbye()
     finally:
-        connection.wire.close()
-        connection.kill()
-        with connection_boundary(connection):
-            # Last: a server that shuts down waits for its links, and then ends the tasks.
-            connection.close_link()
+        shut_connection(connection)
+
+
+def shut_connection(connection: StreamConnection) -> None:
+    """Close all that belongs to a connection, at once. Idempotent."""
+    connection.wire.close()
+    connection.kill()
+    with connection_boundary(connection):
+        # Last: a server that shuts down waits for its links, and then ends the tasks.
+        connection.close_link()
 
 
 @contextmanager

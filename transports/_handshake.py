@@ -21,6 +21,7 @@ __all__ = [
     "RefusalError",
     "Upgrade",
     "accept_token",
+    "accept_upgrade",
     "check_upgrade",
     "find_head_end",
     "http_response",
@@ -240,6 +241,14 @@ def _bearer(authorization: str | None) -> Credential | None:
     if scheme.lower() != "bearer" or not token:
         return None
     return Credential(scheme="bearer", token=token)
+
+
+def accept_upgrade(upgrade: Upgrade) -> bytes:
+    """Write the answer that makes the connection a WebSocket."""
+    return (
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Accept: {accept_token(upgrade.key)}\r\n\r\n"
+    ).encode("ascii")
 
 
 def accept_token(key: str) -> str:

@@ -76,6 +76,8 @@ class LineSplitter:
 class LineConnection(StreamConnection):
     """A connection of lines from a socket."""
 
+    __slots__ = ()
+
     first_frame_must_parse = True
 
 

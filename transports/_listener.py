@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import socket
 from abc import abstractmethod
+from collections.abc import Generator
+from contextlib import contextmanager
 from logging import getLogger
 from typing import Any, Final, NoReturn
 
@@ -13,9 +15,10 @@ import trio
 from ..core._ids import new_id
 from ..core.abc import Acceptor, Listener
 from ._outbox import Spawn
+from ._poller import Poller, wants_poller
 from ._wire import SocketWire, Wire
 
-__all__ = ["BACKLOG", "SEND_BUFFER_BYTES", "SocketListener", "answer"]
+__all__ = ["BACKLOG", "REFUSAL_SECONDS", "SEND_BUFFER_BYTES", "SocketListener", "answer"]
 
 log: Final = getLogger("trialogue.transports")
 
@@ -56,16 +59,22 @@ async def answer(wire: Wire, data: bytes) -> None:
 
 
 class SocketListener(Listener):
-    """Accepts from a listening socket, and runs a task for each connection.
+    """Accepts from a listening socket, and runs a task for each connection, or one for all.
 
-    A subclass says how a connection is served (`_serve_wire`), and what a peer is told for whom
-    there is no place (`refusal`).
+    A subclass says how a connection is served (`_serve_wire`, `_poll_wire`), and what a peer is
+    told for whom there is no place (`refusal`).
+
+    Args:
+        sock: Listening.
+        endpoint: Its URL.
+        driver: See `Settings.driver`.
     """
 
     #: Sent, before anything is read, to whom `Acceptor.reserve` has no place for.
     refusal: bytes = b""
 
-    def __init__(self, sock: socket.socket, endpoint: str) -> None:
+    def __init__(self, sock: socket.socket, endpoint: str, driver: str) -> None:
+        self._wants_poller = wants_poller(driver, endpoint)
         sock.setblocking(False)
         self.sock = sock
         self._endpoint = endpoint
@@ -94,6 +103,17 @@ class SocketListener(Listener):
         """Accept until cancelled. See `Listener.serve`."""
         task_status.started()
         spawn = handler_nursery.start_soon
+        poller: Poller | None = None
+        if self._wants_poller:
+            poller = Poller(accept.flusher, spawn, accept.settings.connect_seconds)
+            spawn(poller.run)
+        try:
+            await self._accept(accept, spawn, poller)
+        finally:
+            if poller is not None:
+                poller.retire()
+
+    async def _accept(self, accept: Acceptor, spawn: Spawn, poller: Poller | None) -> NoReturn:
         batch = 0
         while True:
             try:
@@ -105,7 +125,10 @@ class SocketListener(Listener):
             except OSError as exc:
                 await self._recover(exc)
                 continue
-            spawn(self._serve_socket, sock, address, accept, spawn)
+            if poller is None:
+                spawn(self._serve_socket, sock, address, accept, spawn)
+            else:
+                self._poll_socket(sock, address, accept, spawn, poller)
             batch += 1
             if batch == ACCEPT_BATCH:
                 await trio.lowlevel.checkpoint()
@@ -132,17 +155,44 @@ class SocketListener(Listener):
     async def _serve_socket(
         self, sock: socket.socket, address: Any, accept: Acceptor, spawn: Spawn
     ) -> None:
-        """Serve one connection, or tell it that there is no place. The boundary of its task."""
+        """Serve one connection in a task of its own, or tell it that there is no place."""
         wire = SocketWire(sock)
+        if not accept.reserve():
+            await self._refuse(wire)
+            return
         try:
-            if not accept.reserve():
-                await self._refuse(wire)
-                return
-            try:
+            with self.boundary():
                 self._set_options(sock)
                 await self._serve_wire(wire, self._describe(sock, address), accept, spawn)
-            finally:
-                accept.release()
+        finally:
+            accept.release()
+            wire.close()
+
+    def _poll_socket(
+        self, sock: socket.socket, address: Any, accept: Acceptor, spawn: Spawn, poller: Poller
+    ) -> None:
+        """Hand one connection to the poller, or tell it that there is no place."""
+        wire = SocketWire(sock)
+        if poller.is_closed:
+            wire.close()
+            return
+        if not accept.reserve():
+            spawn(self._refuse, wire)
+            return
+        is_taken = False
+        with self.boundary():
+            self._set_options(sock)
+            self._poll_wire(wire, self._describe(sock, address), accept, spawn, poller)
+            is_taken = True
+        if not is_taken:
+            accept.release()
+            wire.close()
+
+    @contextmanager
+    def boundary(self) -> Generator[None]:
+        """Keep what goes wrong before there is a connection from the others."""
+        try:
+            yield
         except* (
             trio.BrokenResourceError,
             trio.ClosedResourceError,
@@ -154,19 +204,21 @@ class SocketListener(Listener):
             log.exception(
                 "%s: a connection failed", self._endpoint, extra={"error_id": new_id("err")}
             )
-        finally:
-            wire.close()
 
     async def _refuse(self, wire: SocketWire) -> None:
-        if self._refusing >= MAX_REFUSALS:
-            await trio.lowlevel.checkpoint()
-            return
-        self._refusing += 1
+        """Tell a peer that there is no place."""
         try:
-            with trio.move_on_after(REFUSAL_SECONDS):
-                await answer(await self._wrap(wire), self.refusal)
+            if self._refusing >= MAX_REFUSALS:
+                await trio.lowlevel.checkpoint()
+                return
+            self._refusing += 1
+            try:
+                with self.boundary(), trio.move_on_after(REFUSAL_SECONDS):
+                    await answer(await self._wrap(wire), self.refusal)
+            finally:
+                self._refusing -= 1
         finally:
-            self._refusing -= 1
+            wire.close()
 
     def _set_options(self, sock: socket.socket) -> None:
         """Set what a fresh connection does not have from the listening socket."""
@@ -185,3 +237,9 @@ class SocketListener(Listener):
         self, wire: SocketWire, address: str, accept: Acceptor, spawn: Spawn
     ) -> None:
         """Do the handshake, make the link, and drive it to its end."""
+
+    @abstractmethod
+    def _poll_wire(
+        self, wire: SocketWire, address: str, accept: Acceptor, spawn: Spawn, poller: Poller
+    ) -> None:
+        """Add to the poller what does the same, and gives the place back in the end."""

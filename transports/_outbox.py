@@ -63,6 +63,30 @@ class Outbox:
     A subclass overrides `_ended`.
     """
 
+    # Thousands of them are idle.
+    __slots__ = (
+        "_callbacks",
+        "_dirty",
+        "_finish_by",
+        "_flusher",
+        "_framing",
+        "_hard",
+        "_high",
+        "_queue",
+        "_scope",
+        "_send_some",
+        "_settled",
+        "_size",
+        "_spawn",
+        "_timeout",
+        "_try_send",
+        "_writing",
+        "closed",
+        "ended",
+        "killed",
+        "stuck",
+    )
+
     def __init__(
         self,
         *,

@@ -144,9 +144,13 @@ class TcpListener(SocketListener):
     """Accepts TCP connections, and encrypts them if it has a context."""
 
     def __init__(
-        self, sock: socket.socket, address: TcpAddress, context: ssl.SSLContext | None
+        self,
+        sock: socket.socket,
+        address: TcpAddress,
+        context: ssl.SSLContext | None,
+        driver: str,
     ) -> None:
-        super().__init__(sock, str(address))
+        super().__init__(sock, str(address), driver if context is None else "task")
         self._address = address
         self._context = context
 

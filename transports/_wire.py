@@ -127,6 +127,15 @@ class SocketWire(Wire):
         """Send without waiting."""
         return self.sock.send(data)
 
+    def try_receive(self) -> bytes:
+        """Receive up to 64 KiB without waiting; ``b""`` is the end.
+
+        Raises:
+            BlockingIOError: Nothing is there.
+            OSError: The peer is gone.
+        """
+        return self.sock.recv(READ_BYTES)
+
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Receive up to 64 KiB, or as told."""
         await checkpoint_if_cancelled()

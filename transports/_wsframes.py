@@ -118,6 +118,11 @@ class FrameScanner:
         #: A message was larger than allowed, or announced that it would be. Nothing comes after.
         self.oversize = False
 
+    @property
+    def is_library_inside(self) -> bool:
+        """Whether the library holds a data message, or a part of one."""
+        return self._in_library > 0 or self._fragments > 0
+
     def library_done(self) -> None:
         """Note that a data message which went to the library has come out of it."""
         self._in_library -= 1

@@ -21,6 +21,8 @@ from ..core.errors import SettingsError
 from ._connection import run_connection
 from ._lines import REFUSAL, LineChannel, LineConnection, drive_lines
 from ._outbox import Spawn, frame_line
+from ._polled import PolledLines
+from ._poller import Poller
 from ._tcp import TcpAddress, TcpListener, bind_tcp, connect_tcp, parse_tcp_url
 from ._tls import server_context
 from ._wire import SocketWire
@@ -42,6 +44,13 @@ class TcpLineListener(TcpListener):
         connection = LineConnection(stream, peer, accept, spawn, frame_line)
         await run_connection(connection, partial(drive_lines, connection, accept))
 
+    def _poll_wire(
+        self, wire: SocketWire, address: str, accept: Acceptor, spawn: Spawn, poller: Poller
+    ) -> None:
+        peer = PeerInfo(transport=self._address.scheme, address=address)
+        connection = LineConnection(wire, peer, accept, spawn, frame_line)
+        PolledLines(poller, wire, connection, accept, spawn).start()
+
 
 class TcpTransport(Transport):
     """Lines over TCP and TLS."""
@@ -53,7 +62,7 @@ class TcpTransport(Transport):
         address = _parse(url)
         context = server_context(options.tls, url) if address.scheme == "tcps" else None
         sock, address = await bind_tcp(address)
-        return TcpLineListener(sock, address, context)
+        return TcpLineListener(sock, address, context, options.settings.driver)
 
     @asynccontextmanager
     async def open_channel(self, url: str, options: ConnectOptions) -> AsyncGenerator[Channel]:

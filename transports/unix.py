@@ -29,6 +29,8 @@ from ._errors import explain
 from ._lines import REFUSAL, LineChannel, LineConnection, drive_lines
 from ._listener import BACKLOG, SEND_BUFFER_BYTES, SocketListener
 from ._outbox import Spawn, frame_line
+from ._polled import PolledLines
+from ._poller import Poller
 from ._wire import SocketWire
 
 __all__ = ["UnixListener", "UnixTransport", "transport"]
@@ -42,8 +44,8 @@ class UnixListener(SocketListener):
 
     refusal = REFUSAL
 
-    def __init__(self, sock: socket.socket, path: str) -> None:
-        super().__init__(sock, f"unix://{path}")
+    def __init__(self, sock: socket.socket, path: str, driver: str) -> None:
+        super().__init__(sock, f"unix://{path}", driver)
         self._path = path
         self._file = _identity(path)
 
@@ -67,6 +69,13 @@ class UnixListener(SocketListener):
         connection = LineConnection(wire, peer, accept, spawn, frame_line)
         await run_connection(connection, partial(drive_lines, connection, accept))
 
+    def _poll_wire(
+        self, wire: SocketWire, address: str, accept: Acceptor, spawn: Spawn, poller: Poller
+    ) -> None:
+        peer = PeerInfo(transport="unix", address=address)
+        connection = LineConnection(wire, peer, accept, spawn, frame_line)
+        PolledLines(poller, wire, connection, accept, spawn).start()
+
 
 class UnixTransport(Transport):
     """Lines over Unix sockets."""
@@ -82,7 +91,7 @@ class UnixTransport(Transport):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
             _bind(sock, path)
             sock.listen(BACKLOG)
-            return UnixListener(sock, path)
+            return UnixListener(sock, path, options.settings.driver)
         except OSError as exc:
             sock.close()
             raise explain(exc, url) from exc

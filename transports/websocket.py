@@ -1,10 +1,4 @@
-"""``ws://`` and ``wss://``: one JSON object a text message.
-
-trio-websocket runs over our wire: pings, fragments, the closing and all errors are its own, but its
-sends are posts, so that a cancelled one cannot cut a frame in half, and plain text messages are
-taken off before it sees them (DESIGN §5.3). The handshake is ours, since only its answer would be
-the library's: it hides the Host, and forgets what came together with the request.
-"""
+"""``ws://`` and ``wss://``: one JSON object a text message. The listener and the transport."""
 
 from __future__ import annotations
 
@@ -18,241 +12,41 @@ from typing import Final
 
 import attrs
 import trio
-from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
 
 from ..core.abc import (
     Acceptor,
     Channel,
-    CloseReason,
     ConnectOptions,
-    Link,
     Listener,
     ListenOptions,
     PeerInfo,
     Transport,
 )
 from ..core.errors import SettingsError
-from ._connection import FRAMES_PER_CHECKPOINT, StreamConnection, run_connection
-from ._handshake import PATHS, Policy, RefusalError, Upgrade, check_upgrade, http_response
-from ._listener import answer
+from ._connection import run_connection
+from ._handshake import (
+    PATHS,
+    Policy,
+    RefusalError,
+    Upgrade,
+    accept_upgrade,
+    check_upgrade,
+    http_response,
+)
+from ._listener import REFUSAL_SECONDS, answer
 from ._outbox import Spawn
+from ._poller import Poller
 from ._tcp import TcpAddress, TcpListener, bind_tcp, connect_tcp, join_host, parse_tcp_url
 from ._tls import server_context
-from ._wire import READ_BYTES, SocketWire, Wire
+from ._wire import SocketWire, Wire
 from ._wschannel import WebSocketChannel, read_head, shake_hands
-from ._wsframes import FrameScanner, close_frame, frame_websocket
+from ._wsconnection import ServerConnection
+from ._wspolled import PolledHandshake, PolledWebSocket
+from ._wstask import drive_websocket
 
 __all__ = ["ServerConnection", "WebSocketListener", "WebSocketTransport", "transport"]
 
 log: Final = getLogger("trialogue.transports")
-
-#: RFC 6455 §7.4.1 and the registry it opened.
-_CODES: Final = {
-    CloseReason.NORMAL: 1000,
-    CloseReason.GOING_AWAY: 1001,
-    CloseReason.UNAUTHORIZED: 1008,
-    CloseReason.PROTOCOL_ERROR: 1008,
-    CloseReason.TOO_SLOW: 1013,
-    CloseReason.TIMEOUT: 1008,
-    CloseReason.OVERLOADED: 1013,
-    CloseReason.SERVER_ERROR: 1011,
-}
-PROTOCOL_ERROR: Final = 1002
-UNSUPPORTED: Final = 1003
-INVALID_TEXT: Final = 1007
-TOO_BIG: Final = 1009
-
-
-class ServerConnection(StreamConnection):
-    """A WebSocket from a client."""
-
-    def __init__(self, wire: Wire, peer: PeerInfo, accept: Acceptor, spawn: Spawn) -> None:
-        super().__init__(wire, peer, accept, spawn, frame_websocket)
-        self._room: trio.Event | None = None
-
-    def close_soon(self, reason: CloseReason) -> None:
-        """Send what was posted and a close frame, then close."""
-        self.close_with(_CODES[reason], reason.value)
-
-    def close_with(self, code: int, reason: str = "") -> None:
-        """As `close_soon`, with a code of WebSocket's own."""
-        self.raw(close_frame(code, reason))
-        self.finish()
-
-    def take_binary(self, payload: bytes) -> bool:
-        """Say whether a binary message is welcome here. It is not; the conformance test's is."""
-        return False
-
-    async def wait_room(self) -> None:
-        """Wait until the outbox is below its mark, or has ended."""
-        if self.ended:
-            await trio.lowlevel.checkpoint()
-            return
-        room = self._room = trio.Event()
-        self.call_when_drained(room.set)
-        await room.wait()
-
-    def _ended(self) -> None:
-        super()._ended()
-        if self._room is not None:
-            self._room.set()
-
-
-class _LibraryStream(trio.abc.Stream):
-    """What trio-websocket takes for its stream.
-
-    Receiving gives it a handshake that is known to be good, and then only what it must see.
-    """
-
-    def __init__(self, connection: ServerConnection, upgrade: Upgrade, early: bytes) -> None:
-        self._connection = connection
-        self._head = _CANONICAL_HEAD % upgrade.key.encode()
-        self._early = early
-        self._scanner = FrameScanner(masked=True)
-        self._link: Link | None = None
-        self._opened = trio.Event()
-        self._refused = False  # by the link: it takes no more before it is ready
-        self._budget = 0
-        #: What ended the receiving.
-        self.failure: Exception | None = None
-        #: A message was too large: nothing more is read.
-        self.oversize = False
-        #: A data message has come out of the library.
-        self.message_done = self._scanner.library_done
-
-    def open(self, link: Link) -> None:
-        """Begin to read messages."""
-        self._link = link
-        self._opened.set()
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Post. A close frame is the last that is taken."""
-        self._connection.raw(bytes(data))
-        if data[0] == 0x88:
-            self._connection.finish()
-        await trio.lowlevel.checkpoint()
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await trio.lowlevel.checkpoint()
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Wait for what the library must see; meanwhile the link gets what it need not."""
-        try:
-            return await self._receive()
-        except Exception as exc:
-            # Kept from the library: its reader closes a channel in passing, which wakes the other
-            # task, whose end cancels this one, whose exception then becomes a Cancelled.
-            self.failure = exc
-            raise trio.ClosedResourceError from exc
-
-    async def _receive(self) -> bytes:
-        if self._head:
-            await trio.lowlevel.checkpoint()
-            head, self._head = self._head, b""
-            return head
-        if self._link is None:
-            await self._opened.wait()
-        link = self._link
-        assert link is not None
-        while not self.oversize:
-            data, self._early = self._early, b""
-            if not data:
-                if self._connection.is_congested:
-                    # The link would say no, but not everything that is answered is fed to it.
-                    await self._connection.wait_room()
-                data = await self._connection.wire.receive_some()
-            if not data:
-                return b""
-            link.heard()
-            other = await self._scan(data, link)
-            if other:
-                return other
-        await trio.lowlevel.checkpoint()
-        return b""
-
-    async def _scan(self, data: bytes, link: Link) -> bytes:
-        self._budget = FRAMES_PER_CHECKPOINT
-        scanner, connection = self._scanner, self._connection
-        other = scanner.scan(data, link.max_frame_bytes, self._deliver)
-        while scanner.stopped and not connection.closed:
-            if self._refused:
-                self._refused = False
-                await connection.wait_ready()
-            else:
-                await trio.lowlevel.checkpoint()
-            if not connection.closed:
-                self._budget = FRAMES_PER_CHECKPOINT
-                other += scanner.scan(b"", link.max_frame_bytes, self._deliver)
-        if connection.closed:
-            raise trio.ClosedResourceError("this connection is closed")
-        self.oversize = scanner.oversize
-        return other
-
-    def _deliver(self, payload: bytes) -> bool:
-        assert self._link is not None
-        if not self._link.feed(payload):
-            self._refused = True
-            return False
-        self._budget -= 1
-        return self._budget > 0 and not self._connection.closed
-
-    async def aclose(self) -> None:
-        """Leave the end to `run_connection`: what was posted is still to be sent."""
-        await trio.lowlevel.checkpoint()
-
-
-#: Of the request, the library needs the key; the rest was checked, and is none of its business.
-_CANONICAL_HEAD: Final = (
-    b"GET / HTTP/1.1\r\nHost: here\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: %b\r\nSec-WebSocket-Version: 13\r\n\r\n"
-)
-
-
-async def drive_websocket(
-    connection: ServerConnection, accept: Acceptor, upgrade: Upgrade, early: bytes
-) -> None:
-    """Accept, open the link and feed it with what comes, until the peer's end or ours."""
-    stream = _LibraryStream(connection, upgrade, early)
-    # The nursery holds the library's reader, which runs the stream's receiving.
-    async with trio.open_nursery() as nursery:
-        request = await wrap_server_stream(
-            nursery,
-            stream,
-            max_message_size=accept.settings.max_frame_bytes,
-            receive_buffer_size=READ_BYTES,
-        )
-        library = await request.accept()
-        link = connection.open_link(accept)
-        stream.open(link)
-        await _feed_unusual(connection, link, library, stream)
-        nursery.cancel_scope.cancel()
-
-
-async def _feed_unusual(
-    connection: ServerConnection, link: Link, library: WebSocketConnection, stream: _LibraryStream
-) -> None:
-    """Feed the link with the messages that come out of the library, until that is closed."""
-    try:
-        while True:
-            message = await library.get_message()
-            if isinstance(message, bytes):
-                if not connection.take_binary(message):
-                    connection.close_with(UNSUPPORTED, "frames are text messages")
-            elif not link.feed(message.encode()):
-                await connection.wait_ready()
-            if connection.closed:
-                return
-            stream.message_done()
-    except ConnectionClosed as closed:
-        if stream.failure is not None:
-            raise stream.failure from closed
-        # On an error the library just hangs up; the peer is told why. What the library found came
-        # before a frame that was too large, for nothing is read after that.
-        why = closed.reason
-        if why is not None and why.code in {PROTOCOL_ERROR, UNSUPPORTED, INVALID_TEXT, TOO_BIG}:
-            connection.close_with(why.code, why.reason or "")
-        elif stream.oversize:
-            connection.close_with(TOO_BIG, f"a frame may have {link.max_frame_bytes} bytes")
 
 
 class WebSocketListener(TcpListener):
@@ -262,6 +56,7 @@ class WebSocketListener(TcpListener):
         sock: Listening.
         address: What it is bound to.
         context: For TLS.
+        driver: See `Settings.driver`.
         policy: Which requests are let in.
     """
 
@@ -273,9 +68,10 @@ class WebSocketListener(TcpListener):
         sock: socket.socket,
         address: TcpAddress,
         context: ssl.SSLContext | None,
+        driver: str,
         policy: Policy,
     ) -> None:
-        super().__init__(sock, address, context)
+        super().__init__(sock, address, context, driver)
         self._policy = policy
 
     async def _serve_wire(
@@ -285,22 +81,65 @@ class WebSocketListener(TcpListener):
             stream = await self._wrap(wire)
             head, early = await read_head(stream)
             try:
-                upgrade = check_upgrade(head, self._policy, wire.local_host)
+                upgrade = self._check(head, wire, address)
             except RefusalError as refusal:
-                log.info("%s refused: %s", address, refusal, extra={"endpoint": self.endpoint})
-                with trio.move_on_after(1):
+                with trio.move_on_after(REFUSAL_SECONDS):
                     await answer(stream, refusal.response)
                 return
+        connection = self._connect(stream, upgrade, address, accept, spawn)
+        await run_connection(
+            connection, partial(drive_websocket, connection, accept, upgrade, early)
+        )
+
+    def _poll_wire(
+        self, wire: SocketWire, address: str, accept: Acceptor, spawn: Spawn, poller: Poller
+    ) -> None:
+        def take_head(head: bytes, early: bytes) -> None:
+            try:
+                upgrade = self._check(head, wire, address)
+            except RefusalError as refusal:
+                poller.remove(handshake)
+                spawn(self._answer_refused, wire, refusal.response, accept)
+                return
+            connection = self._connect(wire, upgrade, address, accept, spawn)
+            connection.raw(accept_upgrade(upgrade))
+            polled = PolledWebSocket(poller, wire, connection, accept, spawn)
+            polled.start()
+            if early:
+                polled.take(early)
+
+        handshake = PolledHandshake(poller, wire, accept, self.boundary, take_head)
+
+    async def _answer_refused(self, wire: SocketWire, response: bytes, accept: Acceptor) -> None:
+        try:
+            with self.boundary(), trio.move_on_after(REFUSAL_SECONDS):
+                await answer(wire, response)
+        finally:
+            wire.close()
+            accept.release()
+
+    def _check(self, head: bytes, wire: SocketWire, address: str) -> Upgrade:
+        """Read a request's head.
+
+        Raises:
+            RefusalError: It is answered with that.
+        """
+        try:
+            return check_upgrade(head, self._policy, wire.local_host)
+        except RefusalError as refusal:
+            log.info("%s refused: %s", address, refusal, extra={"endpoint": self.endpoint})
+            raise
+
+    def _connect(
+        self, wire: Wire, upgrade: Upgrade, address: str, accept: Acceptor, spawn: Spawn
+    ) -> ServerConnection:
         peer = PeerInfo(
             transport=self._address.scheme,
             address=address,
             credential=upgrade.credential,
             traceparent=upgrade.traceparent,
         )
-        connection = self.connection_class(stream, peer, accept, spawn)
-        await run_connection(
-            connection, partial(drive_websocket, connection, accept, upgrade, early)
-        )
+        return self.connection_class(wire, peer, accept, spawn)
 
 
 class WebSocketTransport(Transport):
@@ -323,7 +162,8 @@ class WebSocketTransport(Transport):
             allow_hosts=options.allow_hosts,
             allow_origins=options.allow_origins,
         )
-        return self.listener_class(sock, attrs.evolve(address, path=""), context, policy)
+        address = attrs.evolve(address, path="")
+        return self.listener_class(sock, address, context, options.settings.driver, policy)
 
     @asynccontextmanager
     async def open_channel(self, url: str, options: ConnectOptions) -> AsyncGenerator[Channel]:

@@ -1,8 +1,9 @@
 """A WebSocket listener of ours that echoes every message, binary ones too, for conformance tests.
 
-``python echo_server.py`` prints ``host:port`` and serves until it is killed.
+``python echo_server.py DRIVER`` prints ``host:port`` and serves until it is killed.
 """
 
+import sys
 from functools import partial
 
 import trio
@@ -46,9 +47,11 @@ class EchoLink(Link):
 
 
 class Echoes(Acceptor):
-    def __init__(self) -> None:
+    def __init__(self, driver: str) -> None:
         self.flusher = Flusher()
-        self.settings = Settings(max_frame_bytes=MAX_BYTES, max_outbox_bytes=4 * MAX_BYTES)
+        self.settings = Settings(
+            max_frame_bytes=MAX_BYTES, max_outbox_bytes=4 * MAX_BYTES, driver=driver
+        )
 
     def reserve(self) -> bool:
         return True
@@ -76,8 +79,8 @@ class BinaryTransport(WebSocketTransport):
     listener_class = BinaryListener
 
 
-async def main() -> None:
-    accept = Echoes()
+async def main(driver: str) -> None:
+    accept = Echoes(driver)
     options = ListenOptions(settings=accept.settings)
     listener = await BinaryTransport().open_listener("ws://127.0.0.1:0", options)
     async with trio.open_nursery() as nursery:
@@ -88,4 +91,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    trio.run(main)
+    trio.run(main, sys.argv[1])

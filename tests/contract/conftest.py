@@ -10,7 +10,7 @@ import trustme
 
 from trialogue.testing.transport_kit import Connect
 
-TRANSPORTS: Final = ("loopback", "tcp", "unix", "tcps", "ws", "wss")
+TRANSPORTS: Final[tuple[str, ...]] = ("loopback", "tcp", "unix", "tcps", "ws", "wss")
 
 #: Test → transports that cannot promise what it tests, and why.
 CANNOT: Final[dict[str, tuple[str, str]]] = {
@@ -55,13 +55,21 @@ DRIBBLED: Final = {
     "test_text_comes_back_as_it_was_sent",
 }
 
+#: Modules whose tests run on the driver that is not the default here too: they are about what
+#: drivers do. A session does not see which one feeds it, and the rest would take a minute more.
+BOTH_DRIVERS: Final = {"test_frames", "test_transport_kit", "test_websocket"}
+OTHER_DRIVER: Final = ("tcp+task", "ws+task")
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run each test that connects on every transport that can promise what it tests."""
     if "connect" in metafunc.fixturenames:
         test = metafunc.function.__name__
         cannot, _ = CANNOT.get(test, ("", ""))
-        names = [name for name in TRANSPORTS if name not in cannot.split()]
+        transports = TRANSPORTS
+        if metafunc.module.__name__.rpartition(".")[2] in BOTH_DRIVERS:
+            transports += OTHER_DRIVER
+        names = [name for name in transports if name.partition("+")[0] not in cannot.split()]
         if test in DRIBBLED:
             names += [f"{name}-dribbled" for name in names]
         metafunc.parametrize("connect", names, indirect=True)
@@ -87,11 +95,14 @@ def make_connect(tls: tuple[Any, Any], tmp_path: Path) -> Callable[..., Connect]
     """Make a `Connect` of a transport's name."""
 
     def make(name: str, *, dribble: bool = False) -> Connect:
+        name, _, driver = name.partition("+")
         url = "loopback://" if name == "loopback" else f"{name}://127.0.0.1:0"
         if name == "unix":
             url = f"unix://{tmp_path}/s"
         server_tls, client_tls = tls if name in ("tcps", "wss") else (None, None)
-        return Connect(url, tls=server_tls, client_tls=client_tls, dribble=dribble)
+        return Connect(
+            url, tls=server_tls, client_tls=client_tls, dribble=dribble, driver=driver or "auto"
+        )
 
     return make
 

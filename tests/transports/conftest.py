@@ -164,7 +164,7 @@ async def open_fake_server(
     client_tls: object = None,
     allow_origins: tuple[str, ...] = (),
     allow_hosts: tuple[str, ...] = (),
-    **settings: float,
+    **settings: float | str,
 ) -> AsyncGenerator[Server]:
     """Serve ``url`` with fakes behind it; all that is done meanwhile must be done in 5 s."""
     acceptor = FakeAcceptor(link)

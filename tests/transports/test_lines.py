@@ -59,22 +59,23 @@ def test_splitter_refuses_before_it_buffers() -> None:
 Open = Callable[..., AbstractAsyncContextManager[Server]]
 
 
-@pytest.fixture(params=["loopback", "tcp", "unix", "tcps"])
+@pytest.fixture(params=["loopback", "tcp", "tcp+task", "unix", "tcps"])
 def open_lines(
     request: pytest.FixtureRequest, serve: Serve, certificates: Certificates, tmp_path: Path
 ) -> Open:
-    """Serve lines with each of the transports that have them."""
+    """Serve lines with each of the transports that have them, and with each driver."""
+    scheme, _, driver = request.param.partition("+")
     url = {
         "loopback": "loopback://",
         "tcp": "tcp://127.0.0.1:0",
         "tcps": "tcps://127.0.0.1:0",
         "unix": f"unix://{tmp_path}/s.sock",
-    }[request.param]
+    }[scheme]
 
     def open_server(**options: Any) -> AbstractAsyncContextManager[Server]:
-        if request.param == "tcps":
+        if scheme == "tcps":
             options |= {"tls": certificates.files, "client_tls": certificates.client}
-        return serve(url, **options)
+        return serve(url, driver=driver or "auto", **options)
 
     return open_server
 

@@ -1,0 +1,208 @@
+"""What the poller's connections have in common, and those of lines."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from logging import getLogger
+from typing import Final
+
+from ..core.abc import Acceptor, Link
+from ._connection import (
+    FRAMES_PER_CHECKPOINT,
+    StreamConnection,
+    connection_boundary,
+    end_connection,
+    shut_connection,
+)
+from ._lines import LineSplitter
+from ._outbox import Spawn
+from ._poller import Polled, Poller
+from ._wire import SocketWire
+
+__all__ = ["PolledConnection", "PolledLines"]
+
+log: Final = getLogger("trialogue.transports")
+
+
+class PolledConnection(Polled):
+    """Drives one connection for the poller: it holds what a task driver has in its frame.
+
+    Its place among the server's connections is given back when it is over.
+    """
+
+    __slots__ = (
+        "_accept",
+        "_is_over",
+        "_is_paused",
+        "_is_soon",
+        "_poller",
+        "_spawn",
+        "_wire",
+        "connection",
+        "link",
+    )
+
+    def __init__(
+        self,
+        poller: Poller,
+        wire: SocketWire,
+        connection: StreamConnection,
+        accept: Acceptor,
+        spawn: Spawn,
+    ) -> None:
+        self.fd = wire.sock.fileno()
+        self.connection = connection
+        self._accept = accept
+        self._poller = poller
+        self._spawn = spawn
+        self._wire = wire
+        self._is_over = False
+        #: The link said no. The socket is not registered.
+        self._is_paused = False
+        #: Something that was read is left over. It comes first.
+        self._is_soon = False
+        self.link: Link
+
+    def start(self) -> None:
+        """Open the link, and read from now on.
+
+        Raises:
+            OSError: See `Poller.add`.
+        """
+        self._poller.add(self)
+        try:
+            self.link = self.connection.open_link(self._accept)
+        except BaseException:
+            self._poller.remove(self)
+            raise
+        self.link.on_ready = self.ready
+        self.connection.on_end = self._end
+
+    def read(self) -> None:
+        """Read what there is, at most 64 KiB, and feed it."""
+        if self._is_soon:
+            return
+        try:
+            data = self._wire.try_receive()
+        except BlockingIOError:
+            return
+        except OSError as exc:
+            log.debug("%s went away", self.connection.peer, extra={"cause": repr(exc)})
+            data = b""
+        if not data or self.connection.closed:
+            self._end()
+            return
+        self.take(data)
+
+    def take(self, data: bytes) -> None:
+        """Feed what was read."""
+        try:
+            self.link.heard()
+            self._feed(data)
+        except Exception:  # noqa: BLE001 - ends this connection
+            self._fail()
+
+    def go_on(self) -> None:
+        """Feed what was left over."""
+        self._is_soon = False
+        if self._is_over:
+            return
+        if self.connection.closed:
+            self._end()
+            return
+        try:
+            self._feed_rest()
+        except Exception:  # noqa: BLE001 - ends this connection
+            self._fail()
+
+    @abstractmethod
+    def _feed(self, data: bytes) -> None:
+        """Feed the frames in ``data``; keep what may not be fed now, and say why."""
+
+    @abstractmethod
+    def _feed_rest(self) -> None:
+        """Go on after `_pause` or `_leave_rest`."""
+
+    def _pause(self) -> None:
+        """Neither feed nor read until `ready`."""
+        self._is_paused = True
+        self._poller.pause(self)
+
+    def ready(self) -> None:
+        """Go on feeding: the link's ``on_ready``."""
+        if self._is_paused and not self._is_over:
+            self._is_paused = False
+            self._poller.resume(self)
+            self._leave_rest()
+
+    def _leave_rest(self) -> None:
+        """Let the others have their turn before what is left over."""
+        self._is_soon = True
+        self._poller.call_soon(self)
+
+    def _fail(self) -> None:
+        """Report the bug that is being handled, and end."""
+        with connection_boundary(self.connection):
+            raise  # noqa: PLE0704 - from the caller's except
+        self._end()
+
+    def _end(self) -> None:
+        """Read no more, and let a task say goodbye."""
+        if not self._is_over:
+            self._is_over = True
+            self._poller.remove(self)
+            self._spawn(self._see_off)
+
+    async def _see_off(self) -> None:
+        try:
+            await end_connection(self.connection)
+        finally:
+            self._accept.release()
+
+    def abandon(self) -> None:
+        """Close at once."""
+        self._is_over = True
+        shut_connection(self.connection)
+        self._accept.release()
+
+
+class PolledLines(PolledConnection):
+    """Lines. See `drive_lines`, which does the same in a task."""
+
+    __slots__ = ("_rest", "_splitter")
+
+    def __init__(
+        self,
+        poller: Poller,
+        wire: SocketWire,
+        connection: StreamConnection,
+        accept: Acceptor,
+        spawn: Spawn,
+    ) -> None:
+        self._rest: Iterator[bytes] = iter(())
+        self._splitter = LineSplitter()
+        super().__init__(poller, wire, connection, accept, spawn)
+
+    def _feed(self, data: bytes) -> None:
+        self._rest = iter(self._splitter.split(data, self.link.max_frame_bytes))
+        self._feed_rest()
+
+    def _feed_rest(self) -> None:
+        feed, connection = self.link.feed, self.connection
+        budget = FRAMES_PER_CHECKPOINT
+        for line in self._rest:
+            is_ready = feed(line)
+            if connection.closed:
+                self._end()
+                return
+            if not is_ready:
+                self._pause()
+                return
+            budget -= 1
+            if not budget:
+                self._leave_rest()
+                return
+        if self._splitter.oversize:
+            self.link.refuse_oversize()
+            self._end()

@@ -1,0 +1,207 @@
+"""The WebSocket driver for the poller: no task, and no library while nothing unusual comes.
+
+`FrameScanner` takes plain text messages off, as it does for the task driver. For the rest a
+wsproto connection is made, and dropped when it holds nothing more: at a frame boundary a fresh one
+is as good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+
+from wsproto.connection import Connection, ConnectionState, ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
+
+from ..core.abc import Acceptor
+from ._connection import FRAMES_PER_CHECKPOINT
+from ._handshake import MAX_HEAD_BYTES, find_head_end
+from ._outbox import Spawn
+from ._polled import PolledConnection
+from ._poller import Polled, Poller
+from ._wire import SocketWire
+from ._wsconnection import TOO_BIG, UNSUPPORTED, ServerConnection
+from ._wsframes import FrameScanner
+
+__all__ = ["PolledHandshake", "PolledWebSocket"]
+
+
+class PolledHandshake(Polled):
+    """Reads a request's head, within the poller's patience. Holds a place of `Acceptor.reserve`.
+
+    Args:
+        poller: Reads for the listener.
+        wire: The connection's.
+        accept: Where the place is given back if nothing comes of it.
+        boundary: Where an exception of ``take_head`` ends.
+        take_head: Is given the head and what came after it, and goes on from there.
+    """
+
+    __slots__ = ("_accept", "_boundary", "_data", "_poller", "_take_head", "_wire")
+
+    def __init__(
+        self,
+        poller: Poller,
+        wire: SocketWire,
+        accept: Acceptor,
+        boundary: Callable[[], AbstractContextManager[None]],
+        take_head: Callable[[bytes, bytes], None],
+    ) -> None:
+        self.fd = wire.sock.fileno()
+        self._accept = accept
+        self._boundary = boundary
+        self._data = b""
+        self._poller = poller
+        self._take_head = take_head
+        self._wire = wire
+        poller.add(self)
+        poller.expect(self)
+
+    def read(self) -> None:
+        """Read, until the head is there."""
+        with self._boundary():
+            if self._read_head():
+                return
+        self._poller.remove(self)
+        self.abandon()
+
+    def _read_head(self) -> bool:
+        """Give False if this leads to nothing."""
+        try:
+            data = self._wire.try_receive()
+        except BlockingIOError:
+            return True
+        self._data += data
+        end = find_head_end(self._data)
+        if end < 0:
+            return bool(data) and len(self._data) <= MAX_HEAD_BYTES
+        self._poller.release(self)
+        self._take_head(self._data[:end], self._data[end:])
+        return True
+
+    def go_on(self) -> None:
+        """Nothing is ever left over here."""
+
+    def abandon(self) -> None:
+        """Close, and give the place back."""
+        self._wire.close()
+        self._accept.release()
+
+
+class PolledWebSocket(PolledConnection):
+    """Text messages. See `drive_websocket`, which does the same in a task."""
+
+    __slots__ = ("_budget", "_deliver", "_events", "_is_refused", "_library", "_parts", "_scanner")
+
+    connection: ServerConnection
+
+    def __init__(
+        self,
+        poller: Poller,
+        wire: SocketWire,
+        connection: ServerConnection,
+        accept: Acceptor,
+        spawn: Spawn,
+    ) -> None:
+        super().__init__(poller, wire, connection, accept, spawn)
+        self._scanner = FrameScanner(masked=True)
+        self._deliver = self._feed_plain  # made once, not for each read
+        self._budget = 0
+        self._is_refused = False  # by the link, while a read is being scanned
+        #: Made for anything unusual.
+        self._library: Connection | None = None
+        #: What it has found and nobody has acted on.
+        self._events: Iterator[Event] = iter(())
+        #: Of a message that comes in fragments.
+        self._parts: list[bytes] = []
+
+    def _feed(self, data: bytes) -> None:
+        self._budget = FRAMES_PER_CHECKPOINT
+        other = self._scanner.scan(data, self.link.max_frame_bytes, self._deliver)
+        if other and not self.connection.closed:
+            if self._library is None:
+                self._library = Connection(ConnectionType.SERVER)
+            self._library.receive_data(other)
+            self._events = self._library.events()
+            if not self._feed_unusual(self._library):
+                return
+        self._look_up()
+
+    def _feed_rest(self) -> None:
+        self._budget = FRAMES_PER_CHECKPOINT
+        if self._library is not None and not self._feed_unusual(self._library):
+            return
+        if self._scanner.stopped:
+            self._feed(b"")
+        else:
+            self._look_up()
+
+    def _feed_plain(self, payload: bytes) -> bool:
+        if not self.link.feed(payload):
+            self._is_refused = True
+            return False
+        self._budget -= 1
+        return self._budget > 0 and not self.connection.closed
+
+    def _look_up(self) -> None:
+        """Find out, after all that may be fed was fed, what to wait for."""
+        connection, scanner = self.connection, self._scanner
+        if connection.closed:
+            self._end()
+        elif self._is_refused:
+            self._is_refused = False
+            self._pause()
+        elif scanner.stopped:
+            self._leave_rest()
+        elif scanner.oversize:
+            limit = self.link.max_frame_bytes
+            connection.close_with(TOO_BIG, f"a frame may have {limit} bytes")
+            self._end()
+        elif connection.is_congested:
+            # The link would say no, but not everything that is answered is fed to it.
+            self._pause()
+            connection.call_when_drained(self.ready)
+
+    def _feed_unusual(self, library: Connection) -> bool:
+        """Act on what the library has found, as far as the link and the others let us.
+
+        Returns:
+            False if that was not all, for now or for ever.
+        """
+        for event in self._events:
+            self._act_on(event, library)
+            if self.connection.closed or self._is_refused:
+                self._look_up()
+                return False
+            self._budget -= 1
+            if self._budget <= 0:
+                self._leave_rest()
+                return False
+        if not self._scanner.is_library_inside:
+            self._library = None
+        return True
+
+    def _act_on(self, event: Event, library: Connection) -> None:
+        connection = self.connection
+        if isinstance(event, TextMessage):
+            self._parts.append(event.data.encode())
+            if event.message_finished:
+                self._is_refused = not self.link.feed(self._take_parts())
+        elif isinstance(event, BytesMessage):
+            self._parts.append(event.data)
+            if event.message_finished and not connection.take_binary(self._take_parts()):
+                connection.close_with(UNSUPPORTED, "frames are text messages")
+        elif isinstance(event, Ping):
+            connection.raw(bytes(library.send(event.response())))
+        elif isinstance(event, CloseConnection):
+            if library.state is ConnectionState.REMOTE_CLOSING:
+                connection.raw(bytes(library.send(event.response())))
+                connection.finish()
+            else:
+                connection.close_with(event.code, event.reason or "")
+
+    def _take_parts(self) -> bytes:
+        """Put a message together that is complete."""
+        self._scanner.library_done()
+        parts, self._parts = self._parts, []
+        return b"".join(parts)
