@@ -74,6 +74,16 @@ conformance *ARGS:
 bench *ARGS:
     {{ python }} -m trialogue bench {{ ARGS }}
 
+# Put the server beside its peers, e.g. `just compare --rows 4,5`; see benchmarks/README.md.
+compare *ARGS:
+    {{ python }} -m trialogue.benchmarks compare {{ ARGS }}
+
+# See that everything that measures still does: half a minute, and no figure to keep.
+bench-smoke:
+    {{ python }} -m trialogue.benchmarks compare --quick --rows 1a,4b,11a --peers websockets,sse
+    {{ python }} -m trialogue.benchmarks micro --quick
+    {{ python }} -m trialogue.benchmarks storage --quick
+
 # All that CI does, from nothing.
 ci:
     .ci/run

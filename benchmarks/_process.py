@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any, Final, cast
+from typing import IO, Any, Final
 
 __all__ = [
     "MeasuredProcess",
@@ -160,6 +160,10 @@ def open_process(
                     os.sched_setaffinity(process.pid, {cpu})
                 _read_endpoints(measured, process, endpoints, said)
                 yield measured
+            except Exception as exc:
+                # What goes wrong with a server, its log says.
+                exc.add_note(f"{' '.join(command)}\n{_tail(said)}")
+                raise
             finally:
                 _stop(process)
 
@@ -182,13 +186,16 @@ def _read_endpoints(
         ready, _, _ = select.select([process.stdout], [], [], max(0, deadline - time.monotonic()))
         some = os.read(process.stdout.fileno(), 65536) if ready else b""
         if not some:
-            said.seek(0)
-            command = " ".join(map(str, cast("list[str]", process.args)))
-            raise RuntimeError(f"{command}: does not listen\n{said.read()[-2000:].decode()}")
+            raise RuntimeError(f"it does not listen: {_tail(said)}")
         *lines, heard = (heard + some).split(b"\n")
         for line in lines:
             if line.startswith(ANNOUNCEMENT):
                 measured.endpoints.append(line.removeprefix(ANNOUNCEMENT).decode().strip())
+
+
+def _tail(said: IO[bytes]) -> str:
+    said.seek(0)
+    return said.read()[-2000:].decode(errors="replace")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
