@@ -329,10 +329,7 @@ class JsonlStore(SessionStore):
             self._sessions.own(session)
             self._created(session)
         self._flusher.took(session, size)
-        if self.observers:
-            if is_new:
-                self.observers.tell(lambda observer: observer.created(session_id))
-            self.observers.tell(lambda observer: observer.appended(session_id, batch))
+        self.observers.tell_appended(session_id, batch, is_new=is_new)
 
     def note(self, session: OwnedSession, note: Note) -> None:
         """Keep a note for a `JsonlLog`: behind the entry that it speaks of."""

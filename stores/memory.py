@@ -11,6 +11,7 @@ from ..core.abc import SessionLog, SessionStore
 from ..core.errors import InvalidRequestError, SessionNotFoundError, StoreError
 from ..core.log import Entry, Recollection, Summary, SummaryPage
 from ..core.models import SessionStatus
+from .observe import Observers
 
 __all__ = ["MemoryStore", "open_memory_store"]
 
@@ -27,7 +28,9 @@ class _MemoryLog(SessionLog):
         self._entries = entries
 
     def append_nowait(self, batch: Sequence[Entry], summary: Summary) -> None:
+        is_new = self._entries is None
         self._entries = self._store.keep(self._session_id, self._entries, batch, summary)
+        self._store.observers.tell_appended(self._session_id, batch, is_new=is_new)
 
     async def append(self, batch: Sequence[Entry], summary: Summary) -> None:
         self.append_nowait(batch, summary)
@@ -38,6 +41,9 @@ class MemoryStore(SessionStore):
     """A dict of lists, for tests, demos, and sessions that need not outlive the process.
 
     One process has it, so there is nobody to fence off, and the term stays 1.
+
+    Attributes:
+        observers: Who is told what happens in it.
     """
 
     durable = False
@@ -46,6 +52,7 @@ class MemoryStore(SessionStore):
         self._logs: dict[str, list[Entry]] = {}
         #: Oldest activity first: a session with new activity goes to the end.
         self._summaries: dict[str, Summary] = {}
+        self.observers = Observers()
 
     def create(self, session_id: str) -> SessionLog:
         return _MemoryLog(self, session_id)
@@ -55,6 +62,7 @@ class MemoryStore(SessionStore):
         entries = self._logs.get(session_id)
         if entries is None:
             raise SessionNotFoundError(f"Session not found: {session_id}")
+        self.observers.tell(lambda observer: observer.loaded(session_id))
         return _MemoryLog(self, session_id, entries)
 
     def keep(
@@ -130,7 +138,10 @@ class MemoryStore(SessionStore):
     async def delete(self, session_id: str) -> bool:
         await trio.lowlevel.checkpoint()
         self._summaries.pop(session_id, None)
-        return self._logs.pop(session_id, None) is not None
+        existed = self._logs.pop(session_id, None) is not None
+        if existed:
+            self.observers.tell(lambda observer: observer.pruned([session_id]))
+        return existed
 
     async def prune(
         self,
@@ -159,6 +170,8 @@ class MemoryStore(SessionStore):
         for session_id in doomed:
             del self._summaries[session_id]
             self._logs.pop(session_id, None)
+        if doomed:
+            self.observers.tell(lambda observer: observer.pruned(doomed))
         return doomed
 
     def _size(self, session_id: str) -> int:

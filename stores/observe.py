@@ -1,4 +1,14 @@
-"""What a store tells whoever wants to know. Synchronous, on the event loop."""
+"""What a store tells whoever wants to know. Synchronous, on the event loop.
+
+    class Counter(StoreObserver):
+        def appended(self, session_id, entries):
+            count(len(entries))
+
+    async with open_jsonl_store("sessions") as store:
+        stop = store.observers.add(Counter())
+
+Each of our stores has ``observers``. One that is slow holds everybody up: hand the work on.
+"""
 
 from __future__ import annotations
 
@@ -34,13 +44,17 @@ class Observers:
     def __init__(self) -> None:
         self._observers: list[StoreObserver] = []
 
-    def __bool__(self) -> bool:
-        return bool(self._observers)
-
     def add(self, observer: StoreObserver) -> Callable[[], None]:
         """Tell an observer from now on. Call what is returned to stop."""
         self._observers.append(observer)
         return lambda: self._observers.remove(observer)
+
+    def tell_appended(self, session_id: str, batch: Sequence[Entry], *, is_new: bool) -> None:
+        """Tell each of them what has become durable, and first that the session exists."""
+        if self._observers:
+            if is_new:
+                self.tell(lambda observer: observer.created(session_id))
+            self.tell(lambda observer: observer.appended(session_id, batch))
 
     def tell(self, call: Callable[[StoreObserver], None]) -> None:
         """Tell each of them."""

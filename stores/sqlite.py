@@ -22,6 +22,7 @@ from . import _sqlite_queries as queries
 from ._sqlite_committer import Committer
 from ._sqlite_jobs import Append, Delete, Open, Prune, WriteNote
 from ._sqlite_schema import migrate
+from .observe import Observers
 
 if TYPE_CHECKING:
     from ._sqlite_database import Database
@@ -47,8 +48,10 @@ class _SqliteLog(SessionLog):
 
     async def append(self, batch: Sequence[Entry], summary: Summary) -> None:
         store = self._store
+        is_new = self._number is None
         job = Append(store.holder, self._id, self._number, self.term, batch, summary)
         self._number, self.term = await store.committer.do(job)
+        store.observers.tell_appended(self._id, batch, is_new=is_new)
 
     def note(self, note: Note) -> None:
         if self._number is not None:
@@ -62,12 +65,14 @@ class SqliteStore(SessionStore):
     Attributes:
         holder: What this process is called where it has the right to write.
         writer: The one connection that writes; the committer has it.
+        observers: Who is told what happens in it.
     """
 
     def __init__(self, writer: Database, readers: Sequence[Database]) -> None:
         self.holder = uuid.uuid4().hex
         self.committer = Committer(writer)
         self.writer = writer
+        self.observers = Observers()
         self._readers = deque(readers)
         self._reading = trio.CapacityLimiter(len(readers))
         self._is_closed = False
@@ -77,6 +82,7 @@ class SqliteStore(SessionStore):
 
     async def open(self, session_id: str) -> SessionLog:
         number, term = await self.committer.do(Open(self.holder, session_id))
+        self.observers.tell(lambda observer: observer.loaded(session_id))
         return _SqliteLog(self, session_id, number=number, term=term)
 
     async def read(self, session_id: str, after: int, limit: int) -> Sequence[Entry]:
@@ -112,6 +118,8 @@ class SqliteStore(SessionStore):
 
     async def delete(self, session_id: str) -> bool:
         existed: bool = await self.committer.do(Delete(session_id))
+        if existed:
+            self.observers.tell(lambda observer: observer.pruned([session_id]))
         return existed
 
     async def prune(
@@ -134,6 +142,8 @@ class SqliteStore(SessionStore):
             )
             some: list[str] = await self.committer.do(job)
             gone += some
+            if some:
+                self.observers.tell(lambda observer, some=some: observer.pruned(some))
             if len(some) < PRUNED_AT_ONCE:
                 return gone
 

@@ -7,7 +7,6 @@ import os
 import shutil
 import stat
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,6 @@ import trio
 from trialogue.core.errors import FencedError, StoreError
 from trialogue.core.log import Entry, Note, Position
 from trialogue.stores.jsonl import JsonlSettings, JsonlStore, open_jsonl_store
-from trialogue.stores.observe import StoreObserver
 
 from ._writer import Writer, append, seqs
 
@@ -300,35 +298,6 @@ async def test_notes_wait_for_the_entry_that_they_speak_of(tmp_path: Path) -> No
         "1-4",
         None,
     ]
-
-
-async def test_observers_hear_what_happens_and_cannot_stop_it(tmp_path: Path) -> None:
-    heard: list[str] = []
-
-    class Observer(StoreObserver):
-        def created(self, session_id: str) -> None:
-            heard.append(f"created {session_id}")
-            raise RuntimeError("a bug in the observer")
-
-        def loaded(self, session_id: str) -> None:
-            heard.append(f"loaded {session_id}")
-
-        def appended(self, session_id: str, entries: Sequence[Entry]) -> None:
-            heard.append(f"appended {session_id} {len(entries)}")
-
-        def pruned(self, session_ids: Sequence[str]) -> None:
-            heard.append(f"pruned {' '.join(session_ids)}")
-
-    async with open_jsonl_store(tmp_path) as store:
-        await fill(store, "ses_0", 1)
-    async with open_jsonl_store(tmp_path) as store:
-        stop = store.observers.add(Observer())
-        await fill(store, "ses_1", 3)
-        await store.open("ses_0")
-        await store.delete("ses_1")
-        stop()
-        await store.delete("ses_0")
-    assert heard == ["created ses_1", "appended ses_1 3", "loaded ses_0", "pruned ses_1"]
 
 
 @pytest.mark.parametrize("session_id", ["../x", "ses_", "ses_1/..", "Ses_1", "ses_1\n", "", "."])
