@@ -218,6 +218,8 @@ def _kind_of(name: str, default: Any) -> tuple[Callable[[Any], Any], Callable[[A
             parse, write, metavar = parse_size, write_size, "SIZE"
         case _:
             parse, write, metavar = parse_count, int, "COUNT"
+    if isinstance(default, bool):
+        return parse_flag, lambda value: "on" if value else "off", "on|off"
     if default is None:
         # What the store decides has a word of its own: off is never.
         word = "auto" if name == "idle_timeout_seconds" else "off"

@@ -19,7 +19,10 @@ COMMANDS: Final = {
         "trialogue.cli.chat:chat",
         "Talk to an agent: of a server, or of one in this process.",
     ),
-    "sessions": ("trialogue.cli.sessions:sessions", "List, show, close and export sessions."),
+    "sessions": (
+        "trialogue.cli.sessions:sessions",
+        "List, show, close, export and import sessions.",
+    ),
     "store": ("trialogue.cli.store:store", "Copy and check whole stores."),
     "version": ("trialogue.cli.version:version", "Print the version, and that of what it runs on."),
 }

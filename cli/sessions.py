@@ -1,38 +1,64 @@
-"""``trialogue sessions``: what a server holds, for people and for scripts."""
+"""``trialogue sessions``: what a server or a store holds, for people and for scripts."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TextIO, TypeAlias
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from ..client import Client
+import trio
+
 from ..core import codec
+from ..core.errors import InvalidRequestError, SettingsError
+from ..core.events import SessionCreated
+from ..core.log import Entry, Position
 from ..core.models import Message, Session, SessionStatus
+from ..stores.exporting import (
+    export_jsonl,
+    export_markdown,
+    import_session,
+    parse_jsonl,
+    parse_markdown,
+)
 from ._client_command import open_client, run_client_command
 from ._command import EXIT_OK, CommandError, CommandGroup, Environ, option
+from ._sources import SessionSource, is_url, open_source
+from ._stores import complete_store, find_store
 from ._tables import print_table, write_age
 from ._view import shorten, write_call
 
-__all__ = ["close_sessions", "export_session", "list_sessions", "sessions", "show_session"]
+__all__ = [
+    "close_sessions",
+    "export_session",
+    "import_sessions",
+    "list_sessions",
+    "sessions",
+    "show_session",
+]
 
 sessions: Final = CommandGroup(
-    """List, show, close and export a server's sessions.
+    """List, show, export and import sessions; close a server's.
 
-    Exit codes: 0 done; 1 the server refused, or has no such session; 2 wrongly asked; 3 no
-    connection.
+    WHERE is a server's URL, or a store that no server has open: jsonl:FOLDER, sqlite:FILE, or jsonl
+    alone, which is the folder of trialogue serve.
+
+    Exit codes: 0 done; 1 refused, or there is no such session; 2 wrongly asked, or the store cannot
+    be used; 3 no connection.
     """,
     {
         "list": ("trialogue.cli.sessions:list_sessions", "List the sessions."),
         "show": ("trialogue.cli.sessions:show_session", "Show a session, and what was said in it."),
-        "close": ("trialogue.cli.sessions:close_sessions", "Close sessions."),
+        "close": ("trialogue.cli.sessions:close_sessions", "Close sessions of a server."),
         "export": ("trialogue.cli.sessions:export_session", "Write a session out."),
+        "import": ("trialogue.cli.sessions:import_sessions", "Write sessions into a store."),
     },
 )
 
+Where: TypeAlias = Annotated[
+    str, option("A server, such as ws://127.0.0.1:8765, or a store.", name="WHERE")
+]
 Url: TypeAlias = Annotated[str, option("The server, such as ws://127.0.0.1:8765.")]
 SessionId: TypeAlias = Annotated[str, option("The session.", name="ID")]
 Token: TypeAlias = Annotated[
@@ -45,11 +71,10 @@ TlsCa: TypeAlias = Annotated[
 
 #: Of a message in `show_session`.
 _MAX_SHOWN: Final = 200
-_PAGE: Final = 200
 
 
 def list_sessions(
-    url: Url,
+    where: Where,
     /,
     *,
     status: Annotated[SessionStatus | None, option("Only those in this state.")] = None,
@@ -61,22 +86,17 @@ def list_sessions(
 ) -> int:
     """List your sessions, newest activity first."""
 
-    async def list_them(client: Client) -> None:
-        found: list[Session] = []
-        if limit is None or limit > 0:
-            async for session in client.iter_sessions(status=status, page_size=_PAGE):
-                found.append(session)
-                if len(found) == limit:
-                    break
+    async def list_them(source: SessionSource) -> None:
+        found = await source.list(status, limit)
         if as_json:
             _print_json([codec.unstructure(session) for session in found])
         else:
             _print_sessions(found)
 
-    return _run(list_them, url, token, tls_ca, environ)
+    return _run(list_them, where, token, tls_ca, environ)
 
 
-def _print_sessions(found: list[Session]) -> None:
+def _print_sessions(found: Sequence[Session]) -> None:
     columns = ("session", "status", "messages", "tokens", "last used", "name")
     print_table(
         columns,
@@ -95,7 +115,7 @@ def _print_sessions(found: list[Session]) -> None:
 
 
 def show_session(
-    url: Url,
+    where: Where,
     session_id: SessionId,
     /,
     *,
@@ -108,10 +128,10 @@ def show_session(
 ) -> int:
     """Show a session, and what was said in it."""
 
-    async def show(client: Client) -> None:
-        session = await client.get_session(session_id)
-        messages = await _all_messages(client, session_id)
-        inputs = await client.list_inputs(session_id)
+    async def show(source: SessionSource) -> None:
+        session = await source.session(session_id)
+        messages = await source.messages(session_id)
+        inputs = await source.inputs(session_id)
         if as_json:
             parts: dict[str, Any] = codec.unstructure(session)
             _print_json(
@@ -130,7 +150,7 @@ def show_session(
         for waiting in inputs:
             print(f"     queued  {shorten(waiting.content, _MAX_SHOWN)}")
 
-    return _run(show, url, token, tls_ca, environ)
+    return _run(show, where, token, tls_ca, environ)
 
 
 def _print_session(session: Session) -> None:
@@ -156,18 +176,6 @@ def _ending(message: Message) -> str:
     return "" if message.status == "complete" else f" ({message.status})"
 
 
-async def _all_messages(client: Client, session_id: str) -> list[Message]:
-    """Read the history from its end to its beginning, as it is paged; give it in order."""
-    messages: list[Message] = []
-    before = None
-    while True:
-        page = await client.list_messages(session_id, limit=_PAGE, before=before)
-        messages[:0] = page.messages
-        if not page.has_more or not page.messages:
-            return messages
-        before = page.messages[0].id
-
-
 def close_sessions(
     url: Url,
     session_id: SessionId,
@@ -182,26 +190,28 @@ def close_sessions(
 ) -> int:
     """Close sessions: their turns are cancelled, and they can only be read from then on."""
 
-    async def close(client: Client) -> None:
-        closed = [await client.close_session(each) for each in (session_id, *more)]
+    async def close() -> int:
+        async with open_client(url, token=token, tls_ca=tls_ca, environ=environ) as client:
+            closed = [await client.close_session(each) for each in (session_id, *more)]
         if as_json:
             _print_json([codec.unstructure(session) for session in closed])
         else:
             for session in closed:
                 print(f"{session.id} is {session.status}")
+        return EXIT_OK
 
-    return _run(close, url, token, tls_ca, environ)
+    return run_client_command(close)
 
 
 def export_session(
-    url: Url,
+    where: Where,
     session_id: SessionId,
     /,
     *,
     form: Annotated[
         Literal["jsonl", "markdown"],
         option(
-            "jsonl: every durable event, one a line, as the protocol has it. markdown: what was "
+            "jsonl: the whole log, one entry a line, as the protocol has it. markdown: what was "
             "said, to read. [jsonl]",
             name="--format",
         ),
@@ -214,55 +224,108 @@ def export_session(
     tls_ca: TlsCa = None,
     environ: Environ,
 ) -> int:
-    """Write a session out: its events, or what was said."""
+    """Write a session out: all of it, or what was said.
 
-    async def export(client: Client) -> None:
-        await client.get_session(session_id)  # before the file is made
-        write = _write_markdown if form == "markdown" and not as_json else _write_events
-        async with _open_output(output) as file:
-            await write(client, session_id, file)
+    Both can be imported again. JSON Lines loses nothing: positions, ids and keys stay.
+    """
 
-    return _run(export, url, token, tls_ca, environ)
+    async def export(source: SessionSource) -> None:
+        position = Position.parse((await source.session(session_id)).position)
+        entries = await source.entries(session_id)
+        if form == "markdown" and not as_json:
+            text = export_markdown(entries)
+        else:
+            text = b"".join(export_jsonl(entries)).decode()
+        await _write_out(text, output)
+        if len(entries) < position.seq:
+            raise CommandError(
+                f"{session_id} is damaged: only the first {len(entries)} of {position.seq} entries "
+                "could be read"
+            )
+
+    return _run(export, where, token, tls_ca, environ)
 
 
-@asynccontextmanager
-async def _open_output(path: str | None) -> AsyncGenerator[TextIO]:
+async def _write_out(text: str, path: str | None) -> None:
     if path is None:
-        yield sys.stdout
+        sys.stdout.write(text)
         return
     try:
-        file = Path(path).open("w", encoding="utf-8")  # noqa: ASYNC230, SIM115 - one small file
+        await trio.Path(path).write_text(text, encoding="utf-8", newline="\n")
     except OSError as exc:
         raise CommandError(f"{path}: {exc.strerror}") from exc
-    with file:
-        yield file
 
 
-async def _write_events(client: Client, session_id: str, file: TextIO) -> None:
-    """Write each event as it stands in the log, which is more than this version may know of."""
-    after = None
-    while True:
-        params = {"sessionId": session_id, "limit": _PAGE, **({"after": after} if after else {})}
-        page = await client.call("event.list", params)
-        for event in page["events"]:
-            file.write(json.dumps(event, ensure_ascii=False, separators=(",", ":")) + "\n")
-            after = event["position"]
-        if not page["hasMore"] or not page["events"]:
-            return
+def import_sessions(
+    store: Annotated[
+        str, option("The store: jsonl:FOLDER, sqlite:FILE, or jsonl alone.", name="STORE")
+    ],
+    file: Annotated[str, option("JSON Lines or Markdown; - for standard input.", name="FILE")],
+    /,
+    *more: Annotated[str, option("More of them.", name="FILE")],
+    owner: Annotated[
+        str | None,
+        option("Whom they shall belong to; else whom the file says.", metavar="PRINCIPAL"),
+    ] = None,
+    as_json: Annotated[
+        bool, option("Print the imported sessions as a JSON array.", name="--json")
+    ] = False,
+    environ: Environ,
+) -> int:
+    """Write sessions that were exported into a store that no server has open.
 
-
-async def _write_markdown(client: Client, session_id: str, file: TextIO) -> None:
-    session = await client.get_session(session_id)
-    file.write(f"# {session.name or session.id}\n\n")
-    file.write(f"Session `{session.id}`, begun {session.created_at}, {session.status}.\n")
-    for message in await _all_messages(client, session_id):
-        role = message.role if message.kind == "text" else f"{message.role}, {message.kind}"
-        file.write(f"\n## {role}{_ending(message)} · {message.timestamp}\n\n")
-        if message.content:
-            file.write(message.content.rstrip("\n") + "\n")
-        file.writelines(
-            f"\n`{write_call(call.name, call.arguments)}`\n" for call in message.tool_calls or ()
+    Every file is read before anything is written. JSON Lines gives the same log, with its
+    positions, ids and keys; if the store has a session of that id, it gets a new one, and loses its
+    keys, which were for the old one. Markdown gives the messages, of us or under headings such as
+    "## User".
+    """
+    if is_url(store):
+        raise SettingsError(
+            f"a server takes no logs: stop the one at {store}, and import into its store"
         )
+    run = partial(_import, complete_store(store, environ), (file, *more), owner, as_json=as_json)
+    return run_client_command(run)
+
+
+async def _import(spec: str, files: Sequence[str], owner: str | None, *, as_json: bool) -> int:
+    logs = [await _read_log(file) for file in files]
+    imported: list[Session] = []
+    async with find_store(spec) as store:
+        for file, log in zip(files, logs, strict=True):
+            body = log[0].body
+            its_owner = body.owner if isinstance(body, SessionCreated) else None
+            session_id = await import_session(store, log, owner=owner or its_owner)
+            summary = await store.summary(session_id)
+            assert summary is not None
+            imported.append(summary.session)
+            if not as_json:
+                new = "" if session_id == log[0].session_id else f", which was {log[0].session_id}"
+                print(f"{session_id}{new}: {summary.session.message_count} messages of {file}")
+    if as_json:
+        _print_json([codec.unstructure(session) for session in imported])
+    return EXIT_OK
+
+
+async def _read_log(file: str) -> list[Entry]:
+    """Read a session from a file: JSON Lines, if it begins as an object does.
+
+    Raises:
+        CommandError: It cannot be read, or is not whole; names the line.
+    """
+    try:
+        if file == "-":
+            data = await trio.to_thread.run_sync(sys.stdin.buffer.read)
+        else:
+            data = await trio.Path(file).read_bytes()
+        if data.startswith(b"{"):
+            return parse_jsonl(data)
+        return parse_markdown(data.decode())
+    except OSError as exc:
+        raise CommandError(f"{file}: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise CommandError(f"{file}: neither JSON Lines nor text in UTF-8") from exc
+    except InvalidRequestError as exc:
+        raise CommandError(f"{file}: {exc.message}") from exc
 
 
 def _print_json(value: Any) -> None:
@@ -270,15 +333,15 @@ def _print_json(value: Any) -> None:
 
 
 def _run(
-    work: Callable[[Client], Awaitable[None]],
-    url: str,
+    work: Callable[[SessionSource], Awaitable[None]],
+    where: str,
     token: str | None,
     tls_ca: str | None,
     environ: Mapping[str, str],
 ) -> int:
     async def run() -> int:
-        async with open_client(url, token=token, tls_ca=tls_ca, environ=environ) as client:
-            await work(client)
+        async with open_source(where, token=token, tls_ca=tls_ca, environ=environ) as source:
+            await work(source)
         return EXIT_OK
 
     return run_client_command(run)

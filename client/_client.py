@@ -22,7 +22,9 @@ import trio
 
 from ..core import plugins
 from ..core.abc import ConnectOptions
+from ..core.codec import encode_json
 from ..core.errors import LocalProtocolError, SessionNotFoundError
+from ..core.log import Entry, Position
 from ..core.methods import (
     METHODS,
     ClientInfo,
@@ -36,6 +38,7 @@ from ..core.methods import (
     InputList,
     InputListResult,
     InputWithdraw,
+    LoggedEntry,
     MessageAdd,
     MessageList,
     MessageListResult,
@@ -49,6 +52,8 @@ from ..core.methods import (
     SessionCompactResult,
     SessionCreate,
     SessionDelete,
+    SessionExport,
+    SessionExportResult,
     SessionFork,
     SessionGet,
     SessionList,
@@ -95,6 +100,7 @@ _READS: Final = frozenset(
         "server.describe",
         "server.health",
         "server.stats",
+        "session.export",
         "session.get",
         "session.list",
     }
@@ -653,6 +659,17 @@ class Client:
 
         return Pages(fetch)
 
+    def iter_entries(self, session_id: str, *, page_size: int = 200) -> Pages[Entry]:
+        """Iterate over a session's log as a file has it: with times and idempotency keys."""
+
+        async def fetch(cursor: str | None) -> tuple[Sequence[Entry], str | None]:
+            params = SessionExport(session_id=session_id, after=cursor, limit=page_size)
+            page = await self._read("session.export", params, SessionExportResult)
+            entries = [_read_entry(session_id, logged) for logged in page.entries]
+            return entries, str(entries[-1].position) if page.has_more else None
+
+        return Pages(fetch)
+
     # -- requests --------------------------------------------------------------------------
 
     async def _read(self, method: str, params: Any, result: type[T]) -> T:
@@ -761,6 +778,20 @@ def _make_send(
         attachments=None if attachments is None else tuple(attachments),
         when_busy=when_busy,
         wait=wait,
+    )
+
+
+def _read_entry(session_id: str, logged: LoggedEntry) -> Entry:
+    position = Position.parse(logged.position)
+    return Entry(
+        session_id=session_id,
+        term=position.term,
+        seq=position.seq,
+        timestamp=logged.timestamp,
+        event=logged.event,
+        log_class=logged.type,
+        data=encode_json(logged.data),
+        keys=logged.keys,
     )
 
 

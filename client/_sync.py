@@ -21,6 +21,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 import trio
 
 from ..core.errors import ConnectionLostError
+from ..core.log import Entry
 from ..core.methods import Credential, HelloResult, ServerInfo
 from ..core.models import Attachment, JsonObject, Session, SessionStatus, WhenBusy
 from ._client import Client, connect
@@ -258,6 +259,10 @@ class SyncClient:
     ) -> Iterator[Event]:
         """Iterate over a session's log. See `Client.iter_events`."""
         return self._iterate(self.client.iter_events(session_id, after=after, page_size=page_size))
+
+    def iter_entries(self, session_id: str, *, page_size: int = 200) -> Iterator[Entry]:
+        """Iterate over a session's log as a file has it. See `Client.iter_entries`."""
+        return self._iterate(self.client.iter_entries(session_id, page_size=page_size))
 
     def _iterate(self, pages: Pages[T]) -> Iterator[T]:
         while True:

@@ -97,6 +97,7 @@ _READS: Final = {
     "session.get": "Give a session.",
     "session.subscribe": "Send the session's events after a cursor, then as they come.",
     "session.unsubscribe": "Send no more events of the session.",
+    "session.export": "Give a page of the session's log, for a file.",
     "event.list": "Give a page of the session's durable events.",
     "message.list": "Give a page of the session's messages.",
     "input.list": "Give the queued inputs.",

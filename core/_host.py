@@ -45,11 +45,14 @@ from .methods import (
     EventListResult,
     InputList,
     InputListResult,
+    LoggedEntry,
     MessageAdd,
     MessageList,
     MessageSend,
     MessageStream,
     SessionDelete,
+    SessionExport,
+    SessionExportResult,
     SessionFork,
     SessionGet,
     SessionList,
@@ -73,6 +76,7 @@ _READS: Final = (
     MessageList,
     InputList,
     EventList,
+    SessionExport,
     SessionSubscribe,
     SessionUnsubscribe,
     SessionFork,
@@ -285,8 +289,8 @@ class LocalHost(SessionHost):
                 reply.succeed(list_messages(feed, params))
             case InputList():
                 reply.succeed(InputListResult(inputs=tuple(feed.state.inputs)))
-            case EventList():
-                self._list_events(session, params, reply)
+            case EventList() | SessionExport():
+                self._list_entries(session, params, reply)
             case SessionSubscribe():
                 self._subscribe(session, command, params, reply)
             case SessionUnsubscribe():
@@ -361,7 +365,9 @@ class LocalHost(SessionHost):
             next_cursor=page.next_cursor,
         )
 
-    def _list_events(self, session: LiveSession, params: EventList, reply: Reply) -> None:
+    def _list_entries(
+        self, session: LiveSession, params: EventList | SessionExport, reply: Reply
+    ) -> None:
         check_range("limit", params.limit, 1, 1000)
         after = Position(0, 0) if params.after is None else Position.parse(params.after)
         if not session.feed.state.holds(after):
@@ -373,27 +379,39 @@ class LocalHost(SessionHost):
 
         async def read() -> None:
             try:
-                reply.succeed(await self._read_events(session, after.seq, params.limit))
+                entries, has_more = await self._read_page(session, after.seq, params.limit)
+                result: EventListResult | SessionExportResult
+                if isinstance(params, EventList):
+                    events = tuple(map(_event_object, entries))
+                    result = EventListResult(events=events, has_more=has_more)
+                else:
+                    logged = tuple(map(_logged, entries))
+                    result = SessionExportResult(entries=logged, has_more=has_more)
+                reply.succeed(result)
             except Exception as exc:  # noqa: BLE001 - ends this request
                 reply.fail(exc)
 
         self.spawn_writer(read)
 
-    async def _read_events(self, session: LiveSession, after: int, limit: int) -> EventListResult:
+    async def _read_page(
+        self, session: LiveSession, after: int, limit: int
+    ) -> tuple[list[Entry], bool]:
+        """Give what was published after a seq, as far as it goes into an answer, and if more is."""
         last = session.feed.state.seq
         room = self.settings.max_list_bytes
-        events: list[Any] = []
-        while after < last and len(events) < limit:
-            page = await self.store.read(session.id, after, min(PAGE_ENTRIES, limit - len(events)))
+        entries: list[Entry] = []
+        while after < last and len(entries) < limit:
+            count = min(PAGE_ENTRIES, limit - len(entries))
+            page = await self.store.read(session.id, after, count)
             if not page:
                 break
             for entry in page:
                 room -= len(entry.frame.payload)
-                if entry.seq > last or (events and room < 0):
-                    return EventListResult(events=tuple(events), has_more=after < last)
-                events.append(_event_object(entry))
+                if entry.seq > last or (entries and room < 0):
+                    return entries, after < last
+                entries.append(entry)
                 after = entry.seq
-        return EventListResult(events=tuple(events), has_more=after < last)
+        return entries, after < last
 
     # -- subscriptions -----------------------------------------------------------------------
 
@@ -579,6 +597,17 @@ def _has_open_work(session: LiveSession) -> bool:
 def _event_object(entry: Entry) -> Mapping[str, Any]:
     payload: Mapping[str, Any] = decode_json(entry.frame.payload)["payload"]
     return payload
+
+
+def _logged(entry: Entry) -> LoggedEntry:
+    return LoggedEntry(
+        timestamp=entry.timestamp,
+        position=str(entry.position),
+        type=entry.log_class,
+        event=entry.event,
+        data=decode_json(entry.data),
+        keys=entry.keys,
+    )
 
 
 async def _missing(turn: Turn) -> None:

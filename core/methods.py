@@ -9,6 +9,8 @@ from typing import Any, Final, Literal
 
 import attrs
 
+from .events import LogClass
+from .log import KeyRecord
 from .models import (
     AskInfo,
     Attachment,
@@ -37,6 +39,7 @@ __all__ = [
     "InputList",
     "InputListResult",
     "InputWithdraw",
+    "LoggedEntry",
     "MessageAdd",
     "MessageList",
     "MessageListResult",
@@ -54,6 +57,8 @@ __all__ = [
     "SessionCompactResult",
     "SessionCreate",
     "SessionDelete",
+    "SessionExport",
+    "SessionExportResult",
     "SessionFork",
     "SessionGet",
     "SessionList",
@@ -280,6 +285,31 @@ class EventListResult:
     has_more: bool
 
 
+@attrs.frozen(kw_only=True)
+class SessionExport:
+    session_id: str
+    after: str | None = None
+    limit: int = 200
+
+
+@attrs.frozen(kw_only=True)
+class LoggedEntry:
+    """A line of the log as §8 has it, without its checksum."""
+
+    timestamp: str
+    position: str
+    type: LogClass
+    event: str
+    data: Any
+    keys: tuple[KeyRecord, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class SessionExportResult:
+    entries: tuple[LoggedEntry, ...]
+    has_more: bool
+
+
 # -- messages, turns and inputs --------------------------------------------------------------
 
 
@@ -383,6 +413,7 @@ METHODS: Final[dict[str, tuple[type[Any], type[Any] | None]]] = {
     "session.compact": (SessionCompact, SessionCompactResult),
     "session.subscribe": (SessionSubscribe, SessionSubscribeResult),
     "session.unsubscribe": (SessionUnsubscribe, Empty),
+    "session.export": (SessionExport, SessionExportResult),
     "event.list": (EventList, EventListResult),
     "message.send": (MessageSend, MessageSendResult),
     "message.stream": (MessageStream, MessageSendResult),

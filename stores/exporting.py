@@ -28,6 +28,7 @@ from ..core.models import Message, MessageRole, Session, SessionConfig
 __all__ = [
     "export_jsonl",
     "export_markdown",
+    "fold_log",
     "import_session",
     "parse_jsonl",
     "parse_markdown",
@@ -70,7 +71,7 @@ def export_jsonl(entries: Sequence[Entry]) -> Iterator[bytes]:
 
 def export_markdown(entries: Sequence[Entry]) -> str:
     """Give the conversation, with what is needed to import it again in comments."""
-    state = _fold(entries)
+    state = fold_log(entries)
     session = state.session()
     parts = [_mark("session", unstructure(session)), f"# {session.name or session.id}\n\n"]
     for message in state.messages:
@@ -78,8 +79,20 @@ def export_markdown(entries: Sequence[Entry]) -> str:
         del data["content"]
         parts.append(_mark("message", data))
         content = _TO_ESCAPE.sub(r"\\\1", message.content)
-        parts.append(f"## {message.role.capitalize()}\n\n{content}\n\n")
+        parts.append(f"## {_heading(message)}\n\n{content}\n\n")
     return "".join(parts)
+
+
+def _heading(message: Message) -> str:
+    """Say who speaks, and what else a reader wants to know; all of it is in the comment too."""
+    words = message.role.capitalize()
+    if message.kind != "text":
+        words += f", {message.kind}"
+    if message.tool_calls:
+        words += f", calls {', '.join(call.name for call in message.tool_calls)}"
+    if message.status != "complete":
+        words += f" ({message.status})"
+    return words
 
 
 def _mark(kind: str, data: object) -> str:
@@ -249,7 +262,7 @@ async def import_session(
     entries = [_renamed(entry, session_id) for entry in entries]
     entries[0] = _owned(entries[0], owner)
     try:
-        summary = _fold(entries).make_summary()
+        summary = fold_log(entries).make_summary()
     except (ValueError, TypeError, KeyError) as exc:
         raise _refuse("its events are not a session's") from exc
     log = store.create(session_id)
@@ -321,7 +334,12 @@ def _rename(value: Any, old: str, new: str) -> Any:
     return renamed
 
 
-def _fold(entries: Sequence[Entry]) -> SessionState:
+def fold_log(entries: Sequence[Entry]) -> SessionState:
+    """Make what a session is of its whole log.
+
+    Raises:
+        InvalidRequestError: It does not begin as a session does.
+    """
     if not entries:
         raise _refuse("no entries")
     _created(entries[0])

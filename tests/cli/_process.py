@@ -148,6 +148,8 @@ class LineClient:
         self._file = self._socket.makefile("r", encoding="utf-8")
         self._requests = 0
         self.events: list[dict[str, Any]] = []
+        #: Of the next request.
+        self.key: str | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -160,6 +162,8 @@ class LineClient:
         """Ask, keep the events that come before the answer, and give the answer."""
         self._requests += 1
         payload = {"id": self._requests, "method": method, "params": params}
+        if self.key is not None:
+            payload["idempotencyKey"], self.key = self.key, None
         frame = {"version": "1.0", "type": "request", "payload": payload}
         self._socket.sendall(json.dumps(frame).encode() + b"\n")
         while True:

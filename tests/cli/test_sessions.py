@@ -6,8 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
+from trialogue.agents.echo import echo
+from trialogue.cli._sources import open_source
+from trialogue.cli._stores import find_store
 from trialogue.cli.main import main
+from trialogue.stores.exporting import export_jsonl, import_session, parse_jsonl, read_session
+from trialogue.stores.jsonl import open_jsonl_store
+from trialogue.stores.writing import open_session_writer
+from trialogue.testing import open_test_server
 
 from ._process import LineClient, serving
 
@@ -23,6 +31,7 @@ def url() -> Iterator[str]:
             talk = client.request("session.create", name="talk", config={"agent": "thoughtful"})[
                 "data"
             ]["id"]
+            client.key = "the key"
             client.request("message.send", sessionId=talk, content="2 + 3?", wait=True)
         yield server.urls[0]
 
@@ -70,19 +79,151 @@ def test_show(run: Any) -> None:
 
 def test_export(run: Any, tmp_path: Path) -> None:
     session_id = find(run, "talk")
-    events = [json.loads(line) for line in run("export", session_id)[0].splitlines()]
-    assert events[0]["type"] == "session.created"
-    assert events[-1]["type"] == "turn.ended"
-    assert [event["position"] for event in events] == [f"1-{n + 1}" for n in range(len(events))]
+    lines = [json.loads(line) for line in run("export", session_id)[0].splitlines()]
+    assert lines[0]["event"] == "session.created"
+    assert lines[-1]["event"] == "turn.ended"
+    assert [line["position"] for line in lines] == [f"1-{n + 1}" for n in range(len(lines))]
+    assert [key["key"] for line in lines for key in line.get("keys", ())] == ["the key"]
     file = tmp_path / "talk.md"
     assert run("export", session_id, "--format", "markdown", "--output", str(file)) == ("", "")
-    text = file.read_text("utf-8")
-    assert text.startswith("# talk\n\nSession `ses_")
-    assert "## user · " in text
-    assert "## assistant, reasoning · " in text
-    assert "`add(a=2, b=3)`" in text
-    assert text.endswith("\n\nIt is 5.\n")
+    shown = [line for line in file.read_text("utf-8").splitlines() if not line.startswith("<!--")]
+    assert shown[:4] == ["# talk", "", "## User", ""]
+    assert "## Assistant, reasoning, calls add" in shown
+    assert [line for line in shown if line][-1] == "It is 5."
     run("export", session_id, "-o", str(tmp_path), code=1)
+
+
+async def test_what_a_server_exports_is_what_it_has_on_its_disk(tmp_path: Path) -> None:
+    """Issue 3: the round trip loses nothing: positions of two terms, ids, keys, times."""
+    folder = tmp_path / "a"
+
+    async def export(where: str) -> bytes:
+        async with open_source(where, token=None, tls_ca=None, environ={}) as source:
+            return b"".join(export_jsonl(await source.entries(session_id)))
+
+    with trio.fail_after(30):
+        async with open_test_server(echo, store=open_jsonl_store(folder)) as test:
+            session_id = (await test.client.create_session(name="talk")).id
+            await test.client.send_message(session_id, "one", key="1")
+        async with open_test_server(echo, store=open_jsonl_store(folder)) as test:
+            await test.client.send_message(session_id, "two", key="2")
+            online = await export(test.url)
+        offline = await export(f"jsonl:{folder}")
+        target = f"sqlite:{tmp_path}/b.db"
+        async with find_store(target) as store:
+            assert await import_session(store, parse_jsonl(online)) == session_id
+        imported = await export(target)
+    on_disk = (folder / f"{session_id}.jsonl").read_bytes().splitlines(keepends=True)
+    assert online == b"".join(line for line in on_disk if b'"position":"' in line)
+    assert online == offline == imported
+    assert b'"position":"2-' in online
+    assert online.count(b'"keys":[') == 3  # of the session's creation, and of the two inputs
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> tuple[str, Path]:
+    """A session's id, and its log in a file."""
+
+    async def write() -> tuple[str, Path]:
+        async with open_jsonl_store(tmp_path / "a") as store:
+            writer = await open_session_writer(store, owner="ann", name="talk")
+            await writer.append_message("user", "What is it?")
+            await writer.append_message("assistant", "A <!-- thing -->.")
+            entries = await read_session(store, writer.session.id)
+        file = tmp_path / "talk.jsonl"
+        file.write_bytes(b"".join(export_jsonl(entries)))
+        return writer.session.id, file
+
+    return trio.run(write)
+
+
+def offline(capsys: pytest.CaptureFixture[str], *argv: str, code: int = 0) -> tuple[str, str]:
+    assert main(["sessions", *argv], {}) == code
+    return capsys.readouterr()
+
+
+def test_a_store_is_read_without_a_server(
+    exported: tuple[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session_id, file = exported
+    folder = f"jsonl:{tmp_path}/a"
+    (listed,) = json.loads(offline(capsys, "list", folder, "--json")[0])
+    assert (listed["id"], listed["messageCount"]) == (session_id, 2)
+    assert offline(capsys, "list", folder, "--json", "--status", "closed")[0] == "[]\n"
+    assert offline(capsys, "list", folder, "--json", "--limit", "0")[0] == "[]\n"
+    assert "user  What is it?" in offline(capsys, "show", folder, session_id)[0]
+    assert offline(capsys, "export", folder, session_id)[0] == file.read_text("utf-8")
+    err = offline(capsys, "show", folder, "ses_none", code=1)[1]
+    assert err == "trialogue sessions: Session not found: ses_none (SESSION_NOT_FOUND)\n"
+    err = offline(capsys, "list", f"jsonl:{tmp_path}/none", code=2)[1]
+    assert err == f"trialogue sessions: there is no store jsonl:{tmp_path}/none\n"
+
+
+def test_import_keeps_what_the_file_says(
+    exported: tuple[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session_id, file = exported
+    target = f"jsonl:{tmp_path}/b"
+    out, _ = offline(capsys, "import", target, str(file))
+    assert out == f"{session_id}: 2 messages of {file}\n"
+    assert offline(capsys, "export", target, session_id)[0] == file.read_text("utf-8")
+    out, _ = offline(capsys, "import", target, str(file), "--owner", "bob", "--json")
+    (again,) = json.loads(out)
+    assert (again["id"] != session_id, again["name"]) == (True, "talk")
+    text = tmp_path / "talk.md"
+    offline(capsys, "export", target, session_id, "--format", "markdown", "-o", str(text))
+    notes = tmp_path / "notes.md"
+    notes.write_text("# Notes\n\n## User\n\nBy hand.\n")
+    out, _ = offline(capsys, "import", f"sqlite:{tmp_path}/c.db", str(text), str(notes), "--json")
+    talk, by_hand = json.loads(out)
+    assert (talk["id"], talk["messageCount"]) == (session_id, 2)
+    assert (by_hand["name"], by_hand["messageCount"]) == ("Notes", 1)
+
+    async def owners() -> list[str | None]:
+        async with open_jsonl_store(tmp_path / "b") as store:
+            found = [await store.summary(name) for name in (session_id, again["id"])]
+            return [summary.owner for summary in found if summary is not None]
+
+    assert trio.run(owners) == ["ann", "bob"]
+
+
+def test_damaged_files_are_refused_with_the_line_and_nothing_is_written(
+    exported: tuple[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, file = exported
+    first, second, third = file.read_bytes().splitlines(keepends=True)
+    damaged = tmp_path / "damaged"
+    for content, said in (
+        (first + second.replace(b"What", b"Whot") + third, "line 2: the checksum"),
+        (first + third, "line 2: position 1-3 does not follow"),
+        (second + third, "line 1: position 1-2 does not follow"),
+        (first + second + third[:-30], "line 3: "),
+        (b"{}\n", "line 1: "),
+        (b"no headings", "no heading such as '## User'"),
+        (b"\xff\xfe", "neither JSON Lines nor text in UTF-8"),
+    ):
+        damaged.write_bytes(content)
+        out, err = offline(capsys, "import", f"jsonl:{tmp_path}/b", str(file), str(damaged), code=1)
+        assert (out, err.count("\n")) == ("", 1)
+        assert err.startswith(f"trialogue sessions: {damaged}: ")
+        assert said in err
+    assert not (tmp_path / "b").exists()
+    err = offline(capsys, "import", f"jsonl:{tmp_path}/b", "/no", code=1)[1]
+    assert err == "trialogue sessions: /no: No such file or directory\n"
+    err = offline(capsys, "import", "ws://127.0.0.1:1", str(file), code=2)[1]
+    assert err.startswith("trialogue sessions: a server takes no logs: stop the one at ws://")
+
+
+def test_damaged_session_is_exported_as_far_as_it_goes(
+    exported: tuple[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Issue 3: damage is said, and never silently skipped."""
+    session_id, file = exported
+    stored = tmp_path / "a" / f"{session_id}.jsonl"
+    stored.write_bytes(stored.read_bytes().replace(b"What", b"Whot"))
+    out, err = offline(capsys, "export", f"jsonl:{tmp_path}/a", session_id, code=1)
+    assert out == file.read_text("utf-8").splitlines(keepends=True)[0]
+    assert err.endswith(f"{session_id} is damaged: only the first 1 of 3 entries could be read\n")
 
 
 def test_close(run: Any, url: str) -> None:

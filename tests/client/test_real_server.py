@@ -144,6 +144,9 @@ async def test_lists_come_in_pages(autojump_clock: MockClock) -> None:
         first = await client.list_events(created[1], limit=2)
         assert first.events == tuple(events[:2])
         assert first.has_more
+        entries = [entry async for entry in client.iter_entries(created[1], page_size=2)]
+        assert [str(entry.position) for entry in entries] == [event.position for event in events]
+        assert [entry.body for entry in entries] == [event.body for event in events]
         after = [e async for e in client.iter_events(created[1], after="1-2", page_size=100)]
         assert after == events[2:]
 

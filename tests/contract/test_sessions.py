@@ -104,6 +104,7 @@ async def test_session_runs_the_agent_that_its_config_names(connect: Connect) ->
         ("session.checkpoint", {}),
         ("session.subscribe", {}),
         ("session.unsubscribe", {}),
+        ("session.export", {}),
         ("event.list", {}),
         ("message.send", {"content": "x"}),
         ("message.stream", {"content": "x"}),
@@ -450,3 +451,34 @@ async def test_describe_names_agents_methods_and_events(connect: Connect) -> Non
         assert references <= set(described["$defs"])
         for named in ("whenBusy", "idempotencyKey", "atMessageId", "stopReason"):
             assert (named in text) == (named != "idempotencyKey"), "params, and not the envelope"
+
+
+# -- export ------------------------------------------------------------------------------------
+
+
+async def test_export_gives_every_line_of_the_log(loopback: Connect) -> None:
+    """§4: as §8 has it, with times and keys, page by page; only to whom the session belongs."""
+    async with loopback() as peer:
+        sid = (await peer.call("session.create"))["id"]
+        for text in ("one", "two"):
+            await peer.call("message.send", sessionId=sid, content=text, wait=True)
+        await peer.call(
+            "message.add", idempotency_key="k1", sessionId=sid, role="user", content="three"
+        )
+        events = (await peer.call("event.list", sessionId=sid, limit=1000))["events"]
+        entries: list[dict[str, Any]] = []
+        after, has_more = "0-0", True
+        while has_more:
+            page = await peer.call("session.export", sessionId=sid, after=after, limit=3)
+            entries += page["entries"]
+            after, has_more = entries[-1]["position"], page["hasMore"]
+            assert len(page["entries"]) <= 3
+        for event, entry in zip(events, entries, strict=True):
+            assert (entry["position"], entry["event"]) == (event["position"], event["type"])
+            assert entry["data"] == event["data"]
+            assert entry["timestamp"].endswith("Z")
+        assert [entry["type"] for entry in entries[:2]] == ["metadata", "input"]
+        (record,) = entries[-1]["keys"]
+        assert (record["key"], record["method"]) == ("k1", "message.add")
+        await peer.refused("INVALID_REQUEST", "session.export", sessionId=sid, after="1-999")
+        await peer.refused("INVALID_REQUEST", "session.export", sessionId=sid, limit=1001)
