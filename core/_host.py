@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 import attrs
@@ -395,7 +395,7 @@ class LocalHost(SessionHost):
 
     async def _read_page(
         self, session: LiveSession, after: int, limit: int
-    ) -> tuple[list[Entry], bool]:
+    ) -> tuple[Sequence[Entry], bool]:
         """Give what was published after a seq, as far as it goes into an answer, and if more is."""
         last = session.feed.state.seq
         room = self.settings.max_list_bytes

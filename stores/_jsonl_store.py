@@ -526,7 +526,7 @@ class JsonlStore(SessionStore):
                 await request.wait()
             await self._flush()
         await trio.lowlevel.checkpoint()
-        self.observers.tell(lambda observer: observer.pruned(session_ids))
+        self.observers.tell_pruned(session_ids)
 
     async def _flush(self) -> None:
         """Bring the files up to date.

@@ -140,7 +140,7 @@ class MemoryStore(SessionStore):
         self._summaries.pop(session_id, None)
         existed = self._logs.pop(session_id, None) is not None
         if existed:
-            self.observers.tell(lambda observer: observer.pruned([session_id]))
+            self.observers.tell_pruned([session_id])
         return existed
 
     async def prune(
@@ -171,7 +171,7 @@ class MemoryStore(SessionStore):
             del self._summaries[session_id]
             self._logs.pop(session_id, None)
         if doomed:
-            self.observers.tell(lambda observer: observer.pruned(doomed))
+            self.observers.tell_pruned(doomed)
         return doomed
 
     def _size(self, session_id: str) -> int:

@@ -56,6 +56,10 @@ class Observers:
                 self.tell(lambda observer: observer.created(session_id))
             self.tell(lambda observer: observer.appended(session_id, batch))
 
+    def tell_pruned(self, session_ids: Sequence[str]) -> None:
+        """Tell each of them what is gone."""
+        self.tell(lambda observer: observer.pruned(session_ids))
+
     def tell(self, call: Callable[[StoreObserver], None]) -> None:
         """Tell each of them."""
         for observer in tuple(self._observers):

@@ -119,7 +119,7 @@ class SqliteStore(SessionStore):
     async def delete(self, session_id: str) -> bool:
         existed: bool = await self.committer.do(Delete(session_id))
         if existed:
-            self.observers.tell(lambda observer: observer.pruned([session_id]))
+            self.observers.tell_pruned([session_id])
         return existed
 
     async def prune(
@@ -143,7 +143,7 @@ class SqliteStore(SessionStore):
             some: list[str] = await self.committer.do(job)
             gone += some
             if some:
-                self.observers.tell(lambda observer, some=some: observer.pruned(some))
+                self.observers.tell_pruned(some)
             if len(some) < PRUNED_AT_ONCE:
                 return gone
 
