@@ -56,7 +56,7 @@ def read_page(files: Files, view: View, after: int, limit: int) -> Page:
     if first is None:
         first = peek_first_seq(files, head, session_id)
         if first is None and not view.older:
-            return Page([], _look_at(files, session_id), None, files.size_of(head) is not None)
+            return Page([], _look_at(files, session_id, 1), None, files.size_of(head) is not None)
     starts = list(view.older)
     if first is not None:
         starts.append(first)
@@ -68,7 +68,7 @@ def read_page(files: Files, view: View, after: int, limit: int) -> Page:
         name = head if len(starts) == 1 else segment_name(session_id, starts[0])
         return Page([], _missing(name, 1), None, True)
     resume: tuple[int, int] | None = None
-    while index < len(starts):
+    while True:
         is_head = index == len(view.older)
         next_seq, offset = starts[index], 0
         if is_head:
@@ -98,14 +98,19 @@ def read_page(files: Files, view: View, after: int, limit: int) -> Page:
             fault = scan.fault if is_head else attrs.evolve(scan.fault, is_damage=True)
             return Page(entries, fault, resume, True)
         index += 1
-        if index < len(starts) and starts[index] != scan.next_seq:
+        if index == len(starts):
+            break
+        if starts[index] != scan.next_seq:
             return Page(entries, _missing(name, scan.next_seq or 1), resume, True)
+    if first is None and len(entries) < limit:
+        # Not one valid entry in the head, so it is not among the starts: that may be damage.
+        return Page(entries, _look_at(files, session_id, scan.next_seq or 1), resume, True)
     return Page(entries, None, resume, True)
 
 
-def _look_at(files: Files, session_id: str) -> Fault | None:
+def _look_at(files: Files, session_id: str, next_seq: int) -> Fault | None:
     """Say what is wrong with a head that begins with no valid line."""
-    scan = Scan(files, head_name(session_id), session_id)
+    scan = Scan(files, head_name(session_id), session_id, next_seq=next_seq)
     for _ in scan:
         pass
     return scan.fault

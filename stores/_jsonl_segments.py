@@ -289,6 +289,8 @@ def load_tail(files: Files, session_id: str, older: Sequence[int]) -> Tail | Non
         if end.fault is not None:
             # The roll came after it was complete: so this is no torn write.
             fault = attrs.evolve(end.fault, is_damage=True)
+        elif fault is not None:
+            fault = attrs.evolve(fault, next_seq=end.next_seq or 1)
         first = end.next_seq
     if first is None or end.next_seq is None or end.next_seq == 1:
         return None
