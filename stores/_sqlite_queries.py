@@ -31,24 +31,27 @@ _SUMMARY: Final = "session, owner, created_key, has_open_work"
 def read(database: Database, session_id: str, after: int, limit: int) -> list[Entry]:
     """As `SessionStore.read`."""
     with database.snapshot():
-        first = _number_of(database, session_id) * PLACES
+        number, last = _find(database, session_id)
+        first = number * PLACES
         rows = database.rows(
-            "SELECT place, line FROM entries WHERE place > ? AND place < ? ORDER BY place LIMIT ?",
+            "SELECT line FROM entries WHERE place > ? AND place < ? ORDER BY place LIMIT ?",
             (first + min(after, PLACES - 1), first + PLACES, limit),
         )
     entries: list[Entry] = []
-    for place, line in rows:
+    for seq, (line,) in enumerate(rows, after + 1):
         entry = _decode(line, session_id)
-        if not isinstance(entry, Entry) or entry.seq != place - first:
-            raise StoreError(f"the log of {session_id} is damaged at {place - first}")
+        if not isinstance(entry, Entry) or entry.seq != seq:
+            raise StoreError(f"the log of {session_id} is damaged at {seq}")
         entries.append(entry)
+    if len(entries) < min(limit, last - after):
+        raise StoreError(f"the log of {session_id} is damaged at {after + 1 + len(entries)}")
     return entries
 
 
 def recall(database: Database, session_id: str) -> Recollection:
     """As `SessionStore.recall`."""
     with database.snapshot():
-        number = _number_of(database, session_id)
+        number, _ = _find(database, session_id)
         rows = database.rows("SELECT line FROM notes WHERE session = ? ORDER BY number", (number,))
     snapshot: Note | None = None
     partials: list[Note] = []
@@ -134,14 +137,19 @@ def read_cursor(cursor: str | None) -> tuple[str, str] | None:
     return time, session_id
 
 
-def _number_of(database: Database, session_id: str) -> int:
-    row = database.row("SELECT number FROM sessions WHERE id = ?", (session_id,))
+def _find(database: Database, session_id: str) -> tuple[int, int]:
+    """Give a session's number, and the seq of its last entry."""
+    row = database.row("SELECT number, seq FROM sessions WHERE id = ?", (session_id,))
     if row is None:
         raise SessionNotFoundError(f"Session not found: {session_id}")
-    return int(row[0])
+    number, seq = row
+    return int(number), int(seq)
 
 
-def _decode(line: bytes, session_id: str) -> Entry | Note:
+def _decode(line: object, session_id: str) -> Entry | Note:
+    if not isinstance(line, bytes):
+        # SQLite checks types when it writes, and not what a damaged page makes of them.
+        raise StoreError(f"the log of {session_id} is damaged: a line is {type(line).__name__}")
     try:
         return decode_line(line, session_id)
     except DamagedLineError as exc:
@@ -149,9 +157,13 @@ def _decode(line: bytes, session_id: str) -> Entry | Note:
 
 
 def _make_summary(row: tuple[Any, ...]) -> Summary:
-    session, owner, created_key, has_open_work = row[:4]
+    text, owner, created_key, has_open_work = row[:4]
+    try:
+        session = structure(decode_json(text.encode()), Session)
+    except Exception as exc:
+        raise StoreError("what lists show of a session is damaged") from exc
     return Summary(
-        session=structure(decode_json(session.encode()), Session),
+        session=session,
         owner=owner,
         created_key=created_key,
         has_open_work=bool(has_open_work),
