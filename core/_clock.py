@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -10,17 +11,33 @@ __all__ = ["utc_before", "utc_now"]
 _FOREVER_SECONDS: Final = 100 * 365 * 24 * 3600.0
 
 
-def utc_now() -> str:
-    """Now, as RFC 3339 in UTC with milliseconds (PROTOCOL §1.3)."""
-    return _format(datetime.now(UTC))
+class _Clock:
+    """Writes the time now, of which only the milliseconds change most of the time.
+
+    Every entry has its time, and formatting a whole one is ten times as slow.
+    """
+
+    __slots__ = ("_second", "_text")
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._text = ""
+
+    def now(self) -> str:
+        second, rest = divmod(time.time_ns(), 1_000_000_000)
+        if second != self._second:
+            self._text = f"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}"
+            self._second = second
+        return f"{self._text}.{rest // 1_000_000:03d}Z"
+
+
+#: Now, as RFC 3339 in UTC with milliseconds (PROTOCOL §1.3).
+utc_now: Final = _Clock().now
 
 
 def utc_before(seconds: float) -> str:
     """The time so many seconds ago; before all times if that is for ever."""
     if seconds > _FOREVER_SECONDS:
         return ""
-    return _format(datetime.now(UTC) - timedelta(seconds=seconds))
-
-
-def _format(time: datetime) -> str:
-    return f"{time:%Y-%m-%dT%H:%M:%S}.{time.microsecond // 1000:03d}Z"
+    then = datetime.now(UTC) - timedelta(seconds=seconds)
+    return f"{then:%Y-%m-%dT%H:%M:%S}.{then.microsecond // 1000:03d}Z"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 import attrs
@@ -30,7 +31,8 @@ class SessionMaker:
     def __init__(self, host: LocalHost) -> None:
         self._host = host
         #: Principal and key → the session made, and when; in order of age.
-        self._made: dict[tuple[str | None, str], tuple[str, float]] = {}
+        # Its first item is found at once, also after many first ones were deleted.
+        self._made: OrderedDict[tuple[str | None, str], tuple[str, float]] = OrderedDict()
         #: Who waits for the store to say whether a key of before the restart is known.
         self._asking: dict[tuple[str | None, str], list[tuple[Command, Reply]]] = {}
 

@@ -54,6 +54,7 @@ class SessionFeed:
         state: Folded from what was published.
         live: Messages in progress whose ``message.started`` was published.
         cursors: Every subscription, by its connection.
+        is_dirty: The flusher will ask for text in its next pass.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class SessionFeed:
         self._max_list_bytes = settings.max_list_bytes
         self._store = store
         self._flusher = flusher
-        self._is_dirty = False
+        self.is_dirty = False
         self._current: dict[Cursor, None] = {}
         self._tail: deque[Entry] = deque()
         self._tail_bytes = 0
@@ -113,8 +114,8 @@ class SessionFeed:
 
     def text_written(self) -> None:
         """Note that a message has more text; it goes out with the flusher's next pass."""
-        if not self._is_dirty:
-            self._is_dirty = True
+        if not self.is_dirty:
+            self.is_dirty = True
             self._flusher.mark_feed(self)
 
     def start_live(self, message: LiveMessage) -> None:
@@ -131,7 +132,7 @@ class SessionFeed:
 
     def flush(self) -> None:
         """Publish the text of this tick. The flusher calls it."""
-        self._is_dirty = False
+        self.is_dirty = False
         self.publish_text()
 
     def publish_text(self) -> None:

@@ -43,24 +43,25 @@ class NoteTaker:
     """Takes the notes of one session.
 
     Attributes:
+        is_due: The text in progress will be saved soon.
         last_snapshot: The seq that the newest snapshot was taken at.
     """
 
     def __init__(self, session: LiveSession) -> None:
         self._session = session
-        self._is_due = False
+        self.is_due = False
         self._is_snapping = False
         self.last_snapshot = 0
 
     def text_written(self) -> None:
         """See that the text is saved soon."""
-        if not self._is_due:
-            self._is_due = True
+        if not self.is_due:
+            self.is_due = True
             host = self._session.host
             host.timers.at(trio.current_time() + SAVE_TEXT_SECONDS, self._save_text)
 
     def _save_text(self) -> None:
-        self._is_due = False
+        self.is_due = False
         session = self._session
         for message in session.journal.writing.values():
             if message.saved < message.length:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import trio
@@ -76,6 +76,9 @@ if TYPE_CHECKING:
 
 __all__ = ["LiveSession"]
 
+#: Old idempotency keys are looked for so often, not at each command that brings one.
+FORGET_KEYS_SECONDS: Final = 60.0
+
 log = logging.getLogger("trialogue.session")
 
 
@@ -106,6 +109,7 @@ class LiveSession:
         self.timer: Timer | None = None
         self._closing: list[Callable[[Exception | None], None]] | None = None
         self._closing_reason = ""
+        self._forget_keys_at = 0.0
         self._waiting: dict[str, list[tuple[Reply, MessageSendResult]]] = {}
         self._cancels: list[tuple[Reply, KeyClaim | None]] = []
         feed.on_idle = self.touch
@@ -391,7 +395,10 @@ class LiveSession:
 
     def _is_repeat(self, command: Command, claim: KeyClaim, reply: Reply) -> bool:
         """Answer a request whose effect its key says is there already (PROTOCOL §7)."""
-        self.state.forget_keys(utc_before(self.settings.idempotency_seconds))
+        now = trio.current_time()
+        if now >= self._forget_keys_at:
+            self._forget_keys_at = now + FORGET_KEYS_SECONDS
+            self.state.forget_keys(utc_before(self.settings.idempotency_seconds))
         known = self.state.keys.get(claim.key)
         if known is None:
             return False

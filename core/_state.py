@@ -272,11 +272,14 @@ class SessionState:
 
     def forget_keys(self, before: str) -> None:
         """Drop idempotency keys of entries older than a time (RFC 3339). Oldest come first."""
-        while self.keys:
-            oldest = next(iter(self.keys))
-            if self.keys[oldest][1] >= before:
-                return
-            del self.keys[oldest]
+        # In one pass: each look for the first item of a dict passes over all that were deleted.
+        old: list[str] = []
+        for key, (_, timestamp, _) in self.keys.items():
+            if timestamp >= before:
+                break
+            old.append(key)
+        for key in old:
+            del self.keys[key]
 
     def _session_created(self, body: SessionCreated, entry: Entry) -> None:
         session = body.session

@@ -38,18 +38,22 @@ class LiveMessage:
         length: Of the text written.
         published: Of the text that up-to-date readers have.
         saved: Of the text that is in the log as partial text.
+        max_bytes: How much the text may be as JSON.
         is_live: ``message.started`` was published and ``message.completed`` was not.
     """
 
     __slots__ = (
+        "_append",
         "_buffer",
         "_carry",
         "_json_bytes",
+        "_max_plain",
         "_prefix",
         "id",
         "is_live",
         "kind",
         "length",
+        "max_bytes",
         "published",
         "role",
         "saved",
@@ -63,11 +67,14 @@ class LiveMessage:
         turn_id: str,
         role: MessageRole = "assistant",
         kind: MessageKind = "text",
+        *,
+        max_bytes: int,
     ) -> None:
         self.id = message_id
         self.turn_id = turn_id
         self.role: MessageRole = role
         self.kind: MessageKind = kind
+        self.max_bytes = max_bytes
         self.length = 0
         self.published = 0
         self.saved = 0
@@ -75,21 +82,33 @@ class LiveMessage:
         # A write costs 0.06 µs, a slice 0.14 µs even in two million characters; joining parts,
         # or adding to a str, would be quadratic.
         self._buffer = io.StringIO()
+        self._append = self._buffer.write
         self._carry = ""
         self._json_bytes = 0
+        #: Up to this length a text needs no counting.
+        self._max_plain = max_bytes // MAX_ESCAPED
         self._prefix = (
             b'{"version":"1.0","type":"event","payload":{"sessionId":%b,"type":"message.delta",'
             b'"data":{"messageId":%b,"turnId":%b,"offset":'
             % (encode_json(session_id), encode_json(message_id), encode_json(turn_id))
         )
 
-    def fits(self, text: str, limit: int) -> bool:
-        """Say whether the text would still be ``limit`` bytes of JSON or fewer with ``text``."""
-        if (self.length + len(text)) * MAX_ESCAPED <= limit:
+    def write_plain(self, text: str) -> bool:
+        """Add to the text what needs no care. Returns False, and adds nothing, if it does."""
+        length = self.length + len(text)
+        if length > self._max_plain or self._carry or not text.isascii():
+            return False
+        self._append(text)
+        self.length = length
+        return True
+
+    def fits(self, text: str) -> bool:
+        """Say whether the text would still be ``max_bytes`` of JSON or fewer with ``text``."""
+        if self.length + len(text) <= self._max_plain:
             return True
         if not self._json_bytes:
             self._json_bytes = len(encode_json(self.text()))
-        return self._json_bytes + _json_length(text) <= limit
+        return self._json_bytes + _json_length(text) <= self.max_bytes
 
     def write(self, text: str) -> None:
         """Add to the text."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-import time
 import traceback
 from collections import deque
 from collections.abc import Mapping, Sequence
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import trio
+from trio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from . import codec
 from ._clock import utc_now
@@ -83,6 +84,8 @@ class RunningTurn(Turn):
         self, session: LiveSession, turn_id: str, first: Message, input_id: str, attempt: int = 1
     ) -> None:
         self._session = session
+        self._feed = session.feed
+        self._notes = session.notes
         self._id = turn_id
         self._input = first
         self._config = session.state.config
@@ -139,43 +142,64 @@ class RunningTurn(Turn):
     # -- text --------------------------------------------------------------------------------
 
     def write_nowait(self, text: str, *, kind: MessageKind = "text") -> None:
+        self._write(text, kind)
+
+    async def write(self, text: str, *, kind: MessageKind = "text") -> None:
+        self._write(text, kind)
+        self._writes_left -= 1
+        if self._writes_left <= 0 or perf_counter() >= self._checkpoint_at:
+            await self._checkpoint()
+        else:
+            await checkpoint_if_cancelled()
+
+    def _write(self, text: str, kind: MessageKind) -> None:
+        # As a rule a token costs this, and one look each at whether somebody is to be told.
+        message = self._message
+        if message is None or message.kind != kind or not message.write_plain(text):
+            message = self._write_with_care(text, kind)
+            if message is None:
+                return
+        if message.is_live and not self._feed.is_dirty:
+            self._feed.text_written()
+        notes = self._notes
+        if notes is not None and not notes.is_due:
+            notes.text_written()
+
+    def _write_with_care(self, text: str, kind: MessageKind) -> LiveMessage | None:
+        """Start a message if there is none of this kind, and write within its limit."""
         message = self._message
         if message is None or message.kind != kind:
             if not text:
-                return
+                return None
             self.complete_message()
             message = self._start_message(kind)
-        if not message.fits(text, self._max_message_bytes):
+        if not message.fits(text):
             raise PayloadTooLargeError(
-                f"A message's text may be {self._max_message_bytes} bytes",
-                data={"limitBytes": self._max_message_bytes},
+                f"A message's text may be {message.max_bytes} bytes",
+                data={"limitBytes": message.max_bytes},
             )
         message.write(text)
-        if message.is_live:
-            self._session.feed.text_written()
-        if self._session.notes is not None:
-            self._session.notes.text_written()
-
-    async def write(self, text: str, *, kind: MessageKind = "text") -> None:
-        self.write_nowait(text, kind=kind)
-        self._writes_left -= 1
-        if self._writes_left <= 0 or time.perf_counter() >= self._checkpoint_at:
-            await self._checkpoint()
-        else:
-            await trio.lowlevel.checkpoint_if_cancelled()
+        return message
 
     async def _checkpoint(self) -> None:
-        await trio.lowlevel.checkpoint()
+        await checkpoint()
         journal = self._session.journal
         if journal.uncommitted_bytes > self._max_uncommitted_bytes:
             await journal.wait_room(self._max_uncommitted_bytes)
         self._writes_left = WRITES_PER_CHECKPOINT
-        self._checkpoint_at = time.perf_counter() + SECONDS_PER_CHECKPOINT
+        self._checkpoint_at = perf_counter() + SECONDS_PER_CHECKPOINT
 
     def _start_message(self, kind: MessageKind) -> LiveMessage:
         self._check_running()
         session = self._session
-        message = LiveMessage(session.id, new_id("msg"), self._id, "assistant", kind)
+        message = LiveMessage(
+            session.id,
+            new_id("msg"),
+            self._id,
+            "assistant",
+            kind,
+            max_bytes=self._max_message_bytes,
+        )
         session.journal.stage(
             MessageStarted(message_id=message.id, turn_id=self._id, role="assistant", kind=kind),
             on_publish=lambda: session.feed.start_live(message),
@@ -245,7 +269,7 @@ class RunningTurn(Turn):
         )
         self._open_calls[call_id] = call
         try:
-            await trio.lowlevel.checkpoint_if_cancelled()
+            await checkpoint_if_cancelled()
             result = await function(call)
             self._check_json(result, self._max_message_bytes)
         except Exception as exc:
@@ -345,7 +369,7 @@ class RunningTurn(Turn):
         self._check_running()
         if self._steering is not None:
             raise LocalProtocolError("another task of this turn waits for steering already")
-        await trio.lowlevel.checkpoint()
+        await checkpoint()
         delivering: str | None = None
         while not self._handed:
             waiting = self.waiting_steering

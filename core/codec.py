@@ -130,6 +130,7 @@ def _structure_request_id(value: Any, _: Any) -> str | int:
 # Detailed validation names every place, and is twice as slow: it is asked only after a refusal.
 _fast: Final = _make_converter(detailed=False)
 _detailed: Final = _make_converter(detailed=True)
+_writers: Final[dict[type[Any], Callable[[Any], Any]]] = {}
 _readers: Final[dict[type[Any], Callable[[Any], Any]]] = {}
 
 
@@ -167,7 +168,13 @@ def make_reader(cls: type[T], *, place: str = "params") -> Callable[[Any], T]:
 
 def unstructure(value: Any) -> Any:
     """Make a JSON value of an attrs class, or of a tuple or mapping of them."""
-    return _fast.unstructure(value)
+    cls = type(value)
+    writer = _writers.get(cls)
+    if writer is None:
+        # The hook of a class never changes; asking for it costs as much as using it.
+        writer = _fast.get_unstructure_hook(cls) if attrs.has(cls) else _fast.unstructure
+        _writers[cls] = writer
+    return writer(value)
 
 
 def _invalid(issues: list[dict[str, str]]) -> InvalidRequestError:
