@@ -23,6 +23,8 @@ __all__ = ["Connect"]
 #: For a whole test on a real clock; each wait in it has less.
 _TEST_SECONDS: Final = 20.0
 _PATIENCE_SECONDS: Final = 5.0
+#: So many times as long where everything comes byte by byte: a round of the scheduler for each.
+_DRIBBLE_FACTOR: Final = 4
 
 
 class Connect:
@@ -76,10 +78,11 @@ class Connect:
             agent: As in `trialogue.open_server`.
             options: Of `Settings`, by their names there, and of `trialogue.open_server`.
 
-        Everything in the block has to be done in 20 s, unless the clock is a test's own.
+        Everything in the block has to be done in 20 s, four times that if it comes byte by byte;
+        unless the clock is a test's own.
         """
         limits, options = split_settings(options)
-        seconds = math.inf if _has_own_clock() else _TEST_SECONDS
+        seconds = math.inf if _has_own_clock() else _TEST_SECONDS * self._slowness
         with trio.fail_after(seconds):
             async with open_server(
                 agent,
@@ -113,6 +116,10 @@ class Connect:
         )
 
     @property
+    def _slowness(self) -> int:
+        return _DRIBBLE_FACTOR if self._dribble else 1
+
+    @property
     def options(self) -> ConnectOptions:
         """What a channel to the server needs beside its URL."""
         return ConnectOptions(tls=self._client_tls)
@@ -124,10 +131,12 @@ class Connect:
 
         Args:
             credential: For transports that have headers.
-            patience: For each wait; 5 s, or a day on a test's own clock.
+            patience: For each wait; 5 s, four times that if what is sent comes byte by byte, or a
+                day on a test's own clock.
         """
         if patience is None:
-            patience = 24 * 3600 if _has_own_clock() else _PATIENCE_SECONDS
+            seconds = _PATIENCE_SECONDS * self._slowness
+            patience = 24 * 3600 if _has_own_clock() else seconds
         return open_peer(
             self.server.endpoints[0],
             attrs.evolve(self.options, credential=credential),
