@@ -157,7 +157,7 @@ class Journal:
                 body.data if isinstance(body, CustomEvent) else codec.unstructure(body)
             ),
             keys=keys,
-            body=body,
+            parsed=body,
         )
         marks = self._mark_text()
         self.state.apply(entry)

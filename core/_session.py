@@ -433,6 +433,8 @@ class LiveSession:
     def take_cancel_keys(self) -> tuple[KeyRecord, ...]:
         """Give the keys of the cancels that the turn's end carries out."""
         assert self.turn is not None
+        if not self._cancels:
+            return ()
         result = TurnCancelResult(cancelled=self.turn.outcome == "cancelled", turn_id=self.turn.id)
         return tuple(record for _, claim in self._cancels for record in _record(claim, result))
 
@@ -532,12 +534,8 @@ class LiveSession:
         self.touch()
         if self.notes is not None:
             self.notes.snapshot_if_due()
-        cancels, self._cancels = self._cancels, []
-        cancelled = TurnCancelResult(cancelled=turn.outcome == "cancelled", turn_id=turn.id)
-        for reply, claim in cancels:
-            # The turn's end carries the keys of those cancels that came before it was decided.
-            self.state.remember_keys(_record(claim, cancelled), utc_now())
-            reply.succeed(cancelled)
+        if self._cancels:
+            self._answer_cancels(turn)
         for input_id in turn.inputs:
             for reply, result in self._waiting.pop(input_id, []):
                 ended = self._ended_result(result)
@@ -548,6 +546,14 @@ class LiveSession:
             self._finish_closing()
         else:
             self.start_next()
+
+    def _answer_cancels(self, turn: RunningTurn) -> None:
+        cancels, self._cancels = self._cancels, []
+        cancelled = TurnCancelResult(cancelled=turn.outcome == "cancelled", turn_id=turn.id)
+        for reply, claim in cancels:
+            # The turn's end carries the keys of those cancels that came before it was decided.
+            self.state.remember_keys(_record(claim, cancelled), utc_now())
+            reply.succeed(cancelled)
 
     def start_next(self) -> None:
         """Start the first queued input, if there is one and the server is not draining."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final, Literal
 
 import attrs
+import msgspec
 
 from . import codec
 from ._frame import Frame
@@ -71,50 +72,28 @@ class KeyRecord:
     result: dict[str, Any]
 
 
-class Entry:
+class Entry(msgspec.Struct, kw_only=True, eq=False, gc=False):
     """One durable event of one session, immutable, with the bytes that every use of it shares.
+
+    A `msgspec.Struct` that the garbage collector does not look at: a long log is as many of
+    them, and nothing that they hold refers back to them.
 
     Attributes:
         data: The event's ``data`` as JSON, which the frame and the log line are both made from.
         keys: Idempotency keys that this entry carried out.
+        parsed, framed: What `body` and `frame` have given before.
     """
 
-    __slots__ = (
-        "_body",
-        "_frame",
-        "data",
-        "event",
-        "keys",
-        "log_class",
-        "seq",
-        "session_id",
-        "term",
-        "timestamp",
-    )
-
-    def __init__(
-        self,
-        *,
-        session_id: str,
-        term: int,
-        seq: int,
-        timestamp: str,
-        event: str,
-        log_class: LogClass,
-        data: bytes,
-        keys: tuple[KeyRecord, ...] = (),
-        body: EventBody | None = None,
-    ) -> None:
-        self.session_id = session_id
-        self.term = term
-        self.seq = seq
-        self.timestamp = timestamp
-        self.event = event
-        self.log_class: LogClass = log_class
-        self.data = data
-        self.keys = keys
-        self._body = body
-        self._frame: Frame | None = None
+    session_id: str
+    term: int
+    seq: int
+    timestamp: str
+    event: str
+    log_class: LogClass
+    data: bytes
+    keys: tuple[KeyRecord, ...] = ()
+    parsed: EventBody | None = None
+    framed: Frame | None = None
 
     def __repr__(self) -> str:
         return f"<Entry {self.session_id} {self.term}-{self.seq} {self.event}>"
@@ -127,21 +106,21 @@ class Entry:
     @property
     def body(self) -> EventBody:
         """The event as a class of `trialogue.core.events`; parsed at first use if it was read."""
-        body = self._body
+        body = self.parsed
         if body is None:
             data = codec.decode_json(self.data)
             cls = EVENTS.get(self.event)
             body = CustomEvent(self.event, data) if cls is None else codec.structure(data, cls)
-            self._body = body
+            self.parsed = body
         return body
 
     @property
     def frame(self) -> Frame:
         """The event as it is sent; made at first use and shared by all receivers."""
-        frame = self._frame
+        frame = self.framed
         if frame is None:
             position = f"{self.term}-{self.seq}"
-            frame = self._frame = Frame(
+            frame = self.framed = Frame(
                 b'{"version":"1.0","type":"event","payload":{"sessionId":"%b","position":"%b",'
                 b'"type":%b,"data":%b}}'
                 % (

@@ -229,7 +229,7 @@ def _make_log(session: Session, messages: Sequence[Message]) -> list[Entry]:
             event=body.type,
             log_class=_log_class(body),
             data=encode_json(unstructure(body)),
-            body=body,
+            parsed=body,
         )
         for seq, body in enumerate(bodies, 1)
     ]

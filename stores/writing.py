@@ -162,7 +162,7 @@ class SessionWriter:
                 event=body.type,
                 log_class=body.log_class,
                 data=codec.encode_json(codec.unstructure(body)),
-                body=body,
+                parsed=body,
             )
             self.state.apply(entry)
             entries.append(entry)
