@@ -6,14 +6,20 @@ import argparse
 import sys
 
 # Run from the repository's root this package has a wrong name: see __init__.py.
-from trialogue.benchmarks import _compare, _micro, _storage
+from trialogue.benchmarks import _compare, _compare_profile, _compare_report, _micro, _storage
 
 
 def main() -> int:
     """Run one of the commands; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    for name, module in (("compare", _compare), ("micro", _micro), ("storage", _storage)):
+    for name, module in (
+        ("compare", _compare),
+        ("profile", _compare_profile),
+        ("micro", _micro),
+        ("storage", _storage),
+        ("report", _compare_report),
+    ):
         command = commands.add_parser(name, help=(module.__doc__ or "").partition("\n")[0])
         module.add_arguments(command)
         command.set_defaults(run=module.run)

@@ -1,6 +1,7 @@
 """A peer: picows, a WebSocket library in C, on uvloop. See `_peers_exchange`."""
 
-# pyright: reportUnknownVariableType=false - the library's own annotations leave some out
+# The library's own annotations leave some out:
+# pyright: reportUnknownVariableType=false
 
 import asyncio
 from collections.abc import Coroutine

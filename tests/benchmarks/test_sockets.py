@@ -8,7 +8,7 @@ import json
 import socket
 import struct
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing, contextmanager
 
 import pytest
@@ -17,6 +17,10 @@ from trialogue.benchmarks._measure_sockets import Client, Load, make_request, se
 from trialogue.benchmarks._measure_work import check_turn
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+
+def ignore(_client: Client, _frames: Sequence[bytes]) -> None:
+    """Take what comes."""
 
 
 def event(kind: str, **data: object) -> bytes:
@@ -117,7 +121,7 @@ def test_a_server_that_closes_is_an_error_and_no_end_of_the_round() -> None:
         load.add(client)
         server.sendall(websocket(b"\x03\xf0bye", 0x88))
         with pytest.raises(ConnectionError, match="bye"):
-            load.run(lambda *_: None, lambda: False)
+            load.run(ignore, lambda: False)
         load.release()
 
 
@@ -133,7 +137,7 @@ def test_companions_are_kept_alive_meanwhile(monkeypatch: pytest.MonkeyPatch) ->
         server.sendall(websocket(event("a")))
         seen: list[bytes] = []
         load.run(lambda _, frames: seen.extend(frames), lambda: bool(seen), poll_seconds=0.2)
-        load.run(lambda *_: None, iter([False, False, True]).__next__)
+        load.run(ignore, iter([False, False, True]).__next__)
         assert unmask(others.recv(100)) == (0x8A, b"hm")
         load.release()
         companion.release()
