@@ -50,7 +50,7 @@ class MemoryStore(SessionStore):
 
     def __init__(self) -> None:
         self._logs: dict[str, list[Entry]] = {}
-        #: Oldest activity first: a session with new activity goes to the end.
+        #: About oldest activity first, so that sorting them costs little.
         self._summaries: dict[str, Summary] = {}
         self.observers = Observers()
 
@@ -123,9 +123,9 @@ class MemoryStore(SessionStore):
         await trio.lowlevel.checkpoint()
         before = _read_cursor(cursor)
         page: list[Summary] = []
-        for summary in reversed(self._summaries.values()):
+        for summary in reversed(self._by_activity()):
             session = summary.session
-            if before is not None and (session.last_activity_at, session.id) >= before:
+            if before is not None and _key(summary) >= before:
                 continue
             if summary.owner != owner or (status is not None and session.status != status):
                 continue
@@ -153,10 +153,11 @@ class MemoryStore(SessionStore):
     ) -> Sequence[str]:
         await trio.lowlevel.checkpoint()
         count = len(self._summaries)
-        size = sum(self._size(session_id) for session_id in self._logs) if keep_bytes else 0
+        size = sum(map(self._size, self._logs))
         before = "" if older_seconds is None else utc_before(older_seconds)
         doomed: list[str] = []
-        for session_id, summary in self._summaries.items():
+        for summary in self._by_activity():
+            session_id = summary.session.id
             if session_id in protect:
                 continue
             is_old = summary.session.last_activity_at < before
@@ -166,7 +167,7 @@ class MemoryStore(SessionStore):
                 break
             doomed.append(session_id)
             count -= 1
-            size -= self._size(session_id) if keep_bytes else 0
+            size -= self._size(session_id)
         for session_id in doomed:
             del self._summaries[session_id]
             self._logs.pop(session_id, None)
@@ -174,11 +175,19 @@ class MemoryStore(SessionStore):
             self.observers.tell_pruned(doomed)
         return doomed
 
+    def _by_activity(self) -> list[Summary]:
+        """Give all, oldest activity first; of one time, in the order of their ids."""
+        return sorted(self._summaries.values(), key=_key)
+
     def _size(self, session_id: str) -> int:
         return sum(len(entry.data) for entry in self._logs.get(session_id, ()))
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()
+
+
+def _key(summary: Summary) -> tuple[str, str]:
+    return summary.session.last_activity_at, summary.session.id
 
 
 def _read_cursor(cursor: str | None) -> tuple[str, str] | None:
