@@ -261,10 +261,11 @@ class JsonlStore(SessionStore):
             await trio.lowlevel.checkpoint()
             return
         staged = session.staged
-        if not staged:
-            other = self._creating.setdefault(session.id, session)
-            if other is not session or session.id in self._sessions.index.rows:
-                raise StoreError(f"There is a session {session.id} already")
+        if not staged and (
+            session.id in self._sessions.index.rows
+            or self._creating.get(session.id, session) is not session
+        ):
+            raise StoreError(f"There is a session {session.id} already")
         self._check_order(session, batch)
         lines = [encode_entry(entry) for entry in batch]
         blob = b"\n".join(lines) + b"\n"
@@ -278,6 +279,8 @@ class JsonlStore(SessionStore):
             session.staged = staged
             self._created(session)
 
+        if not staged:
+            self._creating[session.id] = session
         session.staged = batch[-1].seq
         request = Request(
             payload=encode_append(session.id, blob, raw),
