@@ -9,8 +9,9 @@ import sys
 import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Any, Final, TypeGuard, cast
+from typing import Any, Final, cast
 
+from ..core._arguments import describe_function, is_function_of
 from ..core.abc import Agent
 from ..core.errors import SettingsError, TrialogueError
 from ..core.plugins import AGENTS, list_plugins, load_object
@@ -142,39 +143,12 @@ def _say(exc: BaseException) -> str:
 
 
 def _checked(found: Any, spec: str) -> Agent:
-    if not _is_agent(found):
+    if not is_function_of(found, "turn"):
+        hint = ", and should call turn.write where it yields"
         raise SettingsError(
-            f"agent {spec!r} is {_describe(found)}: an agent is an async function of one turn"
+            f"agent {spec!r} is {describe_function(found)}"
+            f"{hint if inspect.isasyncgenfunction(found) else ''}: "
+            "an agent is an async function of one turn"
         )
-    return found
-
-
-def _is_agent(found: Any) -> TypeGuard[Agent]:
-    if inspect.isclass(found) or not callable(found):
-        return False
-    if not _is_async(found) and not _is_async(type(found).__call__):
-        return False
-    try:
-        inspect.signature(found).bind(object())
-    except (TypeError, ValueError):
-        return False
-    return True
-
-
-def _is_async(function: Any) -> bool:
-    # A decorator may be a plain function that hands the coroutine on.
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-        inspect.unwrap(function)
-    )
-
-
-def _describe(found: Any) -> str:
-    if inspect.isclass(found):
-        return "a class"
-    if not callable(found):
-        return f"{type(found).__name__!r} and no function"
-    if inspect.isasyncgenfunction(found):
-        return "an async generator, and should call turn.write where it yields"
-    if _is_async(found) or _is_async(type(found).__call__):
-        return "an async function of other parameters"
-    return "not async"
+    agent: Agent = found
+    return agent

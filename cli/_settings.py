@@ -112,8 +112,8 @@ def _own_options() -> list[Option]:
         ),
         Option(
             name="authenticate",
-            help="module:function that says who a credential names, and raises UnauthorizedError. "
-            "Without one everybody is let in.",
+            help="module:function, async and of (credential, peer), that returns whom a credential "
+            "names, or raises UnauthorizedError. Without one everybody is let in.",
             parse=parse_text,
             default=None,
             metavar="FUNCTION",

@@ -16,6 +16,7 @@ import trio
 
 from ..agents import resolve_agents
 from ..core import Settings, open_server
+from ..core._arguments import check_authenticator
 from ..core.abc import Agent, Authenticator, SessionStore, TlsFiles
 from ..core.errors import SettingsError
 from ..core.plugins import find_transport, load_object
@@ -115,7 +116,7 @@ def _plan(settings: Mapping[str, Setting]) -> _Plan:
         SettingsError: Something does not exist, or may not be together.
     """
     tls = _tls_files(settings["tls_cert"], settings["tls_key"])
-    authenticate = _named(settings["authenticate"], load_object)
+    authenticate = _named(settings["authenticate"], _find_authenticator)
     _check_transports(settings, encrypts=tls is not None, asks=authenticate is not None)
     return _Plan(
         agents=_named(settings["agent"], resolve_agents),
@@ -139,6 +140,12 @@ def _named(setting: Setting, find: Any) -> Any:
         return find(setting.value)
     except SettingsError as exc:
         raise setting.error(str(exc)) from exc
+
+
+def _find_authenticator(path: str) -> Authenticator:
+    authenticate: Authenticator = load_object(path)
+    check_authenticator(authenticate)
+    return authenticate
 
 
 def _tls_files(certificate: Setting, key: Setting) -> TlsFiles | None:

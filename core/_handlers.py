@@ -9,7 +9,7 @@ import trio
 from ._describe import describe
 from ._protocol import PROTOCOL_VERSION, SUPPORTED_VERSIONS
 from ._registry import LATER, Registry
-from .errors import UnauthorizedError
+from .errors import UnauthorizedError, WireError
 from .methods import (
     Empty,
     Health,
@@ -50,10 +50,8 @@ def hello(request: Request, params: Hello) -> Any:
         try:
             link.authenticated(await server.check_credential(credential, link))
             request.succeed(_greet(request))
-        except UnauthorizedError as exc:
+        except WireError as exc:
             link.refuse_credential(request, exc)
-        except Exception as exc:  # noqa: BLE001 - ends this request
-            request.fail(exc)
         finally:
             link.resume()
 

@@ -319,18 +319,24 @@ class ServerLink(Link):
         async def check() -> None:
             try:
                 self.authenticated(await self.server.check_credential(credential, self))
-            except UnauthorizedError as exc:
+            except WireError as exc:
+                self.stats.errors[exc.code] += 1
                 self.connection.post(make_error(None, exc))
-                self.end(CloseReason.UNAUTHORIZED)
+                self.end_unauthenticated(exc)
             finally:
                 self.resume()
 
         self.server.spawn_check(check)
 
-    def refuse_credential(self, request: Request, error: UnauthorizedError) -> None:
+    def refuse_credential(self, request: Request, error: WireError) -> None:
         """Answer a ``hello`` without a valid credential, then close."""
         request.fail(error)
-        self.end(CloseReason.UNAUTHORIZED)
+        self.end_unauthenticated(error)
+
+    def end_unauthenticated(self, error: WireError) -> None:
+        """Close after the check of a credential has ended so."""
+        is_refused = isinstance(error, UnauthorizedError)
+        self.end(CloseReason.UNAUTHORIZED if is_refused else CloseReason.SERVER_ERROR)
 
     def _not_authenticated(self) -> None:
         error = UnauthorizedError("No credential in time")

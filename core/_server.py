@@ -17,10 +17,12 @@ from typing import Any, Final
 
 import trio
 
+from ._arguments import check_authenticator
 from ._feed import make_event
 from ._flusher import Flusher
 from ._handlers import PROTOCOL_METHODS
 from ._host import LocalHost
+from ._ids import new_id
 from ._link import ANONYMOUS, ServerLink
 from ._ratelimit import RateLimiter
 from ._request import Request
@@ -38,7 +40,7 @@ from .abc import (
     SessionStore,
     TlsFiles,
 )
-from .errors import SettingsError
+from .errors import ServerError, SettingsError, WireError
 from .events import Goaway
 from .methods import Credential
 from .plugins import STORES, find_transport, load_plugin
@@ -154,9 +156,20 @@ class Server(Acceptor):
 
         Raises:
             UnauthorizedError: Nobody.
+            ServerError: The check failed; the log says how.
         """
         assert self.authenticate is not None
-        return await self.authenticate(credential, link.connection.peer)
+        try:
+            principal: Any = await self.authenticate(credential, link.connection.peer)
+            if not (isinstance(principal, str) and principal):
+                raise TypeError(f"the authenticator returned {principal!r}, which is no principal")
+        except WireError:
+            raise
+        except Exception as exc:
+            error_id = new_id("err")
+            log.exception("a credential could not be checked", extra={"error_id": error_id})
+            raise ServerError("Internal error", data={"errorId": error_id}) from exc
+        return principal
 
     def spawn_request(self, request: Request, params: Any) -> None:
         """Run a handler that waits, under the connections."""
@@ -323,6 +336,7 @@ async def open_server(
         SettingsError: A URL, an agent or a method cannot be used; says which.
         OSError: An address cannot be bound.
     """
+    check_authenticator(authenticate)
     settings = settings or Settings()
     agents: dict[str, Agent] = {}
     if callable(agent):

@@ -165,6 +165,13 @@ def test_file_that_is_missing(config: Path, capsys: pytest.CaptureFixture[str]) 
         (["--tls-cert", "/no", "--tls-key", "/no"], {}, "tls_cert: /no: No such file"),
         (["--transport", "wss://127.0.0.1:0"], {}, "transport: wss://127.0.0.1:0 needs tls_cert"),
         (["--authenticate", "os:nobody"], {}, "authenticate: 'os:nobody': module 'os' has no"),
+        (
+            ["--authenticate", "trialogue.agents.echo:echo"],
+            {},
+            "authenticate: the authenticator is an async function of other parameters: it is an "
+            "async function of (credential, peer)",
+        ),
+        (["--authenticate", "os:getenv"], {}, "authenticate: the authenticator is not async: it"),
         (["--config"], {}, 'Command "serve" parameter --config requires an argument'),
     ],
 )

@@ -18,6 +18,7 @@ from trialogue.testing.transport_kit import Connect
 
 KIB = 1024
 GOOD = {"scheme": "bearer", "token": "good"}
+OTHER = {"scheme": "bearer", "token": "other"}
 
 for_ever = scripted(default=["Begun.", Wait(math.inf)])
 
@@ -29,6 +30,13 @@ async def check(credential: Credential, peer: PeerInfo) -> str:
     if credential.token not in names:
         raise UnauthorizedError("Not a valid credential")
     return names[credential.token]
+
+
+async def broken(credential: Credential, peer: PeerInfo) -> str:
+    """Be an authenticator that fails for ``good``."""
+    if credential.token == "good":
+        raise RuntimeError("the database's password")
+    return await check(credential, peer)
 
 
 # -- hello -------------------------------------------------------------------------------------
@@ -227,16 +235,39 @@ async def test_slow_check_of_a_credential_is_bounded_too(
 async def test_failing_check_of_a_credential_is_a_bug_that_shows_nothing(
     connect: Connect,
 ) -> None:
-    """§10: SERVER_ERROR, and nobody is let in."""
-
-    async def broken(credential: Credential, peer: PeerInfo) -> str:
-        await trio.lowlevel.checkpoint()
-        raise RuntimeError("the database's password")
-
+    """§3.2, §10: SERVER_ERROR, then close: the next connection may have better luck."""
     async with connect(authenticate=broken) as peer:
-        await peer.refused("SERVER_ERROR", "hello", auth=GOOD)
+        error = await peer.refused("SERVER_ERROR", "hello", auth=GOOD)
+        assert error["data"]["errorId"]
         assert "password" not in str(peer.frames)
-        await peer.refused("UNAUTHORIZED", "session.create")
+        await peer.expect_end()
+        async with connect.another() as other:
+            assert (await other.call("hello", auth=OTHER))["principal"] == "bob"
+
+
+async def test_failing_check_of_a_header_ends_that_connection_only(connect: Connect) -> None:
+    """§3.2, and a bug once seen: it ended the whole server."""
+    async with connect.serve(authenticate=broken):
+        for name, principal in (("good", None), ("other", "bob")):
+            credential = Credential(scheme="bearer", token=name)
+            async with connect.another(credential=credential) as peer:
+                if principal is not None:
+                    assert (await peer.call("hello"))["principal"] == principal
+                    continue
+                await peer.expect_error(None, "SERVER_ERROR")
+                assert "password" not in str(peer.frames)
+                await peer.expect_end()
+
+
+async def test_authenticator_that_names_nobody_lets_nobody_in(connect: Connect) -> None:
+    """§10: one that forgets to return is a bug, and not anonymous."""
+
+    async def forgetful(credential: Credential, peer: PeerInfo) -> Any:
+        await trio.lowlevel.checkpoint()
+
+    async with connect(authenticate=forgetful) as peer:
+        await peer.refused("SERVER_ERROR", "hello", auth=GOOD)
+        await peer.expect_end()
 
 
 async def test_header_may_carry_the_credential(connect: Connect) -> None:
