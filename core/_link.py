@@ -38,6 +38,7 @@ from .errors import (
     ShuttingDownError,
     UnauthorizedError,
     WireError,
+    find_failure,
 )
 from .methods import Credential
 
@@ -259,8 +260,11 @@ class ServerLink(Link):
                 request.succeed(result)
             elif not request.is_answered:
                 self._wait_for(request)
-        except Exception as exc:  # noqa: BLE001 - ends this request
-            request.fail(exc)
+        except BaseException as exc:
+            failure = find_failure(exc)
+            if failure is None:
+                raise
+            request.fail(failure)
 
     def _turn_away(self, envelope: RequestEnvelope) -> None:
         """Answer a request that no handler gets to see."""

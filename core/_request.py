@@ -21,7 +21,7 @@ from .errors import (
     ServerError,
     StoreError,
     WireError,
-    single_exception,
+    find_failure,
 )
 
 if TYPE_CHECKING:
@@ -179,5 +179,8 @@ class Request(msgspec.Struct, eq=False):
                 self.succeed(await self.method.handler(self, params))
                 return
             self.fail(self.stop or RequestCancelledError("The request was cancelled"))
-        except Exception as exc:  # noqa: BLE001 - ends this request
-            self.fail(single_exception(exc))
+        except BaseException as exc:
+            failure = find_failure(exc)
+            if failure is None:
+                raise
+            self.fail(failure)

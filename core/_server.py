@@ -40,7 +40,7 @@ from .abc import (
     SessionStore,
     TlsFiles,
 )
-from .errors import ServerError, SettingsError, WireError
+from .errors import ServerError, SettingsError, WireError, find_failure
 from .events import Goaway
 from .methods import Credential
 from .plugins import STORES, find_transport, load_plugin
@@ -165,7 +165,9 @@ class Server(Acceptor):
                 raise TypeError(f"the authenticator returned {principal!r}, which is no principal")
         except WireError:
             raise
-        except Exception as exc:
+        except BaseException as exc:
+            if find_failure(exc) is None:
+                raise
             error_id = new_id("err")
             log.exception("a credential could not be checked", extra={"error_id": error_id})
             raise ServerError("Internal error", data={"errorId": error_id}) from exc

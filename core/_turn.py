@@ -26,7 +26,7 @@ from .errors import (
     PayloadTooLargeError,
     RequestTimeoutError,
     WireError,
-    single_exception,
+    find_failure,
 )
 from .events import (
     CustomEvent,
@@ -272,11 +272,13 @@ class RunningTurn(Turn):
             await checkpoint_if_cancelled()
             result = await function(call)
             self._check_json(result, self._max_message_bytes)
-        except Exception as exc:
-            self._close_call(call_id, "error", error=self._describe(exc, f"the tool {name!r}"))
-            raise
-        except BaseException:
-            self._close_call(call_id, "cancelled")
+        except BaseException as exc:
+            failure = find_failure(exc)
+            if failure is None:
+                self._close_call(call_id, "cancelled")
+            else:
+                error = self._describe(failure, f"the tool {name!r}")
+                self._close_call(call_id, "error", error=error)
             raise
         self._close_call(call_id, "ok", result=result)
         return result
@@ -422,8 +424,11 @@ class RunningTurn(Turn):
                 outcome = self._cancel_outcome
             else:
                 outcome, error = "failed", self._overtime()
-        except Exception as exc:  # noqa: BLE001 - ends this turn
-            outcome, error = "failed", self._explain(exc)
+        except BaseException as exc:
+            failure = find_failure(exc)
+            if failure is None:
+                raise
+            outcome, error = "failed", self._explain(failure)
         finally:
             # Also on the way out of a server that was cancelled from outside.
             self._end(outcome, error)
@@ -461,10 +466,10 @@ class RunningTurn(Turn):
 
     def _explain(self, exc: Exception) -> ErrorInfo:
         """Say why the agent failed. Only what was made to be shown is shown."""
-        shown = _find_wire_error(exc)
-        if shown is not None:
-            log.info("the agent failed", extra={"turn_id": self._id, "error": shown.message})
-            return ErrorInfo(code=shown.code, message=shown.message)
+        if isinstance(exc, WireError):
+            # It was made to be shown.
+            log.info("the agent failed", extra={"turn_id": self._id, "error": exc.message})
+            return ErrorInfo(code=exc.code, message=exc.message)
         error_id = new_id("err")
         log.error(
             "the agent raised an exception\n%s",
@@ -476,9 +481,8 @@ class RunningTurn(Turn):
         )
 
     def _describe(self, exc: Exception, what: str) -> str:
-        shown = _find_wire_error(exc)
-        if shown is not None:
-            return shown.message
+        if isinstance(exc, WireError):
+            return exc.message
         error_id = new_id("err")
         log.warning(
             "%s raised an exception",
@@ -504,9 +508,3 @@ class RunningTurn(Turn):
                 f"{len(encoded)} bytes of JSON where {limit} are allowed",
                 data={"limitBytes": limit},
             )
-
-
-def _find_wire_error(exc: Exception) -> WireError | None:
-    """Find the one error that was made to be shown, also in a group of nothing else."""
-    exc = single_exception(exc)
-    return exc if isinstance(exc, WireError) else None

@@ -168,8 +168,7 @@ def test_file_that_is_missing(config: Path, capsys: pytest.CaptureFixture[str]) 
         (
             ["--authenticate", "trialogue.agents.echo:echo"],
             {},
-            "authenticate: the authenticator is an async function of other parameters: it is an "
-            "async function of (credential, peer)",
+            "authenticate: the authenticator is an async function of other parameters: it is",
         ),
         (["--authenticate", "os:getenv"], {}, "authenticate: the authenticator is not async: it"),
         (["--config"], {}, 'Command "serve" parameter --config requires an argument'),

@@ -1,6 +1,8 @@
 """PROTOCOL §2: requests, their ids and versions, and the order of answers and events."""
 
 import math
+import sys
+from typing import Any
 
 import pytest
 import trio
@@ -123,6 +125,22 @@ async def test_method_of_the_servers_own_is_served(connect: Connect) -> None:
         error = await peer.refused("SERVER_ERROR", "_broken")
         assert error["data"]["errorId"]
         assert "secret" not in str(peer.frames)
+
+
+async def test_exit_of_a_method_of_the_servers_own_fails_that_request(connect: Connect) -> None:
+    """§10: SERVER_ERROR. `sys.exit` is no way to end somebody's server."""
+
+    def leave(request: Request, params: dict[str, Any]) -> Any:
+        sys.exit(3)
+
+    async def leave_later(request: Request, params: dict[str, Any]) -> Any:
+        await trio.lowlevel.checkpoint()
+        sys.exit(3)
+
+    async with connect(methods={"_leave": leave, "_leave_later": leave_later}) as peer:
+        await peer.refused("SERVER_ERROR", "_leave")
+        await peer.refused("SERVER_ERROR", "_leave_later")
+        assert await peer.call("server.health")
 
 
 async def test_wrong_params_are_refused_with_each_place(connect: Connect) -> None:

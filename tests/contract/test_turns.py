@@ -1,12 +1,14 @@
 """PROTOCOL §5: what becomes of an input, and how a turn ends."""
 
 import math
+import sys
 from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from trialogue.agents.echo import echo
 from trialogue.core.abc import Turn
 from trialogue.core.errors import AgentError
 from trialogue.testing import (
@@ -395,6 +397,43 @@ async def test_turn_ends_in_exactly_one_event_with_its_messages_completed_before
         assert [e["type"] for e in await peer.read_until(sid, "session.checkpointed")] == [
             "session.checkpointed"
         ]
+
+
+async def leave(turn: Turn) -> None:
+    """Be an agent that calls `sys.exit` in the place that it is told."""
+    await turn.write("Hi.")
+
+    async def tool(_: object) -> None:
+        sys.exit("secret")
+
+    match turn.input.content:
+        case "itself":
+            sys.exit(3)
+        case "task":
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.sleep_forever)
+                nursery.start_soon(tool, None)
+        case _:
+            await turn.call_tool("leave", {}, tool)
+
+
+@pytest.mark.parametrize("place", ["itself", "task", "tool"])
+async def test_exit_of_an_agent_ends_its_turn_and_not_the_server(
+    connect: Connect, place: str
+) -> None:
+    """§5.5, and a bug once seen: `sys.exit` in an agent ended every session."""
+    async with connect({"leave": leave, "echo": echo}) as peer:
+        sid = (await peer.call("session.create"))["id"]
+        await peer.call("message.stream", sessionId=sid, content=place)
+        events = await peer.read_until(sid, "turn.ended")
+        ended = events[-1]["data"]
+        assert (ended["outcome"], ended["error"]["code"]) == ("failed", "AGENT_ERROR")
+        tools = [event["data"]["status"] for event in events if event["type"] == "tool.completed"]
+        assert tools == (["error"] if place == "tool" else [])
+        assert "secret" not in str(peer.frames), "§10: no internals are shown"
+        other = (await peer.call("session.create", config={"agent": "echo"}))["id"]
+        done = await peer.call("message.send", sessionId=other, content="hi", wait=True)
+        assert done["message"]["content"] == "hi"
 
 
 async def test_agents_error_is_shown_as_it_is(connect: Connect) -> None:
