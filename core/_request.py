@@ -15,6 +15,8 @@ from ._command import Command, make_claim
 from ._ids import new_id
 from ._protocol import RequestEnvelope, make_error, make_response
 from .errors import (
+    DamagedError,
+    FencedError,
     PayloadTooLargeError,
     RequestCancelledError,
     RequestTimeoutError,
@@ -98,12 +100,9 @@ class Request(msgspec.Struct, eq=False):
         self._answer(make_response(self.envelope.id, data))
 
     def fail(self, exc: Exception) -> None:
-        """Answer with an error. What is not a `WireError` is a bug, and shows only an id."""
+        """Answer with an error. What is not a `WireError` is only logged, and shows an id."""
         if self.is_answered:
             return
-        if isinstance(exc, StoreError):
-            # Made to be shown: which session cannot be written, and why.
-            exc = ServerError(str(exc), data={"errorId": new_id("err")})
         if not isinstance(exc, WireError):
             error_id = new_id("err")
             log.error(
@@ -112,7 +111,7 @@ class Request(msgspec.Struct, eq=False):
                 "".join(traceback.format_exception(exc)),
                 extra={"error_id": error_id, "method": self.method.name},
             )
-            exc = ServerError("Internal error", data={"errorId": error_id})
+            exc = ServerError(_say(exc), data={"errorId": error_id})
         self.error = exc
         self.link.stats.errors[exc.code] += 1
         self._answer(make_error(self.envelope.id, exc))
@@ -184,3 +183,14 @@ class Request(msgspec.Struct, eq=False):
             if failure is None:
                 raise
             self.fail(failure)
+
+
+def _say(exc: Exception) -> str:
+    """Say what a peer may know of an error whose text is for the log alone."""
+    match exc:
+        case DamagedError():
+            return "The session is read-only: its log is damaged"
+        case StoreError() | FencedError() | OSError():
+            return "The session could not be read or written"
+        case _:
+            return "Internal error"

@@ -244,6 +244,11 @@ class SessionState:
         """
         if entry.seq != self.seq + 1:
             raise ValueError(f"{entry!r} after {self.position}")
+        body = entry.body
+        fold = self._folds.get(type(body))
+        if fold is not None:
+            fold(self, body, entry)
+        # Not before: an entry that could not be folded has not been, and its seq is still free.
         self.seq = entry.seq
         if entry.term != self.term or not self.term_starts:
             self.term = entry.term
@@ -251,10 +256,6 @@ class SessionState:
         if self._keeps_keys:
             for record in entry.keys:
                 self.keys[record.key] = (record, entry.timestamp, entry.seq)
-        body = entry.body
-        fold = self._folds.get(type(body))
-        if fold is not None:
-            fold(self, body, entry)
 
     def restore_keys(self, keys: Iterable[tuple[KeyRecord, str, int]]) -> None:
         """Take the keys of a snapshot, if this state keeps any."""
@@ -403,11 +404,11 @@ class SessionState:
         return any(message.role == "tool" for message in self.messages[index + 1 :])
 
     def _tool_completed(self, body: ToolCompleted, entry: Entry) -> None:
-        self.tools.pop(body.call_id, None)
         if body.status == "ok":
             text = body.result if isinstance(body.result, str) else json.dumps(body.result)
         else:
             text = body.error or body.status
+        self.tools.pop(body.call_id, None)
         self._append(
             Message(
                 id=f"msg_{body.call_id}_result",

@@ -17,8 +17,8 @@ from ._clock import utc_now
 from ._feed import make_event
 from ._frame import Frame
 from ._ids import new_id
-from ._json import MAX_VALUE_DEPTH, json_depth
 from ._text import LiveMessage
+from ._values import take_object, take_value
 from .abc import Agent, ToolCall, ToolFunction, Turn
 from .errors import (
     AgentError,
@@ -252,8 +252,8 @@ class RunningTurn(Turn):
         if call_id in self._open_calls:
             raise LocalProtocolError(f"the tool call {call_id!r} is open already")
         session = self._session
-        self._check_json(arguments, self._max_message_bytes)
-        info = ToolCallInfo(call_id=call_id, name=name, arguments=dict(arguments))
+        kept = take_object(arguments, "arguments", self._max_message_bytes)
+        info = ToolCallInfo(call_id=call_id, name=name, arguments=kept)
         with session.journal.batch():
             self._end_message("complete", (info,))
             session.journal.stage(
@@ -264,14 +264,14 @@ class RunningTurn(Turn):
             turn_id=self._id,
             session_id=session.id,
             name=name,
-            arguments=info.arguments,
+            arguments=arguments,
             report_progress=self._make_progress(call_id),
         )
         self._open_calls[call_id] = call
         try:
             await checkpoint_if_cancelled()
             result = await function(call)
-            self._check_json(result, self._max_message_bytes)
+            kept_result = take_value(result, "result", self._max_message_bytes)
         except BaseException as exc:
             failure = find_failure(exc)
             if failure is None:
@@ -280,7 +280,7 @@ class RunningTurn(Turn):
                 error = self._describe(failure, f"the tool {name!r}")
                 self._close_call(call_id, "error", error=error)
             raise
-        self._close_call(call_id, "ok", result=result)
+        self._close_call(call_id, "ok", result=kept_result)
         return result
 
     def _make_progress(self, call_id: str) -> Any:
@@ -326,8 +326,7 @@ class RunningTurn(Turn):
         self._check_running()
         if not name.startswith("_"):
             raise LocalProtocolError(f"an agent's own event begins with '_', not {name!r}")
-        self._check_json(data, self._max_event_bytes)
-        body = CustomEvent(name, dict(data))
+        body = CustomEvent(name, take_object(data, "data", self._max_event_bytes))
         if durable:
             self._session.journal.stage(body)
         else:
@@ -483,6 +482,9 @@ class RunningTurn(Turn):
     def _describe(self, exc: Exception, what: str) -> str:
         if isinstance(exc, WireError):
             return exc.message
+        if isinstance(exc, LocalProtocolError):
+            # Ours, of how this turn was used: no text of somebody's.
+            return str(exc)
         error_id = new_id("err")
         log.warning(
             "%s raised an exception",
@@ -494,17 +496,3 @@ class RunningTurn(Turn):
     def _check_running(self) -> None:
         if self.outcome is not None:
             raise LocalProtocolError(f"the turn {self._id} has ended")
-
-    def _check_json(self, value: Any, limit: int) -> None:
-        try:
-            encoded = codec.encode_json(value)
-            # What the protocol does not allow from others we do not send either.
-            if json_depth(codec.decode_json(encoded)) > MAX_VALUE_DEPTH:
-                raise ValueError(f"more than {MAX_VALUE_DEPTH} levels")
-        except (TypeError, ValueError, RecursionError) as exc:
-            raise LocalProtocolError(f"not a JSON value of the protocol: {exc}") from exc
-        if len(encoded) > limit:
-            raise PayloadTooLargeError(
-                f"{len(encoded)} bytes of JSON where {limit} are allowed",
-                data={"limitBytes": limit},
-            )

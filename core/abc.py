@@ -609,13 +609,26 @@ class Turn(ABC):
         agent's. A tool's exception is logged as ``tool.completed status=error`` and raised here.
         Cancelling the call gives ``status=cancelled``.
 
+        Args:
+            name: Of the tool.
+            arguments: JSON values. For the log they are copied.
+            function: What runs. It is given the arguments as they are.
+            call_id: The model's id of the call.
+
         Raises:
-            PayloadTooLargeError: The result is larger than ``max_message_bytes``.
+            LocalProtocolError: The arguments or the result are no JSON; the message names the
+                place: ``result.when: a datetime is no JSON value``.
+            PayloadTooLargeError: They are larger than ``max_message_bytes``.
         """
 
     @abstractmethod
     def emit(self, name: str, data: Mapping[str, Any], *, durable: bool = False) -> None:
-        """Publish an event of the agent's own. ``name`` begins with ``_``."""
+        """Publish an event of the agent's own. ``name`` begins with ``_``.
+
+        Raises:
+            LocalProtocolError: ``data`` is no JSON; the message names the place.
+            PayloadTooLargeError: It is larger than a frame may be.
+        """
 
     @abstractmethod
     def report_usage(self, *, input_tokens: int = 0, output_tokens: int = 0) -> None:

@@ -24,6 +24,7 @@ __all__ = [
     "CapacityExceededError",
     "ConflictError",
     "ConnectionLostError",
+    "DamagedError",
     "FencedError",
     "ForbiddenError",
     "InputNotFoundError",
@@ -79,6 +80,10 @@ class FencedError(TrialogueError):
 
 class StoreError(TrialogueError):
     """The store could not do what was asked."""
+
+
+class DamagedError(StoreError):
+    """A session's log is damaged: it can be read as far as it is whole, and is not written."""
 
 
 class StoreInUseError(StoreError):

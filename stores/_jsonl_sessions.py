@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
-from ..core.errors import SessionNotFoundError, StoreError
+from ..core.errors import DamagedError, SessionNotFoundError, StoreError
 from ._jsonl_index import Index
 from ._jsonl_segments import Fault, Names, head_name, segment_name
 from ._jsonl_session import OwnedSession
@@ -89,4 +89,4 @@ class Sessions:
 
 
 def _read_only(session_id: str, fault: Fault) -> StoreError:
-    return StoreError(f"{session_id} is read-only: {fault}")
+    return DamagedError(f"{session_id} is read-only: {fault}")

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trialogue.agents.echo import echo
 from trialogue.core.abc import Turn
-from trialogue.core.errors import AgentError
+from trialogue.core.errors import AgentError, LocalProtocolError
 from trialogue.testing import (
     AwaitSteering,
     CallTool,
@@ -397,6 +398,41 @@ async def test_turn_ends_in_exactly_one_event_with_its_messages_completed_before
         assert [e["type"] for e in await peer.read_until(sid, "session.checkpointed")] == [
             "session.checkpointed"
         ]
+
+
+async def test_result_that_is_no_json_fails_the_call_and_nothing_else(connect: Connect) -> None:
+    """§6.8, and a bug once seen: a set or a datetime broke the session's log for good."""
+    seen: list[str] = []
+
+    async def agent(turn: Turn) -> None:
+        async def tool(_: object) -> Any:
+            await trio.lowlevel.checkpoint()
+            return {"rows": [{1, 2}]}
+
+        for use in (
+            turn.call_tool("t", {}, tool),
+            turn.call_tool("t", {"when": datetime.now(UTC)}, tool),
+        ):
+            try:
+                await use
+            except LocalProtocolError as exc:
+                seen.append(str(exc))
+        for durable in (True, False):
+            try:
+                turn.emit("_e", {"x": math.nan}, durable=durable)
+            except LocalProtocolError as exc:
+                seen.append(str(exc))
+
+    async with connect(agent) as peer:
+        sid = (await peer.call("session.create"))["id"]
+        await peer.call("message.stream", sessionId=sid, content="hi")
+        events = await peer.read_until(sid, "turn.ended")
+        assert events[-1]["data"]["outcome"] == "completed"
+        (completed,) = (e["data"] for e in events if e["type"] == "tool.completed")
+        fault = "result.rows[0]: a set is no JSON value"
+        assert (completed["status"], completed["error"]) == ("error", fault)
+        nan = "data.x: nan is no JSON value"
+        assert seen == [fault, "arguments.when: a datetime is no JSON value", nan, nan]
 
 
 async def leave(turn: Turn) -> None:

@@ -2,10 +2,14 @@
 
 import itertools
 from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
 
 from trialogue.core._clock import utc_now
 from trialogue.core._state import SessionState
-from trialogue.core.log import KeyRecord
+from trialogue.core.events import ToolCompleted
+from trialogue.core.log import Entry, KeyRecord, Position
 
 
 def test_keys_older_than_their_time_are_dropped_and_no_other() -> None:
@@ -31,3 +35,28 @@ def test_times_of_entries_never_run_backwards_within_a_second() -> None:
     assert all(len(time) == len("2030-01-01T00:00:00.000Z") and time[-1] == "Z" for time in times)
     first, last = (datetime.fromisoformat(time) for time in (times[0], times[-1]))
     assert start <= first <= last <= datetime.now(UTC)
+
+
+def test_entry_that_cannot_be_folded_leaves_its_seq_free() -> None:
+    """A bug once seen: what came after it did not follow, and the session took nothing more."""
+    state = SessionState("ses_1")
+    with pytest.raises(TypeError):
+        state.apply(_completion(object()))
+    assert state.position == Position(1, 0)
+    state.apply(_completion("done"))
+    assert state.position == Position(1, 1)
+    assert [message.content for message in state.messages] == ["done"]
+
+
+def _completion(result: Any) -> Entry:
+    body = ToolCompleted(call_id="c", turn_id="trn_1", status="ok", result=result)
+    return Entry(
+        session_id="ses_1",
+        term=1,
+        seq=1,
+        timestamp=utc_now(),
+        event=body.type,
+        log_class="tool_result",
+        data=b"",
+        body=body,
+    )

@@ -104,6 +104,8 @@ async def test_session_goes_on_after_a_failed_append(
         scene.fail_next(kept)
         lost = await scene.ask("message.add", role="user", content="may be lost")
         assert lost["error"]["code"] == "SERVER_ERROR"
+        assert lost["error"]["data"]["errorId"]
+        assert str(error()) not in lost["error"]["message"], "§10: no internals are shown"
         await wait_all_tasks_blocked()
         assert scene.ends == ["cancelled"]
 

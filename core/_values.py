@@ -1,0 +1,128 @@
+"""JSON values that an agent or a tool hands over, at the seam where they come in. Pure.
+
+An encoder makes something of nearly everything (a set becomes a list, NaN becomes null), and what
+was kept would then differ from what was given. So a value that does not come back as it went is
+refused, with its place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from enum import Enum
+from typing import Any, Final
+
+from ._json import (
+    MAX_INTEGER,
+    MAX_VALUE_DEPTH,
+    as_object,
+    decode_strict,
+    encode_json,
+    json_depth,
+)
+from .errors import LocalProtocolError, PayloadTooLargeError
+
+__all__ = ["take_object", "take_value"]
+
+#: Of a name that is shown in an error, in characters.
+_SHOWN: Final = 64
+
+
+def take_value(value: Any, place: str, limit: int) -> Any:
+    """Give a JSON value as it will be kept: a copy, made of what JSON has.
+
+    Args:
+        value: Of None, bool, int, float, str, list, tuple and dict; a tuple is kept as a list.
+        place: What it is called in errors, e.g. ``result``.
+        limit: Of its JSON, in bytes.
+
+    Raises:
+        LocalProtocolError: It is none; the message names the place in it.
+        PayloadTooLargeError: It is larger.
+    """
+    try:
+        encoded = encode_json(value)
+        taken = decode_strict(encoded)
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise LocalProtocolError(_find_fault(value, place) or f"{place}: {exc}") from exc
+    # Only where they differ can something have been lost, and most often that is a tuple.
+    fault = _find_fault(value, place) if taken != value else None
+    if fault is None and json_depth(taken) > MAX_VALUE_DEPTH:
+        fault = _too_deep(place)
+    if fault is not None:
+        raise LocalProtocolError(fault)
+    if len(encoded) > limit:
+        raise PayloadTooLargeError(
+            f"{place} has {len(encoded)} bytes of JSON, where {limit} are allowed",
+            data={"limitBytes": limit},
+        )
+    return taken
+
+
+def take_object(value: Any, place: str, limit: int) -> dict[str, Any]:
+    """As `take_value`, of what has to be an object."""
+    # A mapping of another kind is as good, if what is in it is JSON.
+    taken = as_object(take_value(dict(value) if _is_mapping(value) else value, place, limit))
+    if taken is None:
+        raise LocalProtocolError(f"{place}: expected an object, not {_kind(value)}")
+    return taken
+
+
+def _is_mapping(value: Any) -> bool:
+    return hasattr(value, "keys") and hasattr(value, "__getitem__")
+
+
+def _find_fault(value: Any, place: str) -> str | None:
+    """Say what is the first thing that is no JSON, None if all of it is."""
+    stack: list[tuple[Any, str, int]] = [(value, place, 0)]
+    while stack:
+        value, place, depth = stack.pop()
+        if depth > MAX_VALUE_DEPTH:
+            return _too_deep(place)
+        if isinstance(value, dict):
+            for name in value:
+                if not isinstance(name, str):
+                    return f"{place}: the name {name!r:.{_SHOWN}} is no text"
+        fault = _find_own_fault(value)
+        if fault is not None:
+            return f"{place}: {fault}"
+        stack += reversed([(child, where, depth + 1) for child, where in _children(value, place)])
+    return None
+
+
+def _children(value: Any, place: str) -> Iterator[tuple[Any, str]]:
+    if isinstance(value, dict):
+        for name, child in value.items():
+            yield child, f"{place}.{name:.{_SHOWN}}"
+    elif isinstance(value, (list, tuple)):
+        for index, child in enumerate(value):
+            yield child, f"{place}[{index}]"
+
+
+def _find_own_fault(value: Any) -> str | None:
+    """Say why something is no JSON value, whatever may be in it."""
+    kind = type(value)
+    if kind is int and not -MAX_INTEGER <= value <= MAX_INTEGER:
+        return "an integer beyond ±(2^53-1)"
+    if kind is float and not math.isfinite(value):
+        return f"{value} is no JSON value"
+    if kind is str:
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return "a lone surrogate"
+        return None
+    if value is None or kind in (bool, int, float) or isinstance(value, (dict, list, tuple)):
+        return None
+    if isinstance(value, Enum) and isinstance(value, (str, int)):
+        return None  # is its text or number, and equal to it
+    return f"{_kind(value)} is no JSON value"
+
+
+def _kind(value: Any) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[:1] in 'aeiouAEIOU' else 'a'} {name}"
+
+
+def _too_deep(place: str) -> str:
+    return f"{place[:_SHOWN]}: more than {MAX_VALUE_DEPTH} levels"
