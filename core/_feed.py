@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import islice
+from typing import Any, Final
 
 from . import codec
 from ._cursor import Cursor
@@ -25,7 +26,7 @@ from .log import Entry, Position
 from .models import InProgress, Message
 from .settings import Settings
 
-__all__ = ["SessionFeed", "make_event"]
+__all__ = ["SessionFeed", "count_fitting", "make_event"]
 
 log = logging.getLogger("trialogue.session")
 
@@ -79,7 +80,7 @@ class SessionFeed:
         #: Up to where text may be published now. None is no bound; else messages and lengths:
         #: what was written after an entry that is not yet published has to wait for it.
         self.text_marks: Sequence[tuple[LiveMessage, int]] | None = None
-        self._max_list_bytes = settings.max_list_bytes
+        self.max_list_bytes = settings.max_list_bytes
         self._store = store
         self._flusher = flusher
         self.is_dirty = False
@@ -276,15 +277,9 @@ class SessionFeed:
         Returns:
             Them, oldest first, and whether there were more. At least one, if there is one.
         """
-        chosen: list[Message] = []
-        room = self._max_list_bytes
-        for message in reversed(messages):
-            room -= message_bytes(message)
-            if chosen and (room < 0 or (limit is not None and len(chosen) >= limit)):
-                break
-            chosen.append(message)
-        chosen.reverse()
-        return tuple(chosen), len(chosen) < len(messages)
+        newest = islice(reversed(messages), limit)
+        count = max(1, count_fitting(newest, self.max_list_bytes))
+        return tuple(messages[-count:]), count < len(messages)
 
     def session_json(self) -> bytes:
         """Give the session as JSON: made once for each published position."""
@@ -305,19 +300,29 @@ class SessionFeed:
         return self.state.position
 
     def _make_resync(self, reason: str) -> Frame:
-        messages, has_more = self.newest_messages(self.state.messages)
+        # A message too large for it is left to `message.list`, even if it is the only one: a
+        # client that cannot take this event could never attach.
+        messages = self.state.messages
+        room = self.max_list_bytes - len(self.session_json())
+        start = len(messages) - count_fitting(reversed(messages), room)
         return make_event(
             self.session_id,
             Resync(
                 reason=reason,
                 session=self.state.session(),
-                messages=messages,
-                has_more=has_more,
+                messages=tuple(messages[start:]),
+                has_more=start > 0,
                 position=str(self.position),
             ),
         )
 
 
-def message_bytes(message: Message) -> int:
-    """Measure a message as JSON."""
-    return len(codec.encode_json(codec.unstructure(message)))
+def count_fitting(items: Iterable[Any], room: int) -> int:
+    """Count how many of the first items have ``room`` bytes as JSON, together."""
+    count = 0
+    for item in items:
+        room -= len(codec.encode_json(codec.unstructure(item)))
+        if room < 0:
+            break
+        count += 1
+    return count

@@ -110,9 +110,10 @@ class Connection(ABC):
     def post(self, frame: Frame) -> None:
         """Put a frame behind those posted before. Never waits, never raises.
 
-        On a connection that is closing it does nothing. If more than ``max_outbox_bytes`` are
-        waiting already, the connection is closed as too slow. It never calls the link from
-        within: what follows from a closed connection comes later, from the driver.
+        On a connection that is closing it does nothing. If more than `Settings.stuck_bytes` wait
+        that could have been sent before, the connection is closed as too slow: what is posted in
+        one go is not judged. It never calls the link from within: what follows from a closed
+        connection comes later, from the driver.
         """
 
     @abstractmethod

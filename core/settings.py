@@ -51,7 +51,8 @@ class Settings:
         max_message_bytes: Of one message's text or one tool's result, as JSON.
         max_in_flight: Unanswered requests of one connection.
         high_water_bytes: Above it no event is posted to a connection, and it is not read from.
-        max_outbox_bytes: Above it a response closes the connection.
+        max_outbox_bytes: What may wait beside one frame of the largest size; above it a response
+            closes the connection.
         write_timeout_seconds: A connection that takes no byte for so long is closed.
         connect_seconds: For the transport's handshake, and again for authentication.
         heartbeat_seconds: Between two pings; silence of one and a half drops the connection.
@@ -115,6 +116,11 @@ class Settings:
     max_uncommitted_bytes: int = _limit(4 * MIB)
     driver: str = attrs.field(default="auto", validator=attrs.validators.in_(DRIVERS))
     server_name: str = "trialogue"
+
+    @property
+    def stuck_bytes(self) -> int:
+        """What may wait for a peer: one frame of any size it may be sent, and others beside it."""
+        return self.max_send_frame_bytes + self.max_outbox_bytes
 
     def wire_limits(self) -> dict[str, Any]:
         """Give the limits that apply to a connection, as ``hello`` announces them."""

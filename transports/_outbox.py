@@ -103,7 +103,7 @@ class Outbox:
         self._try_send = try_send
         self._send_some = send_some
         self._high = settings.high_water_bytes
-        self._hard = settings.max_outbox_bytes
+        self._hard = settings.stuck_bytes
         self._timeout = settings.write_timeout_seconds
         self._queue: list[bytes] = []
         self._size = 0
@@ -140,14 +140,16 @@ class Outbox:
         """Put bytes that need no framing behind those posted before."""
         if self.closed:
             return
-        if self._size > self._hard:
-            self.kill(stuck=True)
-            return
-        self._queue.append(data)
-        self._size += len(data)
         if not self._dirty:
+            # Judged once a tick: what is posted in one go was offered to nobody yet, and says
+            # nothing of how the peer reads. The limits on requests in flight bound it.
+            if self._size > self._hard:
+                self.kill(stuck=True)
+                return
             self._dirty = True
             self._flusher.mark_outbox(self)
+        self._queue.append(data)
+        self._size += len(data)
 
     def call_when_drained(self, callback: Callable[[], None]) -> None:
         """Call once when the outbox is below its mark. See `Connection.call_when_drained`."""

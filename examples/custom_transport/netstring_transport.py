@@ -125,7 +125,7 @@ class NetstringConnection(Connection):
     def post(self, frame: Frame) -> None:
         if self._closing:
             return
-        if self._size > self._settings.max_outbox_bytes:
+        if self._size > self._settings.stuck_bytes:
             self._kill("it reads too slowly")
             return
         data = encode(frame.payload)

@@ -461,6 +461,24 @@ async def test_resync_is_cut_to_the_newest_messages(connect: Connect) -> None:
         assert resync["data"]["hasMore"] is True
 
 
+@pytest.mark.parametrize("size", [524_000, 1_048_574])
+async def test_resync_leaves_out_a_message_too_large_for_it(connect: Connect, size: int) -> None:
+    """§6.5: a client that reads can always attach; the message itself is listed. A bug once seen."""
+
+    async def say_much(turn: Turn) -> None:
+        await turn.write("x" * size)
+
+    async with connect(say_much) as peer, connect.another() as other:
+        sid = (await peer.call("session.create"))["id"]
+        await peer.call("message.send", sessionId=sid, content="hi", wait=True)
+        await other.call("session.subscribe", sessionId=sid, after="9-9")
+        resync, _ = await other.read_until(sid, "sync")
+        assert resync["data"]["messages"] == []
+        assert resync["data"]["hasMore"] is True
+        listed = await other.call("message.list", sessionId=sid, limit=1)
+        assert len(listed["messages"][0]["content"]) == size
+
+
 async def test_resync_in_a_turn_goes_on_with_its_message(connect: Connect) -> None:
     """§6.5, §6.3: resync, then the text of what is in progress, then sync."""
     puppet = Puppet()

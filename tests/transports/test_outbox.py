@@ -12,7 +12,13 @@ from trialogue.core.abc import Frame
 from trialogue.core.settings import Settings
 from trialogue.transports._outbox import Outbox, frame_line
 
-SETTINGS = Settings(high_water_bytes=100, max_outbox_bytes=1000, write_timeout_seconds=5)
+SETTINGS = Settings(
+    high_water_bytes=100,
+    max_send_frame_bytes=64 * 1024,
+    max_outbox_bytes=1000,
+    write_timeout_seconds=5,
+)
+HARD = 64 * 1024 + 1000
 
 
 class Pipe:
@@ -222,9 +228,15 @@ async def test_reader_that_takes_a_byte_now_and_then_is_not_closed(
 
 
 async def test_above_the_hard_limit_it_is_killed(bench: Bench) -> None:
+    """It is what waits beside one frame of the largest size."""
     bench.pipe.room = 0
-    bench.outbox.raw(b"x" * 1001)  # one frame may be larger than the limit
-    assert bench.outbox.outbound_bytes == 1001
+    bench.outbox.raw(b"x" * (64 * 1024))
+    bench.flusher.flush()
+    bench.outbox.raw(b"x" * 1000)
+    bench.flusher.flush()
+    bench.outbox.raw(b"x")  # at the limit is not above it
+    bench.flusher.flush()
+    assert bench.outbox.outbound_bytes == HARD + 1
     called: list[None] = []
     bench.outbox.call_when_drained(lambda: called.append(None))
     bench.outbox.raw(b"y")
@@ -235,6 +247,19 @@ async def test_above_the_hard_limit_it_is_killed(bench: Bench) -> None:
     assert bench.outbox.outbound_bytes == 0
     assert called == []
     assert bench.outbox.ends == 1
+
+
+async def test_what_is_posted_in_one_go_is_not_judged(bench: Bench) -> None:
+    """A bug once seen: a peer that read at once was taken for one that does not read."""
+    for _ in range(3):
+        bench.outbox.raw(b"x" * HARD)
+    assert not bench.outbox.killed
+    bench.flusher.flush()
+    await wait_all_tasks_blocked()
+    bench.outbox.raw(b"y")
+    bench.flusher.flush()
+    await wait_all_tasks_blocked()
+    assert len(bench.pipe.taken) == 3 * HARD + 1
 
 
 async def test_finish_sends_all_that_was_posted_before_and_nothing_after(bench: Bench) -> None:
