@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import attrs
 import msgspec
 
 from .abc import Connection
+
+if TYPE_CHECKING:
+    from ._feed import SessionFeed
 
 __all__ = ["Command", "KeyClaim", "Reply", "make_claim"]
 
@@ -29,11 +32,22 @@ class Reply(Protocol):
                 the request has been answered then. At once, if that was so before.
         """
 
-    def succeed(self, result: Any) -> None:
-        """Answer with an attrs object or a JSON value."""
+    def succeed(self, result: Any) -> bool:
+        """Answer with an attrs object or a JSON value.
 
-    def succeed_encoded(self, data: bytes) -> None:
+        Returns False if the answer is an error instead: then it has no further effect.
+        """
+        ...
+
+    def succeed_after(self, feed: SessionFeed, result: Any) -> None:
+        """Answer as `succeed` does, behind what the feed has published until now.
+
+        If this connection is sent the feed's events and is not that far, the answer waits.
+        """
+
+    def succeed_encoded(self, data: bytes) -> bool:
         """Answer with JSON that was made before."""
+        ...
 
     def fail(self, exc: Exception) -> None:
         """Answer with an error."""

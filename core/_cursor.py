@@ -7,6 +7,7 @@ drains, with one merged delta in place of many, and costs nothing an event eithe
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from ._frame import Frame
@@ -35,6 +36,7 @@ class Cursor:
     __slots__ = (
         "_is_paging",
         "_is_waiting",
+        "answers",
         "connection",
         "feed",
         "first",
@@ -58,6 +60,8 @@ class Cursor:
         self.wants_sync = True
         #: A ``resync`` to be sent before anything else.
         self.first: Frame | None = None
+        #: What is to be answered on this connection behind the event at a seq, in order.
+        self.answers: list[tuple[int, Callable[[], object]]] = []
         self._is_waiting = False
         self._is_paging = False
 
@@ -95,7 +99,12 @@ class Cursor:
             connection.post(self.first)
             room -= len(self.first.payload)
             self.first = None
-        while self.next <= feed.state.seq:
+        while True:
+            if self.answers and self.answers[0][0] < self.next:
+                self._answer_sent()
+                room = min(room, feed.high_water_bytes - connection.outbound_bytes)
+            if self.next > feed.state.seq:
+                break
             if room <= 0:
                 self._wait()
                 return
@@ -129,6 +138,17 @@ class Cursor:
             self.wants_sync = False
             connection.post(feed.make_sync())
 
+    def _answer_sent(self) -> None:
+        """Give the answers that waited for what was posted."""
+        while self.answers and self.answers[0][0] < self.next:
+            self.answers.pop(0)[1]()
+
+    def answer_all(self) -> None:
+        """Give every answer that waits: no more is posted."""
+        answers, self.answers = self.answers, []
+        for _, answer in answers:
+            answer()
+
     async def _page(self) -> None:
         """Read what the tail no longer has, one page, and pump on."""
         page = await self.feed.read_page(self.next - 1)
@@ -144,6 +164,8 @@ class Cursor:
                 break
             connection.post(entry.frame)
             self.next += 1
+            if self.answers and self.answers[0][0] < self.next:
+                self._answer_sent()
         if connection.outbound_bytes:
             self._wait()
         else:

@@ -198,7 +198,7 @@ class SessionFeed:
             offsets: The code points it has of messages in progress.
             resync_reason: Its cursor does not continue: it is sent the newest messages first.
         """
-        self._drop(connection)
+        previous = self._drop(connection)
         # After a resync the texts in progress begin anew too.
         offsets = dict(offsets) if resync_reason is None else {}
         cursor = Cursor(self, connection, after + 1, offsets)
@@ -206,12 +206,30 @@ class SessionFeed:
             cursor.first = self._make_resync(resync_reason)
             self.stats.resyncs += 1
         self.cursors[connection] = cursor
+        if previous is not None:
+            cursor.answers = previous.answers
         cursor.pump()
 
     def detach(self, connection: Connection) -> None:
         """End a connection's subscription, if it has one."""
-        if self._drop(connection) and not self.cursors and self.on_idle is not None:
+        cursor = self._drop(connection)
+        if cursor is None:
+            return
+        # What waited for events that it will not be sent now waits for nothing.
+        cursor.answer_all()
+        if not self.cursors and self.on_idle is not None:
             self.on_idle()
+
+    def when_sent(self, connection: Connection, answer: Callable[[], object]) -> None:
+        """Call ``answer`` when a connection was sent every event published so far.
+
+        At once if it was, or is not subscribed: PROTOCOL §2.2 on what waits for a turn's end.
+        """
+        cursor = self.cursors.get(connection)
+        if cursor is None or not cursor.is_behind or cursor.next > self.state.seq:
+            answer()
+        else:
+            cursor.answers.append((self.state.seq, answer))
 
     def detach_all(self, last: Frame) -> None:
         """End every subscription with one more frame."""
@@ -237,13 +255,12 @@ class SessionFeed:
         """Take a cursor among the up-to-date ones."""
         self._current[cursor] = None
 
-    def _drop(self, connection: Connection) -> bool:
+    def _drop(self, connection: Connection) -> Cursor | None:
         cursor = self.cursors.pop(connection, None)
-        if cursor is None:
-            return False
-        cursor.is_gone = True
-        self._current.pop(cursor, None)
-        return True
+        if cursor is not None:
+            cursor.is_gone = True
+            self._current.pop(cursor, None)
+        return cursor
 
     # -- reading ---------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
+    from ._feed import SessionFeed
     from ._link import ServerLink
     from ._registry import Method
     from ._timers import Timer
@@ -74,21 +75,27 @@ class Request(msgspec.Struct, eq=False):
 
     # -- answering -------------------------------------------------------------------------
 
-    def succeed(self, result: Any) -> None:
+    def succeed(self, result: Any) -> bool:
         """Answer with an attrs object or a JSON value. The first answer counts."""
         if self.is_answered:
-            return
+            return False
         try:
             data = codec.encode_json(codec.unstructure(result))
         except Exception as exc:  # noqa: BLE001 - ends this request
             self.fail(exc)
-            return
-        self.succeed_encoded(data)
+            return False
+        return self.succeed_encoded(data)
 
-    def succeed_encoded(self, data: bytes) -> None:
+    def succeed_after(self, feed: SessionFeed, result: Any) -> None:
+        """See `trialogue.core._command.Reply`."""
+        # Its work is done: what it is answered from here on is what came of it.
+        self._abandon = None
+        feed.when_sent(self.link.connection, lambda: self.succeed(result))
+
+    def succeed_encoded(self, data: bytes) -> bool:
         """Answer with JSON that was made before."""
         if self.is_answered:
-            return
+            return False
         limit = self.link.settings.max_send_frame_bytes
         if len(data) > limit:
             self.fail(
@@ -96,8 +103,9 @@ class Request(msgspec.Struct, eq=False):
                     f"The answer has {len(data)} bytes", data={"limitBytes": limit}
                 )
             )
-            return
+            return False
         self._answer(make_response(self.envelope.id, data))
+        return True
 
     def fail(self, exc: Exception) -> None:
         """Answer with an error. What is not a `WireError` is only logged, and shows an id."""

@@ -255,7 +255,7 @@ class LiveSession:
         """Answer when the input's turn has ended."""
         ended = self._ended_result(result)
         if ended is not None:
-            reply.succeed(ended)
+            reply.succeed_after(self.feed, ended)
             return
         waiting = (reply, result)
         self._waiting.setdefault(result.input_id, []).append(waiting)
@@ -408,7 +408,7 @@ class LiveSession:
 
         def answer() -> None:
             if record.method != "message.send":
-                reply.succeed(record.result)
+                reply.succeed_after(self.feed, record.result)
                 return
             result = structure(record.result, MessageSendResult)
             if isinstance(command.params, MessageSend) and command.params.wait:
@@ -540,7 +540,7 @@ class LiveSession:
             for reply, result in self._waiting.pop(input_id, []):
                 ended = self._ended_result(result)
                 assert ended is not None
-                reply.succeed(ended)
+                reply.succeed_after(self.feed, ended)
         self.host.turn_ended(self)
         if self._closing is not None:
             self._finish_closing()
@@ -553,7 +553,7 @@ class LiveSession:
         for reply, claim in cancels:
             # The turn's end carries the keys of those cancels that came before it was decided.
             self.state.remember_keys(_record(claim, cancelled), utc_now())
-            reply.succeed(cancelled)
+            reply.succeed_after(self.feed, cancelled)
 
     def start_next(self) -> None:
         """Start the first queued input, if there is one and the server is not draining."""
@@ -576,7 +576,7 @@ class LiveSession:
             if failure is not None:
                 reply.fail(failure)
             else:
-                reply.succeed(self.feed.state.session())
+                reply.succeed_after(self.feed, self.feed.state.session())
 
         reply.when_abandoned(_only_stop_waiting)
         self.close("closed by a client", closed)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from trialogue.core.abc import Turn
 from trialogue.testing import (
@@ -492,6 +493,58 @@ async def test_resync_in_a_turn_goes_on_with_its_message(connect: Connect) -> No
         assert events[1]["data"]["delta"] == "So far"
         led.finish()
         await other.expect_event(sid, "message.completed")
+
+
+@pytest.mark.parametrize("method", ["message.send", "turn.cancel", "session.close"])
+async def test_answer_waits_for_the_events_before_it(connect: Connect, method: str) -> None:
+    """§2.2: on the connection that is sent them, however late it reads. A bug once seen."""
+    puppet = Puppet()
+    async with connect(puppet, high_water_bytes=8 * KIB) as peer, connect.another() as other:
+        sid = (await peer.call("session.create"))["id"]
+        await other.call("session.subscribe", sessionId=sid)
+        await peer.call("session.subscribe", sessionId=sid)
+        with peer.not_reading():
+            members = {"content": "hi", "wait": True} if method == "message.send" else {}
+            if method != "message.send":
+                await other.call("message.send", sessionId=sid, content="hi")
+            else:
+                waiting = await peer.send_request(method, sessionId=sid, params=members)
+            led = await puppet.next_turn()
+            for _ in range(240):
+                led.write("x" * 4 * KIB)
+                await other.expect_event(sid, "message.delta")
+            if method != "message.send":
+                waiting = await peer.send_request(method, sessionId=sid)
+            else:
+                led.finish()
+            last = "session.closed" if method == "session.close" else "turn.ended"
+            await other.expect_event(sid, last)
+            assert await other.call("server.health"), "long after what it waited for"
+        await peer.expect_result(waiting)
+        assert peer.events(sid)[-1]["type"] == last
+        assert "message.completed" in [event["type"] for event in peer.events(sid)]
+
+
+async def test_answer_does_not_wait_for_events_that_will_not_come(loopback: Connect) -> None:
+    """§2.2: who unsubscribes, or is not subscribed, is answered at once."""
+    puppet = Puppet()
+    async with loopback(puppet, high_water_bytes=8 * KIB) as peer, loopback.another() as other:
+        sid = (await peer.call("session.create"))["id"]
+        await peer.call("session.subscribe", sessionId=sid)
+        waiting = await other.send_request("message.send", sessionId=sid, content="hi", wait=True)
+        with peer.not_reading():
+            led = await puppet.next_turn()
+            for _ in range(240):
+                led.write("x" * 4 * KIB)
+                await wait_all_tasks_blocked()
+            held = await peer.send_request("turn.cancel", sessionId=sid)
+            await other.expect_result(waiting)
+            gone = await peer.send_request("session.unsubscribe", sessionId=sid)
+        await peer.expect_result(held)
+        await peer.expect_result(gone)
+        order = [frame["payload"].get("id") for frame in peer.frames if frame["type"] == "response"]
+        assert order[-2:] == [held, gone]
+        assert "turn.ended" not in [event["type"] for event in peer.events(sid)]
 
 
 # -- many readers, and slow ones -------------------------------------------------------------------
