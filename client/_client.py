@@ -23,7 +23,7 @@ import trio
 from ..core import plugins
 from ..core.abc import ConnectOptions
 from ..core.codec import encode_json
-from ..core.errors import LocalProtocolError, SessionNotFoundError
+from ..core.errors import InputNotFoundError, LocalProtocolError, SessionNotFoundError
 from ..core.log import Entry, Position
 from ..core.methods import (
     METHODS,
@@ -569,8 +569,20 @@ class Client:
 
     async def list_inputs(self, session_id: str) -> tuple[InputInfo, ...]:
         """Give the inputs that wait for their turn."""
-        params = InputList(session_id=session_id)
-        return (await self._read("input.list", params, InputListResult)).inputs
+        found: list[InputInfo] = []
+        after: str | None = None
+        while True:
+            params = InputList(session_id=session_id, after=after)
+            try:
+                page = await self._read("input.list", params, InputListResult)
+            except InputNotFoundError:
+                # The last one of a page has had its turn meanwhile: begin again.
+                found, after = [], None
+                continue
+            found += page.inputs
+            if not page.has_more or not page.inputs:
+                return tuple(found)
+            after = page.inputs[-1].input_id
 
     async def withdraw_input(
         self, session_id: str, input_id: str, *, key: str | None = None

@@ -11,7 +11,7 @@ import trio
 from ._clock import utc_now
 from ._command import Command, KeyClaim, Reply
 from ._ids import new_id
-from ._queries import check_depth
+from ._queries import check_session
 from .errors import ConflictError, MessageNotFoundError
 from .events import MessageCreated, SessionCreated
 from .log import KeyRecord
@@ -40,7 +40,7 @@ class SessionMaker:
         """Carry out ``session.create``."""
         params: SessionCreate = command.params
         self._host.check_agent(params.config)
-        check_depth("params.metadata", params.metadata)
+        check_session(self._host.settings, params, params.config)
         self._make_once(command, reply, params)
 
     def fork(

@@ -17,11 +17,11 @@ import trio
 
 from ._command import Command, Reply
 from ._creation import SessionMaker
-from ._feed import PAGE_ENTRIES, SessionFeed, make_event
+from ._feed import PAGE_ENTRIES, SessionFeed, count_fitting, make_event
 from ._flusher import Flusher
 from ._housekeeping import Housekeeper
 from ._notes import join_partials
-from ._queries import check_range, find_start, list_messages, make_snapshot
+from ._queries import check_range, find_start, list_inputs, list_messages, make_snapshot
 from ._recovery import recover
 from ._session import LiveSession
 from ._snapshot import restore
@@ -44,7 +44,6 @@ from .methods import (
     EventList,
     EventListResult,
     InputList,
-    InputListResult,
     LoggedEntry,
     MessageAdd,
     MessageList,
@@ -288,7 +287,7 @@ class LocalHost(SessionHost):
             case MessageList():
                 reply.succeed(list_messages(feed, params))
             case InputList():
-                reply.succeed(InputListResult(inputs=tuple(feed.state.inputs)))
+                reply.succeed(list_inputs(feed, params))
             case EventList() | SessionExport():
                 self._list_entries(session, params, reply)
             case SessionSubscribe():
@@ -357,13 +356,17 @@ class LocalHost(SessionHost):
 
     async def list(self, params: SessionList, principal: str | None) -> SessionListResult:
         check_range("limit", params.limit, 1, 200)
-        page = await self.store.list(
-            owner=principal, status=params.status, limit=params.limit, cursor=params.cursor
-        )
-        return SessionListResult(
-            sessions=tuple(summary.session for summary in page.summaries),
-            next_cursor=page.next_cursor,
-        )
+        limit = params.limit
+        while True:
+            page = await self.store.list(
+                owner=principal, status=params.status, limit=limit, cursor=params.cursor
+            )
+            sessions = tuple(summary.session for summary in page.summaries)
+            fitting = count_fitting(sessions, self.settings.max_list_bytes)
+            if fitting == len(sessions) or len(sessions) == 1:
+                return SessionListResult(sessions=sessions, next_cursor=page.next_cursor)
+            # Where the next page begins only the store can say.
+            limit = max(1, fitting)
 
     def _list_entries(
         self, session: LiveSession, params: EventList | SessionExport, reply: Reply
@@ -427,7 +430,8 @@ class LocalHost(SessionHost):
             reply.succeed(make_snapshot(feed, start))
             return
         self._check_subscriptions(session, connection)
-        reply.succeed(make_snapshot(feed, start))
+        if not reply.succeed(make_snapshot(feed, start)):
+            return
         # After a resync the client has nothing, whatever it said that it has.
         self._attach(
             feed,

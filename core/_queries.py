@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from ._feed import SessionFeed
+from ._feed import SessionFeed, count_fitting
 from ._json import MAX_VALUE_DEPTH, json_depth
-from .errors import InvalidRequestError, MessageNotFoundError
+from ._text import MAX_ESCAPED
+from .codec import encode_json, unstructure
+from .errors import (
+    InputNotFoundError,
+    InvalidRequestError,
+    MessageNotFoundError,
+    PayloadTooLargeError,
+)
 from .log import Position
-from .methods import MessageList, MessageListResult, SessionSubscribe, SessionSubscribeResult
-from .models import Message
+from .methods import (
+    InputList,
+    InputListResult,
+    MessageList,
+    MessageListResult,
+    SessionCreate,
+    SessionSubscribe,
+    SessionSubscribeResult,
+    SessionUpdate,
+)
+from .models import InputInfo, Message, SessionConfig
+from .settings import Settings
 
-__all__ = ["check_depth", "check_range", "find_start", "list_messages", "make_snapshot"]
+__all__ = [
+    "check_depth",
+    "check_range",
+    "check_session",
+    "check_size",
+    "find_start",
+    "list_inputs",
+    "list_messages",
+    "make_snapshot",
+]
 
 
 def check_range(name: str, value: int, low: int, high: int) -> None:
@@ -42,16 +69,52 @@ def check_depth(path: str, value: Any) -> None:
         )
 
 
+def check_size(path: str, value: Any, limit: int) -> None:
+    """Check how large a value of a request is as JSON.
+
+    Raises:
+        PayloadTooLargeError: More than ``limit`` bytes; the issue names the place.
+    """
+    if not value or (isinstance(value, str) and len(value) * MAX_ESCAPED <= limit):
+        return
+    if len(encode_json(unstructure(value))) > limit:
+        message = f"more than {limit} bytes"
+        raise PayloadTooLargeError(
+            f"Too large: {path}: {message}",
+            data={"limitBytes": limit, "issues": [{"path": path, "message": message}]},
+        )
+
+
+def check_session(
+    settings: Settings, params: SessionCreate | SessionUpdate, config: SessionConfig | None
+) -> None:
+    """Check what a client writes into a session, and the configuration that comes of it.
+
+    Raises:
+        PayloadTooLargeError: A member is over its limit.
+        InvalidRequestError: The metadata are nested too deeply.
+    """
+    check_size("params.name", params.name, settings.max_name_bytes)
+    check_size("params.config", config, settings.max_config_bytes)
+    check_size("params.metadata", params.metadata, settings.max_metadata_bytes)
+    if isinstance(params, SessionUpdate):
+        check_size("params.summary", params.summary, settings.max_summary_bytes)
+    if params.metadata:
+        check_depth("params.metadata", params.metadata)
+
+
 def make_snapshot(feed: SessionFeed, replay_from: Position) -> SessionSubscribeResult:
     """Make the answer of ``session.subscribe``, consistent at the published position."""
     state = feed.state
+    inputs, has_more = _first_inputs(feed, state.inputs)
     return SessionSubscribeResult(
         session=state.session(),
         position=str(state.position),
         replay_from=str(replay_from),
         in_progress=feed.in_progress(),
         asks=tuple(state.asks.values()),
-        inputs=tuple(state.inputs),
+        inputs=inputs,
+        has_more_inputs=has_more,
     )
 
 
@@ -97,6 +160,30 @@ def list_messages(feed: SessionFeed, params: MessageList) -> MessageListResult:
         return MessageListResult(messages=page[::-1], has_more=has_more)
     page, has_more = feed.newest_messages(messages, params.limit)
     return MessageListResult(messages=page, has_more=has_more)
+
+
+def list_inputs(feed: SessionFeed, params: InputList) -> InputListResult:
+    """Answer ``input.list``: the queued inputs, or those behind one of them.
+
+    Raises:
+        InputNotFoundError: ``after`` names none that is queued, or none any more.
+    """
+    inputs = feed.state.inputs
+    if params.after is not None:
+        queued = [info.input_id for info in inputs]
+        if params.after not in queued:
+            raise InputNotFoundError(f"No such input is queued: {params.after}")
+        inputs = inputs[queued.index(params.after) + 1 :]
+    page, has_more = _first_inputs(feed, inputs)
+    return InputListResult(inputs=page, has_more=has_more)
+
+
+def _first_inputs(
+    feed: SessionFeed, inputs: Sequence[InputInfo]
+) -> tuple[tuple[InputInfo, ...], bool]:
+    """Cut a list of inputs; at least one, if there is one."""
+    count = max(1, count_fitting(inputs, feed.max_list_bytes))
+    return tuple(inputs[:count]), count < len(inputs)
 
 
 def _index(messages: list[Message], message_id: str) -> int:

@@ -21,17 +21,15 @@ from ._feed import SessionFeed
 from ._ids import new_id
 from ._journal import Journal
 from ._notes import NoteTaker
-from ._queries import check_depth
+from ._queries import check_session, check_size
 from ._state import SessionState
-from ._text import MAX_ESCAPED
 from ._timers import Timer
 from ._turn import RunningTurn
-from .codec import encode_json, structure, unstructure
+from .codec import structure, unstructure
 from .errors import (
     ConflictError,
     InputNotFoundError,
     OverloadedError,
-    PayloadTooLargeError,
     RequestCancelledError,
     ServerError,
     SessionBusyError,
@@ -170,17 +168,9 @@ class LiveSession:
         if self.state.ended is not None or self._closing is not None:
             raise SessionClosedError(f"Session closed: {self.id}")
 
-    def _check_text(self, text: str) -> None:
-        """Check a client's message as an agent's is."""
-        limit = self.settings.max_message_bytes
-        if len(text) * MAX_ESCAPED > limit and len(encode_json(text)) > limit:
-            raise PayloadTooLargeError(
-                f"A message's text may be {limit} bytes", data={"limitBytes": limit}
-            )
-
     def _send(self, command: Command, params: MessageSend | MessageStream, reply: Reply) -> None:
         self._check_open()
-        self._check_text(params.content)
+        check_size("params.content", params.content, self.settings.max_message_bytes)
         state, turn = self.state, self.turn
         when_busy = params.when_busy or state.config.when_busy or "queue"
         is_busy = turn is not None or bool(state.inputs)
@@ -333,7 +323,7 @@ class LiveSession:
 
     def _add(self, params: MessageAdd, claim: KeyClaim | None, reply: Reply) -> None:
         self._check_open()
-        self._check_text(params.content)
+        check_size("params.content", params.content, self.settings.max_message_bytes)
         message = Message(
             id=new_id("msg"),
             session_id=self.id,
@@ -349,8 +339,7 @@ class LiveSession:
         state = self.state
         config = state.config if params.config is None else _merge(state.config, params.config)
         self.host.check_agent(config)
-        if params.metadata is not None:
-            check_depth("params.metadata", params.metadata)
+        check_session(self.settings, params, None if params.config is None else config)
         session = attrs.evolve(
             state.session(),
             name=state.name if params.name is None else params.name,

@@ -255,7 +255,10 @@ class SessionSubscribe:
 
 @attrs.frozen(kw_only=True)
 class SessionSubscribeResult:
-    """Consistent at ``position``. Events after ``replay_from`` follow, then ``sync``."""
+    """Consistent at ``position``. Events after ``replay_from`` follow, then ``sync``.
+
+    ``has_more_inputs``: ``input.list`` gives those behind the last of ``inputs``.
+    """
 
     session: Session
     position: str
@@ -263,6 +266,7 @@ class SessionSubscribeResult:
     in_progress: tuple[InProgress, ...] = ()
     asks: tuple[AskInfo, ...] = ()
     inputs: tuple[InputInfo, ...] = ()
+    has_more_inputs: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -385,12 +389,16 @@ class TurnCancelResult:
 
 @attrs.frozen(kw_only=True)
 class InputList:
+    """``after`` is the id of a queued input: those behind it are listed."""
+
     session_id: str
+    after: str | None = None
 
 
 @attrs.frozen(kw_only=True)
 class InputListResult:
     inputs: tuple[InputInfo, ...]
+    has_more: bool = False
 
 
 @attrs.frozen(kw_only=True)

@@ -49,6 +49,10 @@ class Settings:
         max_send_frame_bytes: The largest frame the server sends; a larger answer is an error.
         max_list_bytes: Where lists and ``resync`` are cut, with ``hasMore``.
         max_message_bytes: Of one message's text or one tool's result, as JSON.
+        max_name_bytes: Of a session's name, as JSON: a title in a list.
+        max_summary_bytes: Of a session's summary, as JSON.
+        max_metadata_bytes: Of a session's metadata, as JSON.
+        max_config_bytes: Of a session's configuration, system prompt and all, as JSON.
         max_in_flight: Unanswered requests of one connection.
         high_water_bytes: Above it no event is posted to a connection, and it is not read from.
         max_outbox_bytes: What may wait beside one frame of the largest size; above it a response
@@ -83,6 +87,11 @@ class Settings:
     max_send_frame_bytes: int = _limit(2 * MIB, low=64 * KIB)
     max_list_bytes: int = _limit(512 * KIB, low=1 * KIB)
     max_message_bytes: int = _limit(1 * MIB, low=1 * KIB)
+    # Together less than a frame from a client, so that whole sessions fit into every list.
+    max_name_bytes: int = _limit(1 * KIB, low=2)
+    max_summary_bytes: int = _limit(16 * KIB, low=2)
+    max_metadata_bytes: int = _limit(64 * KIB, low=2)
+    max_config_bytes: int = _limit(128 * KIB, low=2)
     max_in_flight: int = _limit(32)
     high_water_bytes: int = _limit(64 * KIB)
     max_outbox_bytes: int = _limit(1 * MIB)
@@ -129,6 +138,10 @@ class Settings:
             "maxSendFrameBytes": self.max_send_frame_bytes,
             "maxListBytes": self.max_list_bytes,
             "maxMessageBytes": self.max_message_bytes,
+            "maxNameBytes": self.max_name_bytes,
+            "maxSummaryBytes": self.max_summary_bytes,
+            "maxMetadataBytes": self.max_metadata_bytes,
+            "maxConfigBytes": self.max_config_bytes,
             "maxInFlight": self.max_in_flight,
             "highWaterBytes": self.high_water_bytes,
             "maxOutboxBytes": self.max_outbox_bytes,

@@ -466,6 +466,116 @@ async def test_tools_result_may_be_just_so_large(connect: Connect) -> None:
         assert "result" not in second["data"]
 
 
+SESSION_MEMBERS = [
+    ("name", "max_name_bytes", 1, lambda size: "x" * (size - 2)),
+    ("summary", "max_summary_bytes", 16, lambda size: "x" * (size - 2)),
+    ("metadata", "max_metadata_bytes", 64, lambda size: {"m": "x" * (size - 8)}),
+    ("config", "max_config_bytes", 128, lambda size: {"systemPrompt": "x" * (size - 19)}),
+]
+
+
+@pytest.mark.parametrize(("member", "setting", "kib", "make"), SESSION_MEMBERS)
+async def test_member_of_a_session_may_be_just_so_large(
+    loopback: Connect, member: str, setting: str, kib: int, make: Any
+) -> None:
+    """§10, §11: by default and by setting, created or updated; the error names the place."""
+    for options, limit in (({}, kib * KIB), ({setting: 500}, 500)):
+        async with loopback(**options) as peer:
+            sid = (await peer.call("session.create"))["id"]
+            calls: list[tuple[str, Any]] = [("session.update", {"sessionId": sid})]
+            if member != "summary":  # which a session gets in its life
+                calls.append(("session.create", {}))
+            for method, members in calls:
+                session = await peer.call(method, params={**members, member: make(limit)})
+                assert session[member] == make(limit)
+                error = await peer.refused(
+                    "PAYLOAD_TOO_LARGE", method, params={**members, member: make(limit + 1)}
+                )
+                assert error["data"]["limitBytes"] == limit
+                assert error["data"]["issues"][0]["path"] == f"params.{member}"
+            assert (await peer.call("session.get", sessionId=sid))[member] == make(limit)
+
+
+async def test_config_may_be_just_so_large_when_it_is_merged(loopback: Connect) -> None:
+    """§11: what a session is left with counts, not what one update brings."""
+    async with loopback(max_config_bytes=100) as peer:
+        sid = (await peer.call("session.create", config={"systemPrompt": "x" * 69}))["id"]
+        await peer.refused(
+            "PAYLOAD_TOO_LARGE", "session.update", sessionId=sid, config={"model": "m" * 20}
+        )
+        await peer.call("session.update", sessionId=sid, config={"model": "m"})
+        session = await peer.call("session.update", sessionId=sid, name="n")
+        assert session["config"] == {"systemPrompt": "x" * 69, "model": "m"}
+
+
+async def test_list_of_sessions_is_cut(loopback: Connect) -> None:
+    """§11: at maxListBytes, with nextCursor; whatever is in them. A bug once seen."""
+    async with loopback(rate_limit=None) as peer:
+        prompt, metadata = {"systemPrompt": "x" * 127 * KIB}, {"m": "x" * 63 * KIB}
+        ids = [
+            (await peer.call("session.create", config=prompt, metadata=metadata))["id"]
+            for _ in range(12)
+        ]
+        listed: list[str] = []
+        cursor: dict[str, str] = {}
+        pages = 0
+        while True:
+            page = await peer.call("session.list", params=cursor)
+            listed += [session["id"] for session in page["sessions"]]
+            pages += 1
+            if "nextCursor" not in page:
+                break
+            cursor = {"cursor": page["nextCursor"]}
+        assert sorted(listed) == sorted(ids)
+        assert pages == 6, "two of them and no third are below 512 KiB"
+
+
+async def test_session_above_max_list_bytes_is_a_page_by_itself(loopback: Connect) -> None:
+    """§11: at least one a page."""
+    async with loopback(max_list_bytes=KIB) as peer:
+        for _ in range(2):
+            await peer.call("session.create", metadata={"m": "x" * 2 * KIB})
+        page = await peer.call("session.list")
+        assert len(page["sessions"]) == 1
+        page = await peer.call("session.list", cursor=page["nextCursor"])
+        assert len(page["sessions"]) == 1
+        assert "nextCursor" not in page
+
+
+async def test_list_of_queued_inputs_is_cut(loopback: Connect) -> None:
+    """§6.3, §11: in both answers, and the rest is listed from there. A bug once seen."""
+    async with loopback(for_ever, rate_limit=None) as peer:
+        sid = (await peer.call("session.create"))["id"]
+        for number in range(14):
+            await peer.call("message.send", sessionId=sid, content=f"{number:02}" + "x" * 200 * KIB)
+        answer = await peer.call("session.subscribe", sessionId=sid)
+        assert [info["content"][:2] for info in answer["inputs"]] == ["01", "02"]
+        assert answer["hasMoreInputs"] is True
+        page = await peer.call("input.list", sessionId=sid)
+        assert page == {"inputs": answer["inputs"], "hasMore": True}
+        listed = page["inputs"]
+        while page["hasMore"]:
+            page = await peer.call("input.list", sessionId=sid, after=listed[-1]["inputId"])
+            listed += page["inputs"]
+        assert [info["content"][:2] for info in listed] == [f"{n:02}" for n in range(1, 14)]
+        await peer.call("input.withdraw", sessionId=sid, inputId=listed[0]["inputId"])
+        await peer.refused(
+            "INPUT_NOT_FOUND", "input.list", sessionId=sid, after=listed[0]["inputId"]
+        )
+
+
+async def test_refused_subscribe_does_not_subscribe(loopback: Connect) -> None:
+    """§2.2, §11: an answer above maxSendFrameBytes is an error, and has no effect."""
+    async with loopback(for_ever, max_send_frame_bytes=64 * KIB) as peer:
+        sid = (await peer.call("session.create"))["id"]
+        for _ in range(3):
+            await peer.call("message.send", sessionId=sid, content="x" * 60_000)
+        await peer.refused("PAYLOAD_TOO_LARGE", "session.subscribe", sessionId=sid)
+        assert (await peer.call("server.stats"))["subscriptions"] == 0
+        await peer.call("session.update", sessionId=sid, name="n")
+        assert peer.events(sid) == []
+
+
 async def test_answer_above_max_send_frame_bytes_is_an_error(connect: Connect) -> None:
     """§11: PAYLOAD_TOO_LARGE, and the connection lives on."""
 
