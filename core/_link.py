@@ -35,6 +35,7 @@ from .errors import (
     OverloadedError,
     PayloadTooLargeError,
     RateLimitedError,
+    RequestCancelledError,
     ShuttingDownError,
     UnauthorizedError,
     WireError,
@@ -242,10 +243,7 @@ class ServerLink(Link):
                     data={"issues": [{"path": "payload.id", "message": "in use"}]},
                 )
             if self.server.is_draining and not method.while_draining:
-                raise ShuttingDownError(
-                    "The server is shutting down",
-                    data={"retryAfterMs": self.server.retry_after_ms},
-                )
+                raise self._shutting_down()
             if self._in_flight >= self.settings.max_in_flight and method.is_counted:
                 raise OverloadedError(
                     f"{self._in_flight} requests of this connection are unanswered",
@@ -265,6 +263,25 @@ class ServerLink(Link):
             if failure is None:
                 raise
             request.fail(failure)
+
+    def _shutting_down(self) -> ShuttingDownError:
+        return ShuttingDownError(
+            "The server is shutting down", data={"retryAfterMs": self.server.retry_after_ms}
+        )
+
+    def say_goodbye(self) -> None:
+        """Answer every request that still waits, and close.
+
+        What a method of one's own was doing is cut in its midst: nobody should just repeat it.
+        """
+        for request in list(self._requests.values()):
+            if request.scope is not None and not request.method.while_draining:
+                request.fail(RequestCancelledError("The server is shutting down"))
+            else:
+                request.fail(self._shutting_down())
+            if request.scope is not None:
+                request.scope.cancel(reason="the server ends")
+        self.end(CloseReason.GOING_AWAY)
 
     def _turn_away(self, envelope: RequestEnvelope) -> None:
         """Answer a request that no handler gets to see."""

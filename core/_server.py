@@ -32,7 +32,6 @@ from .abc import (
     Acceptor,
     Agent,
     Authenticator,
-    CloseReason,
     Connection,
     Link,
     Listener,
@@ -295,9 +294,9 @@ class Server(Acceptor):
             await self.host.wait_written()
 
     async def _say_goodbye(self) -> None:
-        """Let each connection take what was posted, then close it."""
+        """Answer what still waits, let each connection take what was posted, then close it."""
         for link in list(self.links):
-            link.connection.close_soon(CloseReason.GOING_AWAY)
+            link.say_goodbye()
         with trio.move_on_after(GOODBYE_SECONDS):
             while self.links:
                 self._unlinked = trio.Event()

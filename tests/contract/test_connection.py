@@ -9,6 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from trialogue.core import Request
 from trialogue.core.abc import PeerInfo
 from trialogue.core.errors import UnauthorizedError
 from trialogue.core.methods import Credential
@@ -532,6 +533,30 @@ async def test_server_that_ends_closes_each_connection_after_its_last_events(
             await peer.expect_event(None, "goaway")
             await peer.expect_event(session["id"], "turn.ended", outcome="interrupted")
             await peer.expect_end()
+
+
+async def test_every_request_is_answered_before_the_goodbye(connect: Connect) -> None:
+    """§2.2, §3.4: a queued input stays queued, and who waits for it is told. A bug once seen."""
+
+    async def slow(request: Request, params: object) -> None:
+        await trio.sleep_forever()
+
+    async with connect.serve(for_ever, methods={"_slow": slow}):
+        server = connect.server
+        async with connect.another() as peer:
+            sid = (await peer.call("session.create"))["id"]
+            members = {"sessionId": sid, "content": "hi", "wait": True}
+            running = await peer.send_request("message.send", params=members)
+            queued = await peer.send_request("message.send", params=members)
+            asked = await peer.send_request("_slow")
+            await peer.call("server.health")
+            server.stop()
+            assert (await peer.expect_result(running))["outcome"] == "interrupted"
+            error = await peer.expect_error(queued, "SHUTTING_DOWN")
+            assert error["data"]["retryAfterMs"] > 0
+            await peer.expect_error(asked, "CANCELLED")
+            await peer.expect_end()
+            assert peer.ending == "ended"
 
 
 async def test_draining_server_takes_no_new_connections(connect: Connect) -> None:
