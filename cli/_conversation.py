@@ -56,6 +56,8 @@ _BUSY: Final = {
 RESUMED_MESSAGES: Final = 10
 HISTORY_MESSAGES: Final = 20
 LISTED_SESSIONS: Final = 20
+#: In a narrow window: the number is what /resume takes, the name what a person knows.
+_LISTED_FIRST: Final = ("", "#", "name", "session", "last used", "status")
 #: Messages that stay as they are: the last thing said, and its answer.
 COMPACT_KEEPS: Final = 2
 #: Of what a command lists.
@@ -380,7 +382,7 @@ class Conversation:
             for number, session in enumerate(page.sessions, 1)
         ]
         columns = ("", "#", "session", "status", "messages", "last used", "name")
-        table = render_table(columns, rows, self._terminal.width - 1)
+        table = render_table(columns, rows, _LISTED_FIRST, self._terminal.width - 1)
         self.view.add()
         self._terminal.show([*self.view.screen.take(), table], self.view.live())
         if page.next_cursor:

@@ -111,6 +111,7 @@ def _print_sessions(found: Sequence[Session]) -> None:
             )
             for session in found
         ],
+        rank=("session", "name", "last used", "status"),
     )
 
 
