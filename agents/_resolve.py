@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import os
 import re
-import sys
-import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any, Final, cast
@@ -14,7 +11,7 @@ from typing import Any, Final, cast
 from ..core._arguments import describe_function, is_function_of
 from ..core.abc import Agent
 from ..core.errors import SettingsError, TrialogueError
-from ..core.plugins import AGENTS, list_plugins, load_object
+from ..core.plugins import AGENTS, explain_import, list_plugins, load_object
 from ._loader import AgentLoader
 
 __all__ = ["list_agents", "resolve_agent", "resolve_agents"]
@@ -101,8 +98,8 @@ def _suggest(spec: str, names: list[str]) -> str:
 def _import_installed(name: str) -> Any:
     try:
         return list_plugins(AGENTS)[name].load()
-    except Exception as exc:  # whatever an import does
-        raise SettingsError(f"agent {name!r} cannot be imported: {_say(exc)}") from exc
+    except (Exception, SystemExit) as exc:  # whatever an import does
+        raise SettingsError(f"agent {name!r} cannot be imported: {explain_import(exc)}") from exc
 
 
 def _load(loader: AgentLoader[...], name: str, argument: str) -> Agent:
@@ -113,33 +110,17 @@ def _load(loader: AgentLoader[...], name: str, argument: str) -> Agent:
     except TrialogueError:
         raise
     except ImportError as exc:
-        raise SettingsError(f"agent {name!r} cannot be imported: {_say(exc)}") from exc
+        raise SettingsError(f"agent {name!r} cannot be imported: {explain_import(exc)}") from exc
     return _checked(made, f"{name}:{argument}")
 
 
 def _import_own(spec: str, *, shadowed: str | None) -> Any:
-    here = os.getcwd()
-    if here not in sys.path and "" not in sys.path:
-        sys.path.insert(0, here)  # as `python -m` has it; for good, since it may import later
     try:
         return load_object(spec)
     except SettingsError as exc:
         if shadowed is not None:
             raise SettingsError(f"agent {shadowed!r} takes nothing after a colon; {exc}") from None
         raise SettingsError(f"agent {exc}") from exc.__cause__
-    except Exception as exc:  # somebody's module failed
-        raise SettingsError(f"agent {spec!r}: importing it failed: {_say(exc)}") from exc
-
-
-def _say(exc: BaseException) -> str:
-    """Say what went wrong and, since no traceback is shown, where."""
-    if isinstance(exc, ModuleNotFoundError):
-        return str(exc)
-    where = ""
-    frames = traceback.extract_tb(exc.__traceback__)
-    if frames and not isinstance(exc, SyntaxError):
-        where = f" ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})"
-    return f"{type(exc).__name__}: {exc}{where}"
 
 
 def _checked(found: Any, spec: str) -> Agent:

@@ -6,7 +6,9 @@ no model SDK, and the core knows no transport.
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -16,7 +18,7 @@ from urllib.parse import urlsplit
 from .abc import Transport
 from .errors import SettingsError
 
-__all__ = ["find_transport", "list_plugins", "load_object", "load_plugin"]
+__all__ = ["explain_import", "find_transport", "list_plugins", "load_object", "load_plugin"]
 
 TRANSPORTS: Final = "trialogue.transports"
 STORES: Final = "trialogue.stores"
@@ -67,21 +69,38 @@ def find_transport(url: str) -> Transport:
 def load_object(path: str) -> Any:
     """Import ``module:name`` (``module:name.attribute`` too), the way ASGI servers name an app.
 
+    The current folder is made importable for it, as ``python -m`` has it.
+
     Raises:
-        SettingsError: The module or the name does not exist; says which.
+        SettingsError: The module or the name does not exist, or importing failed; says which.
     """
     module_name, _, attribute = path.partition(":")
     if not module_name or not attribute:
         raise SettingsError(f"{path!r} is not of the form module:name")
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)  # for good, since the module may import later
     try:
         found: Any = import_module(module_name)
-    except ModuleNotFoundError as exc:
-        if exc.name is not None and (module_name + ".").startswith(exc.name + "."):
-            raise SettingsError(f"{path!r}: there is no module {exc.name!r}") from None
-        raise SettingsError(f"{path!r}: importing it failed: {exc}") from exc
+    except (Exception, SystemExit) as exc:  # whatever somebody's module does
+        missing = exc.name if isinstance(exc, ModuleNotFoundError) else None
+        if missing is not None and (module_name + ".").startswith(missing + "."):
+            raise SettingsError(f"{path!r}: there is no module {missing!r}") from None
+        raise SettingsError(f"{path!r}: importing it failed: {explain_import(exc)}") from exc
     for name in attribute.split("."):
         try:
             found = getattr(found, name)
         except AttributeError:
             raise SettingsError(f"{path!r}: module {module_name!r} has no {name!r}") from None
     return found
+
+
+def explain_import(exc: BaseException) -> str:
+    """Say why importing failed and, since no traceback is shown, where."""
+    if isinstance(exc, ModuleNotFoundError):
+        return str(exc)
+    where = ""
+    frames = traceback.extract_tb(exc.__traceback__)
+    if frames and not isinstance(exc, SyntaxError):
+        where = f" ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})"
+    return f"{type(exc).__name__}: {exc}{where}"

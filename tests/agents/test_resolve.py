@@ -146,6 +146,7 @@ def test_list_says_what_a_loader_takes() -> None:
         ("broken:agent", "importing it failed: NameError: name 'nope' is not defined (broken.py,"),
         ("mistyped:agent", "importing it failed: SyntaxError: "),
         ("needy:agent", "importing it failed: No module named 'not_installed'"),
+        ("leaving:agent", "importing it failed: SystemExit: 3 (leaving.py, line 2)"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(here: Path, spec: str, said: str) -> None:
@@ -153,6 +154,7 @@ def test_what_is_wrong_is_said_in_a_line(here: Path, spec: str, said: str) -> No
     (here / "broken.py").write_text("import os\nnope\n", "utf-8")
     (here / "mistyped.py").write_text("async def agent(turn) ...", "utf-8")
     (here / "needy.py").write_text("import not_installed", "utf-8")
+    (here / "leaving.py").write_text("import sys\nsys.exit(3)", "utf-8")
     assert said in refusal(spec)
 
 

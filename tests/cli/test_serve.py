@@ -3,6 +3,7 @@
 import json
 import signal
 import socket
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from urllib.parse import urlsplit
 
 import pytest
 import trustme
+
+from trialogue.core.plugins import load_object
 
 from ._process import PATIENCE, LineClient, run_command, serving
 
@@ -160,3 +163,14 @@ def test_variables_that_are_no_settings_are_pointed_out() -> None:
         server.stderr
     )
     assert "TRIALOGUE_TOKEN" not in server.stderr
+
+
+def test_authenticator_of_the_current_folder_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug once seen: agents were looked for where one stands, the authenticator was not."""
+    (tmp_path / "keys_of_here.py").write_text("async def check(credential, peer): ...\n", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    assert callable(load_object("keys_of_here:check"))
+    del sys.modules["keys_of_here"]
