@@ -19,12 +19,13 @@ __all__ = [
     "parse_choice",
     "parse_count",
     "parse_flag",
+    "parse_hosts",
     "parse_list",
+    "parse_origins",
     "parse_rate",
     "parse_seconds",
     "parse_size",
     "parse_text",
-    "parse_text_list",
     "write_rate",
     "write_seconds",
     "write_size",
@@ -45,6 +46,9 @@ _SIZE_UNITS: Final = {
 }
 _TIME_UNITS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _NUMBER_AND_UNIT: Final = re.compile(r"\s*(\d[\d_]*(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
+#: What browsers send: no path, no user. A slash at the end is forgiven.
+_ORIGIN: Final = re.compile(r"[A-Za-z][\w+.-]*://(\[[0-9A-Fa-f:.]+\]|[^\s/:@?#]+)(:\d+)?/?")
+_HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s/:@?#]+)(:\d+)?|[0-9A-Fa-f:.]+")
 _TRUE: Final = frozenset({"1", "on", "true", "yes"})
 _FALSE: Final = frozenset({"0", "off", "false", "no"})
 
@@ -55,8 +59,11 @@ def _is_number(value: Any) -> bool:
 
 def parse_text(value: Any) -> str:
     """Read a text that is not empty."""
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"{value!r} is not a text")
+    if not isinstance(value, str):
+        message = f"{value!r} is not a text"
+        raise ValueError(message)  # noqa: TRY004 - one kind for whoever names the setting
+    if not value.strip():
+        raise ValueError("it is empty")
     return value
 
 
@@ -89,16 +96,29 @@ def write_size(value: int) -> str:
 
 
 def parse_seconds(value: Any) -> float:
-    """Read a time: ``20`` seconds, ``1.5s``, ``500ms``, ``30m``, ``24h``, or ``off`` for never."""
+    """Read a time: ``20`` seconds, ``1.5s``, ``500ms``, ``1h30m``, or ``off`` for never."""
     if _is_number(value):
         return float(value)
     if isinstance(value, str):
         if value.strip().lower() == "off":
             return math.inf
-        match = _NUMBER_AND_UNIT.fullmatch(value)
-        if match is not None and match[2].lower() in _TIME_UNITS:
-            return float(match[1]) * _TIME_UNITS[match[2].lower()]
-    raise ValueError(f"{value!r} is not a time such as 20s, 500ms, 30m or off")
+        if (seconds := _add_times(value)) is not None:
+            return seconds
+    raise ValueError(f"{value!r} is not a time such as 20s, 500ms, 1h30m or off")
+
+
+def _add_times(text: str) -> float | None:
+    """Add up ``1h30m``: the units become smaller, and only a lone number does without one."""
+    total, last, end = 0.0, math.inf, 0
+    while end < len(text):
+        part = _NUMBER_AND_UNIT.match(text, end)
+        unit = _TIME_UNITS.get(part[2].lower()) if part else None
+        if part is None or unit is None or unit >= last:
+            return None
+        if not part[2] and part[0] != text:
+            return None
+        total, last, end = total + float(part[1]) * unit, unit, part.end()
+    return total if text else None
 
 
 def write_seconds(value: float) -> str:
@@ -150,26 +170,35 @@ def parse_choice(*choices: str) -> Callable[[Any], str]:
 
 
 def parse_list(value: Any) -> tuple[str, ...]:
-    """Read several addresses or names, parted by spaces or commas; or a list of them."""
-    return _parse_texts(value, " \t\r\n,")
-
-
-def parse_text_list(value: Any) -> tuple[str, ...]:
-    """Read several texts, parted by spaces; quotes hold one together. Or a list of them."""
-    return _parse_texts(value, " \t\r\n")
-
-
-def _parse_texts(value: Any, separators: str) -> tuple[str, ...]:
+    """Read several texts, parted by spaces or commas; quotes hold one together. Or a list of them."""
     if isinstance(value, str):
         lexer = shlex.shlex(value, posix=True, punctuation_chars=False)
-        lexer.whitespace, lexer.whitespace_split, lexer.commenters = separators, True, ""
+        lexer.whitespace, lexer.whitespace_split, lexer.commenters = " \t\r\n,", True, ""
         try:
-            return tuple(lexer)
+            value = list(lexer)
         except ValueError:
             raise ValueError(f"{value!r} has a quote that is not closed") from None
     if isinstance(value, Iterable):
         return tuple(parse_text(item) for item in cast("Iterable[object]", value))
     raise ValueError(f"{value!r} is not a list of texts")
+
+
+def parse_origins(value: Any) -> tuple[str, ...]:
+    """Read origins, as browsers send them: ``https://my.example``, ``http://127.0.0.1:5173``."""
+    origins = parse_list(value)
+    for origin in origins:
+        if origin not in {"*", "null"} and not _ORIGIN.fullmatch(origin):
+            raise ValueError(f"{origin!r} is not an origin such as https://my.example, or *")
+    return origins
+
+
+def parse_hosts(value: Any) -> tuple[str, ...]:
+    """Read names of hosts, as they stand in a URL: ``my.example``, ``my.example:8080``."""
+    hosts = parse_list(value)
+    for host in hosts:
+        if host != "*" and not _HOST.fullmatch(host):
+            raise ValueError(f"{host!r} is not a host such as my.example, or *")
+    return hosts
 
 
 def mask_url(text: str) -> str:

@@ -76,16 +76,20 @@ def serve(
     settings = load_options(SERVE_OPTIONS, flags=said, environ=environ, config=config)
     store = settings["store"]
     settings["store"] = attrs.evolve(store, value=complete_store(store.value, environ))
+    unknown = [
+        f"{name} is no setting" + (f"; did you mean {meant}?" if meant else "")
+        for name, meant in find_unknown_variables(environ, SERVE_OPTIONS, OTHER_VARIABLES).items()
+    ]
     if print_config:
         print(write_config(settings.values()))
+        for notice in unknown:
+            print(f"trialogue serve: {notice}", file=sys.stderr)
         return EXIT_OK
     with catch_stop_signals() as signals:
         plan = _plan(settings)
         set_up_logging(settings["log"].value, settings["log_level"].value)
-        unknown = find_unknown_variables(environ, SERVE_OPTIONS, OTHER_VARIABLES)
-        for name, meant in unknown.items():
-            hint = f"; did you mean {meant}?" if meant else ""
-            log.warning("%s is no setting%s", name, hint)
+        for notice in unknown:
+            log.warning("%s", notice)
         try:
             return trio.run(_run, plan, signals)
         except StoreUnavailableError as exc:

@@ -14,11 +14,12 @@ from trialogue.cli._options import load_options
 from trialogue.cli._settings import SERVE_OPTIONS, make_settings
 from trialogue.cli._values import (
     mask_url,
+    parse_hosts,
     parse_list,
+    parse_origins,
     parse_rate,
     parse_seconds,
     parse_size,
-    parse_text_list,
     write_rate,
     write_seconds,
     write_size,
@@ -134,6 +135,11 @@ def test_passwords_are_masked(capsys: pytest.CaptureFixture[str]) -> None:
         ("insecure = 'perhaps'", "insecure: 'perhaps' is neither true nor false (set by {})"),
         ("transport = 5", "transport: 5 is not a list of texts (set by {})"),
         ("transport = [5]", "transport: 5 is not a text (set by {})"),
+        ("server_name = ' '", "server_name: it is empty (set by {})"),
+        ("transport = ['']", "transport: it is empty (set by {})"),
+        ("allow_origin = 'foo'", "allow_origin: 'foo' is not an origin such as https://my.example"),
+        ("allow_origin = ['https://a/b']", "allow_origin: 'https://a/b' is not an origin such as"),
+        ("allow_host = 'http://x'", "allow_host: 'http://x' is not a host such as my.example"),
         ("log = 'xml'", "log: 'xml' is not one of auto, console, json (set by {})"),
     ],
 )
@@ -202,6 +208,7 @@ def test_bind_beyond_this_machine_needs_tls_and_credentials(
     ("text", "seconds"),
     [
         *[("20", 20), ("20s", 20), ("1.5 s", 1.5), ("500ms", 0.5), ("30m", 1800), ("24H", 86400)],
+        *[("1h30m", 5400), ("1d 2h", 93600), ("1m 500ms", 60.5)],
         *[("1d", 86400), ("off", math.inf), (3, 3), (0.25, 0.25)],
     ],
 )
@@ -220,7 +227,7 @@ def test_sizes(text: Any, size: int) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "x", "-5s", "5 parsec", "5s5s", None, [], True])
+@pytest.mark.parametrize("text", ["", "x", "-5s", "5 parsec", "5s5s", "5s 1h", "1h 30", None, [], True])
 def test_what_is_no_time_and_no_size(text: Any) -> None:
     for parse in (parse_seconds, parse_size):
         with pytest.raises(ValueError, match="is not a"):
@@ -250,10 +257,29 @@ def test_rates_are_read_as_they_were_written(rate: RateLimit | None) -> None:
     assert parse_rate(write_rate(rate)) == rate
 
 
+def test_origins_and_hosts_that_can_match() -> None:
+    origins = ("https://my.example", "http://[::1]:5173", "http://127.0.0.1:1/", "null", "*")
+    assert parse_origins(" ".join(origins)) == origins
+    hosts = ("my.example", "my.example:8080", "[::1]:80", "::1", "10.0.0.1", "*")
+    assert parse_hosts(",".join(hosts)) == hosts
+
+
+def test_misspelt_variable_is_told_beside_the_configuration(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A bug once seen: only a server that ran told."""
+    assert main(["serve", "--print-config"], {"TRIALOGUE_DRAIN_SECONSD": "5"}) == 0
+    out, err = capsys.readouterr()
+    assert "drain_seconds" in out
+    said = "TRIALOGUE_DRAIN_SECONSD is no setting; did you mean TRIALOGUE_DRAIN_SECONDS?"
+    assert err == f"trialogue serve: {said}\n"
+
+
 def test_lists_in_a_variable() -> None:
+    assert parse_list("echo,demo 'script:my,talk.toml'") == ("echo", "demo", "script:my,talk.toml")
     assert parse_list("ws://127.0.0.1:1, tcp://127.0.0.1:2\n") == (
         "ws://127.0.0.1:1",
         "tcp://127.0.0.1:2",
     )
-    assert parse_text_list("demo 'script:my talk.toml'") == ("demo", "script:my talk.toml")
+    assert parse_list("demo 'script:my talk.toml'") == ("demo", "script:my talk.toml")
     assert tomllib.loads("a = ['x']")["a"] == list(parse_list(["x"]))
