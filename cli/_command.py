@@ -29,6 +29,7 @@ __all__ = [
     "CommandGroup",
     "Environ",
     "UsageError",
+    "find_program",
     "given_flags",
     "make_app",
     "option",
@@ -199,6 +200,17 @@ def _unfold(text: str) -> str:
     """Give each paragraph of a docstring as one line: the terminal is not as wide as the source."""
     paragraphs = inspect.cleandoc(text).split("\n\n")
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+def find_program(app: App, argv: Sequence[str]) -> str:
+    """Write the command that is asked for, as far as there is one: ``trialogue sessions show``."""
+    words = [app.name[0]]
+    for word in argv:
+        if word.startswith("-") or word not in app:
+            break
+        words.append(word)
+        app = app[word]
+    return " ".join(words)
 
 
 def parse(app: App, argv: Sequence[str], environ: Mapping[str, str]) -> Callable[[], int | None]:

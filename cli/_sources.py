@@ -26,7 +26,7 @@ class SessionSource(ABC):
 
     @abstractmethod
     async def list(self, status: SessionStatus | None, limit: int | None) -> Sequence[Session]:
-        """Give sessions, newest activity first."""
+        """Give sessions, newest activity first. ``limit`` is 1 or more."""
 
     @abstractmethod
     async def session(self, session_id: str) -> Session:
@@ -53,11 +53,10 @@ class _Server(SessionSource):
 
     async def list(self, status: SessionStatus | None, limit: int | None) -> Sequence[Session]:
         found: list[Session] = []
-        if limit is None or limit > 0:
-            async for session in self._client.iter_sessions(status=status, page_size=_PAGE):
-                found.append(session)
-                if len(found) == limit:
-                    break
+        async for session in self._client.iter_sessions(status=status, page_size=_PAGE):
+            found.append(session)
+            if len(found) == limit:
+                break
         return found
 
     async def session(self, session_id: str) -> Session:
@@ -94,7 +93,7 @@ class _Store(SessionSource):
             if summary is not None and status in (None, summary.session.status):
                 found.append(summary.session)
         found.sort(key=lambda session: (session.last_activity_at, session.id), reverse=True)
-        return found[: max(0, limit)] if limit is not None else found
+        return found[:limit]
 
     async def session(self, session_id: str) -> Session:
         summary = await self._store.summary(session_id)

@@ -8,7 +8,16 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from .. import __version__
-from ._command import EXIT_OK, EXIT_USAGE, CommandError, CommandGroup, UsageError, make_app, parse
+from ._command import (
+    EXIT_OK,
+    EXIT_USAGE,
+    CommandError,
+    CommandGroup,
+    UsageError,
+    find_program,
+    make_app,
+    parse,
+)
 
 __all__ = ["COMMANDS", "main"]
 
@@ -43,7 +52,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         code = parse(app, argv, environ)()
         sys.stdout.flush()
     except UsageError as exc:
-        return _fail(program, f"{exc} Try '{program} --help'.", EXIT_USAGE)
+        return _fail(program, f"{exc} Try '{find_program(app, argv)} --help'.", EXIT_USAGE)
     except CommandError as exc:
         return _fail(program, str(exc), exc.exit_code)
     except BrokenPipeError:

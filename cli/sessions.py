@@ -11,7 +11,13 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 import trio
 
 from ..core import codec
-from ..core.errors import InvalidRequestError, SettingsError
+from ..core.errors import (
+    ForbiddenError,
+    InvalidRequestError,
+    SessionExpiredError,
+    SessionNotFoundError,
+    SettingsError,
+)
 from ..core.events import SessionCreated
 from ..core.log import Entry, Position
 from ..core.models import Message, Session, SessionStatus
@@ -85,6 +91,8 @@ def list_sessions(
     environ: Environ,
 ) -> int:
     """List your sessions, newest activity first."""
+    if limit is not None and limit < 1:
+        raise SettingsError(f"--limit must be at least 1, not {limit}")
 
     async def list_them(source: SessionSource) -> None:
         found = await source.list(status, limit)
@@ -189,16 +197,27 @@ def close_sessions(
     tls_ca: TlsCa = None,
     environ: Environ,
 ) -> int:
-    """Close sessions: their turns are cancelled, and they can only be read from then on."""
+    """Close sessions: their turns are cancelled, and they can only be read from then on.
+
+    One that cannot be closed is told, and keeps none of the others open.
+    """
 
     async def close() -> int:
+        closed: list[Session] = []
+        refused: list[str] = []
         async with open_client(url, token=token, tls_ca=tls_ca, environ=environ) as client:
-            closed = [await client.close_session(each) for each in (session_id, *more)]
+            for each in (session_id, *more):
+                try:
+                    closed.append(await client.close_session(each))
+                except (ForbiddenError, SessionExpiredError, SessionNotFoundError) as exc:
+                    refused.append(f"{exc.message} ({exc.code})")
         if as_json:
             _print_json([codec.unstructure(session) for session in closed])
         else:
             for session in closed:
                 print(f"{session.id} is {session.status}")
+        if refused:
+            raise CommandError("; ".join(refused))
         return EXIT_OK
 
     return run_client_command(close)

@@ -260,9 +260,10 @@ class Connection:
     def _take_response(self, response: Response) -> None:
         if response.id is None:
             # Something of ours could not be read. Which request it was cannot be known.
-            log.warning("the server refused a frame", extra={"error": str(response.error)})
             if isinstance(response.error, FINAL_ERRORS):
                 self.end(response.error)
+            else:
+                log.warning("the server refused a frame", extra={"error": str(response.error)})
             return
         call = self._calls.get(response.id) if isinstance(response.id, int) else None
         if call is None:

@@ -55,6 +55,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["--verson"], "trialogue: There is no option '--verson': did you mean '--version'?"),
         (["serve", "--prt", "1"], "trialogue serve: Unknown option: --prt"),
         (["version", "now"], "trialogue version: "),
+        (["sessions", "shwo"], "trialogue sessions: There is no command 'shwo': did you mean 'show'"),
     ],
 )
 def test_wrong_words_are_answered_in_one_line(
@@ -65,6 +66,14 @@ def test_wrong_words_are_answered_in_one_line(
     assert out == ""
     assert err.startswith(said)
     assert err.count("\n") == 1
+
+
+def test_hint_names_the_command_that_was_meant(capsys: pytest.CaptureFixture[str]) -> None:
+    """A bug once seen: what was wrong with ``sessions show`` pointed to the help of the group."""
+    assert main(["sessions", "show"], {}) == 2
+    assert "Try 'trialogue sessions show --help'." in capsys.readouterr().err
+    assert main(["sessions", "list", "--lmit", "1"], {}) == 2
+    assert "Try 'trialogue sessions list --help'." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("library", ["cyclopts", "rich"])

@@ -47,16 +47,19 @@ def test_only_answers_are_printed() -> None:
 
 
 def test_a_credential_comes_from_the_flag_or_the_environment() -> None:
+    transports = ["--transport", TCP, "--transport", "ws://127.0.0.1:0"]
     with serving(
-        "echo", "--transport", TCP, "--authenticate", "agents_for_cli:check_token"
+        "echo", *transports, "--authenticate", "agents_for_cli:check_token", count=2
     ) as server:
         url = server.urls[0]
+        listed = run_command("sessions", "list", server.urls[1], "--token", "please")
         named = run_command("chat", url, stdin="hi", environ={"TRIALOGUE_TOKEN": "open sesame"})
         given = run_command("chat", url, "--token", "open sesame", stdin="hi")
         wrong = run_command("chat", url, "--token", "please", stdin="hi")
     assert (named.stdout, given.stdout) == ("hi\n", "hi\n")
     assert (wrong.stdout, wrong.returncode) == ("", 1)
     assert wrong.stderr == "trialogue chat: not this token (UNAUTHORIZED)\n"
+    assert listed.stderr == "trialogue sessions: not this token (UNAUTHORIZED)\n"  # and no log
 
 
 def test_a_signal_cancels_what_is_being_answered() -> None:

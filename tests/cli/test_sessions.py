@@ -150,7 +150,10 @@ def test_a_store_is_read_without_a_server(
     (listed,) = json.loads(offline(capsys, "list", folder, "--json")[0])
     assert (listed["id"], listed["messageCount"]) == (session_id, 2)
     assert offline(capsys, "list", folder, "--json", "--status", "closed")[0] == "[]\n"
-    assert offline(capsys, "list", folder, "--json", "--limit", "0")[0] == "[]\n"
+    assert len(json.loads(offline(capsys, "list", folder, "--json", "--limit", "1")[0])) == 1
+    for limit in ("0", "-1"):
+        err = offline(capsys, "list", folder, "--limit", limit, code=2)[1]
+        assert err == f"trialogue sessions: --limit must be at least 1, not {limit}\n"
     assert "user  What is it?" in offline(capsys, "show", folder, session_id)[0]
     assert offline(capsys, "export", folder, session_id)[0] == file.read_text("utf-8")
     err = offline(capsys, "show", folder, "ses_none", code=1)[1]
@@ -232,6 +235,15 @@ def test_close(run: Any, url: str) -> None:
     assert run("close", *ids[:2])[0] == f"{ids[0]} is closed\n{ids[1]} is closed\n"
     (closed,) = json.loads(run("close", ids[2], "--json")[0])
     assert (closed["id"], closed["status"]) == (ids[2], "closed")
+
+
+def test_close_goes_on_after_one_that_cannot_be_closed(run: Any, url: str) -> None:
+    with LineClient(url) as client:
+        session_id = client.request("session.create", name="c")["data"]["id"]
+    out, err = run("close", "ses_none", session_id, "ses_neither", code=1)
+    assert out == f"{session_id} is closed\n"
+    said = "Session not found: ses_none (SESSION_NOT_FOUND); Session not found: ses_neither"
+    assert err == f"trialogue sessions: {said} (SESSION_NOT_FOUND)\n"
 
 
 def test_refusals_have_a_line_and_a_code(
