@@ -8,6 +8,7 @@ import logging
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
@@ -127,7 +128,7 @@ def _plan(settings: Mapping[str, Setting]) -> _Plan:
         transports=settings["transport"].value,
         settings=make_settings(settings),
         store=_named(
-            settings["store"], lambda spec: find_store(spec, make_store_settings(settings))
+            settings["store"], partial(find_store, settings=make_store_settings(settings))
         ),
         authenticate=authenticate,
         tls=tls,
