@@ -55,7 +55,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["--verson"], "trialogue: There is no option '--verson': did you mean '--version'?"),
         (["serve", "--prt", "1"], "trialogue serve: Unknown option: --prt"),
         (["version", "now"], "trialogue version: "),
-        (["sessions", "shwo"], "trialogue sessions: There is no command 'shwo': did you mean 'show'"),
+        (
+            ["sessions", "shwo"],
+            "trialogue sessions: There is no command 'shwo': did you mean 'show'",
+        ),
     ],
 )
 def test_wrong_words_are_answered_in_one_line(

@@ -227,7 +227,9 @@ def test_sizes(text: Any, size: int) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "x", "-5s", "5 parsec", "5s5s", "5s 1h", "1h 30", None, [], True])
+@pytest.mark.parametrize(
+    "text", ["", "x", "-5s", "5 parsec", "5s5s", "5s 1h", "1h 30", None, [], True]
+)
 def test_what_is_no_time_and_no_size(text: Any) -> None:
     for parse in (parse_seconds, parse_size):
         with pytest.raises(ValueError, match="is not a"):

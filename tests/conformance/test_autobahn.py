@@ -22,7 +22,9 @@ NON_STRICT = {"6.4.3", "6.4.4"}
 @pytest.mark.parametrize("driver", ["poller", "task"])
 def test_no_autobahn_case_fails(tmp_path: Path, driver: str) -> None:
     """247 cases, some 5 s."""
-    with subprocess.Popen([sys.executable, SERVER, driver], stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(
+        [sys.executable, SERVER, driver], stdout=subprocess.PIPE, text=True
+    ) as server:
         try:
             assert server.stdout is not None
             address = server.stdout.readline().strip()
