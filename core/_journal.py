@@ -32,7 +32,8 @@ __all__ = ["Callback", "Failure", "Journal"]
 
 log = logging.getLogger("trialogue.session")
 
-Callback: TypeAlias = Callable[[], None]
+#: What it returns does not matter.
+Callback: TypeAlias = Callable[[], object]
 #: Told why what it waited for will never be durable.
 Failure: TypeAlias = Callable[[Exception], None]
 

@@ -144,7 +144,7 @@ class Request(msgspec.Struct, eq=False):
         if self.stop is not None:
             self._stop(self.stop)
 
-    def cancel(self, done: Callable[[bool], None]) -> None:
+    def cancel(self, done: Callable[[bool], object]) -> None:
         """Stop the work for ``request.cancel``; call ``done`` after the response was posted.
 
         What only waits for its commit is not stopped: it is answered with its result. What goes

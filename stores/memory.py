@@ -175,7 +175,7 @@ class MemoryStore(SessionStore):
             self.observers.tell_pruned(doomed)
         return doomed
 
-    def _by_activity(self) -> list[Summary]:
+    def _by_activity(self) -> Sequence[Summary]:
         """Give all, oldest activity first; of one time, in the order of their ids."""
         return sorted(self._summaries.values(), key=_key)
 

@@ -100,8 +100,8 @@ class PolledConnection(Polled):
         try:
             self.link.heard()
             self._feed(data)
-        except Exception:  # noqa: BLE001 - ends this connection
-            self._fail()
+        except Exception as exc:  # noqa: BLE001 - ends this connection
+            self._fail(exc)
 
     def go_on(self) -> None:
         """Feed what was left over."""
@@ -113,8 +113,8 @@ class PolledConnection(Polled):
             return
         try:
             self._feed_rest()
-        except Exception:  # noqa: BLE001 - ends this connection
-            self._fail()
+        except Exception as exc:  # noqa: BLE001 - ends this connection
+            self._fail(exc)
 
     @abstractmethod
     def _feed(self, data: bytes) -> None:
@@ -141,11 +141,13 @@ class PolledConnection(Polled):
         self._is_soon = True
         self._poller.call_soon(self)
 
-    def _fail(self) -> None:
-        """Report the bug that is being handled, and end."""
-        with connection_boundary(self.connection):
-            raise  # noqa: PLE0704 - from the caller's except
-        self._end()
+    def _fail(self, exc: Exception) -> None:
+        """Report a bug, and end."""
+        try:
+            with connection_boundary(self.connection):
+                raise exc
+        finally:
+            self._end()
 
     def _end(self) -> None:
         """Read no more, and let a task say goodbye."""

@@ -188,7 +188,7 @@ class PolledWebSocket(PolledConnection):
             if event.message_finished:
                 self._is_refused = not self.link.feed(self._take_parts())
         elif isinstance(event, BytesMessage):
-            self._parts.append(event.data)
+            self._parts.append(bytes(event.data))
             if event.message_finished and not connection.take_binary(self._take_parts()):
                 connection.close_with(UNSUPPORTED, "frames are text messages")
         elif isinstance(event, Ping):

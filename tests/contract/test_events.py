@@ -504,16 +504,17 @@ async def test_answer_waits_for_the_events_before_it(connect: Connect, method: s
         await other.call("session.subscribe", sessionId=sid)
         await peer.call("session.subscribe", sessionId=sid)
         with peer.not_reading():
-            members = {"content": "hi", "wait": True} if method == "message.send" else {}
-            if method != "message.send":
-                await other.call("message.send", sessionId=sid, content="hi")
-            else:
+            waiting: Any = None
+            if method == "message.send":
+                members = {"content": "hi", "wait": True}
                 waiting = await peer.send_request(method, sessionId=sid, params=members)
+            else:
+                await other.call("message.send", sessionId=sid, content="hi")
             led = await puppet.next_turn()
             for _ in range(240):
                 led.write("x" * 4 * KIB)
                 await other.expect_event(sid, "message.delta")
-            if method != "message.send":
+            if waiting is None:
                 waiting = await peer.send_request(method, sessionId=sid)
             else:
                 led.finish()

@@ -479,7 +479,8 @@ async def test_member_of_a_session_may_be_just_so_large(
     loopback: Connect, member: str, setting: str, kib: int, make: Any
 ) -> None:
     """§10, §11: by default and by setting, created or updated; the error names the place."""
-    for options, limit in (({}, kib * KIB), ({setting: 500}, 500)):
+    limits: list[tuple[dict[str, Any], int]] = [({}, kib * KIB), ({setting: 500}, 500)]
+    for options, limit in limits:
         async with loopback(**options) as peer:
             sid = (await peer.call("session.create"))["id"]
             calls: list[tuple[str, Any]] = [("session.update", {"sessionId": sid})]

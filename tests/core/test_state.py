@@ -58,5 +58,5 @@ def _completion(result: Any) -> Entry:
         event=body.type,
         log_class="tool_result",
         data=b"",
-        body=body,
+        parsed=body,
     )

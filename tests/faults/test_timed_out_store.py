@@ -39,7 +39,7 @@ async def insist(
                 sent = await peer.send_request(
                     method,
                     idempotency_key=key if keeps_key else f"{key} {attempt}",
-                    **params,
+                    params=params,
                 )
                 answer = await peer.expect_response(sent)
         except (trio.BrokenResourceError, trio.EndOfChannel, trio.ClosedResourceError):
