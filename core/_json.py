@@ -138,13 +138,13 @@ def count_names(value: Any, depth: int = 0) -> int:
             return -1
         deeper: list[dict[str, Any] | list[Any]] = []
         for container in containers:
-            if type(container) is dict:
+            if isinstance(container, dict):
                 names += len(container)
                 values: Iterable[Any] = container.values()
             else:
                 values = container
             for item in values:
-                kind = type(item)
+                kind = item.__class__
                 if kind is dict or kind is list:
                     deeper.append(item)
                 elif kind is int and not -MAX_INTEGER <= item <= MAX_INTEGER:

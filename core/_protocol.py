@@ -135,7 +135,7 @@ def decode_envelope(frame: bytes) -> RequestEnvelope | Heartbeat:
     if params is not _NO_PARAMS:
         names += 1 + len(params)
         for value in params.values():
-            kind = type(value)
+            kind = value.__class__
             if kind is dict or kind is list or kind is int:
                 names += count_names(params, 2) - len(params)
                 break

@@ -26,6 +26,14 @@ class _Later:
 LATER: Final = _Later()
 
 
+def _make_reader(method: Method) -> Callable[[dict[str, Any]], Any]:
+    return _as_it_is if method.params is None else codec.make_reader(method.params)
+
+
+def _as_it_is(params: dict[str, Any]) -> dict[str, Any]:
+    return params
+
+
 @attrs.frozen(kw_only=True)
 class Method:
     """How a method is served.
@@ -51,15 +59,9 @@ class Method:
     is_counted: bool = True
     is_reserved: bool = False
     while_draining: bool = True
-    read_params: Callable[[dict[str, Any]], Any] = attrs.field(init=False)
-
-    @read_params.default
-    def _make_reader(self) -> Callable[[dict[str, Any]], Any]:
-        return _as_it_is if self.params is None else codec.make_reader(self.params)
-
-
-def _as_it_is(params: dict[str, Any]) -> dict[str, Any]:
-    return params
+    read_params: Callable[[dict[str, Any]], Any] = attrs.field(
+        init=False, default=attrs.Factory(_make_reader, takes_self=True)
+    )
 
 
 class Registry:

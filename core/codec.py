@@ -142,11 +142,10 @@ def structure(value: Any, cls: type[T]) -> T:
     """
     if attrs.has(cls) and type(value) is not dict:
         raise _invalid([{"path": "$", "message": "expected an object"}])
-    reader = _readers.get(cls)
+    reader: Callable[[Any], T] | None = _readers.get(cls)
     if reader is None:
         reader = _readers[cls] = make_reader(cls, place="")
-    result: T = reader(value)
-    return result
+    return reader(value)
 
 
 def make_reader(cls: type[T], *, place: str = "params") -> Callable[[Any], T]:
@@ -168,7 +167,7 @@ def make_reader(cls: type[T], *, place: str = "params") -> Callable[[Any], T]:
 
 def unstructure(value: Any) -> Any:
     """Make a JSON value of an attrs class, or of a tuple or mapping of them."""
-    cls = type(value)
+    cls = value.__class__
     writer = _writers.get(cls)
     if writer is None:
         # The hook of a class never changes; asking for it costs as much as using it.
