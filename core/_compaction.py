@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ._command import KeyClaim, Reply
 from ._ids import new_id
 from ._state import SUMMARY_HEADING
-from .errors import InvalidRequestError, SessionBusyError
+from .errors import InvalidRequestError, SessionBusyError, find_failure
 from .events import SessionCompacted
 from .methods import SessionCompact
 from .models import Message
@@ -71,9 +71,15 @@ def compact(
 
     async def ask_agent() -> None:
         try:
-            write(await summarize(old))
-        except Exception as exc:  # noqa: BLE001 - ends this request
-            reply.fail(exc)
+            summary: object = await summarize(old)
+            if not isinstance(summary, str):
+                raise TypeError(f"a summary is a str, and not a {type(summary).__name__}")
+            write(summary)
+        except BaseException as exc:
+            failure = find_failure(exc)
+            if failure is None:
+                raise
+            reply.fail(failure)
 
     session.host.spawn_writer(ask_agent)
 

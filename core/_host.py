@@ -185,6 +185,8 @@ class LocalHost(SessionHost):
             return None
         if session.journal.is_open or not (needs_write or _has_open_work(session)):
             return session
+        if session.state.ended is not None:
+            return session
         return None
 
     def with_session(
@@ -222,6 +224,8 @@ class LocalHost(SessionHost):
             while waiting:
                 session = self.sessions.get(session_id) or await self._load(session_id)
                 needs_write = waiting[0].needs_write or _has_open_work(session)
+                # Nothing is written behind the end of a session, whatever is asked of it.
+                needs_write = needs_write and session.state.ended is None
                 if needs_write and not session.journal.is_open:
                     session.journal.open(await self.store.open(session_id))
                     recover(session)

@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import trio
 
 from trialogue.core import Request
 from trialogue.core.abc import Agent, Turn
+from trialogue.core.models import Message
 from trialogue.testing import CallTool, ProtocolPeer, Puppet, ReportUsage, Wait, scripted
 from trialogue.testing.transport_kit import Connect
 
@@ -400,6 +403,34 @@ async def test_checkpoint_is_an_event_with_a_label(connect: Connect) -> None:
         assert written["label"] == "before"
         await peer.call("session.checkpoint", sessionId=sid)
         assert "label" not in (await peer.expect_event(sid, "session.checkpointed"))["data"]
+
+
+class Summarizer:
+    """An agent that echoes, and has a summary of its own, or fails to have one."""
+
+    summary: Any = None
+
+    async def __call__(self, turn: Turn) -> None:
+        await turn.write(turn.input.content)
+
+    async def summarize(self, messages: Sequence[Message]) -> Any:
+        await trio.lowlevel.checkpoint()
+        return sys.exit(3) if self.summary is None else self.summary
+
+
+async def test_summary_is_the_agents_or_the_request_fails(loopback: Connect) -> None:
+    """§4, §10: SERVER_ERROR where an agent gives no text, or would end the server."""
+    agent = Summarizer()
+    async with loopback(agent) as peer:
+        sid = (await peer.call("session.create"))["id"]
+        for text in ("one", "two"):
+            await peer.call("message.send", sessionId=sid, content=text, wait=True)
+        for summary in (None, 5):
+            agent.summary = summary
+            await peer.refused("SERVER_ERROR", "session.compact", sessionId=sid, keepLast=2)
+        agent.summary = "All was said."
+        done = await peer.call("session.compact", sessionId=sid, keepLast=2)
+        assert (done["summary"], done["compactedCount"]) == ("All was said.", 2)
 
 
 # -- the server --------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 import trio
 from trio.testing import MockClock
 
@@ -238,3 +239,48 @@ async def test_compaction_changes_what_the_agent_is_shown_and_nothing_else(
     assert "beta" in shown[0]
     assert shown[1:] == ["gamma", "echo gamma", "recall"]
     assert [message["content"] for message in listed][:2] == ["alpha", "echo alpha"]
+
+
+@pytest.mark.parametrize("end", ["closed", "expired"])
+async def test_log_that_has_ended_gets_nothing_more_after_a_crash(
+    end: str, autojump_clock: MockClock
+) -> None:
+    """PROTOCOL §4: its end is the last event of the log. A bug once seen: session.resumed was."""
+    store = SurvivingStore()
+    async with running(store, idle_timeout_seconds=60) as (_, peer):
+        session_id = (await peer.call("session.create"))["id"]
+        sent = await peer.call(
+            "message.send", sessionId=session_id, content="hi", wait=True, idempotency_key="k"
+        )
+        if end == "closed":
+            await peer.call("session.close", sessionId=session_id, idempotency_key="c")
+        else:
+            await trio.sleep(61)
+        before = (await peer.call("event.list", sessionId=session_id))["events"]
+        store.crash()
+    assert before[-1]["type"] == f"session.{end}"
+    code = f"SESSION_{end.upper()}"
+    async with running(store, idle_timeout_seconds=60) as (_, peer):
+        for method, members in (
+            ("message.send", {"content": "x"}),
+            ("message.stream", {"content": "x"}),
+            ("message.add", {"role": "user", "content": "x"}),
+            ("session.update", {"name": "n"}),
+            ("session.checkpoint", {}),
+            ("session.compact", {}),
+        ):
+            await peer.refused(code, method, sessionId=session_id, params=members)
+        for key in ("c", "another", None):
+            closed = await peer.call("session.close", sessionId=session_id, idempotency_key=key)
+            assert closed["status"] == end
+        again = await peer.call(
+            "message.send", sessionId=session_id, content="hi", wait=True, idempotency_key="k"
+        )
+        assert again == sent, "§7: what was carried out is answered, also behind the end"
+        await peer.call("turn.cancel", sessionId=session_id, turnId=sent["turnId"])
+        await peer.refused("INPUT_NOT_FOUND", "input.withdraw", sessionId=session_id, inputId="i")
+        await trio.sleep(120)
+        assert (await peer.call("event.list", sessionId=session_id))["events"] == before
+        assert store.terms[session_id] == 1
+        await peer.call("session.delete", sessionId=session_id)
+        await peer.refused("SESSION_NOT_FOUND", "session.get", sessionId=session_id)
