@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ._command import KeyClaim, Reply
 from ._ids import new_id
+from ._queries import check_range
 from ._state import SUMMARY_HEADING
 from .errors import InvalidRequestError, SessionBusyError, find_failure
 from .events import SessionCompacted
@@ -40,8 +41,10 @@ def compact(
 
     Raises:
         SessionBusyError: A turn is running, and is being shown these messages.
-        InvalidRequestError: There is nothing to compact.
+        InvalidRequestError: There is nothing to compact, or ``keepLast`` is no count.
     """
+    if params.keep_last is not None:
+        check_range("keepLast", params.keep_last, 0, 2**53 - 1)
     if session.turn is not None:
         raise SessionBusyError(f"Session busy: {session.id}")
     state = session.state

@@ -67,7 +67,7 @@ def _greet(request: Request) -> HelloResult:
         protocol=ProtocolInfo(version=PROTOCOL_VERSION, supported=SUPPORTED_VERSIONS),
         principal=link.principal or "",
         capabilities={},
-        limits=server.settings.wire_limits(),
+        limits=server.settings.wire_limits(durable=server.host.store.durable),
         heartbeat_ms=round(server.settings.heartbeat_seconds * 1000),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -18,19 +18,13 @@ __all__ = ["Housekeeper"]
 
 log = logging.getLogger("trialogue.session")
 
-#: The default of idle expiry with a store that forgets anyway (PROTOCOL §11).
-FORGETFUL_IDLE_SECONDS: Final = 30 * 60.0
-
 
 class Housekeeper:
     """Looks after the sessions of one host. A session has one timer."""
 
     def __init__(self, host: LocalHost) -> None:
         self._host = host
-        idle = host.settings.idle_timeout_seconds
-        if idle is None:
-            idle = math.inf if host.store.durable else FORGETFUL_IDLE_SECONDS
-        self._idle_seconds = idle
+        self._idle_seconds = host.settings.idle_seconds(durable=host.store.durable)
         self._is_pruning = False
         self._wants_pruning = False
 

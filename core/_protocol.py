@@ -50,7 +50,7 @@ PROTOCOL_VERSION: Final = "1.0"
 #: One for each major version that is understood; any minor of it is accepted.
 SUPPORTED_VERSIONS: Final = ("1.0",)
 _MAJORS: Final = {version.partition(".")[0] for version in SUPPORTED_VERSIONS}
-_VERSION: Final = re.compile(r"(0|[1-9]\d{0,5})\.(0|[1-9]\d{0,5})", re.ASCII)
+_VERSION: Final = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)", re.ASCII)
 #: In characters.
 MAX_ID_LENGTH: Final = 64
 #: A week: longer than any request, and far from what a timer cannot hold.

@@ -26,10 +26,11 @@ from .methods import (
     SessionSubscribeResult,
     SessionUpdate,
 )
-from .models import InputInfo, Message, SessionConfig
+from .models import Attachment, InputInfo, Message, SessionConfig
 from .settings import Settings
 
 __all__ = [
+    "check_attachments",
     "check_depth",
     "check_range",
     "check_session",
@@ -48,11 +49,14 @@ def check_range(name: str, value: int, low: int, high: int) -> None:
         InvalidRequestError: It is out of range.
     """
     if not low <= value <= high:
-        message = f"expected {low} to {high}"
-        raise InvalidRequestError(
-            f"Invalid request: params.{name}: {message}",
-            data={"issues": [{"path": f"params.{name}", "message": message}]},
-        )
+        raise _invalid(f"params.{name}", f"expected {low} to {high}")
+
+
+def _invalid(path: str, message: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"Invalid request: {path}: {message}",
+        data={"issues": [{"path": path, "message": message}]},
+    )
 
 
 def check_depth(path: str, value: Any) -> None:
@@ -62,11 +66,18 @@ def check_depth(path: str, value: Any) -> None:
         InvalidRequestError: It is nested too deeply for what will be around it.
     """
     if json_depth(value) > MAX_VALUE_DEPTH:
-        message = f"more than {MAX_VALUE_DEPTH} levels"
-        raise InvalidRequestError(
-            f"Invalid request: {path}: {message}",
-            data={"issues": [{"path": path, "message": message}]},
-        )
+        raise _invalid(path, f"more than {MAX_VALUE_DEPTH} levels")
+
+
+def check_attachments(attachments: Sequence[Attachment]) -> None:
+    """Check that each attachment is there, or says where it is.
+
+    Raises:
+        InvalidRequestError: One does neither, or both.
+    """
+    for index, attachment in enumerate(attachments):
+        if (attachment.data is None) == (attachment.uri is None):
+            raise _invalid(f"params.attachments[{index}]", "expected either data or uri")
 
 
 def check_size(path: str, value: Any, limit: int) -> None:

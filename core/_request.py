@@ -60,7 +60,7 @@ class Request(msgspec.Struct, eq=False):
     error: WireError | None = None
     timer: Timer | None = None
     _abandon: Callable[[str], None] | None = None
-    _followers: list[Callable[[], None]] | None = None
+    _followers: list[Callable[[], object]] | None = None
 
     def command(self, params: Any) -> Command:
         """Make the command that stands for this request."""

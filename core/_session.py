@@ -21,7 +21,7 @@ from ._feed import SessionFeed
 from ._ids import new_id
 from ._journal import Journal
 from ._notes import NoteTaker
-from ._queries import check_session, check_size
+from ._queries import check_attachments, check_session, check_size
 from ._state import SessionState
 from ._timers import Timer
 from ._turn import RunningTurn
@@ -171,6 +171,8 @@ class LiveSession:
     def _send(self, command: Command, params: MessageSend | MessageStream, reply: Reply) -> None:
         self._check_open()
         check_size("params.content", params.content, self.settings.max_message_bytes)
+        if params.attachments:
+            check_attachments(params.attachments)
         state, turn = self.state, self.turn
         when_busy = params.when_busy or state.config.when_busy or "queue"
         is_busy = turn is not None or bool(state.inputs)

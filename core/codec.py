@@ -100,9 +100,19 @@ def _make_converter(*, detailed: bool) -> Converter:
         return hook
 
     def structure_class(cls: type[Any]) -> Callable[[Any, Any], Any]:
-        return make_dict_structure_fn(
+        make = make_dict_structure_fn(
             cls, converter, _cattrs_detailed_validation=detailed, **overrides(cls)
         )
+        if any(field.default is attrs.NOTHING for field in attrs.fields(cls)):
+            return make
+
+        # With every member optional, a list or a text without them would pass for an object.
+        def make_of_object(value: Any, kind: Any) -> Any:
+            if as_object(value) is None:
+                raise TypeError("expected an object")
+            return make(value, kind)
+
+        return make_of_object
 
     def unstructure_class(cls: type[Any]) -> Callable[[Any], Any]:
         return make_dict_unstructure_fn(cls, converter, **overrides(cls))

@@ -13,6 +13,8 @@ __all__ = ["DRIVERS", "Settings"]
 
 #: See `Settings.driver`.
 DRIVERS = ("auto", "poller", "task")
+#: The default of idle expiry with a store that forgets anyway (PROTOCOL §11).
+FORGETFUL_IDLE_SECONDS = 30 * 60.0
 KIB = 1024
 MIB = 1024 * 1024
 
@@ -131,10 +133,21 @@ class Settings:
         """What may wait for a peer: one frame of any size it may be sent, and others beside it."""
         return self.max_send_frame_bytes + self.max_outbox_bytes
 
-    def wire_limits(self) -> dict[str, Any]:
-        """Give the limits that apply to a connection, as ``hello`` announces them."""
+    def idle_seconds(self, *, durable: bool) -> float:
+        """How long a session may be idle, with a store that is durable or not."""
+        if self.idle_timeout_seconds is not None:
+            return self.idle_timeout_seconds
+        return math.inf if durable else FORGETFUL_IDLE_SECONDS
+
+    def wire_limits(self, *, durable: bool) -> dict[str, Any]:
+        """Give the limits that apply to a connection, as ``hello`` announces them.
+
+        Args:
+            durable: Whether the store is: it decides on idle sessions.
+        """
         limits: dict[str, Any] = {
             "maxFrameBytes": self.max_frame_bytes,
+            "maxHandshakeFrameBytes": self.max_handshake_frame_bytes,
             "maxSendFrameBytes": self.max_send_frame_bytes,
             "maxListBytes": self.max_list_bytes,
             "maxMessageBytes": self.max_message_bytes,
@@ -154,15 +167,19 @@ class Settings:
             ("writeTimeoutMs", self.write_timeout_seconds),
             ("connectTimeoutMs", self.connect_seconds),
             ("turnTimeoutMs", self.turn_seconds),
+            ("cancelGraceMs", self.cancel_grace_seconds),
             ("drainTimeoutMs", self.drain_seconds),
             ("evictAfterMs", self.evict_after_seconds),
+            ("idleTimeoutMs", self.idle_seconds(durable=durable)),
+            ("idempotencyMs", self.idempotency_seconds),
+            ("maxStoredMs", self.max_stored_seconds),
         ):
-            if math.isfinite(seconds):
+            if seconds is not None and math.isfinite(seconds):
                 limits[name] = round(seconds * 1000)
-        if self.idle_timeout_seconds is not None and math.isfinite(self.idle_timeout_seconds):
-            limits["idleTimeoutMs"] = round(self.idle_timeout_seconds * 1000)
         if self.max_stored_sessions is not None:
             limits["maxStoredSessions"] = self.max_stored_sessions
+        if self.max_stored_bytes is not None:
+            limits["maxStoredBytes"] = self.max_stored_bytes
         if self.rate_limit is not None:
             limits["maxRequests"] = round(self.rate_limit.max_requests)
             limits["windowMs"] = round(self.rate_limit.window_seconds * 1000)

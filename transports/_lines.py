@@ -18,7 +18,7 @@ __all__ = ["REFUSAL", "LineChannel", "LineConnection", "LineSplitter", "drive_li
 #: What a peer is told for whom there is no place.
 REFUSAL: Final = (
     b'{"version":"1.0","type":"response","payload":{"id":null,"success":false,"error":%b}}\n'
-    % encode_json(OverloadedError("Too many connections").to_wire())
+    % encode_json(OverloadedError("Too many connections", data={"retryAfterMs": 1000}).to_wire())
 )
 
 

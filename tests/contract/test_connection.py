@@ -77,9 +77,36 @@ async def test_hello_announces_every_limit_of_the_connection(connect: Connect) -
             "evictAfterMs": 30 * 60_000,
             "turnTimeoutMs": 30 * 60_000,
             "drainTimeoutMs": 30_000,
+            "maxHandshakeFrameBytes": 8 * KIB,
+            "maxListBytes": 512 * KIB,
+            "maxNameBytes": KIB,
+            "maxSummaryBytes": 16 * KIB,
+            "maxMetadataBytes": 64 * KIB,
+            "maxConfigBytes": 128 * KIB,
+            "idleTimeoutMs": 30 * 60_000,
+            "cancelGraceMs": 5_000,
+            "idempotencyMs": 24 * 3_600_000,
         }
         assert expected.items() <= limits.items()
-        assert limits == Settings().wire_limits()
+        assert limits == Settings().wire_limits(durable=False)
+
+
+async def test_hello_announces_what_is_not_endless(loopback: Connect) -> None:
+    """§11: times and stores' bounds where they are set; a durable store keeps idle sessions."""
+    assert "idleTimeoutMs" not in Settings().wire_limits(durable=True)
+    async with loopback(
+        evict_after_seconds=math.inf,
+        idle_timeout_seconds=9,
+        max_stored_sessions=8,
+        max_stored_seconds=7,
+        max_stored_bytes=6,
+    ) as peer:
+        limits = (await peer.call("hello"))["limits"]
+        assert "evictAfterMs" not in limits
+        assert limits["idleTimeoutMs"] == 9_000
+        assert limits["maxStoredSessions"] == 8
+        assert limits["maxStoredMs"] == 7_000
+        assert limits["maxStoredBytes"] == 6
 
 
 async def test_hello_is_optional_where_no_credential_is_needed(connect: Connect) -> None:
@@ -107,6 +134,8 @@ async def test_good_credential_makes_a_principal(connect: Connect) -> None:
         create = await peer.send_request("session.create")
         assert (await peer.expect_result(hello))["principal"] == "ada"
         assert (await peer.expect_result(create))["status"] == "idle"
+        again = await peer.call("hello", auth={"scheme": "bearer", "token": "other"})
+        assert again["principal"] == "ada", "it stays who it is"
 
 
 @pytest.mark.parametrize(

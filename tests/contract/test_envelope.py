@@ -84,7 +84,7 @@ async def test_any_minor_version_is_accepted_and_answered_with_ours(
         assert [frame["version"] for frame in peer.frames] == ["1.0"]
 
 
-@pytest.mark.parametrize("version", ["0.9", "2.0", "10.0"])
+@pytest.mark.parametrize("version", ["0.9", "2.0", "10.0", "9" * 40 + ".0"])
 async def test_another_major_version_is_refused_with_those_that_are_known(
     connect: Connect, version: str
 ) -> None:
@@ -185,6 +185,60 @@ async def test_param_of_the_wrong_kind_is_refused(
     """§10: INVALID_REQUEST, never a guess at what was meant."""
     async with connect() as peer:
         await peer.refused("INVALID_REQUEST", method, params=members)
+
+
+@pytest.mark.parametrize(
+    ("method", "members", "place"),
+    [
+        ("session.create", {"config": []}, "config"),
+        ("session.create", {"config": ""}, "config"),
+        ("session.create", {"config": {"budget": []}}, "config.budget"),
+        ("session.compact", {"keepLast": -1}, "keepLast"),
+        ("message.send", {"attachments": [{"name": "n", "mediaType": "m"}]}, "attachments[0]"),
+        (
+            "message.send",
+            {"attachments": [{"name": "n", "mediaType": "m", "data": "", "uri": "u:"}]},
+            "attachments[0]",
+        ),
+    ],
+)
+async def test_what_is_none_of_its_kind_is_refused(
+    loopback: Connect, method: str, members: dict[str, Any], place: str
+) -> None:
+    """§4, §10: and was taken for an empty one, or for none. Bugs once seen."""
+    async with loopback() as peer:
+        sid = (await peer.call("session.create"))["id"]
+        needed = {"session.compact": {"sessionId": sid}}
+        needed["message.send"] = {"sessionId": sid, "content": "x"}
+        error = await peer.refused(
+            "INVALID_REQUEST", method, params={**needed.get(method, {}), **members}
+        )
+        assert [issue["path"] for issue in error["data"]["issues"]] == [f"params.{place}"]
+
+
+async def test_numbers_of_a_request_have_bounds(loopback: Connect) -> None:
+    """§2.3, §4, §6.4: each at its edges."""
+    async with loopback(rate_limit=None) as peer:
+        sid = (await peer.call("session.create"))["id"]
+        here = {"sessionId": sid}
+        for timeout_ms in (1, 604_800_000):
+            await peer.call("server.health", timeout_ms=timeout_ms)
+        for timeout_ms in (0, 604_800_001):
+            await peer.refused("INVALID_REQUEST", "server.health", timeout_ms=timeout_ms)
+        await peer.call("session.create", idempotency_key="k" * 128)
+        for key in ("", "k" * 129):
+            await peer.refused("INVALID_REQUEST", "session.create", idempotency_key=key)
+        for method, name, low, high in (
+            ("session.list", "limit", 1, 200),
+            ("event.list", "limit", 1, 1000),
+            ("message.list", "limit", 1, 1000),
+            ("session.subscribe", "tail", 0, 10_000),
+        ):
+            needed = {} if method == "session.list" else here
+            for value in (low, high):
+                await peer.call(method, params={**needed, name: value})
+            for value in (low - 1, high + 1):
+                await peer.refused("INVALID_REQUEST", method, params={**needed, name: value})
 
 
 async def test_create_is_answered_before_its_events(connect: Connect) -> None:

@@ -433,6 +433,7 @@ async def test_cursor_that_the_log_does_not_hold_is_answered_by_resync(
         sid = await talk(peer, "one", "two")
         session = await peer.call("session.get", sessionId=sid)
         messages = (await peer.call("message.list", sessionId=sid))["messages"]
+        await peer.refused("INVALID_REQUEST", "event.list", sessionId=sid, after=after)
         await peer.call("session.subscribe", sessionId=sid, after=after)
         resync, sync = await peer.read_until(sid, "sync")
         assert resync["type"] == "resync"

@@ -393,7 +393,8 @@ async def test_connection_above_max_connections_is_refused(connect: Connect) -> 
             await second.ping()
             try:
                 async with connect.another() as third:
-                    await third.expect_error(None, "OVERLOADED")
+                    error = await third.expect_error(None, "OVERLOADED")
+                    assert error["data"]["retryAfterMs"] > 0
                     await third.expect_end()
             except OverloadedError:
                 pass  # a WebSocket's handshake is refused, with 503

@@ -214,10 +214,13 @@ async def test_history_can_be_paged_in_both_directions(connect: Connect) -> None
         assert await page(after=ids[4], limit=3) == (ids[5:], False)
         assert await page(after=ids[6]) == ([], False)
         assert await page(after=ids[1], before=ids[4]) == (ids[2:4], False)
-        for at in ("before", "after"):
-            await peer.refused(
-                "MESSAGE_NOT_FOUND", "message.list", sessionId=sid, params={at: "msg_0"}
-            )
+        for members in (
+            {"before": "msg_0"},
+            {"after": "msg_0"},
+            {"after": ids[3], "before": ids[3]},
+            {"after": ids[3], "before": ids[1]},
+        ):
+            await peer.refused("MESSAGE_NOT_FOUND", "message.list", sessionId=sid, params=members)
 
 
 async def test_history_can_be_of_one_role(connect: Connect) -> None:
@@ -329,6 +332,8 @@ async def test_cancel_of_a_turn_not_yet_started_withdraws_its_input(connect: Con
         assert cancelled == {"turnId": two["turnId"], "cancelled": True}
         await peer.expect_event(sid, "input.withdrawn", inputId=two["inputId"])
         assert (await peer.call("input.list", sessionId=sid))["inputs"] == []
+        # Nobody keeps the ids of turns that never were.
+        await peer.refused("TURN_NOT_FOUND", "turn.cancel", sessionId=sid, turnId=two["turnId"])
         led.finish()
         await peer.expect_event(sid, "turn.ended", outcome="completed")
         await peer.call("session.checkpoint", sessionId=sid)

@@ -144,12 +144,14 @@ async def test_update_changes_what_it_names_and_says_so(connect: Connect) -> Non
             metadata={"k": 1},
         )
         assert updated["name"] == "old"
-        assert updated["config"] == {"model": "m", "temperature": 0.25}
+        assert updated["config"] == {"model": "m", "temperature": 0.25}, "config is merged"
         assert (updated["summary"], updated["metadata"]) == ("s", {"k": 1})
         event = await peer.expect_event(sid, "session.updated")
         assert event["data"]["session"] == updated
         assert event["position"] == updated["position"]
         assert await peer.call("session.get", sessionId=sid) == updated
+        again = await peer.call("session.update", sessionId=sid, metadata={"other": 2})
+        assert again["metadata"] == {"other": 2}, "metadata are replaced"
 
 
 async def test_changed_config_holds_from_the_next_turn(connect: Connect) -> None:
