@@ -6,7 +6,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-__all__ = ["utc_before", "utc_now"]
+__all__ = ["seconds_since", "utc_before", "utc_now"]
 
 _FOREVER_SECONDS: Final = 100 * 365 * 24 * 3600.0
 
@@ -41,3 +41,8 @@ def utc_before(seconds: float) -> str:
         return ""
     then = datetime.now(UTC) - timedelta(seconds=seconds)
     return f"{then:%Y-%m-%dT%H:%M:%S}.{then.microsecond // 1000:03d}Z"
+
+
+def seconds_since(time: str) -> float:
+    """Say how long ago a time of the wire was, 0 if it is still to come."""
+    return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds())

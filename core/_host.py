@@ -32,9 +32,11 @@ from .abc import Agent, Connection, SessionStore, Turn
 from .codec import decode_json
 from .errors import (
     AgentError,
+    FencedError,
     InvalidRequestError,
     OverloadedError,
     SessionNotFoundError,
+    StoreError,
     WireError,
 )
 from .events import SessionDeleted
@@ -222,23 +224,47 @@ class LocalHost(SessionHost):
         waiting = self._opening[session_id]
         try:
             while waiting:
-                session = self.sessions.get(session_id) or await self._load(session_id)
+                session = self.sessions.get(session_id)
+                if session is None:
+                    session = await self._load(session_id)
+                    if self.housekeeper.was_loaded(session):
+                        await self._expire(session)
+                    self.keep(session)
                 needs_write = waiting[0].needs_write or _has_open_work(session)
                 # Nothing is written behind the end of a session, whatever is asked of it.
                 needs_write = needs_write and session.state.ended is None
                 if needs_write and not session.journal.is_open:
-                    session.journal.open(await self.store.open(session_id))
-                    recover(session)
-                    # Nobody sees a turn as running that was interrupted.
-                    await session.journal.wait_published()
-                    if session.journal.failure is not None:
-                        raise session.journal.failure
+                    await self._take_over(session)
                 waiting.popleft().run(session)
         except Exception as exc:  # noqa: BLE001 - ends those requests
             for work in waiting:
                 work.fail(exc)
         finally:
             del self._opening[session_id]
+
+    async def _take_over(self, session: LiveSession) -> None:
+        """Take the right to write a session, and end what its last owner left open."""
+        session.journal.open(await self.store.open(session.id))
+        if recover(session):
+            session.touch()
+        # Nobody sees a turn as running that was interrupted.
+        await _wait_written(session)
+
+    async def _expire(self, session: LiveSession) -> None:
+        """Let a session expire whose time was over before it was loaded."""
+        try:
+            await self._take_over(session)
+        except (StoreError, FencedError, OSError) as exc:
+            if session.journal.is_open:
+                raise
+            # It cannot be written, and can still be read.
+            log.warning(
+                "a session could not expire",
+                extra={"session_id": session.id, "error": repr(exc)},
+            )
+            return
+        session.expire()
+        await _wait_written(session)
 
     async def _load(self, session_id: str) -> LiveSession:
         """Fold a session from its newest snapshot and what its log has after it."""
@@ -260,7 +286,6 @@ class LocalHost(SessionHost):
         if not after:
             raise SessionNotFoundError(f"Session not found: {session_id}")
         self.stats.sessions_loaded += 1
-        self.keep(session)
         return session
 
     def make_session(self, session_id: str) -> LiveSession:
@@ -361,10 +386,17 @@ class LocalHost(SessionHost):
     async def list(self, params: SessionList, principal: str | None) -> SessionListResult:
         check_range("limit", params.limit, 1, 200)
         limit = params.limit
+        seen: set[str] = set()
         while True:
             page = await self.store.list(
                 owner=principal, status=params.status, limit=limit, cursor=params.cursor
             )
+            # What was out of use since before this process began expires when it is seen.
+            late = set(self.housekeeper.find_late(page.summaries)) - seen
+            if late:
+                seen |= late
+                await self.housekeeper.expire_late(late)
+                continue
             sessions = tuple(summary.session for summary in page.summaries)
             fitting = count_fitting(sessions, self.settings.max_list_bytes)
             if fitting == len(sessions) or len(sessions) == 1:
@@ -565,6 +597,7 @@ class LocalHost(SessionHost):
         """Let a session leave memory; clients do not notice."""
         self.stats.sessions_evicted += 1
         del self.sessions[session.id]
+        self.housekeeper.rest(session)
 
     def session_failed(self, session: LiveSession, exc: Exception) -> None:
         """A session's log took no more: whoever asks for it next loads it again.
@@ -576,6 +609,7 @@ class LocalHost(SessionHost):
             self._all_ended.set()
         if self.sessions.get(session.id) is session:
             del self.sessions[session.id]
+            self.housekeeper.rest(session)
         if session.feed.state.active_turn_id is not None or session.feed.state.inputs:
             self._reopen_later(session.id)
 
@@ -595,6 +629,12 @@ class LocalHost(SessionHost):
                 self._reopen_later(session_id)
 
         self.timers.at(trio.current_time() + REOPEN_SECONDS, reopen)
+
+
+async def _wait_written(session: LiveSession) -> None:
+    await session.journal.wait_published()
+    if session.journal.failure is not None:
+        raise session.journal.failure
 
 
 def _has_open_work(session: LiveSession) -> bool:

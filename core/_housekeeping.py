@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import trio
 
+from ._clock import seconds_since
 from .errors import CapacityExceededError
+from .log import Summary
+from .models import SessionConfig
 
 if TYPE_CHECKING:
     from ._host import LocalHost
     from ._session import LiveSession
+    from ._timers import Timer
 
 __all__ = ["Housekeeper"]
 
@@ -25,25 +30,93 @@ class Housekeeper:
     def __init__(self, host: LocalHost) -> None:
         self._host = host
         self._idle_seconds = host.settings.idle_seconds(durable=host.store.durable)
+        #: Sessions that left memory and will expire: since when nobody used them, and the timer.
+        self._resting: dict[str, tuple[float, Timer]] = {}
         self._is_pruning = False
         self._wants_pruning = False
 
     # -- out of use ------------------------------------------------------------------------
 
     def look_after(self, session: LiveSession, due: float | None = None) -> None:
-        """Set when to see whether a session is out of use; from now, if ``due`` is not given."""
+        """Set when to see whether a session is out of use; as it is now, if ``due`` is not given."""
         if due is None:
-            idle = min(self._idle_time(session), self._host.settings.evict_after_seconds)
-            due = trio.current_time() + idle
+            due = max(trio.current_time(), min(self._times(session)))
         if session.timer is not None:
             session.timer.cancel()
         session.timer = None
         if due < math.inf:
             session.timer = self._host.timers.at(due, lambda: self._see_to(session))
 
-    def _idle_time(self, session: LiveSession) -> float:
-        own = session.state.config.idle_timeout_ms
+    def _idle_time(self, config: SessionConfig) -> float:
+        own = config.idle_timeout_ms
         return self._idle_seconds if own is None else own / 1000
+
+    def rest(self, session: LiveSession) -> None:
+        """Remember of a session that leaves memory when it expires."""
+        idle = self._idle_time(session.state.config)
+        if session.state.ended is not None or idle == math.inf:
+            return
+        self.forget(session.id)
+        due = max(session.used_at + idle, trio.current_time())
+        timer = self._host.timers.at(due, lambda: self._wake(session.id))
+        self._resting[session.id] = (session.used_at, timer)
+
+    def forget(self, session_id: str) -> None:
+        """Expect nothing of a session any more: it is gone."""
+        resting = self._resting.pop(session_id, None)
+        if resting is not None:
+            resting[1].cancel()
+
+    def _wake(self, session_id: str) -> None:
+        """Load a session that has to expire: that does it."""
+
+        def failed(exc: Exception) -> None:
+            log.warning(
+                "a session could not expire",
+                extra={"session_id": session_id, "error": repr(exc)},
+            )
+
+        self._host.with_session(session_id, lambda _: None, failed)
+
+    def was_loaded(self, session: LiveSession) -> bool:
+        """Take up a session's idle time where it was, and say whether it is over.
+
+        This process knows it of a session that it held before, else the log does.
+        """
+        resting = self._resting.get(session.id)
+        self.forget(session.id)
+        state, now = session.state, trio.current_time()
+        session.used_at = (
+            now - seconds_since(state.last_activity_at) if resting is None else resting[0]
+        )
+        return (
+            state.ended is None
+            and not session.is_in_use
+            and state.active_turn_id is None
+            and now >= session.used_at + self._idle_time(state.config)
+        )
+
+    def find_late(self, summaries: Iterable[Summary]) -> list[str]:
+        """Find those that no timer is set for, and that are idle for too long."""
+        return [
+            summary.session.id
+            for summary in summaries
+            if summary.session.status == "idle"
+            and not summary.has_open_work
+            and summary.session.id not in self._resting
+            and summary.session.id not in self._host.sessions
+            and (idle := self._idle_time(summary.session.config)) < math.inf
+            and seconds_since(summary.session.last_activity_at) >= idle
+        ]
+
+    async def expire_late(self, session_ids: Iterable[str]) -> None:
+        """Load sessions that are idle for too long, which expires them, one after another."""
+        for session_id in session_ids:
+            done = trio.Event()
+            self._host.with_session(
+                session_id, lambda _, done=done: done.set(), lambda _, done=done: done.set()
+            )
+            await done.wait()
 
     def _see_to(self, session: LiveSession) -> None:
         """Expire or evict a session that is out of use for long enough, or look again later."""
@@ -51,20 +124,26 @@ class Housekeeper:
         if host.sessions.get(session.id) is not session:
             return
         now = trio.current_time()
-        idle = math.inf if session.state.ended is not None else self._idle_time(session)
-        evict = host.settings.evict_after_seconds
+        expires_at, leaves_at = self._times(session)
         if host.is_needed(session):
             # When the use ends, idle times count from there: nothing can be due earlier.
-            due = now + min(idle, evict)
-        elif now >= session.used_at + idle:
+            due = now + min(expires_at, leaves_at) - session.used_at
+        elif now >= expires_at:
             host.with_session(session.id, self._expire, lambda _: None, needs_write=True)
-            due = now + evict
-        elif now >= session.used_at + evict:
+            due = now + host.settings.evict_after_seconds
+        elif now >= leaves_at:
             host.evict(session)
             return
         else:
-            due = session.used_at + min(idle, evict)
+            due = min(expires_at, leaves_at)
         self.look_after(session, due)
+
+    def _times(self, session: LiveSession) -> tuple[float, float]:
+        """Say when a session expires, and when it leaves memory, if nobody uses it until then."""
+        state = session.state
+        idle = math.inf if state.ended is not None else self._idle_time(state.config)
+        held_at = max(session.used_at, session.held_at)
+        return session.used_at + idle, held_at + self._host.settings.evict_after_seconds
 
     def _expire(self, session: LiveSession) -> None:
         if session.state.ended is None and not session.is_in_use:
@@ -131,6 +210,7 @@ class Housekeeper:
             )
             for session_id in pruned:
                 host.sessions.pop(session_id, None)
+                self.forget(session_id)
             if pruned:
                 log.info("pruned", extra={"sessions": len(pruned)})
         except Exception:

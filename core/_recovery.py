@@ -14,12 +14,15 @@ if TYPE_CHECKING:
 __all__ = ["recover"]
 
 
-def recover(session: LiveSession) -> None:
+def recover(session: LiveSession) -> bool:
     """Close what was open when the last process that wrote this session ended.
 
     A turn that was running is ``interrupted``, its message too, a tool's end is ``unknown``.
     What was said of the message is kept as far as it was saved. Queued inputs then run, or wait
     for the next input, as the setting says. Source: DESIGN §4.
+
+    Returns:
+        Whether a turn was interrupted, which is an activity.
     """
     state, journal = session.state, session.journal
     turn_id = state.active_turn_id
@@ -56,3 +59,4 @@ def recover(session: LiveSession) -> None:
             journal.stage(TurnEnded(turn_id=turn_id, outcome="interrupted", stop_reason="restart"))
     if session.settings.resume_inputs:
         session.start_next()
+    return turn_id is not None

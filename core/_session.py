@@ -103,7 +103,9 @@ class LiveSession:
         self.turn: RunningTurn | None = None
         self.notes = NoteTaker(self) if host.store.durable else None
         self.texts: Mapping[str, str] = {}
-        self.used_at = trio.current_time()
+        #: Since when it is in memory, and since when nobody used it: the second is also known of a
+        #: session that has just been loaded.
+        self.held_at = self.used_at = trio.current_time()
         self.timer: Timer | None = None
         self._closing: list[Callable[[Exception | None], None]] | None = None
         self._closing_reason = ""

@@ -300,6 +300,47 @@ async def test_eviction_is_unseen_by_clients(loopback: Connect, autojump_clock: 
         assert first["type"] == "input.delivered", "the same process goes on in its own term"
 
 
+async def test_evicted_session_expires_at_its_time(
+    loopback: Connect, autojump_clock: MockClock
+) -> None:
+    """§11: eviction is unseen by clients. A bug once seen: it put expiry off for ever."""
+    async with loopback(evict_after_seconds=60, idle_timeout_seconds=600) as peer:
+        start = trio.current_time()
+        ids = [(await peer.call("session.create"))["id"] for _ in range(2)]
+        own = await peer.call("session.create", config={"idleTimeoutMs": 1_200_000})
+        for seconds in (100, 250, 590):
+            await trio.sleep_until(start + seconds)
+            assert (await peer.call("server.stats"))["sessions"] == 0
+            assert await status(peer, ids[0]) == "idle", "to be loaded is no activity"
+        await trio.sleep_until(start + 599)
+        assert (await peer.call("server.stats"))["sessionsExpired"] == 0
+        await trio.sleep_until(start + 601)
+        assert (await peer.call("server.stats"))["sessionsExpired"] == 2, "nobody has to ask"
+        expired = (await peer.call("session.list", status="expired"))["sessions"]
+        assert {session["id"] for session in expired} == set(ids)
+        await peer.refused("SESSION_EXPIRED", "message.send", sessionId=ids[1], content="x")
+        await trio.sleep_until(start + 1199)
+        assert await status(peer, own["id"]) == "idle"
+        await trio.sleep_until(start + 1201)
+        assert await status(peer, own["id"]) == "expired"
+
+
+async def test_use_of_an_evicted_session_puts_its_expiry_off(
+    loopback: Connect, autojump_clock: MockClock
+) -> None:
+    """§11: activity counts from where it was, in memory or not; a deleted one is never due."""
+    async with loopback(evict_after_seconds=60, idle_timeout_seconds=600) as peer:
+        sid, gone = [(await peer.call("session.create"))["id"] for _ in range(2)]
+        await trio.sleep(500)
+        await peer.call("message.send", sessionId=sid, content="hi", wait=True)
+        await peer.call("session.delete", sessionId=gone)
+        await trio.sleep(590)
+        assert await status(peer, sid) == "idle"
+        await trio.sleep(20)
+        assert (await peer.call("server.stats"))["sessionsExpired"] == 1
+        assert await status(peer, sid) == "expired"
+
+
 async def test_session_in_use_is_not_evicted(loopback: Connect, autojump_clock: MockClock) -> None:
     """§11: a running or subscribed one."""
     async with loopback(for_ever, evict_after_seconds=60, turn_seconds=math.inf) as peer:

@@ -284,3 +284,58 @@ async def test_log_that_has_ended_gets_nothing_more_after_a_crash(
         assert store.terms[session_id] == 1
         await peer.call("session.delete", sessionId=session_id)
         await peer.refused("SESSION_NOT_FOUND", "session.get", sessionId=session_id)
+
+
+async def test_time_of_an_idle_session_goes_on_while_no_server_runs(
+    autojump_clock: MockClock,
+) -> None:
+    """PROTOCOL §11: it counts from the last activity in the log; overdue, it expires when seen."""
+    store = SurvivingStore()
+    async with running(store) as (_, peer):
+        ids = dict[str, str]()
+        for name, config in (
+            ("asked", {}),
+            ("sent", {}),
+            ("listed", {}),
+            ("long", {"idleTimeoutMs": 3_600_000}),
+        ):
+            ids[name] = (await peer.call("session.create", config=config))["id"]
+            await peer.call("message.send", sessionId=ids[name], content="hi", wait=True)
+        store.crash()
+    store.age(50)
+    async with running(store, idle_timeout_seconds=60) as (server, peer):
+        for session_id in ids.values():
+            assert (await peer.call("session.get", sessionId=session_id))["status"] == "idle"
+        await trio.sleep(8)
+        assert server.stats()["sessionsExpired"] == 0
+        await trio.sleep(4)
+        assert server.stats()["sessionsExpired"] == 3
+        store.crash()
+
+
+async def test_session_that_is_overdue_at_a_start_expires_when_it_is_seen(
+    autojump_clock: MockClock,
+) -> None:
+    """PROTOCOL §11: asked for, sent to or listed, its end is there before the answer."""
+    store = SurvivingStore()
+    async with running(store) as (_, peer):
+        ids = list[str]()
+        for _ in range(5):
+            ids.append((await peer.call("session.create"))["id"])
+            await peer.call("message.send", sessionId=ids[-1], content="hi", wait=True)
+        store.crash()
+    store.age(61)
+    got, sent, *listed = ids
+    async with running(store, idle_timeout_seconds=60) as (_, peer):
+        assert (await peer.call("session.get", sessionId=got))["status"] == "expired"
+        await peer.refused("SESSION_EXPIRED", "message.send", sessionId=sent, content="late")
+        assert (await peer.call("session.list", status="idle"))["sessions"] == []
+        page = (await peer.call("session.list", status="expired"))["sessions"]
+        assert {session["id"] for session in page} == set(ids)
+        for session_id in ids:
+            events = (await peer.call("event.list", sessionId=session_id))["events"]
+            assert [event["type"] for event in events[-2:]] == [
+                "session.resumed",
+                "session.expired",
+            ]
+    assert len(listed) == 3
