@@ -55,6 +55,7 @@ class SessionFeed:
         state: Folded from what was published.
         live: Messages in progress whose ``message.started`` was published.
         cursors: Every subscription, by its connection.
+        flushes: How often the flusher has asked for text.
         is_dirty: The flusher will ask for text in its next pass.
     """
 
@@ -84,6 +85,7 @@ class SessionFeed:
         self._store = store
         self._flusher = flusher
         self.is_dirty = False
+        self.flushes = 0
         self._current: dict[Cursor, None] = {}
         self._tail: deque[Entry] = deque()
         self._tail_bytes = 0
@@ -134,6 +136,7 @@ class SessionFeed:
     def flush(self) -> None:
         """Publish the text of this tick. The flusher calls it."""
         self.is_dirty = False
+        self.flushes += 1
         self.publish_text()
 
     def publish_text(self) -> None:

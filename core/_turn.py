@@ -103,6 +103,7 @@ class RunningTurn(Turn):
         self._handed: deque[Message] = deque()
         self._writes_left = WRITES_PER_CHECKPOINT
         self._checkpoint_at = 0.0
+        self._flushes = self._feed.flushes
         settings = session.settings
         self._max_message_bytes = settings.max_message_bytes
         self._max_event_bytes = settings.max_send_frame_bytes - ENVELOPE_BYTES
@@ -146,6 +147,13 @@ class RunningTurn(Turn):
 
     async def write(self, text: str, *, kind: MessageKind = "text") -> None:
         self._write(text, kind)
+        if self._flushes != self._feed.flushes:
+            # Others ran since the last write: an agent that waits by itself is not made to wait
+            # a second time, which would be half of what its token costs.
+            self._note_checkpoint()
+            if self._session.journal.uncommitted_bytes <= self._max_uncommitted_bytes:
+                await checkpoint_if_cancelled()
+                return
         self._writes_left -= 1
         if self._writes_left <= 0 or perf_counter() >= self._checkpoint_at:
             await self._checkpoint()
@@ -186,6 +194,10 @@ class RunningTurn(Turn):
         journal = self._session.journal
         if journal.uncommitted_bytes > self._max_uncommitted_bytes:
             await journal.wait_room(self._max_uncommitted_bytes)
+        self._note_checkpoint()
+
+    def _note_checkpoint(self) -> None:
+        self._flushes = self._feed.flushes
         self._writes_left = WRITES_PER_CHECKPOINT
         self._checkpoint_at = perf_counter() + SECONDS_PER_CHECKPOINT
 
