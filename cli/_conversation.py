@@ -6,7 +6,6 @@ the other, and the person acts.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from difflib import get_close_matches
 from typing import Final
@@ -64,8 +63,6 @@ COMPACT_KEEPS: Final = 2
 MAX_COUNT: Final = 200
 #: What moves on the screen moves so often.
 TICK_SECONDS: Final = 0.1
-#: Ctrl-C so soon after an answer's end was meant for the answer.
-GRACE_SECONDS: Final = 0.7
 
 
 class Conversation:
@@ -100,12 +97,16 @@ class Conversation:
         self._has_typed = trio.Event()
         self._is_sending = False
         self._is_reconnecting = False
+        self._is_draining = False
+        #: Ctrl-C was pressed: the next one leaves.
+        self._may_leave = False
+        #: What is being sent.
+        self._line: str | None = None
         self._listed: list[str] = []
         #: Sessions that we began, and that have no name yet.
         self._nameless: set[str] = set()
         if not session.name and not session.message_count:
             self._nameless.add(session.id)
-        self._ended_at = -math.inf
         self._nursery: trio.Nursery
 
     async def run(self) -> None:
@@ -121,6 +122,9 @@ class Conversation:
     def show(self) -> None:
         """Bring the screen up to date."""
         waiting = None
+        is_away = self._is_reconnecting or self._is_draining
+        line = () if self._line is None else (self._line,)
+        self.view.unsent = (*line, *self._typed) if is_away else ()
         if self._is_reconnecting:
             waiting = "reconnecting"
         elif self._is_sending and self.view.turn_id is None:
@@ -140,9 +144,17 @@ class Conversation:
 
     async def _tick(self) -> None:
         while True:
+            self._watch_drain()
             if self.view.is_busy:
                 self.show()
             await trio.sleep(TICK_SECONDS)
+
+    def _watch_drain(self) -> None:
+        """Say that the server will be gone soon."""
+        was_draining, self._is_draining = self._is_draining, self._client.is_draining
+        if self._is_draining and not was_draining:
+            self.view.note("The server is going away: what you say now is not sent yet.", WARNING)
+            self.show()
 
     # -- what happens there ------------------------------------------------------------------
 
@@ -170,10 +182,7 @@ class Conversation:
                 inputs = await self._client.list_inputs(session_id)
             self.view.attach(events.session, inputs)
             async for event in events:
-                was_running = self.view.turn_id is not None
                 self.view.take(event.body)
-                if was_running and self.view.turn_id is None and not self.view.is_replaying:
-                    self._ended_at = trio.current_time()
                 if not self.view.is_replaying or isinstance(event.body, Sync):
                     self.show()
 
@@ -208,7 +217,7 @@ class Conversation:
         while True:
             self._has_typed = trio.Event()
             while self._typed:
-                line = self._typed.popleft()
+                self._line = line = self._typed.popleft()
                 try:
                     if _is_command(line):
                         await self._obey(line)
@@ -220,6 +229,7 @@ class Conversation:
                     self.view.note(f"{exc.message}. /new begins another session.", ERROR)
                 except TrialogueError as exc:
                     self._complain(exc)
+                self._line = None
             self._is_sending = False
             self.show()
             await self._has_typed.wait()
@@ -274,29 +284,43 @@ class Conversation:
                     if self._interrupt(has_text=has_text):
                         return
                 case Typed(text):
-                    command = _find_command(text)
-                    if command == "/quit":
+                    self._may_leave = False
+                    if self._take(text):
                         return
-                    if command == "/help":
-                        self._help()
-                    elif command == "/cancel":
-                        self._cancel_soon()
-                    else:
-                        self._put(text)
+
+    def _take(self, text: str) -> bool:
+        """Take what was typed. Returns whether it means to leave."""
+        command = _find_command(text)
+        if command is not None and not COMMANDS[command][0] and len(text.split()) > 1:
+            self.view.note(f"{command} takes nothing behind it.", ERROR)
+            self.show()
+        elif command == "/steer" and (self._is_draining or self._is_reconnecting):
+            # Once there is a server again, it would be a message like any other.
+            self.view.note("Nothing can be handed to this answer any more.", ERROR)
+            self.show()
+        elif command == "/quit":
+            return True
+        elif command == "/help":
+            self._help()
+        elif command == "/cancel":
+            self._cancel_soon()
+        else:
+            self._put(text)
+        return False
 
     def _interrupt(self, *, has_text: bool) -> bool:
         """Do what Ctrl-C means now. Returns whether it means to leave."""
-        if self.view.turn_id is not None:
-            if self.view.is_cancelling:
-                return True
+        is_running = self.view.turn_id is not None
+        if is_running and not self.view.is_cancelling:
             self._nursery.start_soon(self._cancel)
-        elif has_text:
+        elif has_text and not is_running:
             self._terminal.clear_input()
-        elif trio.current_time() - self._ended_at < GRACE_SECONDS:
-            self._say("The answer has just ended. Ctrl-C once more leaves.")
-            self._ended_at = -math.inf
-        else:
+            self._say("Ctrl-C once more leaves.")
+        elif self._may_leave:
             return True
+        else:
+            self._say("Ctrl-C once more leaves.")
+        self._may_leave = True
         return False
 
     def _cancel_soon(self) -> None:
@@ -350,7 +374,8 @@ class Conversation:
         self.view.note(
             f"What you type during an answer {_BUSY[self._when_busy]} (--when-busy). "
             "Alt-Enter begins a new line, Tab or → takes what is suggested, ↑ brings back what "
-            "you said before. Ctrl-C cancels the answer, a second one leaves; Ctrl-D leaves. "
+            "you said before. Ctrl-C cancels the answer or empties the line, a second one leaves; "
+            "Ctrl-D leaves. "
             "A line that begins with // is sent with one /."
         )
         self.show()

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from typing import Any, Final, Literal, TextIO
 
 import structlog
-from structlog.typing import EventDict, Processor
+from structlog.typing import EventDict, ExcInfo, Processor
 
 __all__ = ["LogForm", "set_up_logging"]
 
@@ -28,17 +29,18 @@ class _StandardError(logging.StreamHandler[TextIO]):
         super().emit(record)
 
 
-def set_up_logging(form: LogForm, level: str) -> None:
+def set_up_logging(form: LogForm, level: str, *, max_frames: int | None = None) -> None:
     """Send every log line to standard error, one line each.
 
     Args:
         form: ``auto`` is ``console`` on a terminal, else ``json``.
         level: For our own; other libraries are heard from warnings on.
+        max_frames: Of a traceback for people, the innermost ones; None shows all.
     """
     on_terminal = sys.stderr.isatty()
     as_json = form == "json" or (form == "auto" and not on_terminal)
     handler = _StandardError()
-    handler.setFormatter(_make_formatter(as_json=as_json, colors=on_terminal))
+    handler.setFormatter(_make_formatter(as_json=as_json, colors=on_terminal, max_frames=max_frames))
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
@@ -48,7 +50,11 @@ def set_up_logging(form: LogForm, level: str) -> None:
     logging.captureWarnings(capture=True)
 
 
-def _make_formatter(*, as_json: bool, colors: bool) -> logging.Formatter:
+def _make_formatter(*, as_json: bool, colors: bool, max_frames: int | None) -> logging.Formatter:
+    def write_traceback(file: TextIO, exc_info: ExcInfo) -> None:
+        limit = None if max_frames is None else -max_frames
+        traceback.print_exception(*exc_info, limit=limit, file=file)
+
     common: list[Processor] = [
         structlog.stdlib.ExtraAdder(),
         structlog.stdlib.add_log_level,
@@ -69,7 +75,7 @@ def _make_formatter(*, as_json: bool, colors: bool) -> logging.Formatter:
                 colors=colors,
                 pad_event_to=32,
                 # rich's would print every local variable, and take 50 ms to import.
-                exception_formatter=structlog.dev.plain_traceback,
+                exception_formatter=write_traceback,
             ),
         ]
     return structlog.stdlib.ProcessorFormatter(

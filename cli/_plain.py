@@ -89,8 +89,14 @@ def _check_end(chunk: DoneChunk | ErrorChunk) -> None:
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise  # whoever reads has had enough
+    except OSError as exc:
+        # Told here: elsewhere an `OSError` is the network's.
+        raise CommandError(f"standard output: {exc.strerror}") from exc
 
 
 def _write_clean(text: str) -> None:

@@ -91,6 +91,7 @@ class View:
         is_cancelling: It was told to stop.
         is_replaying: What comes is of the past.
         waiting_for: What we wait for otherwise, in words; None if for nothing.
+        unsent: What was said, and waits for a server.
     """
 
     def __init__(self, screen: Screen, clock: Callable[[], float]) -> None:
@@ -100,6 +101,7 @@ class View:
         self.is_cancelling = False
         self.is_replaying = False
         self.waiting_for: str | None = None
+        self.unsent: Sequence[str] = ()
         self._since = self._waiting_since = 0.0
         self._texts: dict[str, _Text] = {}
         self._open: str | None = None
@@ -268,8 +270,8 @@ class View:
             text.shown = 0
         text.text = message.content
         if self._open != message.id:
-            if not message.content:
-                return
+            if len(message.content) <= text.shown:
+                return  # nothing of it is left to show
             self._close()
             self._texts[message.id] = text
             self._open_text(message.id)
@@ -352,10 +354,11 @@ class View:
         status = self._write_status()
         if status:
             lines.append((("agent", f"{spin} "), ("dim", status)))
-        waiting = list(self._queued.values())
+        waiting = [f"queued: {content}" for content in self._queued.values()]
+        waiting += [f"not sent yet: {content}" for content in self.unsent]
         lines += (
-            (("dim", f"  queued: {shorten(content, self._width - 12)}"),)
-            for content in waiting[:_MAX_QUEUED_SHOWN]
+            (("dim", f"  {shorten(said, self._width - 4)}"),)
+            for said in waiting[:_MAX_QUEUED_SHOWN]
         )
         if len(waiting) > _MAX_QUEUED_SHOWN:
             lines.append((("dim", f"  … and {len(waiting) - _MAX_QUEUED_SHOWN} more"),))

@@ -14,7 +14,7 @@ import attrs
 import trio
 
 from .. import __version__
-from ..agents import resolve_agent
+from ..agents import resolve_agents
 from ..client import Client
 from ..core import Settings, open_server
 from ..core.abc import SessionStore
@@ -29,6 +29,10 @@ from ._stores import StoreUnavailableError, complete_store, find_store, state_fo
 __all__ = ["chat"]
 
 DEFAULT_AGENT: Final = "demo"
+#: What `/new` may name, beside the one that was asked for.
+BUILT_IN_AGENTS: Final = ("demo", "echo")
+#: Of the traceback of an agent that failed: where it failed, and not how it was called.
+MAX_FRAMES: Final = 3
 #: What one person may want to come back to.
 MAX_STORED_SESSIONS: Final = 50
 
@@ -78,8 +82,8 @@ def chat(
     Without a URL your sessions are kept on this machine: /sessions lists them, /resume goes on with
     one. While one chat has them, a second one works, says so, and is forgotten at its end.
 
-    In the chat, /help says what there is. Ctrl-C cancels the answer that is being given, a second
-    one leaves, Ctrl-D leaves. A lost connection comes back by itself.
+    In the chat, /help says what there is. Ctrl-C cancels the answer that is being given, or empties
+    the line, a second one leaves, Ctrl-D leaves. A lost connection comes back by itself.
 
     In a pipe, each line is a message, and only the answers are printed:
     echo "what is 6 * 7?" | trialogue chat
@@ -87,7 +91,7 @@ def chat(
     Exit codes: 0 said and answered; 1 an answer failed, or the server refused; 2 wrongly asked;
     3 no connection; 130 or 143 stopped by SIGINT or SIGTERM.
     """
-    set_up_logging("console", "warning")
+    set_up_logging("console", "warning", max_frames=MAX_FRAMES)
     if store is not None and url is not None:
         raise SettingsError(f"--store is for a chat without URL: {url} has a store of its own")
     asked = _Asked(
@@ -142,13 +146,14 @@ async def _open_partner(asked: _Asked) -> AsyncGenerator[_Partner]:
         async with connect(asked.url) as client:
             yield _Partner(client=client, is_ours=False, is_kept=True)
         return
-    name, agent = resolve_agent(asked.agent or DEFAULT_AGENT)
+    agents = resolve_agents([asked.agent or DEFAULT_AGENT])
+    agents |= resolve_agents(name for name in BUILT_IN_AGENTS if name not in agents)
     # A store that was named may hold others' sessions too.
     settings = Settings(max_stored_sessions=None if asked.store else MAX_STORED_SESSIONS)
     async with AsyncExitStack() as stack:
         store, notice = await _enter_store(asked, stack)
         server = await stack.enter_async_context(
-            open_server({name: agent}, transports=["loopback://"], settings=settings, store=store)
+            open_server(agents, transports=["loopback://"], settings=settings, store=store)
         )
         client = await stack.enter_async_context(connect(server.endpoints[0]))
         yield _Partner(client=client, is_ours=True, is_kept=store.durable, notice=notice)

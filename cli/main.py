@@ -50,14 +50,15 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     program = f"trialogue {said}".strip()
     try:
         code = parse(app, argv, environ)()
-        sys.stdout.flush()
+        _flush()
     except UsageError as exc:
         return _fail(program, f"{exc} Try '{find_program(app, argv)} --help'.", EXIT_USAGE)
     except CommandError as exc:
+        _drop_unwritten()
         return _fail(program, str(exc), exc.exit_code)
     except BrokenPipeError:
-        # Whoever read our output has gone, `head` say; nor can the interpreter's end write.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read our output has gone, `head` say.
+        _drop_unwritten()
         return 128 + 13
     except Exception as exc:
         from ..core.errors import SettingsError  # here, so that --help does without the core
@@ -66,6 +67,23 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
             return _fail(program, str(exc), EXIT_USAGE)
         raise
     return code or EXIT_OK
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as exc:
+        raise CommandError(f"standard output: {exc.strerror}") from exc
+
+
+def _drop_unwritten() -> None:
+    """See that the interpreter's end does not try to write what cannot be written."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(program: str, message: str, code: int) -> int:

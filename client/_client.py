@@ -189,6 +189,12 @@ class Client:
         """Where the connection stands: ``client.state == "connected"``."""
         return self._uplink.machine.state
 
+    @property
+    def is_draining(self) -> bool:
+        """The server is going away: what is new waits for the next connection."""
+        connection = self._uplink.current
+        return connection is not None and connection.is_draining
+
     def state_changes(self) -> StateChanges:
         """Iterate over the state as it is now and each that follows: ``async for state in …``."""
         return self._uplink.machine.changes()

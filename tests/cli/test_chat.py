@@ -21,7 +21,7 @@ def ready(it: TerminalProcess) -> TerminalProcess:
 
 
 def test_answers_stream_and_keys_cancel_and_leave(tmp_path: Path) -> None:
-    """Issue 2: Ctrl-C cancels the running turn, at the prompt it leaves."""
+    """Issue 2: Ctrl-C cancels the running turn; a second leaves, at the prompt as well."""
     with at_terminal("chat", "--agent", "agents_for_cli:slow", state=tmp_path) as it:
         ready(it).type("1000")
         it.wait_for("› 1000")
@@ -35,8 +35,12 @@ def test_answers_stream_and_keys_cancel_and_leave(tmp_path: Path) -> None:
         it.wait_for("› 7")  # sent: it was not lost
         it.wait_for("word6")
         it.wait_quiet()
-        it.type("some text", end=CTRL_C)  # now the line
-        it.wait_quiet(0.3)
+        it.press(CTRL_C)
+        it.wait_for("Ctrl-C once more leaves.")
+        it.type("still here", end=CTRL_C)  # now the line
+        it.wait_for("Ctrl-C once more leaves.")
+        it.type("some text", end=CTRL_C)
+        it.wait_for("Ctrl-C once more leaves.")
         it.press(CTRL_C)
         assert it.wait() == 0
     assert "some text" not in (tmp_path / "trialogue" / "history").read_text("utf-8")
@@ -97,6 +101,10 @@ def test_commands(tmp_path: Path) -> None:
         it.wait_for("That was the history.")
         it.type("/cancel")
         it.wait_for("There is no answer to cancel.")
+        it.type("/fork again")
+        it.wait_for("✗ /fork takes nothing behind it.")
+        it.type("/new demo")  # one that was not asked for, and is built in
+        it.wait_for("A new session: ses_")
         it.type("/new nobody")
         it.wait_for("✗ unknown agent 'nobody'")
         it.type("/forks")
@@ -148,14 +156,23 @@ def test_a_lost_connection_comes_back(tmp_path: Path) -> None:
 
 
 def test_an_answer_is_seen_to_its_end_while_the_server_drains(tmp_path: Path) -> None:
-    """PROTOCOL §3.4: events still come, so whoever watches an answer stays for it."""
+    """PROTOCOL §3.4: events still come, so whoever watches an answer stays for it.
+
+    What is said meanwhile waits in sight; a /steer would come too late for this answer.
+    """
     with serving("agents_for_cli:slow", "--transport", "tcp://127.0.0.1:0") as server:  # noqa: SIM117
         with at_terminal("chat", server.urls[0], state=tmp_path) as it:
-            ready(it).type("15")
+            ready(it).type("50")
             it.wait_for("● word0")
             server.signal(signal.SIGTERM)
-            it.wait_for("word14")
+            it.wait_for("! The server is going away: what you say now is not sent yet.")
+            it.type("and then?")
+            it.wait_for_status("not sent yet: and then?")
+            it.type("/steer faster")
+            it.wait_for("✗ Nothing can be handed to this answer any more.")
+            it.wait_for("word49")
             it.wait_for("Connection lost.")
+            it.wait_for_status("not sent yet: and then?")
             assert server.wait() == 0
             it.press(CTRL_D)
             assert it.wait() == 0
@@ -182,6 +199,8 @@ def test_thoughts_tools_failures_and_stray_prints_are_shown(tmp_path: Path) -> N
         it.wait_for("✗ AGENT_ERROR: The agent failed (err_")
         it.see("a stray print")
         it.see("ZeroDivisionError: the bug")  # whoever writes an agent has to see it
+        it.see("in buggy")
+        assert it.text.count('File "') <= 3  # and not how it was called
         it.press(CTRL_D)
         assert it.wait() == 0
 

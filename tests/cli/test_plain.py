@@ -14,7 +14,7 @@ from trialogue.agents.echo import echo
 from trialogue.cli._command import CommandError
 from trialogue.cli._plain import GIVE_UP_SECONDS, Lines, _give_up  # pyright: ignore[reportPrivateUsage]
 
-from ._process import HERE, LineClient, environ_for, run_command, serving
+from ._process import HERE, PATIENCE, LineClient, environ_for, run_command, serving
 
 TCP = "tcp://127.0.0.1:0"
 
@@ -148,3 +148,18 @@ async def test_lines_however_they_come(pieces: list[bytes], lines: list[str]) ->
                 found.append(line)  # noqa: PERF401
     os.close(reader)
     assert found == lines
+
+
+def test_output_that_cannot_be_written_is_no_lost_connection() -> None:
+    """A bug once seen: a full disk had the exit code of a lost connection, and a traceback."""
+    for command in ("chat --plain --store memory", "serve --print-config"):
+        done = subprocess.run(
+            f"echo hi | {sys.executable} -m trialogue {command} > /dev/full",
+            shell=True,
+            env=environ_for(),
+            capture_output=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        said = f"trialogue {command.split()[0]}: standard output: No space left on device\n"
+        assert (done.returncode, done.stderr.decode()) == (1, said)

@@ -174,6 +174,25 @@ def test_queued_inputs_wait_in_sight() -> None:
     assert shown.live[1:] == ["  queued: question 3", "  queued: question 4"]
 
 
+def test_what_is_not_sent_yet_waits_in_sight() -> None:
+    shown = Shown()
+    shown.view.unsent = ("one", "/sessions")
+    assert shown.live == ["  not sent yet: one", "  not sent yet: /sessions"]
+
+
+def test_answer_that_a_restart_cut_short_has_no_empty_end() -> None:
+    """A bug once seen: an empty ● between what was said and that it was interrupted."""
+    shown = Shown()
+    shown.take(STARTED, delta(0, "Some"))
+    shown.view.note("Connection lost.")
+    done = MessageCompleted(message=message("Some", status="interrupted"))
+    assert shown.take(done, ended("interrupted"))[:3] == [
+        "● Some",
+        "  Connection lost.",
+        "! interrupted after 0.0 s",
+    ]
+
+
 def test_text_that_is_taken_back_is_said_anew() -> None:
     """PROTOCOL §6.2: a smaller offset cuts back."""
     shown = Shown()
