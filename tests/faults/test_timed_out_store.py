@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from typing import Any
 
 import pytest
 import trio
@@ -30,7 +31,7 @@ class DoubledError(AssertionError):
 
 
 async def insist(
-    test: ServerInTest, hits: Counter[str], method: str, key: str, *, keeps_key: bool, **params: str
+    test: ServerInTest, hits: Counter[str], method: str, key: str, *, keeps_key: bool, **params: Any
 ) -> str:
     """Ask until there is an answer. Gives the id of what came of it."""
     for attempt in range(200):
