@@ -9,6 +9,7 @@ how long the event loop was held.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sqlite3
 import tempfile
@@ -108,6 +109,7 @@ _PLAIN: Final = "plain SQLite"
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure the stores; print two tables, and keep the figures."""
+    _show_logs()
     rounds = 1 if arguments.quick else _ROUNDS
     shorter = 0.1 if arguments.quick else 1.0
     kinds = [kind for kind in _KINDS if arguments.only in kind.name]
@@ -122,6 +124,13 @@ def run(arguments: argparse.Namespace) -> int:
         write_result(out, "storage", describe_machine(), results)
         print(f"\nkept in {out}")
     return 0
+
+
+def _show_logs() -> None:
+    """Show a store's warnings with their cause: one that has stopped gives no figure."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s: %(error)s", defaults={"error": ""}))
+    logging.getLogger("trialogue").addHandler(handler)
 
 
 def _filesystem(folder: str) -> str:
