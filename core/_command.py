@@ -22,7 +22,13 @@ _NOT_THE_EFFECT: Final = frozenset({"wait"})
 
 
 class Reply(Protocol):
-    """Where the answer of a command goes; exactly one of the three is called, once."""
+    """Where the answer of a command goes; exactly one of the three is called, once.
+
+    Attributes:
+        is_answered: One of them was, or nobody waits for it any more: the connection is lost.
+    """
+
+    is_answered: bool
 
     def when_abandoned(self, abandon: Callable[[str], None]) -> None:
         """Say that the command can be given up from here on.

@@ -111,6 +111,9 @@ class LiveSession:
         self._closing_reason = ""
         self._forget_keys_at = 0.0
         self._waiting: dict[str, list[tuple[Reply, MessageSendResult]]] = {}
+        #: Of each input that a ``wait: true`` request sent, that request: giving it up gives up
+        #: the input. One that only repeats it does not (PROTOCOL §7).
+        self._senders: dict[str, Reply] = {}
         self._cancels: list[tuple[Reply, KeyClaim | None]] = []
         feed.on_idle = self.touch
 
@@ -214,6 +217,7 @@ class LiveSession:
                 reply.succeed(result)
                 self.host.attach_here(self, command.connection, after=self.feed.state.seq)
             elif isinstance(params, MessageSend) and params.wait:
+                self._senders[result.input_id] = reply
                 self._wait_turn(reply, result)
             else:
                 reply.succeed(result)
@@ -259,7 +263,11 @@ class LiveSession:
             replies = self._waiting.get(result.input_id, [])
             if waiting in replies:
                 replies.remove(waiting)
-            if self.journal.failure is not None:
+            sender = self._senders.get(result.input_id)
+            if sender is not None and sender.is_answered and all(r.is_answered for r, _ in replies):
+                # The connection that sent it was lost, and this is the same request, sent again.
+                sender = reply
+            if self.journal.failure is not None or sender is not reply:
                 return
             if any(info.input_id == result.input_id for info in self.state.inputs):
                 self._stage_withdrawal(result.input_id, reason)
@@ -530,6 +538,7 @@ class LiveSession:
         if self._cancels:
             self._answer_cancels(turn)
         for input_id in turn.inputs:
+            self._senders.pop(input_id, None)
             for reply, result in self._waiting.pop(input_id, []):
                 ended = self._ended_result(result)
                 assert ended is not None
@@ -559,6 +568,7 @@ class LiveSession:
         self._start_turn(info)
 
     def _input_gone(self, input_id: str, why: Exception) -> None:
+        self._senders.pop(input_id, None)
         for reply, _ in self._waiting.pop(input_id, []):
             reply.fail(why)
 
@@ -638,6 +648,7 @@ class LiveSession:
         for callback in self._closing or []:
             callback(why)
         self._cancels, self._waiting, self._closing = [], {}, None
+        self._senders = {}
         self.feed.lose_all()
         self.host.session_failed(self, exc)
 

@@ -84,7 +84,7 @@ async def test_repeat_that_waits_gets_the_end_of_a_turn_that_is_over(connect: Co
 async def test_cancelled_retry_cancels_the_turn_that_the_first_attempt_started(
     connect: Connect,
 ) -> None:
-    """§4, §7: it is the same request, sent again after a reconnect."""
+    """§4, §7: it stands for the first, whose connection was lost."""
     puppet = Puppet()
     async with connect(puppet) as peer:
         sid = (await peer.call("session.create"))["id"]
@@ -92,11 +92,48 @@ async def test_cancelled_retry_cancels_the_turn_that_the_first_attempt_started(
         async with connect.another() as lost:
             await lost.send_request("message.send", params=send, idempotency_key="k")
             led = await puppet.next_turn()
+        await connect.wait_until(lambda: connect.server.connections == 1)
         retried = await peer.send_request("message.send", params=send, idempotency_key="k")
         assert (await peer.call("request.cancel", id=retried))["cancelled"] is True
         await peer.expect_error(retried, "CANCELLED")
         with trio.fail_after(5):
             await led.cancelled.wait()
+
+
+@pytest.mark.parametrize("is_queued", [True, False], ids=["queued", "running"])
+@pytest.mark.parametrize("is_waiting", [True, False], ids=["waiting", "acknowledged"])
+async def test_repeat_that_is_given_up_leaves_the_input_as_it_was(
+    connect: Connect, is_waiting: bool, is_queued: bool
+) -> None:
+    """§4, §7: a repeat joins; its timeout or its cancel only ends its own waiting."""
+    puppet = Puppet()
+    async with connect(puppet) as peer, connect.another() as other:
+        sid = (await peer.call("session.create"))["id"]
+        if is_queued:
+            await peer.call("message.send", sessionId=sid, content="before")
+        send = {"sessionId": sid, "content": "hi"}
+        first = await peer.send_request(
+            "message.send", params={**send, "wait": is_waiting}, idempotency_key="k"
+        )
+        led = await puppet.next_turn()
+        repeat = {**send, "wait": True}
+        await other.refused(
+            "TIMEOUT", "message.send", params=repeat, idempotency_key="k", timeout_ms=20
+        )
+        cancelled = await other.send_request("message.send", params=repeat, idempotency_key="k")
+        await other.call("request.cancel", id=cancelled)
+        await other.expect_error(cancelled, "CANCELLED")
+        session = await other.call("session.get", sessionId=sid)
+        assert (session["status"], session["queuedCount"]) == ("running", int(is_queued))
+        if is_queued:
+            led.finish()
+            led = await puppet.next_turn()
+        led.finish()
+        done = await other.call("message.send", params=repeat, idempotency_key="k")
+        assert done["outcome"] == "completed"
+        result = await peer.expect_result(first)
+        assert result["inputId"] == done["inputId"]
+        assert (result == done) is is_waiting
 
 
 @pytest.mark.parametrize(
