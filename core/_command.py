@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import attrs
 import msgspec
 
 from .abc import Connection
+from .codec import unstructure
 
 if TYPE_CHECKING:
     from ._feed import SessionFeed
@@ -19,6 +19,8 @@ __all__ = ["Command", "KeyClaim", "Reply", "make_claim"]
 
 #: Members that name the answer and not the effect (PROTOCOL §7).
 _NOT_THE_EFFECT: Final = frozenset({"wait"})
+#: JSON with the members of objects in the order of their names.
+_canonical: Final = msgspec.json.Encoder(order="sorted").encode
 
 
 class Reply(Protocol):
@@ -86,15 +88,18 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
     connection: Connection | None = None
 
 
-def make_claim(key: str, method: str, params: Mapping[str, Any]) -> KeyClaim:
+def make_claim(key: str, method: str, params: Any) -> KeyClaim:
     """Make the claim of a request's key.
 
-    ``message.send`` and ``message.stream`` have the same effect, so a key may pass from one to
-    the other.
+    Args:
+        key: As it came.
+        method: ``message.send`` and ``message.stream`` have the same effect, so a key may pass from
+            one to the other.
+        params: As the method reads them: what it does not know says nothing, and what is absent is
+            what it stands for.
     """
-    effect = {name: value for name, value in params.items() if name not in _NOT_THE_EFFECT}
-    canonical = json.dumps(effect, sort_keys=True, separators=(",", ":"))
-    digest = hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
+    effect = {k: v for k, v in unstructure(params).items() if k not in _NOT_THE_EFFECT}
+    digest = hashlib.blake2b(_canonical(effect), digest_size=16).hexdigest()
     if method == "message.stream":
         method = "message.send"
     return KeyClaim(key=key, method=method, fingerprint=digest)

@@ -12,7 +12,8 @@ from ._clock import utc_now
 from ._command import Command, KeyClaim, Reply
 from ._ids import new_id
 from ._queries import check_session
-from .errors import ConflictError, MessageNotFoundError
+from ._state import SessionState
+from .errors import ConflictError, MessageNotFoundError, WireError
 from .events import MessageCreated, SessionCreated
 from .log import KeyRecord
 from .methods import SessionCreate, SessionFork
@@ -53,21 +54,20 @@ class SessionMaker:
             ConflictError: It is still being written.
         """
         state = session.feed.state
-        if params.at_message_id is None:
-            messages = tuple(state.messages)
-        else:
-            index = state.find_message(params.at_message_id)
-            if index is None:
-                if params.at_message_id in state.in_progress:
-                    raise ConflictError(f"Message in progress: {params.at_message_id}")
-                raise MessageNotFoundError(f"Message not found: {params.at_message_id}")
-            messages = tuple(state.messages[: index + 1])
+        messages: tuple[Message, ...] = ()
+        refusal: WireError | None = None
+        try:
+            messages = _messages_until(state, params.at_message_id)
+        except WireError as exc:
+            # Whether the key was used for something else is asked first.
+            refusal = exc
         self._make_once(
             command,
             reply,
             SessionCreate(config=state.config, name=state.name, metadata=state.metadata),
             messages,
             ForkedFrom(session_id=session.id, message_id=messages[-1].id if messages else None),
+            refusal,
         )
 
     def _make_once(
@@ -77,11 +77,12 @@ class SessionMaker:
         params: SessionCreate,
         messages: tuple[Message, ...] = (),
         forked_from: ForkedFrom | None = None,
+        refusal: WireError | None = None,
     ) -> None:
-        """Make a session, unless the command's key has made it already."""
+        """Make a session, or refuse it, unless the command's key has made it already."""
         claim, host = command.claim, self._host
         if claim is None:
-            self._make(command, reply, params, messages, forked_from)
+            self._make(command, reply, params, messages, forked_from, refusal)
             return
         name = (command.principal, claim.key)
         made = self._made.get(name)
@@ -90,7 +91,7 @@ class SessionMaker:
         elif name in self._asking:
             self._asking[name].append((command, reply))
         elif not host.store.durable:
-            self._make(command, reply, params, messages, forked_from)
+            self._make(command, reply, params, messages, forked_from, refusal)
         else:
             self._asking[name] = []
 
@@ -99,7 +100,7 @@ class SessionMaker:
                 try:
                     found = await host.store.find_created(command.principal, claim.key)
                     if found is None:
-                        self._make(command, reply, params, messages, forked_from)
+                        self._make(command, reply, params, messages, forked_from, refusal)
                     else:
                         self._repeat(found, claim, reply)
                 except Exception as exc:  # noqa: BLE001 - ends this request
@@ -122,7 +123,10 @@ class SessionMaker:
         params: SessionCreate,
         messages: tuple[Message, ...],
         forked_from: ForkedFrom | None,
+        refusal: WireError | None,
     ) -> None:
+        if refusal is not None:
+            raise refusal
         host, claim, principal = self._host, command.claim, command.principal
         host.store.check_writable()
         self._forget_keys()
@@ -201,3 +205,15 @@ class SessionMaker:
             if self._made[oldest][1] >= before:
                 return
             del self._made[oldest]
+
+
+def _messages_until(state: SessionState, message_id: str | None) -> tuple[Message, ...]:
+    """Give what a fork at a message holds, all of it without one."""
+    if message_id is None:
+        return tuple(state.messages)
+    index = state.find_message(message_id)
+    if index is None:
+        if message_id in state.in_progress:
+            raise ConflictError(f"Message in progress: {message_id}")
+        raise MessageNotFoundError(f"Message not found: {message_id}")
+    return tuple(state.messages[: index + 1])

@@ -69,7 +69,7 @@ class Request(msgspec.Struct, eq=False):
         return Command(
             params=params,
             principal=self.link.owner,
-            claim=None if key is None else make_claim(key, envelope.method, envelope.params),
+            claim=None if key is None else make_claim(key, envelope.method, params),
             connection=self.link.connection,
         )
 

@@ -167,6 +167,22 @@ async def test_order_of_members_is_no_difference(connect: Connect) -> None:
         assert await peer.call("session.create", params=other, idempotency_key="k") == first
 
 
+async def test_members_that_say_nothing_are_no_difference(connect: Connect) -> None:
+    """§1.2, §7: unknown ones are ignored, and a default may be written out."""
+    async with connect() as peer:
+        plain: dict[str, Any] = {"name": "n", "config": {"temperature": 1}}
+        more = {**plain, "metadata": {}, "later": [1], "summary": None}
+        more["config"] = {"temperature": 1.0, "later": True, "model": None}
+        first = await peer.call("session.create", params=plain, idempotency_key="c")
+        assert await peer.call("session.create", params=more, idempotency_key="c") == first
+        send = {"sessionId": first["id"], "content": "hi"}
+        sent = await peer.call("message.send", params=send, idempotency_key="m")
+        again = {**send, "later": 1, "attachments": None, "wait": False}
+        assert await peer.call("message.send", params=again, idempotency_key="m") == sent
+        queued = {**send, "whenBusy": "queue"}
+        await peer.refused("CONFLICT", "message.send", params=queued, idempotency_key="m")
+
+
 async def test_send_and_stream_share_their_keys(connect: Connect) -> None:
     """§7: their effect is the same, so a key may pass from one to the other."""
     async with connect() as peer, connect.another() as other:
@@ -248,6 +264,19 @@ async def test_repeated_fork_is_one_session(connect: Connect) -> None:
         first = await peer.call("session.fork", sessionId=sid, idempotency_key="k")
         again = await peer.call("session.fork", sessionId=sid, idempotency_key="k")
         assert again["id"] == first["id"]
+
+
+async def test_key_of_a_fork_is_looked_up_before_its_message(connect: Connect) -> None:
+    """§7, §10: CONFLICT with other params, also where the message does not exist."""
+    async with connect() as peer:
+        sid = (await peer.call("session.create"))["id"]
+        await peer.call("message.send", sessionId=sid, content="hi", wait=True)
+        await peer.call("session.fork", sessionId=sid, idempotency_key="k")
+        other = {"sessionId": sid, "atMessageId": "msg_nope"}
+        await peer.refused("CONFLICT", "session.fork", params=other, idempotency_key="k")
+        await peer.refused("MESSAGE_NOT_FOUND", "session.fork", params=other, idempotency_key="k2")
+        forked = await peer.call("session.fork", sessionId=sid, idempotency_key="k2")
+        assert forked["status"] == "idle", "§7: a refused request is not remembered"
 
 
 async def test_repeated_withdrawal_succeeds(connect: Connect) -> None:
