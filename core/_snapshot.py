@@ -172,7 +172,7 @@ def restore(state: SessionState, note: Note) -> bool:
     state.last_activity_at = snapshot.last_activity_at
     state.term, state.seq = note.after.term, note.after.seq
     state.term_starts = [(item.term, item.seq) for item in snapshot.terms]
-    state.messages = list(snapshot.messages)
+    state.restore_messages(snapshot.messages)
     state.message_starts = list(snapshot.message_starts)
     state.in_progress = {
         begun.message.message_id: (begun.message, begun.seq) for begun in snapshot.in_progress

@@ -65,6 +65,7 @@ class SessionState:
     """
 
     __slots__ = (
+        "_derived_ids",
         "_keeps_keys",
         "active_turn_id",
         "asks",
@@ -113,6 +114,8 @@ class SessionState:
         #: The seq at which each term began, oldest first: what makes a position checkable.
         self.term_starts: list[tuple[int, int]] = []
         self.messages: list[Message] = []
+        #: Of those whose ids follow from a call's.
+        self._derived_ids: set[str] = set()
         #: For each of them, the seq of the event that began it.
         self.message_starts: list[int] = []
         #: With the seq of its ``message.started``.
@@ -363,15 +366,30 @@ class SessionState:
         begun = self.in_progress.pop(body.message.id, None)
         self._append(body.message, entry.seq if begun is None else begun[1])
 
+    def _derive_id(self, wanted: str, entry: Entry, turn_id: str) -> str:
+        """Give a message an id that follows from the log, and is the session's only one.
+
+        Many a model counts its calls anew in each turn.
+        """
+        return f"msg_{turn_id}_{entry.seq}" if wanted in self._derived_ids else wanted
+
+    def restore_messages(self, messages: Iterable[Message]) -> None:
+        """Take the messages of a snapshot."""
+        self.messages = list(messages)
+        self._derived_ids = {message.id for message in self.messages if _may_be_derived(message)}
+
     def _append(self, message: Message, seq: int) -> None:
         self.messages.append(message)
+        if _may_be_derived(message):
+            self._derived_ids.add(message.id)
         self.message_starts.append(seq)
 
     def _tool_called(self, body: ToolCalled, entry: Entry) -> None:
         """Keep the call with the assistant's message that made it.
 
         A call made without any text has no message of its own in the log; a model needs one, so
-        the fold makes it: empty, its id derived from the first call's.
+        the fold makes it: empty, its id derived from the first call's. That call is in it already
+        if the message was completed by it, and has no result yet: an id may come again.
         """
         self.tools[body.call_id] = body
         for index in range(len(self.messages) - 1, -1, -1):
@@ -381,7 +399,9 @@ class SessionState:
             if message.role == "tool":
                 continue
             calls = message.tool_calls or ()
-            if any(call.call_id == body.call_id for call in calls):
+            if any(call.call_id == body.call_id for call in calls) and not any(
+                later.call_id == body.call_id for later in self.messages[index + 1 :]
+            ):
                 return
             if _is_implied(message) and not self._has_results_after(index):
                 self.messages[index] = attrs.evolve(message, tool_calls=(*calls, _call_info(body)))
@@ -389,7 +409,7 @@ class SessionState:
             break
         self._append(
             Message(
-                id=f"msg_{body.call_id}",
+                id=self._derive_id(f"msg_{body.call_id}", entry, body.turn_id),
                 session_id=self.session_id,
                 turn_id=body.turn_id,
                 role="assistant",
@@ -411,7 +431,7 @@ class SessionState:
         self.tools.pop(body.call_id, None)
         self._append(
             Message(
-                id=f"msg_{body.call_id}_result",
+                id=self._derive_id(f"msg_{body.call_id}_result", entry, body.turn_id),
                 session_id=self.session_id,
                 turn_id=body.turn_id,
                 role="tool",
@@ -455,7 +475,16 @@ class SessionState:
 def _is_implied(message: Message) -> bool:
     """Whether the fold made this message to hold tool calls."""
     calls = message.tool_calls
-    return calls is not None and len(calls) > 0 and message.id == f"msg_{calls[0].call_id}"
+    if not calls:
+        return False
+    return message.id == f"msg_{calls[0].call_id}" or message.id.startswith(
+        f"msg_{message.turn_id}_"
+    )
+
+
+def _may_be_derived(message: Message) -> bool:
+    """Whether the fold may have made a message's id of a call's."""
+    return message.role == "tool" or bool(message.tool_calls)
 
 
 def _call_info(body: ToolCalled) -> ToolCallInfo:

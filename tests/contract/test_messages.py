@@ -223,6 +223,45 @@ async def test_history_can_be_paged_in_both_directions(connect: Connect) -> None
             await peer.refused("MESSAGE_NOT_FOUND", "message.list", sessionId=sid, params=members)
 
 
+async def test_ids_of_messages_differ_where_those_of_calls_do_not(connect: Connect) -> None:
+    """§4: a model may count its calls anew each time; a history can be paged all the same."""
+
+    async def agent(turn: Turn) -> None:
+        async def tool(_: object) -> str:
+            await trio.lowlevel.checkpoint()
+            return turn.input.content
+
+        await turn.call_tool("t", {"n": 1}, tool, call_id="c1")
+        await turn.call_tool("t", {"n": 2}, tool, call_id="c1")
+        await turn.write("Once more.")
+        await turn.call_tool("t", {"n": 3}, tool, call_id="c1")
+
+    async with connect(agent) as peer:
+        sid = (await peer.call("session.create"))["id"]
+        for text in "abc":
+            await peer.call("message.send", sessionId=sid, content=text, wait=True)
+        forked = (await peer.call("session.fork", sessionId=sid))["id"]
+        await peer.call("message.send", sessionId=forked, content="d", wait=True)
+        for session_id, turns in ((sid, 3), (forked, 4)):
+            listed = (await peer.call("message.list", sessionId=session_id))["messages"]
+            ids = [message["id"] for message in listed]
+            assert len(set(ids)) == len(ids)
+            numbers = [call["arguments"]["n"] for m in listed for call in m.get("toolCalls", ())]
+            assert numbers == [1, 2, 3] * turns
+            roles = [message["role"] for message in listed]
+            assert roles == ["user", *["assistant", "tool"] * 3] * turns
+            pages = list[str]()
+            place: dict[str, Any] = {}
+            for _ in ids:
+                page = await peer.call("message.list", sessionId=session_id, limit=4, params=place)
+                pages = [message["id"] for message in page["messages"]] + pages
+                if not page["hasMore"]:
+                    break
+                place = {"before": pages[0]}
+            assert pages == ids
+        assert ids[1:3] == ["msg_c1", "msg_c1_result"]
+
+
 async def test_history_can_be_of_one_role(connect: Connect) -> None:
     """§4: message.list."""
     agent = scripted(default=[CallTool("t", result="found"), "Done."])
