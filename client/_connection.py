@@ -236,7 +236,8 @@ class Connection:
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             self.end(f"the connection broke: {exc!r}")
         except RemoteProtocolError as exc:
-            log.warning("the server broke the protocol", extra={"error": str(exc)})
+            if hasattr(self, "welcome"):
+                log.warning("the server broke the protocol", extra={"error": str(exc)})
             self.end(exc)
 
     def _take(self, frame: bytes) -> None:

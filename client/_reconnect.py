@@ -17,6 +17,7 @@ import trio
 from ..core.abc import ConnectOptions, Transport
 from ..core.errors import (
     ConnectionLostError,
+    RemoteProtocolError,
     RequestTimeoutError,
     ShuttingDownError,
     TrialogueError,
@@ -119,8 +120,9 @@ class Uplink:
                 if state is ConnectionState.CONNECTING:
                     is_final = isinstance(failure, FINAL_ERRORS)
                     self.machine.move(Trigger.REFUSED if is_final else Trigger.FAILED)
-                    if isinstance(failure, ConnectionLostError):
+                    if isinstance(failure, (ConnectionLostError, RemoteProtocolError)):
                         failure = ConnectionError(f"{self.url}: {failure}")
+                    failure = self._guess(failure)
                     self.failure = failure
                     task_status.started(failure)
                     return
@@ -171,6 +173,14 @@ class Uplink:
             return ConnectionError(f"{self.url}: the connection broke: {exc}")
         except (OSError, TrialogueError) as exc:
             return exc
+
+    def _guess(self, failure: Exception) -> Exception:
+        """Add what is the likely reason if somebody listens there, and no welcome came."""
+        is_answer = isinstance(failure, OSError) and failure.errno is None
+        if not is_answer or "certificate" in str(failure):
+            return failure
+        scheme = self.url.partition(":")[0]
+        return type(failure)(f"{failure} (is it {scheme} that is spoken there?)")
 
     def _welcome(self, connection: Connection) -> bool:
         """Use a connection. Returns whether it is the first."""

@@ -152,6 +152,11 @@ class SyncClient:
         return self.client.url
 
     @property
+    def is_draining(self) -> bool:
+        """The server is going away: what is new waits for the next connection."""
+        return self.client.is_draining
+
+    @property
     def state(self) -> ConnectionState:
         """Where the connection stands."""
         return self.client.state

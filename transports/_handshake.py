@@ -95,7 +95,12 @@ class Head:
 
 
 def find_head_end(data: bytes) -> int:
-    """Find where the head ends and what follows begins; -1 if it has not ended."""
+    """Find where the head ends and what follows begins; -1 if it has not ended.
+
+    What does not begin as HTTP, TLS or a frame of ours say, is at its end: nobody waits for more.
+    """
+    if not b"A" <= data[:1] <= b"Z":
+        return len(data) or -1
     found = re.search(rb"\r?\n\r?\n", data)
     return found.end() if found else -1
 

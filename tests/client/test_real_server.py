@@ -531,3 +531,24 @@ async def test_a_client_of_ones_own(autojump_clock: MockClock) -> None:
             assert response is not None
             assert response.id == "a"
             assert response.unwrap()["name"] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("served", "dialled"), [("ws", "tcp"), ("ws", "wss"), ("ws", "tcps"), ("tcp", "ws"), ("tcp", "tcps")]
+)
+@pytest.mark.parametrize("driver", ["poller", "task"])
+async def test_wrong_scheme_is_told_at_once(
+    served: str, dialled: str, driver: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A bug once seen: ten seconds of silence, or a TLS library's words."""
+    url = f"{served}://127.0.0.1:0"
+    settings = trialogue.Settings(driver=driver)
+    async with trialogue.open_server(echo, transports=[url], settings=settings) as server:
+        address = server.endpoints[0].partition(":")[2]
+        with trio.fail_after(8):
+            with pytest.raises(OSError, match="that is spoken there") as caught:
+                async with connect(f"{dialled}:{address}"):
+                    pass
+    assert str(caught.value).startswith(f"{dialled}:{address}: ")
+    assert str(caught.value).endswith(f" (is it {dialled} that is spoken there?)")
+    assert [line for line in caplog.messages if "broke the protocol" in line] == []
