@@ -50,7 +50,7 @@ class StreamConnection(Outbox, Connection):
             settings=accept.settings,
             spawn=spawn,
             framing=framing,
-            try_send=wire.try_send if wire.can_try_send else None,
+            try_send=wire.try_send,
             send_some=wire.send_some,
         )
         self.wire = wire

@@ -156,7 +156,7 @@ class SocketListener(Listener):
         self, sock: socket.socket, address: Any, accept: Acceptor, spawn: Spawn
     ) -> None:
         """Serve one connection in a task of its own, or tell it that there is no place."""
-        wire = SocketWire(sock)
+        wire = self._make_wire(sock)
         if not accept.reserve():
             await self._refuse(wire)
             return
@@ -172,7 +172,7 @@ class SocketListener(Listener):
         self, sock: socket.socket, address: Any, accept: Acceptor, spawn: Spawn, poller: Poller
     ) -> None:
         """Hand one connection to the poller, or tell it that there is no place."""
-        wire = SocketWire(sock)
+        wire = self._make_wire(sock)
         if poller.is_closed:
             wire.close()
             return
@@ -214,7 +214,8 @@ class SocketListener(Listener):
             self._refusing += 1
             try:
                 with self.boundary(), trio.move_on_after(REFUSAL_SECONDS):
-                    await answer(await self._wrap(wire), self.refusal)
+                    await wire.handshake()
+                    await answer(wire, self.refusal)
             finally:
                 self._refusing -= 1
         finally:
@@ -227,10 +228,9 @@ class SocketListener(Listener):
         """Name the peer, for logs."""
         return str(address)
 
-    async def _wrap(self, wire: SocketWire) -> Wire:
-        """Encrypt, where that is asked for."""
-        await trio.lowlevel.checkpoint()
-        return wire
+    def _make_wire(self, sock: socket.socket) -> SocketWire:
+        """Make the wire of a fresh connection."""
+        return SocketWire(sock)
 
     @abstractmethod
     async def _serve_wire(

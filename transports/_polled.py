@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from logging import getLogger
 from typing import Final
 
@@ -20,9 +21,69 @@ from ._outbox import Spawn
 from ._poller import Polled, Poller
 from ._wire import SocketWire
 
-__all__ = ["PolledConnection", "PolledLines"]
+__all__ = ["PolledConnection", "PolledHandshake", "PolledLines"]
 
 log: Final = getLogger("trialogue.transports")
+
+
+class PolledHandshake(Polled):
+    """Reads what comes before a connection, within the poller's patience.
+
+    Args:
+        poller: Reads for the listener.
+        wire: Does its own handshake first.
+        accept: Where the connection's place is given back if nothing comes of it.
+        boundary: Where exceptions end.
+        go_further: Reads on, or raises BlockingIOError to be called again. In the end it adds to
+            the poller what takes the place of this, or removes this.
+    """
+
+    __slots__ = ("_accept", "_boundary", "_go_further", "_poller", "_wire")
+
+    def __init__(
+        self,
+        poller: Poller,
+        wire: SocketWire,
+        accept: Acceptor,
+        boundary: Callable[[], AbstractContextManager[None]],
+        go_further: Callable[[], None],
+    ) -> None:
+        self.fd = wire.sock.fileno()
+        self._accept = accept
+        self._boundary = boundary
+        self._go_further = go_further
+        self._poller = poller
+        self._wire = wire
+
+    def start(self) -> None:
+        """Read from now on.
+
+        Raises:
+            OSError: See `Poller.add`.
+        """
+        self._poller.add(self)
+        self._poller.expect(self)
+
+    def read(self) -> None:
+        """Go on, as far as what has come allows."""
+        with self._boundary():
+            try:
+                self._wire.try_handshake()
+                self._go_further()
+            except BlockingIOError:
+                return
+            self._poller.release(self)
+            return
+        self._poller.remove(self)
+        self.abandon()
+
+    def go_on(self) -> None:
+        """Nothing is ever left over here."""
+
+    def abandon(self) -> None:
+        """Close, and give the place back."""
+        self._wire.close()
+        self._accept.release()
 
 
 class PolledConnection(Polled):

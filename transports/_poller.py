@@ -124,8 +124,8 @@ class Poller:
         if self._polled.pop(polled.fd, None) is not None and not self.is_closed:
             try:
                 self._epoll.unregister(polled.fd)
-            except FileNotFoundError:
-                pass  # It was paused.
+            except OSError:
+                pass  # It was paused, or a send that was cut off has closed it.
             if self._is_retiring and not self._polled:
                 self._ring()
 

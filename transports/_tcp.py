@@ -120,16 +120,16 @@ async def connect_tcp(address: TcpAddress, *, encrypted: bool, tls: str | Any) -
         stream = await trio.open_tcp_stream(address.host, address.port)
     except OSError as exc:
         raise explain(_first_cause(exc), str(address)) from exc
-    wire = SocketWire(socket.socket(fileno=stream.socket.detach()))
+    sock = socket.socket(fileno=stream.socket.detach())
     if context is None:
-        return wire
-    secure = TlsWire(wire, context, server_hostname=address.host)
+        return SocketWire(sock)
+    wire = TlsWire(sock, context, server_hostname=address.host)
     try:
-        await secure.handshake()
+        await wire.handshake()
     except BaseException:
         wire.close()
         raise
-    return secure
+    return wire
 
 
 def _first_cause(exc: OSError) -> OSError:
@@ -150,7 +150,7 @@ class TcpListener(SocketListener):
         context: ssl.SSLContext | None,
         driver: str,
     ) -> None:
-        super().__init__(sock, str(address), driver if context is None else "task")
+        super().__init__(sock, str(address), driver)
         self._address = address
         self._context = context
 
@@ -161,10 +161,5 @@ class TcpListener(SocketListener):
     def _describe(self, sock: socket.socket, address: Any) -> str:
         return join_host(address[0], address[1])
 
-    async def _wrap(self, wire: SocketWire) -> Wire:
-        if self._context is None:
-            await trio.lowlevel.checkpoint()
-            return wire
-        secure = TlsWire(wire, self._context)
-        await secure.handshake()
-        return secure
+    def _make_wire(self, sock: socket.socket) -> SocketWire:
+        return SocketWire(sock) if self._context is None else TlsWire(sock, self._context)

@@ -1,7 +1,9 @@
-"""TLS: contexts from what people configure, and `trio.SSLStream` as a wire."""
+"""TLS: contexts from what people configure, and a wire that encrypts."""
 
 from __future__ import annotations
 
+import errno
+import socket
 import ssl
 from typing import Any, Final, NoReturn
 
@@ -9,12 +11,12 @@ import trio
 
 from ..core.abc import TlsFiles
 from ..core.errors import SettingsError
-from ._wire import READ_BYTES, SocketWire, Wire
+from ._wire import READ_BYTES, SocketWire
 
 __all__ = ["TlsWire", "client_context", "server_context"]
 
-#: Encrypted at once; progress is measured in these (see the write timeout). Half of what a TLS
-#: record may have: OpenSSL, its buffer and Trio each keep a copy while the peer does not read.
+#: Encrypted at once, and kept while the peer does not read; progress is measured in these (see
+#: the write timeout). Half of what a TLS record may have.
 PIECE_BYTES: Final = 8 * 1024
 
 
@@ -71,88 +73,151 @@ def client_context(tls: str | Any) -> ssl.SSLContext:
         raise SettingsError(f"TLS authorities {tls!r}: {exc.strerror}") from exc
 
 
-class _Ciphertext(trio.abc.Stream):
-    """The socket as `trio.SSLStream` sees it; its end is ours to decide, not the stream's."""
+class TlsWire(SocketWire):
+    """A wire on an encrypted socket: TLS is a codec in it, between the socket and two buffers.
 
-    __slots__ = ("_wire",)
+    So it needs no task of its own, and both drivers use it as they use a plain one. Each call
+    goes on where the last one stopped, in the handshake too.
 
-    def __init__(self, wire: SocketWire) -> None:
-        self._wire = wire
+    A piece of plaintext counts as sent when all of its ciphertext has left. Until then nothing of
+    it counts, and whoever sends next must begin with the same bytes, as an outbox does.
+    """
 
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        return await self._wire.receive_some(max_bytes)
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self._wire.send_all(data)
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await trio.lowlevel.checkpoint()
-
-    async def aclose(self) -> None:
-        """After close_notify was sent."""
-        await self._wire.send_end()
-
-
-class TlsWire(Wire):
-    """A wire on an encrypted socket. Sending takes a task: an outbox drains by its writer."""
-
-    __slots__ = ("_tls", "_wire")
-
-    can_try_send = False
+    __slots__ = ("_ciphertext", "_encrypted", "_end", "_incoming", "_outgoing", "_tls")
 
     def __init__(
-        self, wire: SocketWire, context: ssl.SSLContext, *, server_hostname: str | None = None
+        self,
+        sock: socket.socket,
+        context: ssl.SSLContext,
+        *,
+        server_hostname: str | None = None,
     ) -> None:
-        self._wire = wire
-        # https_compatible=False: close_notify is sent, and its absence is a broken connection.
-        self._tls = trio.SSLStream(
-            _Ciphertext(wire),
-            context,
-            server_hostname=server_hostname,
+        super().__init__(sock)
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(
+            self._incoming,
+            self._outgoing,
             server_side=server_hostname is None,
+            server_hostname=server_hostname,
         )
+        self._ciphertext = b""  # made, and not yet taken by the socket
+        self._encrypted = 0  # bytes of plaintext that are in it
+        #: Why nothing more comes, once that is so; an empty text is a proper end.
+        self._end: OSError | None = None
 
-    async def handshake(self) -> None:
-        """Do the handshake.
-
-        Raises:
-            trio.BrokenResourceError: Says why, as far as that is known.
-        """
-        try:
-            await self._tls.do_handshake()
-        except trio.BrokenResourceError as exc:
-            raise trio.BrokenResourceError(f"TLS handshake failed: {exc.__cause__ or exc}") from exc
+    # -- sending -------------------------------------------------------------------------------
 
     def try_send(self, data: bytes | memoryview) -> int:
-        """Never goes: see `can_try_send`."""
-        raise BlockingIOError
+        """Send what goes at once, in pieces."""
+        sent, size = 0, len(data)
+        try:
+            while True:
+                self._send_ciphertext()
+                sent += self._encrypted
+                self._encrypted = 0
+                if sent == size:
+                    return sent
+                self._encrypted = self._tls.write(data[sent : sent + PIECE_BYTES])
+        except BlockingIOError:
+            if sent:
+                return sent
+            raise
 
     async def send_some(self, data: bytes | memoryview) -> int:
-        """Send a piece."""
-        piece = data[:PIECE_BYTES]
-        await self._tls.send_all(piece)
-        return len(piece)
+        """Send a part, waiting for room first if there is none."""
+        try:
+            return await super().send_some(data)
+        except trio.Cancelled:
+            if self._encrypted:
+                # A part of it may have left, and nobody knows with which bytes to go on.
+                self.close(abort=True)
+            raise
 
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Receive what was decrypted."""
-        if self._wire.interrupted:
-            # TLS may have something in its own buffer still.
-            await trio.lowlevel.checkpoint()
-            raise trio.ClosedResourceError("this connection is closed")
-        return bytes(await self._tls.receive_some(max_bytes or READ_BYTES))
+    def _send_ciphertext(self) -> None:
+        """Send what TLS has made, or raise BlockingIOError."""
+        if self._outgoing.pending:
+            self._ciphertext += self._outgoing.read()
+        while self._ciphertext:
+            self._ciphertext = self._ciphertext[self.sock.send(self._ciphertext) :]
+
+    def _answer(self) -> None:
+        """Send what TLS itself has to say, or leave it to whoever sends next."""
+        if self._outgoing.pending:
+            try:
+                self._send_ciphertext()
+            except OSError:
+                pass  # A peer that is gone is noticed by the one who reads.
 
     async def send_end(self) -> None:
         """Send close_notify, and shut our direction down."""
-        await self._tls.aclose()
+        await trio.lowlevel.checkpoint()
+        try:
+            self._tls.unwrap()
+        except ssl.SSLError:
+            pass  # It waits for the peer's close_notify. Nobody else does.
+        while True:
+            try:
+                self._send_ciphertext()
+                break
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self.sock)
+            except OSError as exc:
+                raise self._translated(exc) from exc
+        await super().send_end()
 
-    async def discard_input(self) -> None:
-        """Read the ciphertext to its end."""
-        await self._wire.discard_input()
+    # -- receiving -----------------------------------------------------------------------------
 
-    def interrupt(self) -> None:
-        """Wake the reader."""
-        self._wire.interrupt()
+    def try_handshake(self) -> None:
+        """Go on with the handshake."""
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                self._answer()
+                self._fill()
+            except ssl.SSLError:
+                self._answer()  # which says what is wrong
+                raise
+            else:
+                self._answer()
+                return
 
-    def close(self, *, abort: bool = False) -> None:
-        """Close the socket, without close_notify."""
-        self._wire.close(abort=abort)
+    def try_receive(self) -> bytes:
+        """Receive all that is there decrypted, so that none is left where no epoll sees it."""
+        pieces: list[bytes] = []
+        while self._end is None:
+            try:
+                while piece := self._tls.read(READ_BYTES):
+                    pieces.append(piece)
+                self._end_with(OSError())  # close_notify
+            except ssl.SSLWantReadError:
+                self._answer()
+                if pieces:
+                    return b"".join(pieces)
+                self._fill()
+            except ssl.SSLZeroReturnError:  # … once more, or after ours
+                self._end_with(OSError())
+            except ssl.SSLError as exc:
+                self._answer()
+                self._end_with(exc)
+        if pieces:
+            return b"".join(pieces)
+        if not self._end.args:
+            return b""
+        raise self._end
+
+    def _end_with(self, end: OSError) -> None:
+        """Note that nothing more comes, and have the socket seen as readable once more."""
+        self._end = end
+        try:
+            self.sock.shutdown(socket.SHUT_RD)
+        except OSError:
+            pass  # It is seen then, too.
+
+    def _fill(self) -> None:
+        """Receive ciphertext, or raise BlockingIOError."""
+        data = self.sock.recv(READ_BYTES)
+        if not data:
+            # Without close_notify, it may be anybody who has cut the connection.
+            raise ConnectionAbortedError(errno.ECONNABORTED, "cut off without an end of TLS")
+        self._incoming.write(data)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import socket
 import struct
 from abc import abstractmethod
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import trio
@@ -37,9 +39,6 @@ class Wire(trio.abc.Stream):
     """
 
     __slots__ = ()
-
-    #: False if only `send_some` can send: encryption needs a task.
-    can_try_send: bool = True
 
     @abstractmethod
     def try_send(self, data: bytes | memoryview) -> int:
@@ -123,6 +122,31 @@ class SocketWire(Wire):
         except OSError:
             return ""
 
+    def try_handshake(self) -> None:
+        """Do what goes at once of what has to be done before the first byte: here nothing.
+
+        Raises:
+            BlockingIOError: More has to come; call again then.
+            OSError: It failed.
+        """
+
+    async def handshake(self) -> None:
+        """Wait until `try_handshake` is done.
+
+        Raises:
+            trio.BrokenResourceError: It failed; says why.
+        """
+        await checkpoint()
+        while True:
+            try:
+                self.try_handshake()
+            except BlockingIOError:
+                await wait_readable(self.sock)
+            except OSError as exc:
+                raise trio.BrokenResourceError(f"the handshake failed: {exc}") from exc
+            else:
+                return
+
     def try_send(self, data: bytes | memoryview) -> int:
         """Send without waiting."""
         return self.sock.send(data)
@@ -137,16 +161,15 @@ class SocketWire(Wire):
         return self.sock.recv(READ_BYTES)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Receive up to 64 KiB, or as told."""
+        """Receive up to 64 KiB, whatever is asked for."""
         await checkpoint_if_cancelled()
         if self.interrupted:
             raise trio.ClosedResourceError("this connection is closed")
-        return await self._receive(max_bytes or READ_BYTES)
+        return await self._receive(self.try_receive)
 
-    async def _receive(self, size: int) -> bytes:
-        sock = self.sock
+    async def _receive(self, receive: Callable[[], bytes]) -> bytes:
         try:
-            data = sock.recv(size)
+            data = receive()
         except BlockingIOError:
             pass
         except OSError as exc:
@@ -156,9 +179,9 @@ class SocketWire(Wire):
             await cancel_shielded_checkpoint()
             return data
         while True:
-            await wait_readable(sock)
+            await wait_readable(self.sock)
             try:
-                return sock.recv(size)
+                return receive()
             except BlockingIOError:
                 continue
             except OSError as exc:
@@ -167,9 +190,8 @@ class SocketWire(Wire):
     async def send_some(self, data: bytes | memoryview) -> int:
         """Send a part, waiting for room first if there is none."""
         await checkpoint_if_cancelled()
-        sock = self.sock
         try:
-            sent = sock.send(data)
+            sent = self.try_send(data)
         except BlockingIOError:
             pass
         except OSError as exc:
@@ -178,9 +200,9 @@ class SocketWire(Wire):
             await cancel_shielded_checkpoint()
             return sent
         while True:
-            await wait_writable(sock)
+            await wait_writable(self.sock)
             try:
-                return sock.send(data)
+                return self.try_send(data)
             except BlockingIOError:
                 continue
             except OSError as exc:
@@ -195,8 +217,8 @@ class SocketWire(Wire):
             raise self._translated(exc) from exc
 
     async def discard_input(self) -> None:
-        """Read until the peer has closed its direction."""
-        while await self._receive(READ_BYTES):
+        """Read the raw bytes until the peer has closed its direction."""
+        while await self._receive(partial(self.sock.recv, READ_BYTES)):
             pass  # Which is a checkpoint each time.
 
     def interrupt(self) -> None:

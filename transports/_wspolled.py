@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
+import trio
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
 
@@ -17,27 +18,24 @@ from ..core.abc import Acceptor
 from ._connection import FRAMES_PER_CHECKPOINT
 from ._handshake import MAX_HEAD_BYTES, find_head_end
 from ._outbox import Spawn
-from ._polled import PolledConnection
-from ._poller import Polled, Poller
+from ._polled import PolledConnection, PolledHandshake
+from ._poller import Poller
 from ._wire import SocketWire
 from ._wsconnection import TOO_BIG, UNSUPPORTED, ServerConnection
 from ._wsframes import FrameScanner
 
-__all__ = ["PolledHandshake", "PolledWebSocket"]
+__all__ = ["PolledUpgrade", "PolledWebSocket"]
 
 
-class PolledHandshake(Polled):
-    """Reads a request's head, within the poller's patience. Holds a place of `Acceptor.reserve`.
+class PolledUpgrade(PolledHandshake):
+    """Reads a request's head as well.
 
     Args:
-        poller: Reads for the listener.
-        wire: The connection's.
-        accept: Where the place is given back if nothing comes of it.
-        boundary: Where an exception of ``take_head`` ends.
+        poller, wire, accept, boundary: As of `PolledHandshake`.
         take_head: Is given the head and what came after it, and goes on from there.
     """
 
-    __slots__ = ("_accept", "_boundary", "_data", "_poller", "_take_head", "_wire")
+    __slots__ = ("_data", "_take_head")
 
     def __init__(
         self,
@@ -47,45 +45,19 @@ class PolledHandshake(Polled):
         boundary: Callable[[], AbstractContextManager[None]],
         take_head: Callable[[bytes, bytes], None],
     ) -> None:
-        self.fd = wire.sock.fileno()
-        self._accept = accept
-        self._boundary = boundary
+        super().__init__(poller, wire, accept, boundary, self._read_head)
         self._data = b""
-        self._poller = poller
         self._take_head = take_head
-        self._wire = wire
-        poller.add(self)
-        poller.expect(self)
 
-    def read(self) -> None:
-        """Read, until the head is there."""
-        with self._boundary():
-            if self._read_head():
-                return
-        self._poller.remove(self)
-        self.abandon()
-
-    def _read_head(self) -> bool:
-        """Give False if this leads to nothing."""
-        try:
+    def _read_head(self) -> None:
+        while (end := find_head_end(self._data)) < 0:
+            if len(self._data) > MAX_HEAD_BYTES:
+                raise trio.BrokenResourceError("the HTTP head is too long")
             data = self._wire.try_receive()
-        except BlockingIOError:
-            return True
-        self._data += data
-        end = find_head_end(self._data)
-        if end < 0:
-            return bool(data) and len(self._data) <= MAX_HEAD_BYTES
-        self._poller.release(self)
+            if not data:
+                raise trio.BrokenResourceError("the peer hung up in the middle of the handshake")
+            self._data += data
         self._take_head(self._data[:end], self._data[end:])
-        return True
-
-    def go_on(self) -> None:
-        """Nothing is ever left over here."""
-
-    def abandon(self) -> None:
-        """Close, and give the place back."""
-        self._wire.close()
-        self._accept.release()
 
 
 class PolledWebSocket(PolledConnection):

@@ -21,7 +21,7 @@ from ..core.errors import SettingsError
 from ._connection import run_connection
 from ._lines import REFUSAL, LineChannel, LineConnection, drive_lines
 from ._outbox import Spawn, frame_line
-from ._polled import PolledLines
+from ._polled import PolledHandshake, PolledLines
 from ._poller import Poller
 from ._tcp import TcpAddress, TcpListener, bind_tcp, connect_tcp, parse_tcp_url
 from ._tls import server_context
@@ -39,9 +39,9 @@ class TcpLineListener(TcpListener):
         self, wire: SocketWire, address: str, accept: Acceptor, spawn: Spawn
     ) -> None:
         with trio.fail_after(accept.settings.connect_seconds):
-            stream = await self._wrap(wire)
+            await wire.handshake()
         peer = PeerInfo(transport=self._address.scheme, address=address)
-        connection = LineConnection(stream, peer, accept, spawn, frame_line)
+        connection = LineConnection(wire, peer, accept, spawn, frame_line)
         await run_connection(connection, partial(drive_lines, connection, accept))
 
     def _poll_wire(
@@ -49,7 +49,17 @@ class TcpLineListener(TcpListener):
     ) -> None:
         peer = PeerInfo(transport=self._address.scheme, address=address)
         connection = LineConnection(wire, peer, accept, spawn, frame_line)
-        PolledLines(poller, wire, connection, accept, spawn).start()
+        polled = PolledLines(poller, wire, connection, accept, spawn)
+        if self._context is None:
+            polled.start()
+            return
+
+        def go_further() -> None:
+            polled.start()
+            # What came together with the end of the handshake is in TLS, where no epoll sees it.
+            polled.read()
+
+        PolledHandshake(poller, wire, accept, self.boundary, go_further).start()
 
 
 class TcpTransport(Transport):

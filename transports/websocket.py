@@ -41,7 +41,7 @@ from ._tls import server_context
 from ._wire import SocketWire, Wire
 from ._wschannel import WebSocketChannel, read_head, shake_hands
 from ._wsconnection import ServerConnection
-from ._wspolled import PolledHandshake, PolledWebSocket
+from ._wspolled import PolledUpgrade, PolledWebSocket
 from ._wstask import drive_websocket
 
 __all__ = ["ServerConnection", "WebSocketListener", "WebSocketTransport", "transport"]
@@ -78,15 +78,15 @@ class WebSocketListener(TcpListener):
         self, wire: SocketWire, address: str, accept: Acceptor, spawn: Spawn
     ) -> None:
         with trio.fail_after(accept.settings.connect_seconds):
-            stream = await self._wrap(wire)
-            head, early = await read_head(stream)
+            await wire.handshake()
+            head, early = await read_head(wire)
             try:
                 upgrade = self._check(head, wire, address)
             except RefusalError as refusal:
                 with trio.move_on_after(REFUSAL_SECONDS):
-                    await answer(stream, refusal.response)
+                    await answer(wire, refusal.response)
                 return
-        connection = self._connect(stream, upgrade, address, accept, spawn)
+        connection = self._connect(wire, upgrade, address, accept, spawn)
         await run_connection(
             connection, partial(drive_websocket, connection, accept, upgrade, early)
         )
@@ -108,7 +108,8 @@ class WebSocketListener(TcpListener):
             if early:
                 polled.take(early)
 
-        handshake = PolledHandshake(poller, wire, accept, self.boundary, take_head)
+        handshake = PolledUpgrade(poller, wire, accept, self.boundary, take_head)
+        handshake.start()
 
     async def _answer_refused(self, wire: SocketWire, response: bytes, accept: Acceptor) -> None:
         try:

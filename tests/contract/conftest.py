@@ -62,7 +62,7 @@ DRIBBLED: Final = {
 #: Modules whose tests run on the driver that is not the default here too: they are about what
 #: drivers do. A session does not see which one feeds it, and the rest would take a minute more.
 BOTH_DRIVERS: Final = {"test_frames", "test_transport_kit", "test_websocket"}
-OTHER_DRIVER: Final = ("tcp+task", "ws+task")
+OTHER_DRIVER: Final = ("tcp+task", "wss+task")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

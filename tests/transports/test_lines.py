@@ -59,7 +59,7 @@ def test_splitter_refuses_before_it_buffers() -> None:
 Open = Callable[..., AbstractAsyncContextManager[Server]]
 
 
-@pytest.fixture(params=["loopback", "tcp", "tcp+task", "unix", "tcps"])
+@pytest.fixture(params=["loopback", "tcp", "tcp+task", "unix", "tcps", "tcps+task"])
 def open_lines(
     request: pytest.FixtureRequest, serve: Serve, certificates: Certificates, tmp_path: Path
 ) -> Open:

@@ -1,5 +1,6 @@
 """TLS for lines and WebSockets: whom the client trusts, and what bad files and bad peers get."""
 
+import socket
 import ssl
 from pathlib import Path
 
@@ -7,11 +8,12 @@ import pytest
 import trio
 import trustme
 
-from tests.transports.conftest import Certificates, Serve
+from tests.transports.conftest import Certificates, EchoLink, Serve
 from trialogue.core.abc import CloseReason, ConnectOptions, Frame, ListenOptions, TlsFiles
 from trialogue.core.errors import SettingsError
 from trialogue.core.plugins import find_transport
 from trialogue.core.settings import Settings
+from trialogue.transports._tls import TlsWire, server_context
 
 SCHEMES = pytest.mark.parametrize("scheme", ["tcps", "wss"])
 
@@ -105,6 +107,82 @@ async def test_the_end_is_said_by_tls_too(serve: Serve, certificates: Certificat
             size += len(data)
         assert size >= 500_001
         await trio.aclose_forcefully(stream)
+
+
+@pytest.mark.parametrize("driver", ["poller", "task"])
+async def test_end_of_tls_is_noticed_though_the_socket_stays_open(
+    serve: Serve, certificates: Certificates, driver: str
+) -> None:
+    """It may come in one read with a frame, after which the socket has nothing more to say."""
+
+    class Mute(EchoLink):
+        def feed(self, payload: bytes) -> bool:
+            self.fed.append(payload)
+            return True
+
+    async with serve(
+        "tcps://127.0.0.1:0",
+        tls=certificates.files,
+        client_tls=certificates.client,
+        driver=driver,
+        link=Mute,
+    ) as server:
+        stream = await server.open_raw()
+        assert isinstance(stream, trio.SSLStream)
+        await stream.do_handshake()
+        link = await server.acceptor.wait_link()
+        await stream.send_all(b"1\n")
+        transport, _ = await stream.unwrap()
+        await link.closed.wait()
+        assert link.fed == [b"1"]
+        await transport.aclose()
+
+
+async def test_only_what_has_left_counts_as_sent(certificates: Certificates) -> None:
+    """Our choice: an outbox that says it is drained has nothing in TLS either."""
+    ours, theirs = socket.socketpair()
+    client = TlsWire(theirs, certificates.client, server_hostname="localhost")
+    server = TlsWire(ours, server_context(certificates.files, "tcps:"))
+    data = b"".join(b"%08d" % number for number in range(100_000))
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.handshake)
+            nursery.start_soon(server.handshake)
+        sent = server.try_send(data)
+        assert 0 < sent < len(data)
+        for _ in range(2):
+            with pytest.raises(BlockingIOError):
+                server.try_send(data[sent:])
+        received = b""
+        while len(received) < sent:
+            received += await client.receive_some()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.send_all, data[sent:])
+            while len(received) < len(data):
+                received += await client.receive_some()
+        assert received == data
+    client.close()
+    server.close()
+
+
+async def test_send_that_is_cancelled_while_a_piece_is_stuck_ends_the_wire(
+    certificates: Certificates,
+) -> None:
+    """A part of its ciphertext may be at the peer, who would take anything else for the rest."""
+    ours, theirs = socket.socketpair()
+    client = TlsWire(theirs, certificates.client, server_hostname="localhost")
+    server = TlsWire(ours, server_context(certificates.files, "tcps:"))
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.handshake)
+            nursery.start_soon(server.handshake)
+        server.try_send(b"x" * 1_000_000)
+        with trio.move_on_after(0.01) as scope:
+            await server.send_all(b"y")
+        assert scope.cancelled_caught
+        with pytest.raises(trio.ClosedResourceError):
+            await server.send_all(b"z")
+    client.close()
 
 
 def _encrypted_key(folder: Path) -> str:
