@@ -17,8 +17,8 @@ from ._wire import Wire
 __all__ = [
     "FRAMES_PER_CHECKPOINT",
     "StreamConnection",
-    "connection_boundary",
     "end_connection",
+    "report_bug",
     "run_connection",
     "shut_connection",
 ]
@@ -171,6 +171,11 @@ def connection_boundary(connection: StreamConnection) -> Generator[None]:
         yield
     except* (trio.BrokenResourceError, trio.ClosedResourceError) as group:
         log.debug("%s went away", connection.peer, extra={"cause": repr(group.exceptions[0])})
-    except* Exception:
-        log.exception("%s failed", connection.peer, extra={"error_id": new_id("err")})
-        connection.close_soon(CloseReason.SERVER_ERROR)
+    except* Exception:  # noqa: BLE001 - ends this connection
+        report_bug(connection)
+
+
+def report_bug(connection: StreamConnection) -> None:
+    """Log the exception that is being handled, and tell the peer."""
+    log.exception("%s failed", connection.peer, extra={"error_id": new_id("err")})  # noqa: LOG004 - in its except
+    connection.close_soon(CloseReason.SERVER_ERROR)

@@ -12,8 +12,8 @@ from ..core.abc import Acceptor, Link
 from ._connection import (
     FRAMES_PER_CHECKPOINT,
     StreamConnection,
-    connection_boundary,
     end_connection,
+    report_bug,
     shut_connection,
 )
 from ._lines import LineSplitter
@@ -66,16 +66,18 @@ class PolledHandshake(Polled):
 
     def read(self) -> None:
         """Go on, as far as what has come allows."""
+        is_well = False
         with self._boundary():
             try:
                 self._wire.try_handshake()
                 self._go_further()
+                self._poller.release(self)
             except BlockingIOError:
-                return
-            self._poller.release(self)
-            return
-        self._poller.remove(self)
-        self.abandon()
+                pass  # There is more to come.
+            is_well = True
+        if not is_well:
+            self._poller.remove(self)
+            self.abandon()
 
     def go_on(self) -> None:
         """Nothing is ever left over here."""
@@ -161,8 +163,8 @@ class PolledConnection(Polled):
         try:
             self.link.heard()
             self._feed(data)
-        except Exception as exc:  # noqa: BLE001 - ends this connection
-            self._fail(exc)
+        except Exception:  # noqa: BLE001 - ends this connection
+            self._fail()
 
     def go_on(self) -> None:
         """Feed what was left over."""
@@ -174,8 +176,8 @@ class PolledConnection(Polled):
             return
         try:
             self._feed_rest()
-        except Exception as exc:  # noqa: BLE001 - ends this connection
-            self._fail(exc)
+        except Exception:  # noqa: BLE001 - ends this connection
+            self._fail()
 
     @abstractmethod
     def _feed(self, data: bytes) -> None:
@@ -202,13 +204,10 @@ class PolledConnection(Polled):
         self._is_soon = True
         self._poller.call_soon(self)
 
-    def _fail(self, exc: Exception) -> None:
-        """Report a bug, and end."""
-        try:
-            with connection_boundary(self.connection):
-                raise exc
-        finally:
-            self._end()
+    def _fail(self) -> None:
+        """End with the bug that is being handled."""
+        report_bug(self.connection)
+        self._end()
 
     def _end(self) -> None:
         """Read no more, and let a task say goodbye."""
