@@ -81,13 +81,13 @@ class Connect:
         Everything in the block has to be done in 20 s, four times that if it comes byte by byte;
         unless the clock is a test's own.
         """
-        limits, options = split_settings(options)
+        limits, options = split_settings({"driver": self._driver, **options})
         seconds = math.inf if _has_own_clock() else _TEST_SECONDS * self._slowness
         with trio.fail_after(seconds):
             async with open_server(
                 agent,
                 transports=[self.new_url()],
-                settings=Settings(**{"driver": self._driver, **limits}),
+                settings=Settings(**limits),
                 tls=self.tls,
                 **options,
             ) as self.server:

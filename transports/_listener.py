@@ -15,7 +15,7 @@ import trio
 from ..core._ids import new_id
 from ..core.abc import Acceptor, Listener
 from ._outbox import Spawn
-from ._poller import Poller, wants_poller
+from ._poller import Poller
 from ._wire import SocketWire, Wire
 
 __all__ = ["BACKLOG", "REFUSAL_SECONDS", "SEND_BUFFER_BYTES", "SocketListener", "answer"]
@@ -67,14 +67,14 @@ class SocketListener(Listener):
     Args:
         sock: Listening.
         endpoint: Its URL.
-        driver: See `Settings.driver`.
+        polls: Whether the poller reads; else a task a connection does.
     """
 
     #: Sent, before anything is read, to whom `Acceptor.reserve` has no place for.
     refusal: bytes = b""
 
-    def __init__(self, sock: socket.socket, endpoint: str, driver: str) -> None:
-        self._wants_poller = wants_poller(driver, endpoint)
+    def __init__(self, sock: socket.socket, endpoint: str, *, polls: bool) -> None:
+        self._polls = polls
         sock.setblocking(False)
         self.sock = sock
         self._endpoint = endpoint
@@ -104,7 +104,7 @@ class SocketListener(Listener):
         task_status.started()
         spawn = handler_nursery.start_soon
         poller: Poller | None = None
-        if self._wants_poller:
+        if self._polls:
             poller = Poller(accept.flusher, spawn, accept.settings.connect_seconds)
             spawn(poller.run)
         try:

@@ -148,9 +148,10 @@ class TcpListener(SocketListener):
         sock: socket.socket,
         address: TcpAddress,
         context: ssl.SSLContext | None,
-        driver: str,
+        *,
+        polls: bool,
     ) -> None:
-        super().__init__(sock, str(address), driver)
+        super().__init__(sock, str(address), polls=polls)
         self._address = address
         self._context = context
 

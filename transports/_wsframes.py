@@ -19,6 +19,7 @@ __all__ = [
     "close_frame",
     "frame_websocket",
     "make_frame",
+    "mask_in_python",
 ]
 
 TEXT: Final = 1
@@ -34,11 +35,18 @@ _TEXT_HEADERS: Final = tuple(bytes((_FIN | TEXT, size)) for size in range(126))
 MAX_FRAGMENTS: Final = 4096
 
 
-def apply_mask(data: bytes, mask: bytes) -> bytes:
+def mask_in_python(data: bytes, mask: bytes) -> bytes:
     """XOR ``data`` with the four bytes of ``mask``, over and over: masks and unmasks."""
     size = len(data)
     key = (mask * (size // 4 + 1))[:size]
     return (int.from_bytes(data, "little") ^ int.from_bytes(key, "little")).to_bytes(size, "little")
+
+
+try:
+    # Where that package happens to be: in C, 0.1 µs instead of 0.8 for a small message.
+    from websockets.speedups import apply_mask as apply_mask
+except ImportError:
+    apply_mask = mask_in_python  # type: ignore[assignment]
 
 
 def make_frame(opcode: int, payload: bytes, mask: bytes | None = None) -> bytes:

@@ -22,7 +22,7 @@ from ._connection import run_connection
 from ._lines import REFUSAL, LineChannel, LineConnection, drive_lines
 from ._outbox import Spawn, frame_line
 from ._polled import PolledHandshake, PolledLines
-from ._poller import Poller
+from ._poller import Poller, wants_poller
 from ._tcp import TcpAddress, TcpListener, bind_tcp, connect_tcp, parse_tcp_url
 from ._tls import server_context
 from ._wire import SocketWire
@@ -71,8 +71,9 @@ class TcpTransport(Transport):
         """Bind. See `Transport.open_listener`."""
         address = _parse(url)
         context = server_context(options.tls, url) if address.scheme == "tcps" else None
+        polls = wants_poller(options.settings.driver, url)
         sock, address = await bind_tcp(address)
-        return TcpLineListener(sock, address, context, options.settings.driver)
+        return TcpLineListener(sock, address, context, polls=polls)
 
     @asynccontextmanager
     async def open_channel(self, url: str, options: ConnectOptions) -> AsyncGenerator[Channel]:

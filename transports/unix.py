@@ -30,7 +30,7 @@ from ._lines import REFUSAL, LineChannel, LineConnection, drive_lines
 from ._listener import BACKLOG, SEND_BUFFER_BYTES, SocketListener
 from ._outbox import Spawn, frame_line
 from ._polled import PolledLines
-from ._poller import Poller
+from ._poller import Poller, wants_poller
 from ._wire import SocketWire
 
 __all__ = ["UnixListener", "UnixTransport", "transport"]
@@ -44,8 +44,8 @@ class UnixListener(SocketListener):
 
     refusal = REFUSAL
 
-    def __init__(self, sock: socket.socket, path: str, driver: str) -> None:
-        super().__init__(sock, f"unix://{path}", driver)
+    def __init__(self, sock: socket.socket, path: str, *, polls: bool) -> None:
+        super().__init__(sock, f"unix://{path}", polls=polls)
         self._path = path
         self._file = _identity(path)
 
@@ -85,13 +85,14 @@ class UnixTransport(Transport):
     async def open_listener(self, url: str, options: ListenOptions) -> Listener:
         """Bind. See `Transport.open_listener`."""
         path = _parse(url)
+        polls = wants_poller(options.settings.driver, url)
         await trio.lowlevel.checkpoint()
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
             _bind(sock, path)
             sock.listen(BACKLOG)
-            return UnixListener(sock, path, options.settings.driver)
+            return UnixListener(sock, path, polls=polls)
         except OSError as exc:
             sock.close()
             raise explain(exc, url) from exc

@@ -35,7 +35,7 @@ from ._handshake import (
 )
 from ._listener import REFUSAL_SECONDS, answer
 from ._outbox import Spawn
-from ._poller import Poller
+from ._poller import Poller, wants_poller
 from ._tcp import TcpAddress, TcpListener, bind_tcp, connect_tcp, join_host, parse_tcp_url
 from ._tls import server_context
 from ._wire import SocketWire, Wire
@@ -56,8 +56,8 @@ class WebSocketListener(TcpListener):
         sock: Listening.
         address: What it is bound to.
         context: For TLS.
-        driver: See `Settings.driver`.
         policy: Which requests are let in.
+        polls: Whether the poller reads.
     """
 
     refusal = http_response(503, "Too many connections", {"Retry-After": "1"})
@@ -68,10 +68,11 @@ class WebSocketListener(TcpListener):
         sock: socket.socket,
         address: TcpAddress,
         context: ssl.SSLContext | None,
-        driver: str,
         policy: Policy,
+        *,
+        polls: bool,
     ) -> None:
-        super().__init__(sock, address, context, driver)
+        super().__init__(sock, address, context, polls=polls)
         self._policy = policy
 
     async def _serve_wire(
@@ -156,6 +157,7 @@ class WebSocketTransport(Transport):
             raise SettingsError(f"{url!r}: the path is / or /v1/ws, or left out")
         secure = address.scheme == "wss"
         context = server_context(options.tls, url) if secure else None
+        polls = wants_poller(options.settings.driver, url)
         sock, address = await bind_tcp(address)
         policy = Policy(
             is_secure=secure,
@@ -164,7 +166,7 @@ class WebSocketTransport(Transport):
             allow_origins=options.allow_origins,
         )
         address = attrs.evolve(address, path="")
-        return self.listener_class(sock, address, context, options.settings.driver, policy)
+        return self.listener_class(sock, address, context, policy, polls=polls)
 
     @asynccontextmanager
     async def open_channel(self, url: str, options: ConnectOptions) -> AsyncGenerator[Channel]:

@@ -71,7 +71,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         test = metafunc.function.__name__
         cannot, _ = CANNOT.get(test, ("", ""))
         transports = TRANSPORTS
-        if metafunc.module.__name__.rpartition(".")[2] in BOTH_DRIVERS:
+        if metafunc.definition.path.stem in BOTH_DRIVERS:
             transports += OTHER_DRIVER
         names = [name for name in transports if name.partition("+")[0] not in cannot.split()]
         if test in DRIBBLED:
