@@ -587,7 +587,8 @@ class Turn(ABC):
     async def write(self, text: str, *, kind: MessageKind = "text") -> None:
         """As `write_nowait`, and notice a cancel.
 
-        It is a full checkpoint every 64 writes or 1 ms only, and waits if the store has too much
+        It is a full checkpoint every 64 writes or 1 ms only, counted anew when the agent has waited
+        by itself, and waits if the store has too much
         uncommitted, never for readers.
         """
 
