@@ -588,8 +588,7 @@ class Turn(ABC):
         """As `write_nowait`, and notice a cancel.
 
         It is a full checkpoint every 64 writes or 1 ms only, counted anew when the agent has waited
-        by itself, and waits if the store has too much
-        uncommitted, never for readers.
+        by itself, and waits if the store has too much uncommitted, never for readers.
         """
 
     @abstractmethod
