@@ -1,6 +1,9 @@
-"""The documentation's own links lead somewhere."""
+"""The documentation's own links lead somewhere, and its first test runs."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,3 +28,21 @@ def test_links_of_a_page_lead_somewhere(page: Path) -> None:
         if not target.exists() or (anchor and anchor not in anchors(target)):
             dead.append(f"{path}#{anchor}")
     assert dead == []
+
+
+def test_test_of_the_readme_runs_in_a_project_of_its_own(tmp_path: Path) -> None:
+    """A bug once seen: it needed a line of configuration that stood nowhere."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    for name in ("mybot.py", "test_mybot.py", "pytest.ini"):
+        (text,) = re.findall(rf"^```\w+\n(# {re.escape(name)}\n.*?)^```", readme, re.M | re.S)
+        (tmp_path / name).write_text(text, "utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"],
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, "1 passed" in done.stdout) == (0, True), done.stdout
