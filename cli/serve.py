@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import gc
-import ipaddress
 import logging
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import Annotated, Any, Final
-from urllib.parse import urlsplit
+from typing import Annotated, Any
 
 import attrs
 import trio
 
 from ..agents import resolve_agents
 from ..core import Settings, open_server
-from ..core._arguments import check_authenticator
+from ..core._arguments import check_authenticator, check_reach, is_encrypted, is_local
 from ..core.abc import Agent, Authenticator, SessionStore, TlsFiles
 from ..core.errors import SettingsError
 from ..core.plugins import find_transport, load_object
@@ -31,10 +29,6 @@ from ._stores import StoreUnavailableError, complete_store, find_store
 __all__ = ["serve"]
 
 log = logging.getLogger("trialogue.serve")
-
-#: Schemes of transports that no other machine can reach.
-_LOCAL_SCHEMES: Final = frozenset({"loopback", "unix"})
-_ENCRYPTED_SCHEMES: Final = frozenset({"https", "tcps", "wss"})
 
 
 @takes_flags(SERVE_OPTIONS)
@@ -181,31 +175,16 @@ def _check_transports(settings: Mapping[str, Setting], *, encrypts: bool, asks: 
             find_transport(url)
         except SettingsError as exc:
             raise transports.error(str(exc)) from None
-        encrypted = urlsplit(str(url)).scheme in _ENCRYPTED_SCHEMES
-        if encrypted and not encrypts:
+        if is_encrypted(url) and not encrypts:
             raise transports.error(f"{url} needs tls_cert and tls_key")
-        if _is_local(url) or (encrypted and asks) or settings["insecure"].value:
+        if settings["insecure"].value:
             continue
-        missing = " and ".join(
-            word
-            for word, is_there in (("TLS", encrypted), ("credentials (--authenticate)", asks))
-            if not is_there
-        )
-        raise transports.error(
-            f"{url} can be reached from other machines, without {missing}; "
-            "listen on 127.0.0.1, or say --insecure"
-        )
-
-
-def _is_local(url: str) -> bool:
-    """Whether only this machine can connect. In doubt, no: a name may come to mean another."""
-    parts = urlsplit(url)
-    if parts.scheme in _LOCAL_SCHEMES or parts.hostname == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(parts.hostname or "").is_loopback
-    except ValueError:
-        return False
+        try:
+            check_reach(url, asks=asks)
+        except SettingsError as exc:
+            hint = "listen on 127.0.0.1, or say --insecure"
+            flag = "" if asks else " (--authenticate)"
+            raise transports.error(f"{exc}{flag}; {hint}") from None
 
 
 async def _run(plan: _Plan, signals: StopSignals) -> int:
@@ -218,6 +197,7 @@ async def _run(plan: _Plan, signals: StopSignals) -> int:
         tls=plan.tls,
         allow_origins=plan.allow_origins,
         allow_hosts=plan.allow_hosts,
+        insecure=True,  # or _check_transports has refused it
     ) as server:
         for url in server.endpoints:
             print(f"listening {url}")
@@ -232,7 +212,7 @@ async def _run(plan: _Plan, signals: StopSignals) -> int:
             extra={"endpoints": " ".join(server.endpoints)},
         )
         for url in plan.transports:
-            if not _is_local(url):
+            if not is_local(url):
                 log.warning("reachable from other machines", extra={"transport": url})
         stopped_by = await signals.wait(1)
         log.info("got %s: draining", stopped_by.name)

@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+import ipaddress
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final
+from urllib.parse import urlsplit
 
+from .abc import Agent, SessionStore
 from .errors import SettingsError
 
-__all__ = ["check_authenticator", "describe_function", "is_function_of"]
+__all__ = [
+    "check_agents",
+    "check_authenticator",
+    "check_reach",
+    "check_store",
+    "check_urls",
+    "describe_function",
+    "is_encrypted",
+    "is_function_of",
+    "is_local",
+]
+
+#: Schemes of transports that no other machine can reach.
+_LOCAL_SCHEMES: Final = frozenset({"loopback", "unix"})
+_ENCRYPTED_SCHEMES: Final = frozenset({"https", "tcps", "wss"})
 
 
 def is_function_of(found: Any, *names: str) -> bool:
@@ -53,3 +72,85 @@ def check_authenticator(authenticate: Any) -> None:
             f"the authenticator is {describe_function(authenticate)}: "
             "it is an async function of (credential, peer) that returns a principal"
         )
+
+
+def check_agents(agent: Any) -> dict[str, Agent]:
+    """Give the agents by their names; one that has none is the ``default``.
+
+    Raises:
+        SettingsError: One is no async function of one turn, or there is none.
+    """
+    agents: dict[Any, Any] = dict(agent) if isinstance(agent, Mapping) else {"default": agent}
+    if not agents:
+        raise SettingsError("a server needs at least one agent")
+    for name, found in agents.items():
+        if not (isinstance(name, str) and name):
+            raise SettingsError(f"{name!r} is no name for an agent")
+        if not is_function_of(found, "turn"):
+            place = f"the agent {name!r}" if isinstance(agent, Mapping) else "the agent"
+            raise SettingsError(
+                f"{place} is {describe_function(found)}: an agent is an async function of one turn"
+            )
+    return agents
+
+
+def check_store(store: Any) -> None:
+    """Check that sessions can be kept in it, or in what it opens.
+
+    Raises:
+        SettingsError: It is neither.
+    """
+    if store is not None and not isinstance(store, (SessionStore, AbstractAsyncContextManager)):
+        raise SettingsError(
+            f"the store is {store!r:.80}: it is a SessionStore or what opens one, "
+            "such as open_jsonl_store(folder), and None for memory"
+        )
+
+
+def check_urls(transports: Any) -> tuple[str, ...]:
+    """Give the URLs to listen on.
+
+    Raises:
+        SettingsError: That is no list of texts.
+    """
+    is_list = isinstance(transports, Iterable) and not isinstance(transports, (str, bytes))
+    urls: tuple[Any, ...] = tuple(transports) if is_list else ()
+    if not is_list or not all(isinstance(url, str) for url in urls):
+        raise SettingsError(
+            f'transports is {transports!r:.80}: it is a list of URLs, as ["ws://127.0.0.1:8765"]'
+        )
+    return urls
+
+
+def check_reach(url: str, *, asks: bool) -> None:
+    """Check that a listener would let no strangers in.
+
+    Args:
+        url: To listen on.
+        asks: Everybody is asked for a credential.
+
+    Raises:
+        SettingsError: Other machines can reach it, and TLS or credentials are missing.
+    """
+    missing = [] if is_encrypted(url) else ["TLS"]
+    missing += [] if asks else ["credentials"]
+    if missing and not is_local(url):
+        raise SettingsError(
+            f"{url} can be reached from other machines, without {' and '.join(missing)}"
+        )
+
+
+def is_encrypted(url: str) -> bool:
+    """Whether what is said there is encrypted."""
+    return urlsplit(url).scheme in _ENCRYPTED_SCHEMES
+
+
+def is_local(url: str) -> bool:
+    """Whether only this machine can connect. In doubt, no: a name may come to mean another."""
+    parts = urlsplit(url)
+    if parts.scheme in _LOCAL_SCHEMES or parts.hostname == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(parts.hostname or "").is_loopback
+    except ValueError:
+        return False

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import trio
 
-from ._arguments import check_authenticator
+from ._arguments import check_agents, check_authenticator, check_reach, check_store, check_urls
 from ._feed import make_event
 from ._flusher import Flusher
 from ._handlers import PROTOCOL_METHODS
@@ -315,6 +315,7 @@ async def open_server(
     tls: TlsFiles | Any = None,
     allow_origins: Collection[str] = (),
     allow_hosts: Collection[str] = (),
+    insecure: bool = False,
 ) -> AsyncGenerator[Server]:
     """Run a whole server inside another Trio program, as long as the block lasts.
 
@@ -329,23 +330,25 @@ async def open_server(
         tls: For ``wss`` and ``tcps``: files, or an ``ssl.SSLContext``.
         allow_origins: Origins that browsers may connect from, beside the listener's own.
         allow_hosts: Host names that requests may name, beside the listener's own address.
+        insecure: Listen beyond this machine although credentials or TLS are missing.
 
     Leaving the block ends turns as ``interrupted``, makes durable what was decided, and sends
     what was posted; use `Server.drain` before, to give turns time. Bounded to some ten seconds.
 
     Raises:
-        SettingsError: A URL, an agent or a method cannot be used; says which.
+        SettingsError: A URL, an agent, a method or the store cannot be used, or strangers would
+            be let in; says which.
         OSError: An address cannot be bound.
     """
+    agents = check_agents(agent)
     check_authenticator(authenticate)
+    check_store(store)
+    urls = check_urls(transports)
+    # All of them are found before one is opened.
+    listening = [(url, find_transport(url)) for url in urls]
+    if not insecure:
+        _check_reach(urls, asks=authenticate is not None)
     settings = settings or Settings()
-    agents: dict[str, Agent] = {}
-    if callable(agent):
-        agents["default"] = agent
-    else:
-        agents.update(agent)
-    if not agents:
-        raise SettingsError("a server needs at least one agent")
     if store is None:
         store = load_plugin(STORES, "memory")()
     assert store is not None
@@ -367,8 +370,8 @@ async def open_server(
         else:
             stack.push_async_callback(_close_store, store)
         listeners: list[Listener] = []
-        for url in transports:
-            listener = await find_transport(url).open_listener(url, options)
+        for url, transport in listening:
+            listener = await transport.open_listener(url, options)
             stack.push_async_callback(_close_listener, listener)
             listeners.append(listener)
         server.endpoints = tuple(listener.endpoint for listener in listeners)
@@ -388,6 +391,14 @@ async def open_server(
             if failure is not None and group.exceptions == (failure,):
                 raise failure from failure.__cause__
             raise
+
+
+def _check_reach(urls: Sequence[str], *, asks: bool) -> None:
+    for url in urls:
+        try:
+            check_reach(url, asks=asks)
+        except SettingsError as exc:
+            raise SettingsError(f"{exc}; listen on 127.0.0.1, or pass insecure=True") from None
 
 
 async def _close_store(store: SessionStore) -> None:

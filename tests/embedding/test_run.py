@@ -4,11 +4,13 @@ import signal
 import subprocess
 import sys
 from functools import partial
+from typing import Any
 
 import pytest
 import trio
 
 import trialogue
+from trialogue.core.errors import SettingsError
 from trialogue.testing import open_peer
 
 SCRIPT = """
@@ -112,3 +114,62 @@ def test_wrong_use_says_what_is_wrong() -> None:
         trio.run(no_agents)
     with pytest.raises(trialogue.TrialogueError, match="begins with '_'"):
         trio.run(wrong_method)
+
+
+class Agent:
+    async def __call__(self, turn: trialogue.Turn) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("agent", "options", "said"),
+    [
+        (None, {}, "the agent is 'NoneType' and no function: an agent is an async function of one"),
+        ("demo", {}, "the agent is 'str' and no function"),
+        (print, {}, "the agent is not async"),
+        (Agent, {}, "the agent is a class"),
+        ({"a": echo, "b": print}, {}, "the agent 'b' is not async"),
+        ({"": echo}, {}, "'' is no name for an agent"),
+        (echo, {"store": "memory"}, "the store is 'memory': it is a SessionStore or what opens"),
+        (echo, {"transports": "ws://127.0.0.1:0"}, "transports is 'ws://127.0.0.1:0': it is a l"),
+        (echo, {"transports": [8765]}, r"transports is \[8765\]: it is a list of URLs"),
+        (echo, {"transports": None}, "transports is None: it is a list of URLs"),
+        (echo, {"transports": ["smtp://x"]}, "unknown transport 'smtp'"),
+        (echo, {"authenticate": print}, "the authenticator is not async"),
+        (echo, {"authenticate": echo}, "the authenticator is an async function of other param"),
+    ],
+)
+async def test_argument_of_another_kind_is_named(agent: Any, options: Any, said: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{said}"):
+        async with trialogue.open_server(agent, **options):
+            pass
+
+
+async def check(credential: object, peer: object) -> str:
+    return "ada"
+
+
+@pytest.mark.parametrize(
+    ("url", "asks", "missing"),
+    [
+        ("ws://0.0.0.0:0", False, "TLS and credentials"),
+        ("tcp://[::]:0", False, "TLS and credentials"),
+        ("ws://0.0.0.0:0", True, "TLS"),
+        ("wss://0.0.0.0:0", False, "credentials"),
+    ],
+)
+async def test_bind_beyond_this_machine_has_to_be_safe(url: str, asks: bool, missing: str) -> None:
+    """Issue 2: as `trialogue serve` does; nothing is bound before."""
+    said = f"can be reached from other machines, without {missing}; listen on 127.0.0.1, or pass"
+    transports = ["tcp://127.0.0.1:0", url]
+    with pytest.raises(SettingsError, match=said):
+        async with trialogue.open_server(
+            echo, transports=transports, authenticate=check if asks else None
+        ):
+            pass
+
+
+async def test_bind_beyond_this_machine_can_be_insisted_on() -> None:
+    async with trialogue.open_server(
+        Agent(), transports=["tcp://0.0.0.0:0", "loopback://"], insecure=True
+    ) as server:
+        assert server.endpoints[0].startswith("tcp://0.0.0.0:")
