@@ -549,6 +549,26 @@ async def test_answer_does_not_wait_for_events_that_will_not_come(loopback: Conn
         assert "turn.ended" not in [event["type"] for event in peer.events(sid)]
 
 
+async def test_answer_waits_on_when_its_subscription_is_restarted(loopback: Connect) -> None:
+    """§2.2, §6.4: it comes behind the event wherever that is sent from now on."""
+    puppet = Puppet()
+    async with loopback(puppet, high_water_bytes=8 * KIB) as peer:
+        sid = (await peer.call("session.create"))["id"]
+        await peer.call("session.subscribe", sessionId=sid)
+        await peer.call("message.send", sessionId=sid, content="hi")
+        with peer.not_reading():
+            led = await puppet.next_turn()
+            for _ in range(240):
+                led.write("x" * 4 * KIB)
+                await wait_all_tasks_blocked()
+            held = await peer.send_request("turn.cancel", sessionId=sid)
+            again = await peer.send_request("session.subscribe", sessionId=sid, after="0-0")
+        await peer.expect_result(held)
+        ids = [frame["payload"].get("id") for frame in peer.frames]
+        kinds = [frame["payload"].get("type") for frame in peer.frames]
+        assert ids.index(again) < kinds.index("turn.ended") < ids.index(held)
+
+
 # -- many readers, and slow ones -------------------------------------------------------------------
 
 
