@@ -32,6 +32,14 @@ async def begin(peer: ProtocolPeer, puppet: Puppet) -> tuple[str, LedTurn]:
     return sid, led
 
 
+async def write_much(puppet: Puppet) -> None:
+    """Have a turn write more than a connection takes that is not read from."""
+    led = await puppet.next_turn()
+    for _ in range(240):
+        led.write("x" * 4 * KIB)
+        await wait_all_tasks_blocked()
+
+
 async def talk(peer: ProtocolPeer, *texts: str) -> str:
     """Create a session with a turn for each text."""
     sid: str = (await peer.call("session.create"))["id"]
@@ -535,10 +543,7 @@ async def test_answer_does_not_wait_for_events_that_will_not_come(loopback: Conn
         await peer.call("session.subscribe", sessionId=sid)
         waiting = await other.send_request("message.send", sessionId=sid, content="hi", wait=True)
         with peer.not_reading():
-            led = await puppet.next_turn()
-            for _ in range(240):
-                led.write("x" * 4 * KIB)
-                await wait_all_tasks_blocked()
+            await write_much(puppet)
             held = await peer.send_request("turn.cancel", sessionId=sid)
             await other.expect_result(waiting)
             gone = await peer.send_request("session.unsubscribe", sessionId=sid)
@@ -557,10 +562,7 @@ async def test_answer_waits_on_when_its_subscription_is_restarted(loopback: Conn
         await peer.call("session.subscribe", sessionId=sid)
         await peer.call("message.send", sessionId=sid, content="hi")
         with peer.not_reading():
-            led = await puppet.next_turn()
-            for _ in range(240):
-                led.write("x" * 4 * KIB)
-                await wait_all_tasks_blocked()
+            await write_much(puppet)
             held = await peer.send_request("turn.cancel", sessionId=sid)
             again = await peer.send_request("session.subscribe", sessionId=sid, after="0-0")
         await peer.expect_result(held)
