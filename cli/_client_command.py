@@ -10,7 +10,7 @@ import trio
 
 from ..client import Client, connect
 from ..core.errors import ConnectionLostError, SettingsError, TrialogueError, WireError
-from ._command import EXIT_UNREACHABLE, CommandError
+from ._exits import EXIT_UNREACHABLE, CommandError
 from ._signals import StopSignals, catch_stop_signals
 
 __all__ = ["open_client", "run_client_command"]

@@ -17,19 +17,14 @@ import attrs
 import cyclopts
 from cyclopts import App, Group, Parameter
 
+from ._exits import EXIT_USAGE, UsageError
+
 if TYPE_CHECKING:
     from ._options import Option
 
 __all__ = [
-    "EXIT_FAILED",
-    "EXIT_OK",
-    "EXIT_UNREACHABLE",
-    "EXIT_USAGE",
-    "CommandError",
     "CommandGroup",
     "Environ",
-    "UsageError",
-    "find_program",
     "given_flags",
     "make_app",
     "option",
@@ -39,30 +34,8 @@ __all__ = [
 
 F = TypeVar("F", bound=Callable[..., int])
 
-EXIT_OK: Final = 0
-#: It did not work.
-EXIT_FAILED: Final = 1
-#: It was asked wrongly: an argument, a setting, an address.
-EXIT_USAGE: Final = 2
-#: There is no connection to the server.
-EXIT_UNREACHABLE: Final = 3
-
 #: The environment, which `main` is given.
 Environ: TypeAlias = Annotated[Mapping[str, str], Parameter(parse=False)]
-
-
-# Not of `TrialogueError`'s family: ``trialogue --help`` does without the core, which is most of
-# what there is to import. Nobody but `main` sees them.
-class UsageError(Exception):
-    """The arguments are wrong."""
-
-
-class CommandError(Exception):
-    """The command cannot go on; ``exit_code`` says in what way."""
-
-    def __init__(self, message: str, exit_code: int = EXIT_FAILED) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 def option(
@@ -202,7 +175,7 @@ def _unfold(text: str) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
-def find_program(app: App, argv: Sequence[str]) -> str:
+def _find_program(app: App, argv: Sequence[str]) -> str:
     """Write the command that is asked for, as far as there is one: ``trialogue sessions show``."""
     words = [app.name[0]]
     for word in argv:
@@ -220,8 +193,15 @@ def parse(app: App, argv: Sequence[str], environ: Mapping[str, str]) -> Callable
         What does it, and gives the exit code.
 
     Raises:
-        UsageError: Says what is wrong with the arguments.
+        UsageError: Says what is wrong with the arguments, and where there is help.
     """
+    try:
+        return _parse(app, argv, environ)
+    except UsageError as exc:
+        raise UsageError(f"{exc} Try '{_find_program(app, argv)} --help'.") from None
+
+
+def _parse(app: App, argv: Sequence[str], environ: Mapping[str, str]) -> Callable[[], int | None]:
     _check_command(app, argv)
     try:
         command, bound, unparsed = app.parse_args(

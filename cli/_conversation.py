@@ -23,7 +23,7 @@ from ..core.errors import (
 )
 from ..core.events import Sync
 from ..core.models import InputInfo, Session, WhenBusy
-from ._command import EXIT_UNREACHABLE, CommandError
+from ._exits import EXIT_UNREACHABLE, CommandError
 from ._screen import Screen
 from ._tables import render_table, write_age
 from ._terminal import Interrupted, Left, Terminal, Typed

@@ -12,7 +12,7 @@ import trio
 
 from ..client import Client, ConnectionState, DoneChunk, ErrorChunk, TextChunk
 from ..core.models import Session, WhenBusy
-from ._command import EXIT_OK, EXIT_UNREACHABLE, CommandError
+from ._exits import EXIT_OK, EXIT_UNREACHABLE, CommandError
 from ._screen import clean
 from ._view import make_name
 

@@ -21,7 +21,8 @@ from ..core.abc import SessionStore
 from ..core.errors import SettingsError
 from ..core.models import Session, WhenBusy
 from ._client_command import open_client, run_client_command
-from ._command import EXIT_OK, Environ, option
+from ._command import Environ, option
+from ._exits import EXIT_OK
 from ._logging import set_up_logging
 from ._screen import Line
 from ._stores import StoreUnavailableError, complete_store, find_store, state_folder

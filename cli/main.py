@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 from .. import __version__
-from ._command import (
-    EXIT_OK,
-    EXIT_USAGE,
-    CommandError,
-    CommandGroup,
-    UsageError,
-    find_program,
-    make_app,
-    parse,
-)
+from ._exits import EXIT_OK, EXIT_USAGE, CommandError, UsageError
 
 __all__ = ["COMMANDS", "main"]
 
@@ -35,7 +27,7 @@ COMMANDS: Final = {
     "store": ("trialogue.cli.store:store", "Copy and check whole stores."),
     "version": ("trialogue.cli.version:version", "Print the version, and that of what it runs on."),
 }
-_GROUP: Final = CommandGroup("Durable, cancellable, resumable conversations with agents.", COMMANDS)
+_SUMMARY: Final = "Durable, cancellable, resumable conversations with agents."
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -45,14 +37,13 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         argv: The arguments, without the program's name.
         environ: The environment, which nothing below this function reads for itself.
     """
-    app = make_app("trialogue", _GROUP, argv, version=__version__)
     said = argv[0] if argv and argv[0] in COMMANDS else ""
     program = f"trialogue {said}".strip()
     try:
-        code = parse(app, argv, environ)()
+        code = _find(argv, environ)()
         _flush()
     except UsageError as exc:
-        return _fail(program, f"{exc} Try '{find_program(app, argv)} --help'.", EXIT_USAGE)
+        return _fail(program, str(exc), EXIT_USAGE)
     except CommandError as exc:
         _drop_unwritten()
         return _fail(program, str(exc), exc.exit_code)
@@ -67,6 +58,28 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
             return _fail(program, str(exc), EXIT_USAGE)
         raise
     return code or EXIT_OK
+
+
+def _find(argv: Sequence[str], environ: Mapping[str, str]) -> Callable[[], int | None]:
+    """Find out what is asked for; what needs no library, without one."""
+    if not argv or argv[0] in {"--help", "-h"}:
+        return partial(_print_help, EXIT_OK if argv else EXIT_USAGE)
+    if argv[0] == "--version":
+        return partial(print, __version__)
+
+    from ._command import CommandGroup, make_app, parse
+
+    return parse(
+        make_app("trialogue", CommandGroup(_SUMMARY, COMMANDS), argv, __version__), argv, environ
+    )
+
+
+def _print_help(exit_code: int) -> int:
+    print(f"Usage: trialogue COMMAND\n\n{_SUMMARY}\n\nCommands:")
+    for command, (_, line) in COMMANDS.items():
+        print(f"  {command:<10} {line}")
+    print("\n'trialogue COMMAND --help' says more of one; --version prints the version.")
+    return exit_code
 
 
 def _flush() -> None:

@@ -19,7 +19,8 @@ from ..core._arguments import check_authenticator, check_reach, is_encrypted, is
 from ..core.abc import Agent, Authenticator, SessionStore, TlsFiles
 from ..core.errors import SettingsError
 from ..core.plugins import find_transport, load_object
-from ._command import EXIT_OK, EXIT_USAGE, CommandError, Environ, given_flags, option, takes_flags
+from ._command import Environ, given_flags, option, takes_flags
+from ._exits import EXIT_OK, EXIT_USAGE, CommandError
 from ._logging import set_up_logging
 from ._options import Setting, find_unknown_variables, load_options, write_config
 from ._settings import OTHER_VARIABLES, SERVE_OPTIONS, make_settings, make_store_settings

@@ -29,7 +29,8 @@ from ..stores.exporting import (
     parse_markdown,
 )
 from ._client_command import open_client, run_client_command
-from ._command import EXIT_OK, CommandError, CommandGroup, Environ, option
+from ._command import CommandGroup, Environ, option
+from ._exits import EXIT_OK, CommandError
 from ._sources import SessionSource, is_url, open_source
 from ._stores import complete_store, find_store
 from ._tables import print_table, write_age

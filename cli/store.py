@@ -10,7 +10,8 @@ from ..core.errors import SettingsError
 from ..stores.checking import check_sessions
 from ..stores.copying import copy_sessions
 from ._client_command import run_client_command
-from ._command import EXIT_FAILED, EXIT_OK, CommandGroup, Environ, option
+from ._command import CommandGroup, Environ, option
+from ._exits import EXIT_FAILED, EXIT_OK
 from ._stores import complete_store, find_store
 
 __all__ = ["check_store", "copy_store", "store"]

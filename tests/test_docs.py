@@ -34,7 +34,9 @@ def test_test_of_the_readme_runs_in_a_project_of_its_own(tmp_path: Path) -> None
     """A bug once seen: it needed a line of configuration that stood nowhere."""
     readme = (ROOT / "README.md").read_text("utf-8")
     for name in ("mybot.py", "test_mybot.py", "pytest.ini"):
-        (text,) = re.findall(rf"^```\w+\n(# {re.escape(name)}\n.*?)^```", readme, re.M | re.S)
+        (text,) = re.findall(
+            rf"^```\w+\n(# {re.escape(name)}\n.*?)^```", readme, re.MULTILINE | re.DOTALL
+        )
         (tmp_path / name).write_text(text, "utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"],

@@ -10,7 +10,7 @@ from trialogue.cli.main import COMMANDS, main
 
 from ._process import environ_for, run_command
 
-HEAVY = ["hypercorn", "prompt_toolkit", "structlog", "trialogue.core", "trio", "trio_websocket"]
+HEAVY = ["attrs", "cyclopts", "rich", "structlog", "trialogue.core", "trio"]
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:

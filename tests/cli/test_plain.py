@@ -11,7 +11,7 @@ from trio.testing import MockClock
 
 import trialogue
 from trialogue.agents.echo import echo
-from trialogue.cli._command import CommandError
+from trialogue.cli._exits import CommandError
 from trialogue.cli._plain import GIVE_UP_SECONDS, Lines, _give_up  # pyright: ignore[reportPrivateUsage]
 
 from ._process import HERE, PATIENCE, LineClient, environ_for, run_command, serving

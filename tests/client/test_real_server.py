@@ -534,7 +534,8 @@ async def test_a_client_of_ones_own(autojump_clock: MockClock) -> None:
 
 
 @pytest.mark.parametrize(
-    ("served", "dialled"), [("ws", "tcp"), ("ws", "wss"), ("ws", "tcps"), ("tcp", "ws"), ("tcp", "tcps")]
+    ("served", "dialled"),
+    [("ws", "tcp"), ("ws", "wss"), ("ws", "tcps"), ("tcp", "ws"), ("tcp", "tcps")],
 )
 @pytest.mark.parametrize("driver", ["poller", "task"])
 async def test_wrong_scheme_is_told_at_once(
