@@ -72,13 +72,23 @@ async def open_jsonl_store(
 
     loaded = await trio.to_thread.run_sync(load)
     store = JsonlStore(loaded, settings or JsonlSettings())
-    async with trio.open_nursery() as nursery:
-        try:
-            await nursery.start(store.run)
-            yield store
-        finally:
-            await store.aclose()
-            nursery.cancel_scope.cancel()
+    failure: BaseException | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            try:
+                await nursery.start(store.run)
+                yield store
+            except BaseException as exc:
+                failure = exc
+                raise
+            finally:
+                await store.aclose()
+                nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        # What the block raised leaves it as it was raised.
+        if failure is not None and group.exceptions == (failure,):
+            raise failure from failure.__cause__
+        raise
 
 
 def open_store(
