@@ -30,6 +30,18 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stderr == b"[]\n"
 
 
+def test_server_is_there_before_what_formats_its_log() -> None:
+    """Issue 2: within two seconds, of which these libraries would take a fifth."""
+    code = (
+        "import sys; from trialogue.cli import serve; serve.set_up_logging('json', 'info'); "
+        "print([name for name in ('pygments', 'structlog') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, env=environ_for(), timeout=60, check=True
+    )
+    assert done.stdout == b"[]\n"
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"], {}) == 0
