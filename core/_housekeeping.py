@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import trio
@@ -113,9 +113,7 @@ class Housekeeper:
         """Load sessions that are idle for too long, which expires them, one after another."""
         for session_id in session_ids:
             done = trio.Event()
-            self._host.with_session(
-                session_id, lambda _, done=done: done.set(), lambda _, done=done: done.set()
-            )
+            self._when_tried(session_id, done.set)
             await done.wait()
 
     def _see_to(self, session: LiveSession) -> None:
@@ -148,6 +146,9 @@ class Housekeeper:
     def _expire(self, session: LiveSession) -> None:
         if session.state.ended is None and not session.is_in_use:
             session.expire()
+
+    def _when_tried(self, session_id: str, done: Callable[[], None]) -> None:
+        self._host.with_session(session_id, lambda _: done(), lambda _: done())
 
     def make_room(self) -> None:
         """Make sure that one more session may be in memory.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import traceback
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
 
 import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled
@@ -62,6 +62,8 @@ SECONDS_PER_CHECKPOINT: Final = 0.001
 #: An event's frame has this much beside its data: ids, position, type.
 ENVELOPE_BYTES: Final = 512
 
+_KINDS: Final = get_args(MessageKind)
+
 _STATUS: Final[dict[Outcome, MessageStatus]] = {
     "completed": "complete",
     "cancelled": "partial",
@@ -99,6 +101,7 @@ class RunningTurn(Turn):
         self._message_usage = TokenUsage()
         self._usage = TokenUsage()
         self._open_calls: dict[str, ToolCall] = {}
+        self._has_acted = False
         self._steering: trio.Event | None = None
         self._handed: deque[Message] = deque()
         self._writes_left = WRITES_PER_CHECKPOINT
@@ -163,7 +166,12 @@ class RunningTurn(Turn):
     def _write(self, text: str, kind: MessageKind) -> None:
         # As a rule a token costs this, and one look each at whether somebody is to be told.
         message = self._message
-        if message is None or message.kind != kind or not message.write_plain(text):
+        if (
+            message is None
+            or message.kind != kind
+            or type(text) is not str
+            or not message.write_plain(text)
+        ):
             message = self._write_with_care(text, kind)
             if message is None:
                 return
@@ -175,6 +183,9 @@ class RunningTurn(Turn):
 
     def _write_with_care(self, text: str, kind: MessageKind) -> LiveMessage | None:
         """Start a message if there is none of this kind, and write within its limit."""
+        _check_text(text, "what turn.write is given")
+        if kind not in _KINDS:
+            raise ValueError(f"a message's kind is one of {', '.join(_KINDS)}, and not {kind!r}")
         message = self._message
         if message is None or message.kind != kind:
             if not text:
@@ -203,6 +214,7 @@ class RunningTurn(Turn):
 
     def _start_message(self, kind: MessageKind) -> LiveMessage:
         self._check_running()
+        self._has_acted = True
         session = self._session
         message = LiveMessage(
             session.id,
@@ -260,11 +272,16 @@ class RunningTurn(Turn):
         call_id: str | None = None,
     ) -> Any:
         self._check_running()
+        _check_text(name, "a tool's name")
         call_id = call_id or new_id("call")
+        _check_text(call_id, "a call's id")
+        if not callable(function):
+            raise TypeError(f"the tool {name!r} is no function, but {function!r:.80}")
         if call_id in self._open_calls:
             raise LocalProtocolError(f"the tool call {call_id!r} is open already")
         session = self._session
         kept = take_object(arguments, "arguments", self._max_message_bytes)
+        self._has_acted = True
         info = ToolCallInfo(call_id=call_id, name=name, arguments=kept)
         with session.journal.batch():
             self._end_message("complete", (info,))
@@ -282,7 +299,11 @@ class RunningTurn(Turn):
         self._open_calls[call_id] = call
         try:
             await checkpoint_if_cancelled()
-            result = await function(call)
+            running: object = function(call)
+            if not isinstance(running, Awaitable):
+                kind = type(running).__name__
+                raise TypeError(f"the tool {name!r} is not async: it returned {kind!r} at once")
+            result = await cast("Awaitable[Any]", running)
             kept_result = take_value(result, "result", self._max_message_bytes)
         except BaseException as exc:
             failure = find_failure(exc)
@@ -336,9 +357,11 @@ class RunningTurn(Turn):
 
     def emit(self, name: str, data: Mapping[str, Any], *, durable: bool = False) -> None:
         self._check_running()
+        _check_text(name, "an event's name")
         if not name.startswith("_"):
             raise LocalProtocolError(f"an agent's own event begins with '_', not {name!r}")
         body = CustomEvent(name, take_object(data, "data", self._max_event_bytes))
+        self._has_acted = True
         if durable:
             self._session.journal.stage(body)
         else:
@@ -350,6 +373,9 @@ class RunningTurn(Turn):
             )
 
     def report_usage(self, *, input_tokens: int = 0, output_tokens: int = 0) -> None:
+        for count in (input_tokens, output_tokens):
+            if type(count) is not int or count < 0:
+                raise TypeError(f"a count of tokens is an int of 0 or more, and not {count!r:.80}")
         usage = TokenUsage(
             input_tokens=input_tokens,
             output_tokens=output_tokens,
@@ -427,8 +453,9 @@ class RunningTurn(Turn):
         try:
             if not self.is_cancelled:
                 with self.scope:
-                    await agent(self)
+                    value: object = await agent(self)
                     returned = True
+                    self._check_return(value)
             if returned:
                 outcome = "completed"
             elif self.is_cancelled:
@@ -444,6 +471,17 @@ class RunningTurn(Turn):
             # Also on the way out of a server that was cancelled from outside.
             self._end(outcome, error)
 
+    def _check_return(self, value: object) -> None:
+        """Notice an agent that answered in vain: by its return, or by a write without ``await``."""
+        if value is not None:
+            kind = type(value).__name__
+            raise AgentError(f"The agent returned {kind!r}: what it says it has to turn.write")
+        if not self._has_acted:
+            log.warning(
+                "the agent returned without a word; is an await missing before turn.write?",
+                extra={"turn_id": self._id, "session_id": self.session_id},
+            )
+
     def _overtime(self) -> ErrorInfo:
         seconds = self._session.settings.turn_seconds
         timeout = RequestTimeoutError(f"The turn took more than {seconds:g} s")
@@ -454,6 +492,8 @@ class RunningTurn(Turn):
         if self.outcome is not None or session.journal.failure is not None:
             return
         self.outcome = outcome
+        if self.stop_reason is not None:
+            self.stop_reason = str(self.stop_reason)
         if outcome in ("cancelled", "interrupted") and self.cancel_reason is not None:
             self.stop_reason = self.cancel_reason
         elif outcome == "interrupted":
@@ -508,3 +548,8 @@ class RunningTurn(Turn):
     def _check_running(self) -> None:
         if self.outcome is not None:
             raise LocalProtocolError(f"the turn {self._id} has ended")
+
+
+def _check_text(value: object, what: str) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{what} is a str, and not {type(value).__name__!r}")

@@ -648,5 +648,6 @@ class Turn(ABC):
         """
 
 
-#: Any async function of one `Turn` is an agent.
+#: Any async function of one `Turn` is an agent. It says what it says by `Turn.write`: one that
+#: returns something else than None has answered in vain, and its turn fails.
 Agent: TypeAlias = Callable[[Turn], Awaitable[None]]

@@ -242,6 +242,7 @@ async def test_ids_of_messages_differ_where_those_of_calls_do_not(connect: Conne
             await peer.call("message.send", sessionId=sid, content=text, wait=True)
         forked = (await peer.call("session.fork", sessionId=sid))["id"]
         await peer.call("message.send", sessionId=forked, content="d", wait=True)
+        ids = list[str]()
         for session_id, turns in ((sid, 3), (forked, 4)):
             listed = (await peer.call("message.list", sessionId=session_id))["messages"]
             ids = [message["id"] for message in listed]

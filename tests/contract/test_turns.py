@@ -1,7 +1,9 @@
 """PROTOCOL §5: what becomes of an input, and how a turn ends."""
 
+import gc
 import math
 import sys
+import warnings
 from datetime import UTC, datetime
 from typing import Any
 
@@ -433,6 +435,112 @@ async def test_result_that_is_no_json_fails_the_call_and_nothing_else(connect: C
         assert (completed["status"], completed["error"]) == ("error", fault)
         nan = "data.x: nan is no JSON value"
         assert seen == [fault, "arguments.when: a datetime is no JSON value", nan, nan]
+
+
+async def test_answer_that_is_returned_fails_the_turn_and_says_why(connect: Connect) -> None:
+    """Our choice: it would be lost, and nobody would know."""
+
+    async def agent(turn: Turn) -> Any:
+        await turn.write("Well. ")
+        return "The answer."
+
+    async with connect(agent) as peer:
+        sid = (await peer.call("session.create"))["id"]
+        await peer.call("message.stream", sessionId=sid, content="hi")
+        ended = (await peer.expect_event(sid, "turn.ended"))["data"]
+        assert ended["outcome"] == "failed"
+        assert ended["error"]["code"] == "AGENT_ERROR"
+        said = "The agent returned 'str': what it says it has to turn.write"
+        assert ended["error"]["message"] == said
+
+
+async def forget_await(turn: Turn) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        turn.write("lost")  # type: ignore[unused-coroutine]  # noqa: RUF100
+        gc.collect()
+    await trio.lowlevel.checkpoint()
+
+
+async def test_turn_without_a_word_is_logged(
+    loopback: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Our choice: most often an ``await`` was forgotten. It completes all the same."""
+    async with loopback({"silent": forget_await, "echo": echo}) as peer:
+        for agent, warned in (("echo", 0), ("silent", 1)):
+            sid = (await peer.call("session.create", config={"agent": agent}))["id"]
+            done = await peer.call("message.send", sessionId=sid, content="hi", wait=True)
+            assert done["outcome"] == "completed"
+            assert caplog.text.count("is an await missing before turn.write?") == warned
+
+
+async def test_wrong_use_of_a_turn_is_named(loopback: Connect) -> None:
+    """Our choice: a TypeError that says what was expected, and the log is as it was."""
+    puppet = Puppet()
+    async with loopback(puppet) as peer:
+        sid, led = await begin(peer, puppet)
+        turn: Any = led.turn
+
+        async def fine(_: object) -> int:
+            await trio.lowlevel.checkpoint()
+            return 1
+
+        async def try_all(_: Turn) -> list[str]:
+            said = list[str]()
+            await turn.write("Begun.")
+            for use, arguments in (
+                (turn.write, (None,)),
+                (turn.write, (5,)),
+                (turn.write, (b"x",)),
+                (turn.write, (["x"],)),
+                (turn.call_tool, (None, {}, fine)),
+                (turn.call_tool, ("t", [], fine)),
+                (turn.call_tool, ("t", {}, 5)),
+                (turn.call_tool, ("t", {}, lambda _call: 5)),
+            ):
+                try:
+                    await use(*arguments)
+                except (TypeError, LocalProtocolError) as exc:
+                    said.append(str(exc))
+            for sync, arguments in (
+                (turn.emit, (None, {})),
+                (turn.emit, ("_e", None)),
+            ):
+                try:
+                    sync(*arguments)
+                except (TypeError, LocalProtocolError) as exc:
+                    said.append(str(exc))
+            try:
+                turn.report_usage(input_tokens=1.5)
+            except TypeError as exc:
+                said.append(str(exc))
+            try:
+                turn.write_nowait("x", kind="loud")
+            except ValueError as exc:
+                said.append(str(exc))
+            return said
+
+        assert await led.do(try_all) == [
+            "what turn.write is given is a str, and not 'NoneType'",
+            "what turn.write is given is a str, and not 'int'",
+            "what turn.write is given is a str, and not 'bytes'",
+            "what turn.write is given is a str, and not 'list'",
+            "a tool's name is a str, and not 'NoneType'",
+            "arguments: expected an object, not a list",
+            "the tool 't' is no function, but 5",
+            "the tool 't' is not async: it returned 'int' at once",
+            "an event's name is a str, and not 'NoneType'",
+            "data: expected an object, not a NoneType",
+            "a count of tokens is an int of 0 or more, and not 1.5",
+            "a message's kind is one of text, reasoning, and not 'loud'",
+        ]
+        turn.stop_reason = 5
+        led.finish()
+        ended = (await peer.expect_event(sid, "turn.ended"))["data"]
+        assert (ended["outcome"], ended["stopReason"]) == ("completed", "5")
+        events = (await peer.call("event.list", sessionId=sid))["events"]
+        tools = [e["data"] for e in events if e["type"].startswith("tool.")]
+        assert [tool.get("status") for tool in tools] == [None, "error"]
 
 
 async def leave(turn: Turn) -> None:
