@@ -7,7 +7,7 @@ import traceback
 from collections import deque
 from collections.abc import Awaitable, Mapping, Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled
@@ -299,11 +299,11 @@ class RunningTurn(Turn):
         self._open_calls[call_id] = call
         try:
             await checkpoint_if_cancelled()
-            running: object = function(call)
+            running: Any = function(call)
             if not isinstance(running, Awaitable):
                 kind = type(running).__name__
                 raise TypeError(f"the tool {name!r} is not async: it returned {kind!r} at once")
-            result = await cast("Awaitable[Any]", running)
+            result = await running
             kept_result = take_value(result, "result", self._max_message_bytes)
         except BaseException as exc:
             failure = find_failure(exc)
@@ -453,7 +453,8 @@ class RunningTurn(Turn):
         try:
             if not self.is_cancelled:
                 with self.scope:
-                    value: object = await agent(self)
+                    running: Awaitable[object] = agent(self)
+                    value = await running
                     returned = True
                     self._check_return(value)
             if returned:

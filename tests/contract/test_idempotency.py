@@ -171,7 +171,7 @@ async def test_members_that_say_nothing_are_no_difference(connect: Connect) -> N
     """§1.2, §7: unknown ones are ignored, and a default may be written out."""
     async with connect() as peer:
         plain: dict[str, Any] = {"name": "n", "config": {"temperature": 1}}
-        more = {**plain, "metadata": {}, "later": [1], "summary": None}
+        more: dict[str, Any] = {**plain, "metadata": {}, "later": [1], "summary": None}
         more["config"] = {"temperature": 1.0, "later": True, "model": None}
         first = await peer.call("session.create", params=plain, idempotency_key="c")
         assert await peer.call("session.create", params=more, idempotency_key="c") == first

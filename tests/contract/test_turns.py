@@ -488,7 +488,7 @@ async def test_wrong_use_of_a_turn_is_named(loopback: Connect) -> None:
         async def try_all(_: Turn) -> list[str]:
             said = list[str]()
             await turn.write("Begun.")
-            for use, arguments in (
+            asked: list[tuple[Any, tuple[Any, ...]]] = [
                 (turn.write, (None,)),
                 (turn.write, (5,)),
                 (turn.write, (b"x",)),
@@ -496,18 +496,16 @@ async def test_wrong_use_of_a_turn_is_named(loopback: Connect) -> None:
                 (turn.call_tool, (None, {}, fine)),
                 (turn.call_tool, ("t", [], fine)),
                 (turn.call_tool, ("t", {}, 5)),
-                (turn.call_tool, ("t", {}, lambda _call: 5)),
-            ):
+                (turn.call_tool, ("t", {}, id)),
+            ]
+            for use, arguments in asked:
                 try:
                     await use(*arguments)
                 except (TypeError, LocalProtocolError) as exc:
                     said.append(str(exc))
-            for sync, arguments in (
-                (turn.emit, (None, {})),
-                (turn.emit, ("_e", None)),
-            ):
+            for name, data in ((None, {"a": 1}), ("_e", None)):
                 try:
-                    sync(*arguments)
+                    turn.emit(name, data)
                 except (TypeError, LocalProtocolError) as exc:
                     said.append(str(exc))
             try:
