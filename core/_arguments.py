@@ -6,7 +6,7 @@ import inspect
 import ipaddress
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
 from .abc import Agent, SessionStore
@@ -80,14 +80,15 @@ def check_agents(agent: Any) -> dict[str, Agent]:
     Raises:
         SettingsError: One is no async function of one turn, or there is none.
     """
-    agents: dict[Any, Any] = dict(agent) if isinstance(agent, Mapping) else {"default": agent}
+    is_mapping = isinstance(agent, Mapping)
+    agents = dict(cast("Mapping[Any, Any]", agent)) if is_mapping else {"default": agent}
     if not agents:
         raise SettingsError("a server needs at least one agent")
     for name, found in agents.items():
         if not (isinstance(name, str) and name):
             raise SettingsError(f"{name!r} is no name for an agent")
         if not is_function_of(found, "turn"):
-            place = f"the agent {name!r}" if isinstance(agent, Mapping) else "the agent"
+            place = f"the agent {name!r}" if is_mapping else "the agent"
             raise SettingsError(
                 f"{place} is {describe_function(found)}: an agent is an async function of one turn"
             )
@@ -114,7 +115,7 @@ def check_urls(transports: Any) -> tuple[str, ...]:
         SettingsError: That is no list of texts.
     """
     is_list = isinstance(transports, Iterable) and not isinstance(transports, (str, bytes))
-    urls: tuple[Any, ...] = tuple(transports) if is_list else ()
+    urls = tuple(cast("Iterable[Any]", transports)) if is_list else ()
     if not is_list or not all(isinstance(url, str) for url in urls):
         raise SettingsError(
             f'transports is {transports!r:.80}: it is a list of URLs, as ["ws://127.0.0.1:8765"]'

@@ -74,7 +74,7 @@ def compact(
 
     async def ask_agent() -> None:
         try:
-            summary: object = await summarize(old)
+            summary = await summarize(old)
             if not isinstance(summary, str):
                 raise TypeError(f"a summary is a str, and not a {type(summary).__name__}")
             write(summary)
@@ -99,9 +99,9 @@ def _whole_turns(messages: Sequence[Message], count: int) -> int:
 
 def _find_summarizer(
     session: LiveSession,
-) -> Callable[[Sequence[Message]], Awaitable[str]] | None:
+) -> Callable[[Sequence[Message]], Awaitable[object]] | None:
     agent: Any = session.host.find_agent(session.state.config)
-    summarize: Callable[[Sequence[Message]], Awaitable[str]] | None
+    summarize: Callable[[Sequence[Message]], Awaitable[object]] | None
     summarize = getattr(agent, "summarize", None)
     return summarize
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections import deque
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
@@ -299,11 +299,12 @@ class RunningTurn(Turn):
         self._open_calls[call_id] = call
         try:
             await checkpoint_if_cancelled()
-            running: Any = function(call)
+            untyped: Callable[[ToolCall], object] = function
+            running = untyped(call)
             if not isinstance(running, Awaitable):
                 kind = type(running).__name__
                 raise TypeError(f"the tool {name!r} is not async: it returned {kind!r} at once")
-            result = await running
+            result: Any = await running
             kept_result = take_value(result, "result", self._max_message_bytes)
         except BaseException as exc:
             failure = find_failure(exc)

@@ -8,9 +8,9 @@ refused, with its place.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from ._json import (
     MAX_INTEGER,
@@ -79,7 +79,7 @@ def _find_fault(value: Any, place: str) -> str | None:
         value, place, depth = stack.pop()
         if depth > MAX_VALUE_DEPTH:
             return _too_deep(place)
-        if isinstance(value, dict):
+        if _is_dict(value):
             for name in value:
                 if not isinstance(name, str):
                     return f"{place}: the name {name!r:.{_SHOWN}} is no text"
@@ -91,17 +91,17 @@ def _find_fault(value: Any, place: str) -> str | None:
 
 
 def _children(value: Any, place: str) -> Iterator[tuple[Any, str]]:
-    if isinstance(value, dict):
+    if _is_dict(value):
         for name, child in value.items():
             yield child, f"{place}.{name:.{_SHOWN}}"
-    elif isinstance(value, (list, tuple)):
+    elif _is_list(value):
         for index, child in enumerate(value):
             yield child, f"{place}[{index}]"
 
 
 def _find_own_fault(value: Any) -> str | None:
     """Say why something is no JSON value, whatever may be in it."""
-    kind = type(value)
+    kind: Any = type(value)
     if kind is int and not -MAX_INTEGER <= value <= MAX_INTEGER:
         return "an integer beyond ±(2^53-1)"
     if kind is float and not math.isfinite(value):
@@ -112,11 +112,19 @@ def _find_own_fault(value: Any) -> str | None:
         except UnicodeEncodeError:
             return "a lone surrogate"
         return None
-    if value is None or kind in (bool, int, float) or isinstance(value, (dict, list, tuple)):
+    if value is None or kind in (bool, int, float) or _is_dict(value) or _is_list(value):
         return None
     if isinstance(value, Enum) and isinstance(value, (str, int)):
         return None  # is its text or number, and equal to it
     return f"{_kind(value)} is no JSON value"
+
+
+def _is_dict(value: object) -> TypeGuard[dict[Any, Any]]:
+    return isinstance(value, dict)
+
+
+def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
+    return isinstance(value, (list, tuple))
 
 
 def _kind(value: Any) -> str:
