@@ -7,7 +7,7 @@ import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
 
 import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled
@@ -299,12 +299,11 @@ class RunningTurn(Turn):
         self._open_calls[call_id] = call
         try:
             await checkpoint_if_cancelled()
-            untyped: Callable[[ToolCall], object] = function
-            running = untyped(call)
-            if not isinstance(running, Awaitable):
+            running: Any = cast("Callable[[ToolCall], Any]", function)(call)
+            if not hasattr(running, "__await__"):
                 kind = type(running).__name__
                 raise TypeError(f"the tool {name!r} is not async: it returned {kind!r} at once")
-            result: Any = await running
+            result = await running
             kept_result = take_value(result, "result", self._max_message_bytes)
         except BaseException as exc:
             failure = find_failure(exc)

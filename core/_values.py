@@ -101,7 +101,7 @@ def _children(value: Any, place: str) -> Iterator[tuple[Any, str]]:
 
 def _find_own_fault(value: Any) -> str | None:
     """Say why something is no JSON value, whatever may be in it."""
-    kind: Any = type(value)
+    kind = value.__class__
     if kind is int and not -MAX_INTEGER <= value <= MAX_INTEGER:
         return "an integer beyond ±(2^53-1)"
     if kind is float and not math.isfinite(value):
