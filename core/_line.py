@@ -20,6 +20,7 @@ __all__ = [
     "DamagedLineError",
     "decode_line",
     "encode_entry",
+    "encode_loss",
     "encode_note",
     "has_valid_crc",
     "holds_valid_line",
@@ -74,6 +75,15 @@ def encode_note(note: Note) -> bytes:
         note.after.seq,
         note.type.encode(),
         _one_line(note.data),
+    )
+    return b'%b,"crc":"%08x"}' % (body, crc32(body))
+
+
+def encode_loss(timestamp: str, reason: str) -> bytes:
+    """Write a line, without its LF, that is no record: the log is damaged where it stands."""
+    body = b'{"timestamp":%b,"type":"lost","data":%b' % (
+        codec.encode_json(timestamp),
+        codec.encode_json(reason),
     )
     return b'%b,"crc":"%08x"}' % (body, crc32(body))
 
@@ -139,6 +149,8 @@ def decode_line(line: bytes, session_id: str) -> Entry | Note:
             timestamp=found.timestamp,
             data=bytes(found.data),
         )
+    if found.type == "lost":
+        raise DamagedLineError("what was to come is lost")
     raise DamagedLineError("neither an entry nor a note")
 
 

@@ -7,26 +7,37 @@ there as a whole or not at all, and one of another place is none. In the bytes, 
     + <id> <bytes of lines> <bytes of summary>     entries and notes appended, then the summary
     - <id>                                         the session deleted or pruned
     t <id> <term>                                  the session taken in this term
+    s <lsn> <lsn>                                  the records from here to there were durable
 
 A file is dropped only when all that it says is durable elsewhere. Replaying is idempotent by
 position and goes in order, and only ever ends with the newest record: so it resurrects nothing.
+
+Records may be missing before others that are whole. What nobody had synced may be lost so, and
+what follows it in the file goes with it, for a prefix to be left. If a later record says that they
+were durable, they are damaged: what follows was acknowledged as they were, and is read.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Literal
 from zlib import crc32
 
 import attrs
 
+from ..core._ids import ID_PATTERN
+from ..core._line import DamagedLineError, decode_line
 from ..core.errors import StoreError
+from ..core.log import Entry
 from ._files import Files
 
 __all__ = [
     "CommitLog",
+    "Hole",
     "Operation",
+    "Replay",
     "encode_append",
     "encode_delete",
     "encode_term",
@@ -37,6 +48,9 @@ __all__ = [
 _NAME: Final = re.compile(r"commit\.(\d{1,12})\.(\d{1,12})\.log", re.ASCII)
 _HEADER: Final = re.compile(rb"([0-9a-f]{16}) ([0-9a-f]{8}) ([0-9a-f]{8})\n")
 _HEADER_BYTES: Final = 16 + 1 + 8 + 1 + 8 + 1
+#: An operation that names a session, wherever it stands in what is no record any more.
+_NAMING: Final = re.compile(rb"([+-]) ([\w]{1,64})(?: (\d{1,10}) \d{1,10})?\n", re.ASCII)
+_CLAIM: Final = re.compile(rb"s (\d{1,19}) (\d{1,19})\n")
 
 
 def encode_append(session_id: str, lines: bytes, summary: bytes) -> bytes:
@@ -56,13 +70,18 @@ def encode_term(session_id: str, term: int) -> bytes:
 
 @attrs.frozen(kw_only=True)
 class Operation:
-    """One of a record's operations, read back."""
+    """One of a record's operations, read back.
+
+    Attributes:
+        is_after_hole: Durable records are missing before it.
+    """
 
     kind: Literal["append", "delete", "term"]
     session_id: str
     lines: Sequence[bytes] = ()
     summary: bytes = b""
     term: int = 0
+    is_after_hole: bool = False
 
 
 def is_commit_log(name: str) -> bool:
@@ -78,18 +97,32 @@ class CommitLog:
         next_lsn: Of the next record. A new file goes on where the last one ended.
     """
 
-    def __init__(self, files: Files, *, epoch: int, number: int) -> None:
+    def __init__(self, files: Files, *, epoch: int, number: int, next_lsn: int = 1) -> None:
         self.name = f"commit.{epoch}.{number}.log"
         self.size = 0
-        self.next_lsn = 1
+        self.next_lsn = next_lsn
+        #: From which record on to which all are durable, and up to which that was written down.
+        self._durable_from = next_lsn
+        self._durable = self._claimed = next_lsn - 1
         self._files = files
         self._handle = files.open(self.name, exclusive=True)
         # The name has to be durable before a record is said to be.
         files.sync(self._handle)
         files.sync_folder()
 
+    def follow(self, before: CommitLog) -> None:
+        """Go on where another file ends; before anything is written."""
+        self.next_lsn = self._durable_from = before.next_lsn
+        self._durable = self._claimed = before.next_lsn - 1
+        if before._durable == self._durable:
+            self._durable_from = before._durable_from
+            self._claimed = before._claimed
+
     def write(self, payload: bytes) -> None:
         """Append a record."""
+        if self._claimed < self._durable:
+            self._claimed = self._durable
+            payload = b"s %d %d\n%b" % (self._durable_from, self._durable, payload)
         lsn = b"%016x" % self.next_lsn
         record = b"%b %08x %08x\n%b" % (lsn, len(payload), crc32(payload, crc32(lsn)), payload)
         self._files.write(self._handle, record, self.size)
@@ -98,11 +131,29 @@ class CommitLog:
 
     def sync(self) -> None:
         """Make every record durable."""
+        # What is written meanwhile may be, or not.
+        last = self.next_lsn - 1
         self._files.sync(self._handle)
+        self._durable = max(self._durable, last)
 
     def close(self) -> None:
         """Close the file; it stays."""
         self._files.close(self._handle)
+
+
+@attrs.frozen(kw_only=True)
+class Hole:
+    """Durable records that are damaged, with others behind them.
+
+    Attributes:
+        records: How many, at least.
+        named: The sessions that what is left of them names, and the last seq that each had there;
+            ``math.inf`` if that cannot be read, or if the session was deleted.
+    """
+
+    name: str
+    records: int
+    named: Mapping[str, float]
 
 
 @attrs.frozen(kw_only=True)
@@ -115,6 +166,8 @@ class Replay:
         last_epoch: Of the newest file.
         names: Of the files, oldest first.
         problems: What is wrong with them, beyond a last record that was cut short.
+        holes: What is missing that had been durable.
+        is_incomplete: Something is missing that had not been.
     """
 
     operations: Sequence[Operation]
@@ -122,6 +175,20 @@ class Replay:
     last_epoch: int
     names: Sequence[str]
     problems: Sequence[str]
+    holes: Sequence[Hole]
+    is_incomplete: bool
+
+
+@attrs.frozen(kw_only=True)
+class _Record:
+    """A whole record, and what is before it that is none: ``skipped`` bytes of it in its file."""
+
+    name: str
+    lsn: int
+    payload: bytes
+    rubble: bytes
+    offset: int
+    skipped: int
 
 
 def read_commit_logs(files: Files, names: Sequence[str]) -> Replay:
@@ -132,31 +199,115 @@ def read_commit_logs(files: Files, names: Sequence[str]) -> Replay:
         if match is not None:
             found.append((int(match[1]), int(match[2]), name))
     found.sort()
+    records: list[_Record] = []
+    rubble = b""
+    for _, _, name in found:
+        # What ends a file belongs to the gap before the next one, if there is a gap.
+        rubble = _scan(name, _read_all(files, name), rubble, records)
+    claims = _read_claims(records)
     operations: list[Operation] = []
     problems: list[str] = []
+    holes: list[Hole] = []
+    is_incomplete = False
+    left = ""
     next_lsn: int | None = None
-    for _, _, name in found:
-        data = _read_all(files, name)
-        offset = 0
-        record = _read_record(data, 0)
-        if record is not None and next_lsn is not None and record[0] != next_lsn:
-            problems.append(f"{name} begins with record {record[0]}, not {next_lsn}")
-        while record is not None:
-            lsn, payload, offset = record
-            operations.extend(_decode(payload))
-            next_lsn = lsn + 1
-            record = _read_record(data, offset)
-            if record is not None and record[0] != next_lsn:
-                break
-        if _holds_record(data, offset, next_lsn or 1):
-            problems.append(f"{name} is damaged at byte {offset}: valid records follow")
+    last_name = ""
+    for record in records:
+        name = record.name
+        if name == left:
+            continue
+        # The first file may begin with any record, but not with rubble.
+        wanted = next_lsn or (record.lsn - 1 if record.rubble else record.lsn)
+        if record.lsn != wanted:
+            where = f"{name} is damaged at byte {record.offset}"
+            if record.lsn > wanted and any(first <= wanted <= last for first, last in claims):
+                problems.append(f"{where}: records {wanted} to {record.lsn - 1} are lost")
+                named = _find_named(record.rubble)
+                holes.append(Hole(name=name, records=record.lsn - wanted, named=named))
+            elif name == last_name or record.skipped:
+                problems.append(f"{where}: valid records follow")
+                is_incomplete = True
+                left = name
+                continue
+            elif next_lsn is not None:
+                problems.append(f"{name} begins with record {record.lsn}, not {next_lsn}")
+                is_incomplete = True
+        operations.extend(_decode(record.payload, is_after_hole=bool(holes)))
+        next_lsn = record.lsn + 1
+        last_name = name
     return Replay(
         operations=operations,
-        next_lsn=next_lsn or 1,
+        next_lsn=max((record.lsn + 1 for record in records), default=1),
         last_epoch=max((epoch for epoch, _, _ in found), default=0),
         names=[name for _, _, name in found],
         problems=problems,
+        holes=holes,
+        is_incomplete=is_incomplete,
     )
+
+
+def _scan(name: str, data: bytes, rubble: bytes, records: list[_Record]) -> bytes:
+    """Take the whole records of a file, in rising order. Gives what is left at its end."""
+    offset, least = 0, records[-1].lsn + 1 if records else 1
+    while offset < len(data):
+        start = offset
+        found = _read_record(data, start)
+        if found is None or found[0] < least:
+            for match in _HEADER.finditer(data, offset + 1):
+                start = match.start()
+                found = _read_record(data, start)
+                if found is not None and found[0] >= least:
+                    break
+            else:
+                return rubble + data[offset:]
+        lsn, payload, end = found
+        rubble += data[offset:start]
+        records.append(
+            _Record(
+                name=name,
+                lsn=lsn,
+                payload=payload,
+                rubble=rubble,
+                offset=offset,
+                skipped=start - offset,
+            )
+        )
+        rubble, offset, least = b"", end, lsn + 1
+    return rubble
+
+
+def _read_claims(records: Sequence[_Record]) -> set[tuple[int, int]]:
+    """Give the ranges of records that a record says were durable."""
+    claims = (_CLAIM.match(record.payload) for record in records)
+    return {(int(claim[1]), int(claim[2])) for claim in claims if claim is not None}
+
+
+def _find_named(rubble: bytes) -> dict[str, float]:
+    """Give the sessions whose entries were in damaged records, and their last seqs there."""
+    named: dict[str, float] = {}
+    for match in _NAMING.finditer(rubble):
+        session_id = match[2].decode()
+        if ID_PATTERN.fullmatch(session_id) is None:
+            continue
+        last: float = math.inf
+        if match[1] == b"+" and match[3] is not None:
+            end = match.end() + int(match[3])
+            last = _last_seq(rubble[match.end() : end], session_id) if end <= len(rubble) else last
+        named[session_id] = max(last, named.get(session_id, 0))
+    return named
+
+
+def _last_seq(blob: bytes, session_id: str) -> float:
+    """Give the last seq in some lines, 0 if there is none but notes, infinity if one is damaged."""
+    last = 0
+    for line in blob.split(b"\n")[:-1]:
+        try:
+            record = decode_line(line, session_id)
+        except DamagedLineError:
+            return math.inf
+        if isinstance(record, Entry):
+            last = record.seq
+    return last
 
 
 def _read_all(files: Files, name: str) -> bytes:
@@ -182,16 +333,7 @@ def _read_record(data: bytes, offset: int) -> tuple[int, bytes, int] | None:
     return int(match[1], 16), payload, end
 
 
-def _holds_record(data: bytes, offset: int, lsn: int) -> bool:
-    """Whether a later record is found behind what is none."""
-    for match in _HEADER.finditer(data, offset):
-        record = _read_record(data, match.start())
-        if record is not None and record[0] >= lsn:
-            return True
-    return False
-
-
-def _decode(payload: bytes) -> Iterator[Operation]:
+def _decode(payload: bytes, *, is_after_hole: bool) -> Iterator[Operation]:
     offset = 0
     while offset < len(payload):
         end = payload.index(b"\n", offset)
@@ -205,11 +347,12 @@ def _decode(payload: bytes) -> Iterator[Operation]:
                 session_id=session_id,
                 lines=payload[offset:middle].split(b"\n")[:-1],
                 summary=payload[middle:end],
+                is_after_hole=is_after_hole,
             )
             offset = end + 1
         elif kind == "-":
-            yield Operation(kind="delete", session_id=session_id)
+            yield Operation(kind="delete", session_id=session_id, is_after_hole=is_after_hole)
         elif kind == "t":
             yield Operation(kind="term", session_id=session_id, term=int(numbers[0]))
-        else:
+        elif kind != "s":
             raise StoreError(f"the commit log is of a later version: {kind!r}")

@@ -361,7 +361,7 @@ class Committer:
         """Go on in another file. Returns the one before, complete."""
         async with self._rounds:
             before, self.log = self.log, commit_log
-            commit_log.next_lsn = before.next_lsn
+            commit_log.follow(before)
             return before
 
     async def sync(self) -> None:

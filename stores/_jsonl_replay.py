@@ -1,235 +1,28 @@
-"""What a start does: takes the folder, brings back what only the commit log holds. Synchronous."""
+"""Does again what the commit log says, and mends the ends of files. Synchronous."""
 
 from __future__ import annotations
 
 import logging
 import os
-import socket
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
 
 import attrs
 
-from ..core import codec
 from ..core._clock import utc_now
-from ..core._json import as_object
-from ..core._line import decode_line
-from ..core.errors import StoreInUseError
+from ..core._line import decode_line, encode_entry, encode_loss
 from ..core.log import Entry
-from ._files import Files, LockedError
-from ._jsonl_commit import CommitLog, Operation, Replay, read_commit_logs
-from ._jsonl_index import Index
-from ._jsonl_index_file import TORN, IndexFile, LoadedIndex
-from ._jsonl_read import View, read_all
+from ._files import Files
+from ._jsonl_commit import Operation
+from ._jsonl_read import View, read_all, read_page
 from ._jsonl_rows import Row, decode_row, fold_summary, position_of, with_term
-from ._jsonl_segments import Fault, Names, Tail, head_name, list_sessions, load_tail, segment_name
+from ._jsonl_segments import Fault, Names, Tail, head_name, load_tail, segment_name
 
-__all__ = [
-    "LOCK_NAME",
-    "Loaded",
-    "cut_tail",
-    "fold_row",
-    "load_folder",
-    "make_mark",
-    "release_folder",
-]
+__all__ = ["Replayer", "cut_tail", "fold_row", "make_stamp"]
 
 log = logging.getLogger("trialogue.store")
 
-LOCK_NAME: Final = "lock"
 
-
-@attrs.frozen(kw_only=True)
-class Loaded:
-    """A folder that is ours, with nothing in its commit log.
-
-    Attributes:
-        lock: The handle that holds it.
-        epoch: How often it was taken.
-        replayed: Entries that only the commit log had.
-        torn: Tails that were cut back.
-    """
-
-    files: Files
-    lock: int
-    epoch: int
-    commit_log: CommitLog
-    index_file: IndexFile
-    index: Index
-    names: Names
-    damaged: dict[str, Fault]
-    replayed: int
-    torn: int
-
-
-def load_folder(files: Files, *, steal: bool) -> Loaded:
-    """Take a folder and read what it holds.
-
-    Raises:
-        StoreInUseError: Another process has it; says which.
-    """
-    try:
-        lock, before = files.lock(LOCK_NAME, steal=steal)
-    except LockedError as exc:
-        holder = _describe(exc.holder)
-        raise StoreInUseError(
-            f"{files.folder} is in use by {holder}: one process at a time may have a folder", holder
-        ) from None
-    try:
-        return _load(files, lock, before)
-    except BaseException:
-        files.close(lock)
-        raise
-
-
-def _load(files: Files, lock: int, before: bytes) -> Loaded:
-    if not files.is_private():
-        log.warning("others may look into the store's folder", extra={"folder": files.folder})
-    names = files.list_names()
-    replay = read_commit_logs(files, names)
-    epoch = max(_epoch_of(before), replay.last_epoch) + 1
-    _write_holder(files, lock, {"epoch": epoch})
-    found = list_sessions(names)
-    index_file = IndexFile(files)
-    index = index_file.load()
-    rows, problem = index.rows, index.problem
-    mark = _read_holder(before).get("closed")
-    if problem is None and not replay.names and mark is not None and mark != index.mark:
-        problem = "not the one that was left here"
-    elif problem == TORN and replay.names:
-        # What was cut short had not been all that speaks of it: the commit log does too.
-        problem = None
-    if problem is not None:
-        rows = {}
-        if found.heads:
-            log.warning("the index is rebuilt", extra={"reason": problem})
-    changed: dict[str, Row | None] = {}
-    work = _Replayer(files, found, rows, changed, is_log_damaged=bool(replay.problems))
-    operations = _by_session(replay.operations)
-    for session_id, ops in operations.items():
-        work.replay(session_id, ops)
-    for session_id in index.unproven - operations.keys():
-        if session_id in rows:
-            work.prove(session_id)
-    # The index may be older than the files, or name some that were taken away by hand.
-    present = found.heads | found.older.keys()
-    for session_id in rows.keys() - present:
-        changed[session_id] = None
-        del rows[session_id]
-    for session_id in present - rows.keys():
-        row = fold_row(files, session_id, found.older.get(session_id, ()))
-        if row is not None:
-            changed[session_id] = rows[session_id] = row
-    _settle(files, index_file, index, rows, changed, replay, names_changed=work.names_changed)
-    commit_log = CommitLog(files, epoch=epoch, number=1)
-    commit_log.next_lsn = replay.next_lsn
-    return Loaded(
-        files=files,
-        lock=lock,
-        epoch=epoch,
-        commit_log=commit_log,
-        index_file=index_file,
-        index=Index(rows),
-        names=found,
-        damaged=work.damaged,
-        replayed=work.replayed,
-        torn=work.torn,
-    )
-
-
-def _settle(
-    files: Files,
-    index_file: IndexFile,
-    index: LoadedIndex,
-    rows: dict[str, Row],
-    changed: dict[str, Row | None],
-    replay: Replay,
-    *,
-    names_changed: bool,
-) -> None:
-    """Drop the old commit logs: all that they said is durable."""
-    if names_changed:
-        files.sync_folder()
-    if index_file.wants_rewrite(len(changed), len(rows)):
-        index_file.rewrite(list(rows.values()), sync=True)
-    else:
-        index_file.append(changed, sync=True)
-    if index.unproven or changed:
-        index_file.mark_synced()
-    for problem in replay.problems:
-        log.error("the commit log is damaged", extra={"problem": problem})
-    for name in replay.names:
-        if replay.problems:
-            files.rename(name, f"{name}.damaged-{_stamp()}")
-        else:
-            files.remove(name)
-    if replay.names:
-        files.sync_folder()
-
-
-# -- the lock --------------------------------------------------------------------------------------
-
-
-def release_folder(files: Files, lock: int, mark: str | None) -> None:
-    """Let go of a folder.
-
-    Args:
-        files: The folder.
-        lock: The handle that holds it.
-        mark: With what the index was closed; None if it was not.
-    """
-    try:
-        if mark is not None and files.is_lock(LOCK_NAME, lock):
-            before = files.read(lock, 0, 4096)
-            _write_holder(files, lock, {"epoch": _epoch_of(before), "closed": mark})
-    finally:
-        files.close(lock)
-        files.close_folder()
-
-
-def make_mark() -> str:
-    """Make what tells one closing from another."""
-    return os.urandom(8).hex()
-
-
-def _write_holder(files: Files, lock: int, more: Mapping[str, object]) -> None:
-    holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": utc_now(), **more}
-    data = codec.encode_json(holder) + b"\n"
-    files.write(lock, data, 0)
-    files.truncate(lock, len(data))
-    files.sync(lock)
-
-
-def _read_holder(data: bytes) -> Mapping[str, Any]:
-    try:
-        return as_object(codec.decode_json(data)) or {}
-    except codec.JsonError:
-        return {}
-
-
-def _epoch_of(data: bytes) -> int:
-    epoch = _read_holder(data).get("epoch")
-    return epoch if isinstance(epoch, int) else 0
-
-
-def _describe(data: bytes) -> str:
-    holder = _read_holder(data)
-    if not holder:
-        return "another process"
-    return f"process {holder.get('pid')} on {holder.get('host')} since {holder.get('since')}"
-
-
-# -- replay ----------------------------------------------------------------------------------------
-
-
-def _by_session(operations: Sequence[Operation]) -> dict[str, list[Operation]]:
-    found: dict[str, list[Operation]] = {}
-    for operation in operations:
-        found.setdefault(operation.session_id, []).append(operation)
-    return found
-
-
-class _Replayer:
+class Replayer:
     """Does again what the commit log says, one session at a time."""
 
     def __init__(
@@ -239,7 +32,8 @@ class _Replayer:
         rows: dict[str, Row],
         changed: dict[str, Row | None],
         *,
-        is_log_damaged: bool,
+        is_incomplete: bool,
+        has_holes: bool,
     ) -> None:
         self.damaged: dict[str, Fault] = {}
         self.replayed = self.torn = 0
@@ -248,29 +42,51 @@ class _Replayer:
         self._names = names
         self._rows = rows
         self._changed = changed
-        self._is_log_damaged = is_log_damaged
+        self._is_incomplete = is_incomplete
+        self._has_holes = has_holes
 
-    def replay(self, session_id: str, operations: Sequence[Operation]) -> None:
+    def replay(self, session_id: str, operations: Sequence[Operation], lost: float) -> None:
+        """Do what the commit log says of a session.
+
+        Args:
+            session_id: Which.
+            operations: In order.
+            lost: The last seq that damaged records had of it, 0 if they do not name it.
+        """
         lines: list[bytes] = []
         summary, term = b"", 0
+        hole_at: int | None = None
         for operation in operations:
+            if operation.is_after_hole and hole_at is None:
+                hole_at = len(lines)
             if operation.kind == "delete":
                 self._delete(session_id)
                 lines, summary, term = [], b"", 0
+                if hole_at is not None:
+                    hole_at = lost = 0
             elif operation.kind == "term":
                 term = operation.term
             else:
                 lines += operation.lines
                 summary = operation.summary or summary
-        if not lines and not term:
+        behind = [] if hole_at is None else lines[hole_at:]
+        is_whole = self._append(session_id, lines, behind) if lines else True
+        # An entry that came later and follows what is there leaves no room for a missing one.
+        if lost and is_whole and _last_seq(session_id, behind) is None:
+            is_whole = self._find_end(session_id) >= lost
+            if not is_whole:
+                self._damage(session_id, "records of the commit log are damaged")
+        if not lines and not term and is_whole:
             return
-        is_whole = self._append(session_id, lines) if lines else True
         older = self._names.older.get(session_id, ())
         row: Row | None = None
         if summary and is_whole:
             row = decode_row(summary)
-        elif lines:
+        elif lines or not is_whole:
             row = fold_row(self._files, session_id, older)
+            if row is None and summary:
+                # Its beginning is lost: it is listed, for that to be seen.
+                row = decode_row(summary)
         else:
             row = self._rows.get(session_id) or fold_row(self._files, session_id, older)
         if row is None:
@@ -287,8 +103,11 @@ class _Replayer:
         if tail is not None:
             self._sync(head_name(session_id))
             row = self._rows[session_id]
-            if position_of(row) == f"{tail.term}-{tail.seq}":
+            position = position_of(row)
+            if position == f"{tail.term}-{tail.seq}":
                 return
+            if self._has_holes and int(position.partition("-")[2]) > tail.seq:
+                self._damage(session_id, f"the index knows it up to {position}")
             row = fold_row(self._files, session_id, older)
         self._changed[session_id] = row
         if row is None:
@@ -309,49 +128,79 @@ class _Replayer:
         if self._rows.pop(session_id, None) is not None:
             self._changed[session_id] = None
 
-    def _append(self, session_id: str, lines: Sequence[bytes]) -> bool:
-        """Append what is not there. Returns False if the end does not fit the lines."""
+    def _append(self, session_id: str, lines: Sequence[bytes], behind: Sequence[bytes]) -> bool:
+        """Append what is not there. Returns False if the end does not fit the lines.
+
+        Args:
+            session_id: Whose.
+            lines: All that the commit log has.
+            behind: Of them, those that damaged records came before.
+        """
         files, older = self._files, self._names.older.get(session_id, ())
         tail = load_tail(files, session_id, older)
-        missing, count, gap = _find_missing(session_id, lines, tail)
-        if gap is not None:
-            self._note_gap(session_id, tail, lines, gap)
+        missing = _find_missing(session_id, lines, tail)
+        if missing.reason is None and behind and not self._agree(session_id, behind, tail):
+            before = _find_missing(session_id, lines[: -len(behind)], tail)
+            missing = attrs.evolve(before, stray=behind, reason="the commit log has another entry")
+        if missing.lines:
+            data = b"".join(line + b"\n" for line in missing.lines)
+            name = head_name(session_id)
+            size = 0 if tail is None else tail.size
+            file_size = files.size_of(name) or 0
+            if file_size > size:
+                self.torn += cut_tail(files, session_id, tail, unless_in=data)
+            self._write(name, data, size)
+            self._names.heads.add(session_id)
+            self.replayed += missing.entries
+        if missing.reason is not None:
+            # If what is missing had not been synced, nobody was promised what came behind it.
+            if not self._is_incomplete:
+                self._damage(session_id, missing.reason, missing.stray)
             return False
-        if not missing:
+        if not missing.lines:
             # It may be there in the system's memory only; the log that has it is dropped next.
             self._sync(head_name(session_id))
             return tail is None or tail.seq == _last_seq(session_id, lines)
-        data = b"".join(line + b"\n" for line in missing)
-        name = head_name(session_id)
-        size = 0 if tail is None else tail.size
-        file_size = files.size_of(name) or 0
-        if file_size > size:
-            self.torn += cut_tail(files, session_id, tail, unless_in=data)
-        self._write(name, data, size)
-        self._names.heads.add(session_id)
-        self.replayed += count
         return True
 
-    def _note_gap(
-        self, session_id: str, tail: Tail | None, lines: Sequence[bytes], seq: int
-    ) -> None:
-        """The session ends before the log begins: what is between had been durable, and is lost.
+    def _agree(self, session_id: str, lines: Sequence[bytes], tail: Tail | None) -> bool:
+        """Whether lines are as those at their places in the files: a deletion may be lost."""
+        entries = [
+            record
+            for line in lines
+            if isinstance(record := decode_line(line, session_id), Entry)
+            and tail is not None
+            and record.seq <= tail.seq
+        ]
+        if not entries:
+            return True
+        view = View(session_id=session_id, older=self._names.older.get(session_id, ()))
+        page = read_page(self._files, view, entries[0].seq - 1, len(entries))
+        return [*map(encode_entry, page.entries)] == [*map(encode_entry, entries)]
 
-        The lines are kept behind the damage, where it is seen at every start; not, if the log
-        itself has a gap: then no sync had promised what is in it.
+    def _find_end(self, session_id: str) -> int:
+        tail = load_tail(self._files, session_id, self._names.older.get(session_id, ()))
+        return 0 if tail is None else tail.seq
+
+    def _damage(self, session_id: str, reason: str, stray: Sequence[bytes] = ()) -> None:
+        """Something durable is lost: let the session be read as far as it is known.
+
+        Lines that do not follow are kept behind its end, where that is seen at every start; if
+        there are none, two that say so.
         """
-        if self._is_log_damaged:
-            return
+        tail = load_tail(self._files, session_id, self._names.older.get(session_id, ()))
         name = head_name(session_id)
-        end = 0 if tail is None else tail.size
-        fault = Fault(
-            name=name, offset=end, next_seq=seq, reason=f"seq {seq} is missing", is_damage=True
-        )
+        end, seq = (0, 0) if tail is None else (tail.size, tail.seq)
+        fault = Fault(name=name, offset=end, next_seq=seq + 1, reason=reason, is_damage=True)
         self.damaged[session_id] = fault if tail is None else tail.fault or fault
         log.error("a session is damaged", extra={"session_id": session_id, "fault": str(fault)})
+        if tail is None and not stray:
+            return
         file_size = self._files.size_of(name) or 0
+        lines = stray or [encode_loss(utc_now(), reason)] * 2
         data = b"".join(line + b"\n" for line in lines)
         self._write(name, (b"\n" if file_size > end else b"") + data, file_size)
+        self._names.heads.add(session_id)
 
     def _sync(self, name: str) -> None:
         self.names_changed = True
@@ -382,26 +231,47 @@ def _last_seq(session_id: str, lines: Sequence[bytes]) -> int | None:
     return None
 
 
-def _find_missing(
-    session_id: str, lines: Sequence[bytes], tail: Tail | None
-) -> tuple[list[bytes], int, int | None]:
-    """Give the lines that come behind a tail, how many are entries, and the seq that is missing."""
+@attrs.frozen(kw_only=True)
+class _Missing:
+    """What a session's files lack of some lines.
+
+    Attributes:
+        lines: That follow what is there.
+        entries: How many of them are.
+        stray: That do not follow: an entry is missing before them.
+        reason: Why not.
+    """
+
+    lines: Sequence[bytes]
+    entries: int
+    stray: Sequence[bytes] = ()
+    reason: str | None = None
+
+
+def _find_missing(session_id: str, lines: Sequence[bytes], tail: Tail | None) -> _Missing:
+    """Give the lines that come behind a tail."""
     seq = 0 if tail is None else tail.seq
     missing: list[bytes] = []
     count = 0
-    for line in lines:
+    for index, line in enumerate(lines):
         record = decode_line(line, session_id)
         if isinstance(record, Entry):
             if record.seq <= seq:
                 missing.clear()
                 continue
-            if record.seq != seq + count + 1:
-                return missing, count, seq + count + 1
+            wanted = seq + count + 1
+            if record.seq != wanted:
+                return _Missing(
+                    lines=missing,
+                    entries=count,
+                    stray=lines[index:],
+                    reason=f"seq {wanted} is missing",
+                )
             count += 1
             missing.append(line)
         elif count or tail is None or line not in tail.notes:
             missing.append(line)
-    return missing, count, None
+    return _Missing(lines=missing, entries=count)
 
 
 def cut_tail(files: Files, session_id: str, tail: Tail | None, *, unless_in: bytes = b"") -> bool:
@@ -423,7 +293,7 @@ def cut_tail(files: Files, session_id: str, tail: Tail | None, *, unless_in: byt
         torn = files.read(handle, size, files.size(handle) - size)
         is_kept = not unless_in.startswith(torn)
         if is_kept:
-            aside = f"{session_id}.torn-{_stamp()}"
+            aside = f"{session_id}.torn-{make_stamp()}"
             copy = files.open(aside, exclusive=True)
             try:
                 files.write(copy, torn, 0)
@@ -447,7 +317,7 @@ def fold_row(files: Files, session_id: str, older: tuple[int, ...]) -> Row | Non
     return fold_summary(session_id, read_all(files, View(session_id=session_id, older=older)))
 
 
-def _stamp() -> str:
+def make_stamp() -> str:
     """Give a time for a file name, and something that no other has."""
     digits = "".join(char for char in utc_now() if char.isdigit())
     return f"{digits}-{os.urandom(3).hex()}"

@@ -23,18 +23,12 @@ from ._jsonl_commit import encode_append, encode_delete, encode_term
 from ._jsonl_committer import Committer, Fsync, Request, again
 from ._jsonl_flusher import Flusher
 from ._jsonl_reader import Reader
-from ._jsonl_replay import (
-    LOCK_NAME,
-    Loaded,
-    cut_tail,
-    fold_row,
-    make_mark,
-    release_folder,
-)
+from ._jsonl_replay import cut_tail, fold_row
 from ._jsonl_rows import Row, make_row, position_of, read_summary, with_term
 from ._jsonl_segments import head_name, load_tail, segment_name
 from ._jsonl_session import OwnedSession, SegmentLimits
 from ._jsonl_sessions import Sessions, not_found
+from ._jsonl_start import LOCK_NAME, Loaded, make_mark, release_folder
 from .observe import Observers
 
 __all__ = ["JsonlLog", "JsonlSettings", "JsonlStore"]
@@ -106,6 +100,7 @@ class JsonlStore(SessionStore):
         self._creating: dict[str, OwnedSession] = {}
         self._sessions = Sessions(loaded.index, loaded.names, loaded.damaged)
         self._torn = loaded.torn
+        self._lost = loaded.lost
         self._replayed = loaded.replayed
         self._entries = 0
         self._closed = False
@@ -570,7 +565,7 @@ class JsonlStore(SessionStore):
 
         ``damaged`` counts the sessions that are read-only since their files are damaged, ``torn``
         the tails that were cut back and kept aside, ``replayed`` the entries that the start took
-        from the commit log.
+        from the commit log, ``lostRecords`` what was durable there and is damaged.
         """
         failure = self._committer.failure
         return {
@@ -579,6 +574,7 @@ class JsonlStore(SessionStore):
             "damaged": len(self._sessions.damaged),
             "torn": self._torn,
             "replayed": self._replayed,
+            "lostRecords": self._lost,
             "appended": self._entries,
             "groups": self._committer.groups,
             "syncs": self._committer.syncs,

@@ -33,7 +33,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import trio
 
 from ._files import Files
-from ._jsonl_replay import Loaded, load_folder
+from ._jsonl_start import Loaded, load_folder
 from ._jsonl_store import JsonlSettings, JsonlStore
 
 __all__ = ["JsonlSettings", "JsonlStore", "open_jsonl_store", "open_store"]

@@ -7,6 +7,7 @@ the whole store, which then appends, closes and reads again.
 
 import logging
 import random
+import re
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -14,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 from trio.testing import MockClock
 
 from trialogue.core import _line
 from trialogue.core._line import encode_entry
-from trialogue.core.errors import StoreError
+from trialogue.core.errors import DamagedError, StoreError
 from trialogue.core.log import Entry, Position
 from trialogue.stores import _jsonl_segments, _jsonl_store
 from trialogue.stores import _sqlite_queries as queries
@@ -29,6 +31,7 @@ from trialogue.stores._jsonl_commit import (
     encode_term,
     read_commit_logs,
 )
+from trialogue.stores._jsonl_committer import Fsync
 from trialogue.stores._jsonl_index_file import INDEX_NAME, IndexFile
 from trialogue.stores._jsonl_read import View, read_page
 from trialogue.stores._jsonl_replay import cut_tail
@@ -46,7 +49,7 @@ from trialogue.testing.store_kit import (
 )
 
 from .._hits import require
-from ._faulty_files import SECTOR, Disk, MemoryFiles
+from ._faulty_files import SECTOR, Disk, Loss, MemoryFiles
 from ._jsonl import open_on
 from ._workload import LossError
 
@@ -331,7 +334,7 @@ async def test_store_that_ignores_checksums_is_found(
 # -- the commit log and the index ----------------------------------------------------------------
 
 
-def make_commit_log() -> tuple[str, bytes, list[int]]:
+def make_commit_log(*, is_synced: bool = False) -> tuple[str, bytes, list[int]]:
     """Write a commit log. Gives its name, its bytes, and where its records end."""
     disk = Disk()
     log = CommitLog(MemoryFiles(disk), epoch=1, number=1)
@@ -341,9 +344,139 @@ def make_commit_log() -> tuple[str, bytes, list[int]]:
         if number % 4 == 0:
             parts.append(encode_delete("ses_3"))
         log.write(b"".join(parts))
+        if is_synced:
+            log.sync()
         ends.append(log.size)
     (name,) = disk.names
     return name, disk.contents()[name], ends
+
+
+#: Damages the bytes from one place to another.
+SpoilRecord = Callable[[bytearray, int, int], None]
+
+
+async def spoil_record(
+    number: int, spoil: SpoilRecord, *, fsync: Fsync = "always", is_flushed: bool = False
+) -> Disk:
+    """Let a server die with all in its commit log, of whose records one is then damaged.
+
+    There is one entry a record: three sessions take turns, and the first has the last one.
+    """
+    disk = Disk()
+    async with open_on(MemoryFiles(disk), JsonlSettings(fsync=fsync)) as store:
+        clerks = [SessionWriter(store, f"ses_{name}") for name in "abc"]
+        for turn in range(3):
+            for clerk in clerks:
+                await clerk.append(batch=clerk.make_batch(1, text=f"turn {turn}"))
+        await clerks[0].append(batch=clerks[0].make_batch(1, text="last"))
+        if is_flushed:
+            await trio.sleep(0.1)
+        loss: Loss = "none" if is_flushed or fsync == "never" else "all"
+        image = disk.after_power_loss(len(disk.calls), random.Random(0), loss)
+    (name,) = (name for name in image.names if name.startswith("commit."))
+    data = image.files[image.names[name]]
+    starts = [
+        match.start() for match in re.finditer(rb"[0-9a-f]{16} [0-9a-f]{8} [0-9a-f]{8}\n", data)
+    ]
+    spoil(data, starts[number], [*starts, len(data)][number + 1])
+    return image
+
+
+def flip_in_entry(data: bytearray, start: int, end: int) -> None:
+    data[data.index(b'"text"', start, end)] ^= 4
+
+
+def zero_all(data: bytearray, start: int, end: int) -> None:
+    data[start:end] = bytes(end - start)
+
+
+@pytest.mark.parametrize("spoil", [flip_in_entry, zero_all])
+async def test_record_that_is_damaged_stops_its_own_session_only(
+    spoil: SpoilRecord, autojump_clock: MockClock
+) -> None:
+    """What was acknowledged after it is there, and what follows a gap is not written to."""
+    # The second entry of b.
+    disk = await spoil_record(4, spoil)
+    for start in range(3):
+        async with open_on(MemoryFiles(disk), SETTINGS) as store:
+            assert [len(await read_all(store, f"ses_{name}")) for name in "ac"] == [
+                4 if start == 0 else 5,
+                3,
+            ]
+            with pytest.raises(DamagedError):
+                await store.open("ses_b")
+            assert [entry.seq for entry in await store.read("ses_b", 0, 9)] == [1]
+            assert store.statistics()["damaged"] == 1
+            assert store.statistics()["lostRecords"] == (1 if start == 0 else 0)
+            if start == 0:
+                log = await store.open("ses_a")
+                position = Position(log.term, 5)
+                entry = make_entry("ses_a", position.seq, term=position.term)
+                await log.append([entry], make_summary("ses_a", position))
+        disk = disk.after_kill()
+        if start == 0:
+            assert any(".damaged-" in name for name in disk.names)
+
+
+async def test_last_entry_of_a_session_in_a_damaged_record_is_missed(
+    autojump_clock: MockClock,
+) -> None:
+    """No later entry of it shows that it is gone; what is left of the record names the session."""
+    disk = await spoil_record(8, flip_in_entry)
+    for _ in range(2):
+        async with open_on(MemoryFiles(disk), SETTINGS) as store:
+            with pytest.raises(DamagedError):
+                await store.open("ses_c")
+            assert store.statistics()["damaged"] == 1
+            assert [entry.seq for entry in await store.read("ses_c", 0, 9)] == [1, 2]
+        disk = disk.after_kill()
+
+
+async def test_damaged_record_of_what_is_in_the_files_harms_nobody(
+    autojump_clock: MockClock,
+) -> None:
+    """A kill loses no write: the session's own file has the entry."""
+    disk = await spoil_record(4, flip_in_entry, is_flushed=True)
+    async with open_on(MemoryFiles(disk), SETTINGS) as store:
+        assert [len(await read_all(store, f"ses_{name}")) for name in "abc"] == [4, 3, 3]
+        assert store.statistics()["damaged"] == 0
+        assert store.statistics()["lostRecords"] == 1
+        await store.open("ses_b")
+
+
+async def test_hole_in_what_nobody_had_synced_is_no_damage(autojump_clock: MockClock) -> None:
+    """Without syncs a power loss leaves such: what is left is a beginning, and goes on."""
+    disk = await spoil_record(4, zero_all, fsync="never")
+    async with open_on(MemoryFiles(disk), SETTINGS) as store:
+        assert [len(await read_all(store, f"ses_{name}")) for name in "abc"] == [2, 1, 1]
+        assert store.statistics()["damaged"] == store.statistics()["lostRecords"] == 0
+        await store.open("ses_b")
+
+
+async def test_session_whose_deletion_is_lost_does_not_mix_with_its_next_life(
+    autojump_clock: MockClock,
+) -> None:
+    """The entries of the one would stand behind those of the other."""
+    disk = Disk()
+    async with open_on(MemoryFiles(disk), JsonlSettings()) as store:
+        await SessionWriter(store, ID).append(2, text="first")
+        await trio.sleep(0.1)
+        before = disk.contents()[head_name(ID)]
+        await store.delete(ID)
+        await SessionWriter(store, ID).append(3, text="second")
+        image = disk.after_power_loss(len(disk.calls), random.Random(0), "all")
+    (name,) = (name for name in image.names if name.startswith("commit."))
+    data = image.files[image.names[name]]
+    start = re.search(rb"- ses_1\n", data)
+    assert start is not None
+    data[start.start()] ^= 4
+    image = Disk.holding({**image.contents(), head_name(ID): before})
+    async with open_on(MemoryFiles(image), SETTINGS) as store:
+        with pytest.raises(DamagedError):
+            await store.open(ID)
+        assert [entry.data for entry in await store.read(ID, 0, 9)] == [
+            make_entry(ID, seq, text="first").data for seq in (1, 2)
+        ]
 
 
 def read_operations(contents: Mapping[str, bytes]) -> tuple[list[Any], Sequence[str]]:
@@ -374,6 +507,40 @@ def test_commit_log_that_is_cut_or_damaged_gives_whole_records_only(scale: int, 
         assert bool(problems) is not is_last, at
         seen["in the last record" if is_last else "reported"] += 1
     require(seen, scale, {"reported": 500, "in the last record": 5})
+
+
+def outline(operations: Sequence[Any]) -> list[object]:
+    return [(op.kind, op.session_id, tuple(op.lines), op.summary, op.term) for op in operations]
+
+
+def test_damaged_record_of_a_synced_commit_log_costs_no_other(scale: int, seed: int) -> None:
+    """What was durable is read on both sides of the damage; a last record may be a torn write."""
+    name, data, ends = make_commit_log(is_synced=True)
+    whole = outline(read_operations({name: data})[0])
+    counts = [len(read_operations({name: data[:end]})[0]) for end in (0, *ends)]
+    choose = random.Random(seed)
+    seen: Counter[str] = Counter()
+    for number in range(200 * scale):
+        spoiled = (zero if number % 5 == 0 else flip)(data, choose)
+        replay = read_commit_logs(MemoryFiles(Disk.holding({name: spoiled})), [name])
+        at = first_difference(spoiled, data)
+        first = bisect_right(ends, at)
+        # A sector may reach into more than one.
+        starts = zip((0, *ends), ends, strict=False)
+        left = [index for index, (a, b) in enumerate(starts) if data[a:b] == spoiled[a:b]]
+        behind = [index for index in left if index > first]
+        if not behind:
+            assert outline(replay.operations) == whole[: counts[first]]
+            assert not replay.holes
+            seen["in the last record"] += 1
+            continue
+        assert outline(replay.operations) == whole[: counts[first]] + whole[counts[behind[0]] :]
+        # How many the first ones were, nobody knows.
+        assert [hole.records for hole in replay.holes] == [behind[0] - first if first else 1]
+        assert not replay.is_incomplete
+        seen["named"] += ID in replay.holes[0].named
+        seen["reported"] += 1
+    require(seen, scale, {"reported": 100, "named": 80, "in the last record": 1})
 
 
 @pytest.mark.slow

@@ -1,0 +1,241 @@
+"""What a start does: takes the folder, brings back what it holds; and the lock. Synchronous."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import attrs
+
+from ..core import codec
+from ..core._clock import utc_now
+from ..core._json import as_object
+from ..core.errors import StoreInUseError
+from ._files import Files, LockedError
+from ._jsonl_commit import CommitLog, Hole, Operation, Replay, read_commit_logs
+from ._jsonl_index import Index
+from ._jsonl_index_file import TORN, IndexFile, LoadedIndex
+from ._jsonl_replay import Replayer, fold_row, make_stamp
+from ._jsonl_rows import Row
+from ._jsonl_segments import Fault, Names, list_sessions
+
+__all__ = [
+    "LOCK_NAME",
+    "Loaded",
+    "load_folder",
+    "make_mark",
+    "release_folder",
+]
+
+log = logging.getLogger("trialogue.store")
+
+LOCK_NAME: Final = "lock"
+
+
+@attrs.frozen(kw_only=True)
+class Loaded:
+    """A folder that is ours, with nothing in its commit log.
+
+    Attributes:
+        lock: The handle that holds it.
+        epoch: How often it was taken.
+        replayed: Entries that only the commit log had.
+        torn: Tails that were cut back.
+        lost: Records of the commit log that had been durable, and are damaged.
+    """
+
+    files: Files
+    lock: int
+    epoch: int
+    commit_log: CommitLog
+    index_file: IndexFile
+    index: Index
+    names: Names
+    damaged: dict[str, Fault]
+    replayed: int
+    torn: int
+    lost: int
+
+
+def load_folder(files: Files, *, steal: bool) -> Loaded:
+    """Take a folder and read what it holds.
+
+    Raises:
+        StoreInUseError: Another process has it; says which.
+    """
+    try:
+        lock, before = files.lock(LOCK_NAME, steal=steal)
+    except LockedError as exc:
+        holder = _describe(exc.holder)
+        raise StoreInUseError(
+            f"{files.folder} is in use by {holder}: one process at a time may have a folder", holder
+        ) from None
+    try:
+        return _load(files, lock, before)
+    except BaseException:
+        files.close(lock)
+        raise
+
+
+def _load(files: Files, lock: int, before: bytes) -> Loaded:
+    if not files.is_private():
+        log.warning("others may look into the store's folder", extra={"folder": files.folder})
+    names = files.list_names()
+    replay = read_commit_logs(files, names)
+    epoch = max(_epoch_of(before), replay.last_epoch) + 1
+    _write_holder(files, lock, {"epoch": epoch})
+    found = list_sessions(names)
+    index_file = IndexFile(files)
+    index = index_file.load()
+    rows, problem = index.rows, index.problem
+    mark = _read_holder(before).get("closed")
+    if problem is None and not replay.names and mark is not None and mark != index.mark:
+        problem = "not the one that was left here"
+    elif problem == TORN and replay.names:
+        # What was cut short had not been all that speaks of it: the commit log does too.
+        problem = None
+    if problem is not None:
+        rows = {}
+        if found.heads:
+            log.warning("the index is rebuilt", extra={"reason": problem})
+    changed: dict[str, Row | None] = {}
+    work = Replayer(
+        files,
+        found,
+        rows,
+        changed,
+        is_incomplete=replay.is_incomplete,
+        has_holes=bool(replay.holes),
+    )
+    operations = _by_session(replay.operations)
+    lost = _find_lost(replay.holes)
+    for session_id in operations.keys() | lost.keys():
+        work.replay(session_id, operations.get(session_id, ()), lost.get(session_id, 0))
+    for session_id in index.unproven - operations.keys():
+        if session_id in rows and session_id not in work.damaged:
+            work.prove(session_id)
+    # The index may be older than the files, or name some that were taken away by hand.
+    present = found.heads | found.older.keys()
+    for session_id in rows.keys() - present:
+        changed[session_id] = None
+        del rows[session_id]
+    for session_id in present - rows.keys():
+        row = fold_row(files, session_id, found.older.get(session_id, ()))
+        if row is not None:
+            changed[session_id] = rows[session_id] = row
+    _settle(files, index_file, index, rows, changed, replay, names_changed=work.names_changed)
+    commit_log = CommitLog(files, epoch=epoch, number=1, next_lsn=replay.next_lsn)
+    return Loaded(
+        files=files,
+        lock=lock,
+        epoch=epoch,
+        commit_log=commit_log,
+        index_file=index_file,
+        index=Index(rows),
+        names=found,
+        damaged=work.damaged,
+        replayed=work.replayed,
+        torn=work.torn,
+        lost=sum(hole.records for hole in replay.holes),
+    )
+
+
+def _by_session(operations: Sequence[Operation]) -> dict[str, list[Operation]]:
+    found: dict[str, list[Operation]] = {}
+    for operation in operations:
+        found.setdefault(operation.session_id, []).append(operation)
+    return found
+
+
+def _find_lost(holes: Sequence[Hole]) -> dict[str, float]:
+    """Give the sessions that damaged records name, and the last seq that each had there."""
+    lost: dict[str, float] = {}
+    for hole in holes:
+        for session_id, seq in hole.named.items():
+            lost[session_id] = max(seq, lost.get(session_id, 0))
+    return lost
+
+
+def _settle(
+    files: Files,
+    index_file: IndexFile,
+    index: LoadedIndex,
+    rows: dict[str, Row],
+    changed: dict[str, Row | None],
+    replay: Replay,
+    *,
+    names_changed: bool,
+) -> None:
+    """Drop the old commit logs: all that they said is durable."""
+    if names_changed:
+        files.sync_folder()
+    if index_file.wants_rewrite(len(changed), len(rows)):
+        index_file.rewrite(list(rows.values()), sync=True)
+    else:
+        index_file.append(changed, sync=True)
+    if index.unproven or changed:
+        index_file.mark_synced()
+    for problem in replay.problems:
+        log.error("the commit log is damaged", extra={"problem": problem})
+    for name in replay.names:
+        if replay.problems:
+            files.rename(name, f"{name}.damaged-{make_stamp()}")
+        else:
+            files.remove(name)
+    if replay.names:
+        files.sync_folder()
+
+
+# -- the lock --------------------------------------------------------------------------------------
+
+
+def release_folder(files: Files, lock: int, mark: str | None) -> None:
+    """Let go of a folder.
+
+    Args:
+        files: The folder.
+        lock: The handle that holds it.
+        mark: With what the index was closed; None if it was not.
+    """
+    try:
+        if mark is not None and files.is_lock(LOCK_NAME, lock):
+            before = files.read(lock, 0, 4096)
+            _write_holder(files, lock, {"epoch": _epoch_of(before), "closed": mark})
+    finally:
+        files.close(lock)
+        files.close_folder()
+
+
+def make_mark() -> str:
+    """Make what tells one closing from another."""
+    return os.urandom(8).hex()
+
+
+def _write_holder(files: Files, lock: int, more: Mapping[str, object]) -> None:
+    holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": utc_now(), **more}
+    data = codec.encode_json(holder) + b"\n"
+    files.write(lock, data, 0)
+    files.truncate(lock, len(data))
+    files.sync(lock)
+
+
+def _read_holder(data: bytes) -> Mapping[str, Any]:
+    try:
+        return as_object(codec.decode_json(data)) or {}
+    except codec.JsonError:
+        return {}
+
+
+def _epoch_of(data: bytes) -> int:
+    epoch = _read_holder(data).get("epoch")
+    return epoch if isinstance(epoch, int) else 0
+
+
+def _describe(data: bytes) -> str:
+    holder = _read_holder(data)
+    if not holder:
+        return "another process"
+    return f"process {holder.get('pid')} on {holder.get('host')} since {holder.get('since')}"
