@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..core._line import DamagedLineError, decode_line
 from ..core.codec import decode_json, structure
-from ..core.errors import InvalidRequestError, SessionNotFoundError, StoreError
+from ..core.errors import DamagedError, InvalidRequestError, SessionNotFoundError, StoreError
 from ..core.log import Entry, Note, Recollection, Summary, SummaryPage
 from ..core.models import Session, SessionStatus
 from ._sqlite_schema import PLACES
@@ -41,10 +41,10 @@ def read(database: Database, session_id: str, after: int, limit: int) -> list[En
     for seq, (line,) in enumerate(rows, after + 1):
         entry = _decode(line, session_id)
         if not isinstance(entry, Entry) or entry.seq != seq:
-            raise StoreError(f"the log of {session_id} is damaged at {seq}")
+            raise DamagedError(f"the log of {session_id} is damaged at {seq}")
         entries.append(entry)
     if len(entries) < min(limit, last - after):
-        raise StoreError(f"the log of {session_id} is damaged at {after + 1 + len(entries)}")
+        raise DamagedError(f"the log of {session_id} is damaged at {after + 1 + len(entries)}")
     return entries
 
 
@@ -58,7 +58,7 @@ def recall(database: Database, session_id: str) -> Recollection:
     for (line,) in rows:
         note = _decode(line, session_id)
         if not isinstance(note, Note):
-            raise StoreError(f"the notes of {session_id} are damaged")
+            raise DamagedError(f"the notes of {session_id} are damaged")
         if note.type == "snapshot":
             snapshot, partials = note, []
         else:
@@ -149,11 +149,11 @@ def _find(database: Database, session_id: str) -> tuple[int, int]:
 def _decode(line: object, session_id: str) -> Entry | Note:
     if not isinstance(line, bytes):
         # SQLite checks types when it writes, and not what a damaged page makes of them.
-        raise StoreError(f"the log of {session_id} is damaged: a line is {type(line).__name__}")
+        raise DamagedError(f"the log of {session_id} is damaged: a line is {type(line).__name__}")
     try:
         return decode_line(line, session_id)
     except DamagedLineError as exc:
-        raise StoreError(f"the log of {session_id} is damaged: {exc}") from exc
+        raise DamagedError(f"the log of {session_id} is damaged: {exc}") from exc
 
 
 def _make_summary(row: tuple[Any, ...]) -> Summary:

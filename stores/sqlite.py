@@ -5,17 +5,18 @@ The path follows the store's name: ``sqlite:FILE``. It needs the extra ``trialog
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Collection, Generator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import trio
 
 from ..core._clock import utc_before
 from ..core.abc import SessionLog, SessionStore
-from ..core.errors import SettingsError, StoreError
+from ..core.errors import DamagedError, SettingsError, StoreError
 from ..core.log import Entry, Note, Recollection, Summary, SummaryPage
 from ..core.models import SessionStatus
 from . import _sqlite_queries as queries
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from ._sqlite_database import Database
 
 __all__ = ["SqliteStore", "open_sqlite_store"]
+
+log = logging.getLogger("trialogue.stores.sqlite")
 
 T = TypeVar("T")
 
@@ -48,6 +51,7 @@ class _SqliteLog(SessionLog):
 
     async def append(self, batch: Sequence[Entry], summary: Summary) -> None:
         store = self._store
+        store.check_whole(self._id)
         is_new = self._number is None
         job = Append(store.holder, self._id, self._number, self.term, batch, summary)
         self._number, self.term = await store.committer.do(job)
@@ -76,20 +80,48 @@ class SqliteStore(SessionStore):
         self._readers = deque(readers)
         self._reading = trio.CapacityLimiter(len(readers))
         self._is_closed = False
+        #: The sessions that were found to be damaged since it was opened, and where.
+        self._damaged: dict[str, str] = {}
 
     def create(self, session_id: str) -> SessionLog:
         return _SqliteLog(self, session_id, number=None, term=1)
 
     async def open(self, session_id: str) -> SessionLog:
+        self.check_whole(session_id)
         number, term = await self.committer.do(Open(self.holder, session_id))
         self.observers.tell(lambda observer: observer.loaded(session_id))
         return _SqliteLog(self, session_id, number=number, term=term)
 
     async def read(self, session_id: str, after: int, limit: int) -> Sequence[Entry]:
-        return await self._ask(lambda db: queries.read(db, session_id, after, limit))
+        with self._watched(session_id):
+            return await self._ask(lambda db: queries.read(db, session_id, after, limit))
 
     async def recall(self, session_id: str) -> Recollection:
-        return await self._ask(lambda db: queries.recall(db, session_id))
+        with self._watched(session_id):
+            return await self._ask(lambda db: queries.recall(db, session_id))
+
+    @contextmanager
+    def _watched(self, session_id: str) -> Generator[None]:
+        """Let nobody write to a session that is found to be damaged."""
+        try:
+            yield
+        except DamagedError as exc:
+            if session_id not in self._damaged:
+                self._damaged[session_id] = str(exc)
+                log.error(
+                    "a session is damaged", extra={"session_id": session_id, "fault": str(exc)}
+                )
+            raise
+
+    def check_whole(self, session_id: str) -> None:
+        """Check that nothing of a session was found to be damaged.
+
+        Raises:
+            DamagedError: Something was; names it.
+        """
+        fault = self._damaged.get(session_id)
+        if fault is not None:
+            raise DamagedError(f"{session_id} is read-only: {fault}")
 
     async def find_created(self, owner: str | None, key: str) -> str | None:
         return await self._ask(lambda db: queries.find_created(db, owner, key))
@@ -119,6 +151,7 @@ class SqliteStore(SessionStore):
     async def delete(self, session_id: str) -> bool:
         existed: bool = await self.committer.do(Delete(session_id))
         if existed:
+            self._damaged.pop(session_id, None)
             self.observers.tell_pruned([session_id])
         return existed
 
@@ -142,13 +175,23 @@ class SqliteStore(SessionStore):
             )
             some: list[str] = await self.committer.do(job)
             gone += some
+            for session_id in some:
+                self._damaged.pop(session_id, None)
             if some:
                 self.observers.tell_pruned(some)
             if len(some) < PRUNED_AT_ONCE:
                 return gone
 
     def statistics(self) -> Mapping[str, Any]:
-        return {"storeCommits": self.committer.commits, "storeWrites": self.committer.jobs}
+        """Say what was done since it was opened, and how many sessions are damaged.
+
+        ``damaged`` counts those that are read-only since it was seen, when they were read.
+        """
+        return {
+            "storeCommits": self.committer.commits,
+            "storeWrites": self.committer.jobs,
+            "damaged": len(self._damaged),
+        }
 
     async def _ask(self, query: Callable[[Database], T]) -> T:
         """Run a query on one of the connections that read."""

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import trio
 
-from trialogue.core.errors import SettingsError, StoreError
+from trialogue.core.errors import DamagedError, SettingsError, StoreError
 from trialogue.stores import _sqlite_schema as schema
 from trialogue.stores._sqlite_database import Database, DatabaseLostError
 from trialogue.stores.sqlite import SqliteStore, open_sqlite_store
-from trialogue.testing.store_kit import SessionWriter, read_all
+from trialogue.testing.store_kit import SessionWriter, make_entry, make_summary, read_all
 
 #: A database as version 1 of the schema left it, with one session of two entries and a note.
 VERSION_1 = """
@@ -200,6 +200,34 @@ async def test_damaged_line_is_never_returned(path: str) -> None:
         with pytest.raises(StoreError, match="damaged"):
             await store.read("ses_1", 0, 5)
         assert len(await store.read("ses_2", 0, 5)) == 5
+
+
+async def test_damaged_session_is_counted_and_takes_no_more(
+    path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As of JSON Lines; until it is deleted."""
+    async with _opened(path) as store:
+        await SessionWriter(store, "ses_1").append(5, text="abcdef")
+    _by_hand(
+        path,
+        "UPDATE entries SET line = CAST(replace(line, 'abcdef', 'abcdeg') AS BLOB)"
+        f" WHERE place = {schema.PLACES} + 3",
+    )
+    async with _opened(path) as store:
+        log = await store.open("ses_1")
+        assert store.statistics()["damaged"] == 0
+        for _ in range(2):
+            with pytest.raises(DamagedError):
+                await store.read("ses_1", 0, 5)
+        assert store.statistics()["damaged"] == 1
+        assert [record.levelname for record in caplog.records] == ["ERROR"]
+        entry = make_entry("ses_1", 6, term=log.term)
+        with pytest.raises(DamagedError):
+            await log.append([entry], make_summary("ses_1", entry.position))
+        with pytest.raises(DamagedError):
+            await store.open("ses_1")
+        await store.delete("ses_1")
+        assert store.statistics()["damaged"] == 0
 
 
 async def test_line_of_another_place_is_never_returned(path: str) -> None:
