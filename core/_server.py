@@ -120,7 +120,8 @@ class Server(Acceptor):
     def link(self, connection: Connection) -> Link:
         link = ServerLink(self, connection)
         self.links.add(link)
-        log.debug("connected", extra={"peer": str(link)})
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("connected", extra={"peer": str(link)})
         return link
 
     # -- for links ---------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import binascii
 import hashlib
 import re
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 from typing import Final, NoReturn
 from urllib.parse import urlsplit
 
@@ -33,8 +34,10 @@ MAX_HEAD_BYTES: Final = 16 * 1024
 #: Where we answer.
 PATHS: Final = frozenset({"/", "/v1/ws"})
 
-_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+#: Begins with a fixed byte, which the search skips to.
+_HEAD_END: Final = re.compile(rb"\n\r?\n")
+_HEADER: Final = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)\r*")
+_REQUEST: Final = re.compile(r"([A-Z]+) (/\S*) HTTP/1\.1")
 _LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _REASONS: Final = {
     400: "Bad Request",
@@ -101,7 +104,7 @@ def find_head_end(data: bytes) -> int:
     """
     if not b"A" <= data[:1] <= b"Z":
         return len(data) or -1
-    found = re.search(rb"\r?\n\r?\n", data)
+    found = _HEAD_END.search(data)
     return found.end() if found else -1
 
 
@@ -114,11 +117,10 @@ def parse_head(data: bytes) -> Head:
     start, *lines = data.decode("latin-1").rstrip("\r\n").split("\n")
     headers: dict[str, list[str]] = {}
     for line in lines:
-        name, colon, value = line.rstrip("\r").partition(":")
-        value = value.strip(" \t")
-        if not colon or not _TOKEN.fullmatch(name) or not _VALUE.fullmatch(value):
+        header = _HEADER.fullmatch(line)
+        if header is None:
             raise ValueError(f"not a header: {line[:40]!a}")
-        headers.setdefault(name.lower(), []).append(value)
+        headers.setdefault(header[1].lower(), []).append(header[2].rstrip(" \t"))
     return Head(start.rstrip("\r"), headers)
 
 
@@ -169,6 +171,7 @@ class Policy:
         return "*" in allowed or wanted in allowed or wanted.removesuffix(port) == own
 
 
+@lru_cache(maxsize=64)  # All who reach us by one name send the same.
 def _host_name(host: str) -> str | None:
     """Take the port off a Host header, and the brackets off an IPv6 address."""
     try:
@@ -206,7 +209,7 @@ def check_upgrade(data: bytes, policy: Policy, local_address: str) -> Upgrade:
         traceparent = head.get("traceparent")
     except ValueError as exc:
         raise RefusalError(400, str(exc)) from exc
-    start = re.fullmatch(r"([A-Z]+) (/\S*) HTTP/1\.1", head.start)
+    start = _REQUEST.fullmatch(head.start)
     if start is None:
         raise RefusalError(400, "Not an HTTP/1.1 request")
     if host is None:

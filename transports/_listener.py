@@ -114,25 +114,27 @@ class SocketListener(Listener):
                 poller.retire()
 
     async def _accept(self, accept: Acceptor, spawn: Spawn, poller: Poller | None) -> NoReturn:
-        batch = 0
         while True:
+            trouble: OSError | None = None
+            # What is posted in one go is sent at its end: the flusher's task need not wake.
+            accept.flusher.hold()
             try:
-                sock, address = self.sock.accept()
-            except BlockingIOError:
-                await trio.lowlevel.wait_readable(self.sock)
-                batch = 0
-                continue
+                for _ in range(ACCEPT_BATCH):
+                    sock, address = self.sock.accept()
+                    if poller is None:
+                        spawn(self._serve_socket, sock, address, accept, spawn)
+                    else:
+                        self._poll_socket(sock, address, accept, spawn, poller)
             except OSError as exc:
-                await self._recover(exc)
-                continue
-            if poller is None:
-                spawn(self._serve_socket, sock, address, accept, spawn)
-            else:
-                self._poll_socket(sock, address, accept, spawn, poller)
-            batch += 1
-            if batch == ACCEPT_BATCH:
+                trouble = exc
+            finally:
+                accept.flusher.flush()
+            if trouble is None:
                 await trio.lowlevel.checkpoint()
-                batch = 0
+            elif isinstance(trouble, BlockingIOError):
+                await trio.lowlevel.wait_readable(self.sock)
+            else:
+                await self._recover(trouble)
 
     async def _recover(self, exc: OSError) -> None:
         """Go on accepting after whatever went wrong, unless the socket is closed."""

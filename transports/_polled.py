@@ -56,28 +56,33 @@ class PolledHandshake(Polled):
         self._wire = wire
 
     def start(self) -> None:
-        """Read from now on.
+        """Read what is there already, and from now on.
 
         Raises:
             OSError: See `Poller.add`.
         """
         self._poller.add(self)
-        self._poller.expect(self)
+        if not self._advance():
+            self._poller.expect(self)
 
     def read(self) -> None:
         """Go on, as far as what has come allows."""
-        is_well = False
+        if self._advance():
+            self._poller.release(self)
+
+    def _advance(self) -> bool:
+        """Go as far as what has come allows. Returns False if there is more to come."""
         with self._boundary():
             try:
                 self._wire.try_handshake()
                 self._go_further()
-                self._poller.release(self)
             except BlockingIOError:
-                pass  # There is more to come.
-            is_well = True
-        if not is_well:
-            self._poller.remove(self)
-            self.abandon()
+                return False
+            return True
+        # The boundary kept what went wrong.
+        self._poller.remove(self)
+        self.abandon()
+        return True
 
     def go_on(self) -> None:
         """Nothing is ever left over here."""

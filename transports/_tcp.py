@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import ssl
+import sys
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -88,6 +89,8 @@ async def bind_tcp(address: TcpAddress) -> tuple[socket.socket, TcpAddress]:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Inherited by every connection.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        # Too, on Linux: see `TcpListener._set_options`.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(target)
@@ -157,7 +160,8 @@ class TcpListener(SocketListener):
 
     def _set_options(self, sock: socket.socket) -> None:
         # What is written is whole: a flush is one send.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if sys.platform != "linux":
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def _describe(self, sock: socket.socket, address: Any) -> str:
         return join_host(address[0], address[1])
