@@ -70,7 +70,7 @@ faults SCALE="25" SEED=`date +%s`:
 conformance *ARGS:
     {{ python }} -m pytest tests/conformance {{ ARGS }}
 
-# Measure a server, e.g. `just bench ws://127.0.0.1:8765`.
+# Put a server under load, e.g. `just bench ws://127.0.0.1:8765`.
 bench *ARGS:
     {{ python }} -m trialogue bench {{ ARGS }}
 
@@ -80,6 +80,7 @@ compare *ARGS:
 
 # See that everything that measures still does: half a minute, and no figure to keep.
 bench-smoke:
+    {{ python }} -m trialogue bench --scenario mixed --sessions 20 --rate 20 --duration 3s --processes 2
     {{ python }} -m trialogue.benchmarks compare --quick --rows 1a,4b,11a --peers websockets,sse
     {{ python }} -m trialogue.benchmarks micro --quick
     {{ python }} -m trialogue.benchmarks storage --quick

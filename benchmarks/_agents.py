@@ -29,7 +29,8 @@ async def agent(turn: Turn) -> None:
 
     ``yield N``: N tokens, with a checkpoint after each. ``burst N``: the same in one step.
     ``emit N``: N durable events, with a checkpoint after each. ``emitBurst N``: a checkpoint after
-    a hundred. ``beat MS N``: N durable events, one every MS milliseconds, that say when.
+    a hundred. ``speak MS N``: N tokens, one every MS milliseconds, as a model gives them.
+    ``beat MS N``: N durable events, one every MS milliseconds, that say when.
     ``flood N SIZE``: N durable events of SIZE bytes, one a millisecond.
     ``endless MS``: a token every MS milliseconds until it is cancelled, 0 for a checkpoint.
     ``tasks``: how many tasks there are.
@@ -41,6 +42,12 @@ async def agent(turn: Turn) -> None:
                 await trio.lowlevel.checkpoint()
         case ["burst", count]:
             for _ in range(int(count)):
+                await turn.write(TOKEN)
+        case ["speak", milliseconds, count]:
+            next_at = trio.current_time()
+            for _ in range(int(count)):
+                next_at += int(milliseconds) / 1000
+                await trio.sleep_until(next_at)
                 await turn.write(TOKEN)
         case ["emit", count]:
             for number in range(int(count)):

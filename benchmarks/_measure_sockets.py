@@ -18,14 +18,28 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-__all__ = ["EVENT", "KIND", "RESPONSE", "Client", "Load", "make_request", "send"]
+import msgspec
+
+__all__ = [
+    "EVENT",
+    "KIND",
+    "PING",
+    "RESPONSE",
+    "Client",
+    "Load",
+    "cut_websocket",
+    "make_request",
+    "make_upgrade",
+    "mask",
+    "send",
+]
 
 #: How a frame begins on the wire: the byte after it tells response, event and ping apart.
 _HEAD: Final = b'{"version":"1.0","type":"'
 KIND: Final = len(_HEAD)
 RESPONSE: Final = ord("r")
 EVENT: Final = ord("e")
-_PING: Final = ord("p")
+PING: Final = ord("p")
 
 #: Connections that are opened, before those that are open get their pings answered.
 _REST_EVERY: Final = 200
@@ -40,11 +54,15 @@ _PATIENCE: Final = struct.pack("ll", round(_PATIENCE_SECONDS), 0)
 _MASK: Final = b"\x37\xfa\x21\x3d"
 
 
-def make_request(request_id: int | str, method: str, params: dict[str, Any]) -> bytes:
-    """Write a request's frame."""
+def make_request(
+    request_id: int | str, method: str, params: dict[str, Any], key: str | None = None
+) -> bytes:
+    """Write a request's frame. ``key``: of its idempotency."""
     payload = {"id": request_id, "method": method, "params": params}
+    if key is not None:
+        payload["idempotencyKey"] = key
     envelope = {"version": "1.0", "type": "request", "payload": payload}
-    return json.dumps(envelope, separators=(",", ":")).encode()
+    return msgspec.json.encode(envelope)
 
 
 class Client:
@@ -75,13 +93,7 @@ class Client:
             self._upgrade(parts.netloc, parts.path or "/", parts.query)
 
     def _upgrade(self, host: str, path: str, query: str) -> None:
-        key = base64.b64encode(os.urandom(16)).decode()
-        target = f"{path}?{query}" if query else path
-        self.sock.sendall(
-            f"GET {target} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\n"
-            f"Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\n"
-            f"Sec-WebSocket-Version: 13\r\n\r\n".encode()
-        )
+        self.sock.sendall(make_upgrade(host, f"{path}?{query}" if query else path))
         head = b""
         while b"\r\n\r\n" not in head:
             some = self.sock.recv(65536)
@@ -94,7 +106,7 @@ class Client:
         if self._scheme == "socketio":
             # Engine.IO's greeting, then join the namespace.
             self._wait_raw(b"0")
-            self.sock.sendall(_mask(b"40"))
+            self.sock.sendall(mask(b"40"))
             self._wait_raw(b"40")
 
     def _wait_raw(self, start: bytes) -> None:
@@ -116,7 +128,7 @@ class Client:
             )
         if self._scheme == "socketio":
             payload = b'42["m",' + payload + b"]"
-        return _mask(payload)
+        return mask(payload)
 
     # -- one at a time, for setting up -------------------------------------------------------
 
@@ -168,39 +180,21 @@ class Client:
         if self._scheme == "socketio":
             payloads = self._unwrap(payloads)
         for payload in payloads:
-            if payload[KIND] == _PING:
+            if payload[KIND] == PING:
                 return self._answer_pings(payloads)
         return payloads
 
     def _cut_websocket(self) -> list[bytes]:
-        data = self._buffer
-        end = len(data)
-        at = 0
-        payloads: list[bytes] = []
-        while end - at >= 2:
-            length = data[at + 1]
-            start = at + 2
-            if length == 126:
-                start = at + 4
-                length = int.from_bytes(data[at + 2 : start])
-            elif length == 127:
-                start = at + 10
-                length = int.from_bytes(data[at + 2 : start])
-            if start > end or start + length > end:
-                break
-            stop = start + length
-            opcode = data[at]
-            at = stop
-            if opcode == 0x81:
-                payloads.append(data[start:stop])
-            elif opcode == 0x89:
-                self.sock.sendall(_mask(data[start:stop], 0x8A))
-            elif opcode == 0x88:
-                raise ConnectionError(f"the server closed: {data[start:stop]!r}")
-            else:
-                raise ConnectionError(f"a WebSocket frame that is not expected: {opcode:#x}")
-        self._buffer = data[at:]
+        payloads, self._buffer = cut_websocket(self._buffer, self._on_control)
         return payloads
+
+    def _on_control(self, opcode: int, payload: bytes) -> None:
+        if opcode == 0x89:
+            self.sock.sendall(mask(payload, 0x8A))
+        elif opcode == 0x88:
+            raise ConnectionError(f"the server closed: {payload!r}")
+        else:
+            raise ConnectionError(f"a WebSocket frame that is not expected: {opcode:#x}")
 
     def _cut_chunks(self) -> list[bytes]:
         """Cut HTTP responses in chunks of whole Server-Sent Events."""
@@ -228,7 +222,7 @@ class Client:
         unwrapped: list[bytes] = []
         for payload in payloads:
             if payload == b"2":
-                self.sock.sendall(_mask(b"3"))
+                self.sock.sendall(mask(b"3"))
             else:
                 unwrapped.append(payload[7:-1])
         return unwrapped
@@ -236,7 +230,7 @@ class Client:
     def _answer_pings(self, payloads: list[bytes]) -> list[bytes]:
         others: list[bytes] = []
         for payload in payloads:
-            if payload[KIND] == _PING:
+            if payload[KIND] == PING:
                 pong = payload.replace(b'"ping"', b'"pong"', 1)
                 self.sock.sendall(self.frame(pong))
             else:
@@ -248,12 +242,58 @@ class Client:
         self.sock.close()
 
 
-def _mask(payload: bytes, opcode: int = 0x81) -> bytes:
+def make_upgrade(host: str, target: str) -> bytes:
+    """Write the request that opens a WebSocket."""
+    key = base64.b64encode(os.urandom(16)).decode()
+    return (
+        f"GET {target} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\n"
+        f"Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\n"
+        f"Sec-WebSocket-Version: 13\r\n\r\n".encode()
+    )
+
+
+def cut_websocket(
+    data: bytes, on_control: Callable[[int, bytes], None]
+) -> tuple[list[bytes], bytes]:
+    """Cut whole text frames off what was received, and give the rest too.
+
+    Args:
+        data: As a server sends it: not masked.
+        on_control: Gets the first byte and the payload of every other frame.
+    """
+    end = len(data)
+    at = 0
+    payloads: list[bytes] = []
+    while end - at >= 2:
+        length = data[at + 1]
+        start = at + 2
+        if length == 126:
+            start = at + 4
+            length = int.from_bytes(data[at + 2 : start])
+        elif length == 127:
+            start = at + 10
+            length = int.from_bytes(data[at + 2 : start])
+        if start > end or start + length > end:
+            break
+        stop = start + length
+        opcode = data[at]
+        at = stop
+        if opcode == 0x81:
+            payloads.append(data[start:stop])
+        else:
+            on_control(opcode, data[start:stop])
+    return payloads, data[at:]
+
+
+def mask(payload: bytes, opcode: int = 0x81) -> bytes:
+    """Write a WebSocket frame as a client sends it."""
     size = len(payload)
     if size < 126:
         head = bytes((opcode, 0x80 | size))
-    else:
+    elif size < 65536:
         head = bytes((opcode, 0x80 | 126)) + size.to_bytes(2)
+    else:
+        head = bytes((opcode, 0x80 | 127)) + size.to_bytes(8)
     key = (_MASK * (size // 4 + 1))[:size]
     masked = int.from_bytes(payload) ^ int.from_bytes(key)
     return head + _MASK + masked.to_bytes(size)

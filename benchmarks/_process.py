@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import resource
 import select
 import subprocess
 import sys
@@ -25,6 +26,7 @@ __all__ = [
     "open_server",
     "pin_apart",
     "proportional_bytes",
+    "raise_file_limit",
     "resident_bytes",
     "write_result",
 ]
@@ -93,6 +95,12 @@ def pin_apart() -> int | None:
     return first
 
 
+def raise_file_limit() -> None:
+    """Let this process, and those it starts, have as many sockets as the system allows."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 class MeasuredProcess:
     """A process of `open_process`.
 
@@ -151,6 +159,8 @@ def open_process(
             bufsize=0,
             env={**os.environ, **(environ or {})},
             cwd=cwd,
+            # Ctrl-C is for who measures, who then ends it.
+            process_group=0,
         )
         with process:
             measured = MeasuredProcess(process)

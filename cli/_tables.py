@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["print_table", "render_table", "write_age"]
+__all__ = ["open_status", "print_table", "render_table", "write_age"]
 
 #: Of a column that gives way, in cells.
 _MIN_WIDTH: Final = 14
@@ -48,6 +49,20 @@ def render_table(
     )
     console.print(_make_table(columns, rows, rank, width))
     return file.getvalue().rstrip("\n")
+
+
+@contextmanager
+def open_status() -> Generator[Callable[[str], None]]:
+    """Show a line on standard error that changes, if that is a terminal; gives what changes it."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        yield lambda _: None
+        return
+    with console.status("") as status:
+        yield lambda text: status.update(Text(text))
 
 
 def _make_table(

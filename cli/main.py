@@ -25,6 +25,10 @@ COMMANDS: Final = {
         "List, show, close, export and import sessions.",
     ),
     "store": ("trialogue.cli.store:store", "Copy and check whole stores."),
+    "bench": (
+        "trialogue.cli.bench:bench",
+        "Put a server under load: latencies, and whether anything is lost.",
+    ),
     "version": ("trialogue.cli.version:version", "Print the version, and that of what it runs on."),
 }
 _SUMMARY: Final = "Durable, cancellable, resumable conversations with agents."
