@@ -17,15 +17,8 @@ import trio
 from ..benchmarks._load_settings import SCENARIOS, SCHEMES, LoadSettings, ScenarioName
 from ..core.errors import SettingsError
 from ._client_command import TOKEN_VARIABLE
-from ._command import (
-    EXIT_FAILED,
-    EXIT_OK,
-    EXIT_UNREACHABLE,
-    EXIT_USAGE,
-    CommandError,
-    Environ,
-    option,
-)
+from ._command import Environ, option
+from ._exits import EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, EXIT_USAGE, CommandError
 from ._tables import open_status, print_table
 from ._values import parse_rate, parse_seconds
 
