@@ -30,6 +30,7 @@ from trialogue.core.log import Entry, Summary
 from trialogue.core.models import Session, SessionConfig
 from trialogue.core.plugins import STORES, load_object, load_plugin
 
+from . import _storage_many
 from ._measure import quantile, spread
 from ._process import describe_machine, write_result
 
@@ -58,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what may be asked for."""
     parser.add_argument("--dir", type=Path, help="where to write: the disk that is measured")
     parser.add_argument("--only", default="", metavar="TEXT", help="stores whose name has this")
+    parser.add_argument("--many", type=int, metavar="N", help="a start with N sessions, instead")
     parser.add_argument("--quick", action="store_true", help="short rounds, one of them")
     parser.add_argument("--out", type=Path, help="where the results go [benchmarks/results/]")
 
@@ -115,6 +117,11 @@ def run(arguments: argparse.Namespace) -> int:
     kinds = [kind for kind in _KINDS if arguments.only in kind.name]
     with tempfile.TemporaryDirectory(dir=arguments.dir) as folder:
         results: dict[str, Any] = {"filesystem": _filesystem(folder)}
+        if arguments.many:
+            results["many"] = _storage_many.measure(folder, arguments.many)
+            if arguments.out is not None:
+                write_result(arguments.out, "storage", describe_machine(), results)
+            return 0
         appends = _Appends(folder, kinds, rounds, _SECONDS * shorter)
         results["appends"] = appends.measure()
         probe = _Probe(folder, kinds, rounds, _PROBE_SECONDS * shorter)
