@@ -75,6 +75,7 @@ class StreamConnection(Outbox, Connection):
         """Tell the core that it is over. Idempotent."""
         link, self._link = self._link, None
         if link is not None:
+            link.on_ready = None  # or the two would be a circle, for the garbage collector
             link.close()
 
     def close_soon(self, reason: CloseReason) -> None:

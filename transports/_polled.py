@@ -78,6 +78,7 @@ class PolledHandshake(Polled):
                 self._go_further()
             except BlockingIOError:
                 return False
+            del self._go_further  # or each connection would leave a circle of objects
             return True
         # The boundary kept what went wrong.
         self._poller.remove(self)

@@ -57,13 +57,15 @@ class PolledUpgrade(PolledHandshake):
             if not data:
                 raise trio.BrokenResourceError("the peer hung up in the middle of the handshake")
             self._data += data
-        self._take_head(self._data[:end], self._data[end:])
+        take_head = self._take_head
+        del self._take_head  # which knows this
+        take_head(self._data[:end], self._data[end:])
 
 
 class PolledWebSocket(PolledConnection):
     """Text messages. See `drive_websocket`, which does the same in a task."""
 
-    __slots__ = ("_budget", "_deliver", "_events", "_is_refused", "_library", "_parts", "_scanner")
+    __slots__ = ("_budget", "_events", "_is_refused", "_library", "_parts", "_scanner")
 
     connection: ServerConnection
 
@@ -77,7 +79,6 @@ class PolledWebSocket(PolledConnection):
     ) -> None:
         super().__init__(poller, wire, connection, accept, spawn)
         self._scanner = FrameScanner(masked=True)
-        self._deliver = self._feed_plain  # made once, not for each read
         self._budget = 0
         self._is_refused = False  # by the link, while a read is being scanned
         #: Made for anything unusual.
@@ -89,7 +90,7 @@ class PolledWebSocket(PolledConnection):
 
     def _feed(self, data: bytes) -> None:
         self._budget = FRAMES_PER_CHECKPOINT
-        other = self._scanner.scan(data, self.link.max_frame_bytes, self._deliver)
+        other = self._scanner.scan(data, self.link.max_frame_bytes, self._feed_plain)
         if other and not self.connection.closed:
             if self._library is None:
                 self._library = Connection(ConnectionType.SERVER)

@@ -474,6 +474,25 @@ async def test_turn_without_a_word_is_logged(
             assert caplog.text.count("is an await missing before turn.write?") == warned
 
 
+async def test_turns_leave_nothing_for_the_garbage_collector(loopback: Connect) -> None:
+    """Our choice: `trialogue serve` collects rarely, which must cost no memory."""
+    async with loopback(echo) as peer:
+        sid = (await peer.call("session.create"))["id"]
+
+        async def take_turns(count: int) -> None:
+            for _ in range(count):
+                await peer.call("message.send", sessionId=sid, content="hi", wait=True)
+
+        await take_turns(2)
+        gc.collect()
+        gc.disable()
+        try:
+            await take_turns(10)
+            assert gc.collect() < 10
+        finally:
+            gc.enable()
+
+
 async def test_wrong_use_of_a_turn_is_named(loopback: Connect) -> None:
     """Our choice: a TypeError that says what was expected, and the log is as it was."""
     puppet = Puppet()

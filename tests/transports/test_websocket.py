@@ -1,7 +1,9 @@
 """WebSockets over real sockets: closing, refusing, ordering, and what a bad peer cannot do."""
 
+import gc
 import json
 import struct
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import attrs
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from tests.transports.conftest import (
     Certificates,
@@ -23,7 +26,9 @@ from trialogue.core.methods import Credential
 from trialogue.core.settings import Settings
 from trialogue.transports._connection import StreamConnection
 from trialogue.transports._handshake import accept_token, parse_head
+from trialogue.transports._polled import PolledHandshake
 from trialogue.transports._wsframes import apply_mask, make_frame
+from trialogue.transports._wspolled import PolledWebSocket
 from trialogue.transports.websocket import transport
 
 MASK = b"\x01\x02\x03\x04"
@@ -446,6 +451,24 @@ async def test_peer_that_hangs_up_in_the_handshake_is_forgotten(open_ws: Open) -
         await stream.send_all(b"GET / HT")
         await trio.aclose_forcefully(stream)
         await server.acceptor.wait_empty()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the poller is Linux's")
+async def test_polled_connections_leave_no_circles(serve: Serve) -> None:
+    """Our choice: `trialogue serve` collects garbage rarely, and connections come and go."""
+    gc.collect()
+    gc.disable()
+    try:
+        async with serve("ws://127.0.0.1:0", driver="poller") as server:
+            async with server.connect() as channel:
+                await channel.send(b"1")
+                assert await channel.receive() == b"1"
+            await server.acceptor.wait_empty()
+            await wait_all_tasks_blocked()
+            kinds = (PolledHandshake, PolledWebSocket)
+            assert [item for item in gc.get_objects() if isinstance(item, kinds)] == []
+    finally:
+        gc.enable()
 
 
 async def test_above_the_limit_of_connections_a_peer_gets_503(open_ws: Open) -> None:
