@@ -72,18 +72,20 @@ class PolledHandshake(Polled):
 
     def _advance(self) -> bool:
         """Go as far as what has come allows. Returns False if there is more to come."""
+        is_well = is_done = False
         with self._boundary():
             try:
                 self._wire.try_handshake()
                 self._go_further()
+                del self._go_further  # or each connection would leave a circle of objects
+                is_done = True
             except BlockingIOError:
-                return False
-            del self._go_further  # or each connection would leave a circle of objects
-            return True
-        # The boundary kept what went wrong.
-        self._poller.remove(self)
-        self.abandon()
-        return True
+                pass
+            is_well = True
+        if not is_well:
+            self._poller.remove(self)
+            self.abandon()
+        return is_done or not is_well
 
     def go_on(self) -> None:
         """Nothing is ever left over here."""
