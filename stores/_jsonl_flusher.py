@@ -283,8 +283,17 @@ class Flusher:
         await self.flush()
         await self._settle(changes, everything)
         await committer.close_log(old)
-        await trio.to_thread.run_sync(self._files.remove, old.name, limiter=self._limiter)
+        await trio.to_thread.run_sync(self._drop_log, old.name, limiter=self._limiter)
         self.checkpoints += 1
+
+    def _drop_log(self, name: str) -> None:
+        """In the worker thread. It has to be gone for good before the next one can go.
+
+        Coming back alone, an old log that deletes a session would delete what came after, too.
+        """
+        self._files.remove(name)
+        if self._sync:
+            self._files.sync_folder()
 
     def _take_changes(self) -> dict[str, Row | None]:
         rows, unsaved = self._index.rows, self._index.unsaved
@@ -365,5 +374,5 @@ class Flusher:
             await trio.to_thread.run_sync(self._mark_closed, limiter=self._limiter)
             log_file = committer.log
             await committer.close_log(log_file)
-            await trio.to_thread.run_sync(self._files.remove, log_file.name, limiter=self._limiter)
+            await trio.to_thread.run_sync(self._drop_log, log_file.name, limiter=self._limiter)
         return True

@@ -185,7 +185,7 @@ def _settle(
             files.rename(name, f"{name}.damaged-{make_stamp()}")
         else:
             files.remove(name)
-    if replay.names:
+        # An older one that came back without those after it would undo what they say.
         files.sync_folder()
 
 

@@ -535,7 +535,7 @@ def scripted_server(answer: bytes = b"", *, hold: bool = True) -> AbstractAsyncC
         (b"HTTP/1.1 200 OK\r\n\r\n", trio.BrokenResourceError, "answered HTTP 200"),
         (b"SSH-2.0-OpenSSH\r\n\r\n", trio.BrokenResourceError, "no WebSocket server"),
         (b"HTTP/1.1 101 OK\r\n\r\n", trio.BrokenResourceError, "is wrong"),
-        (b"x" * 20_000, trio.BrokenResourceError, "too long"),
+        (b"HTTP/1.1 101 OK\r\nX: " + b"x" * 20_000, trio.BrokenResourceError, "too long"),
     ],
 )
 async def test_refusals_are_typed(answer: bytes, error: type[Exception], message: str) -> None:

@@ -43,6 +43,12 @@ def _work_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trio.to_thread, "run_sync", run_in_place)
 
 
+@pytest.fixture(autouse=True)
+def _schedule_by_seed(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """Trio runs ready tasks in random order: with its seed, a failure's is the same again."""
+    monkeypatch.setattr("trio._core._run._r", random.Random(seed))
+
+
 async def _pass_ticks(choose: random.Random) -> None:
     for _ in range(choose.choice((0, 0, 0, 1, 3))):
         await trio.lowlevel.checkpoint()

@@ -15,7 +15,7 @@ from trialogue.stores._jsonl_committer import Fsync
 
 from ._faulty_files import Disk, Loss, MemoryFiles
 from ._jsonl import open_on, quick
-from ._workload import Ledger, Life, LossError, check_lives, work_at_random
+from ._workload import Clerk, Ledger, Life, LossError, check_lives, work_at_random
 
 LOSSES: tuple[Loss, ...] = ("all", "none", "prefix", "sectors", "sectors")
 
@@ -109,6 +109,27 @@ async def test_power_loss_takes_nothing_that_was_promised(
     assert seen["after a deletion"] > images // 20, seen
     assert seen["after a rename"] > images // 10, seen
     assert all(seen[f"loss: {loss}"] > images // 10 for loss in LOSSES), seen
+
+
+async def test_old_commit_log_that_comes_back_alone_undoes_nothing(
+    seed: int, autojump_clock: MockClock
+) -> None:
+    """A bug once seen: it deleted what a later log, gone for good, had said came after."""
+    choose = random.Random(seed)
+    disk = Disk()
+    async with open_on(MemoryFiles(disk), quick()) as store:
+        clerk = Clerk(store, Ledger(note=disk.mark), "ses_1")
+        await clerk.append(2, "first life")
+        await clerk.delete()
+        await clerk.append(2, "second life")
+        await trio.sleep(0.1)  # the log that has the deletion is dropped
+        await clerk.append(1, "goes on")
+    dropped = [call.name for call in disk.calls if call.kind == "remove"]
+    assert sum(name.startswith("commit.") for name in dropped) >= 2, dropped
+    for at in range(len(disk.calls) // 2, len(disk.calls) + 1):
+        for _ in range(20):
+            image = disk.after_power_loss(at, choose, "sectors")
+            await check_image(image, lives_before(disk, at), "always")
 
 
 async def test_power_loss_finds_a_store_that_acknowledges_before_it_syncs(
