@@ -44,7 +44,7 @@ lint:
     # ASYNC114 wants a list of our own functions for another rule. ASYNC109, 124: as argued in pyproject.toml. ASYNC9xx ask for a checkpoint on every path, and
     # cannot see one in a function that is called; only the rule on async generators is taken.
     git ls-files -z --cached --others --exclude-standard -- '*.py' \
-        | xargs -0 {{ bin }}/flake8-async --enable ASYNC1,ASYNC2,ASYNC3,ASYNC900 --disable ASYNC109,ASYNC114,ASYNC124
+        | xargs -0 -n 90 -P 2 {{ bin }}/flake8-async --enable ASYNC1,ASYNC2,ASYNC3,ASYNC900 --disable ASYNC109,ASYNC114,ASYNC124
 
 # Check the types, with both checkers.
 [script("bash")]

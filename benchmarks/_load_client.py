@@ -228,6 +228,7 @@ class LoadClient:
         """Do what is due."""
         settings = self._settings
         session_id = self.session_id
+        params: dict[str, object]
         self._counts["sent"] += 1
         match work:
             case "chat":

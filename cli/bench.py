@@ -128,9 +128,6 @@ def bench(
         raise SettingsError(f"--max-failed: {max_failed:g} is no percentage")
     if tls_ca is not None and not Path(tls_ca).is_file():
         raise SettingsError(f"--tls-ca: there is no file {tls_ca!r}")
-    said = {"chat": message, "echo": message}
-    if message is None:
-        said = {"chat": _OWN_CHAT, "echo": _OWN_ECHO} if own and agent is None else {}
     try:
         settings = LoadSettings(
             url=url or "",
@@ -142,8 +139,11 @@ def bench(
             seed=seed,
             token=token or environ.get(TOKEN_VARIABLE) or None,
             tls_ca=tls_ca,
-            **said,
         )
+        if message is not None:
+            settings = attrs.evolve(settings, chat=message, echo=message)
+        elif own and agent is None:
+            settings = attrs.evolve(settings, chat=_OWN_CHAT, echo=_OWN_ECHO)
     except ValueError as exc:
         raise SettingsError(str(exc)) from None
     with _explained():

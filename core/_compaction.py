@@ -78,7 +78,7 @@ def compact(
             if not isinstance(summary, str):
                 raise TypeError(f"a summary is a str, and not a {type(summary).__name__}")
             write(summary)
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: ASYNC103 - raised, if it is no failure
             failure = find_failure(exc)
             if failure is None:
                 raise

@@ -258,7 +258,7 @@ class ServerLink(Link):
                 request.succeed(result)
             elif not request.is_answered:
                 self._wait_for(request)
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: ASYNC103 - raised, if it is no failure
             failure = find_failure(exc)
             if failure is None:
                 raise

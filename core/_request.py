@@ -186,7 +186,7 @@ class Request(msgspec.Struct, eq=False):
                 self.succeed(await self.method.handler(self, params))
                 return
             self.fail(self.stop or RequestCancelledError("The request was cancelled"))
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: ASYNC103 - raised, if it is no failure
             failure = find_failure(exc)
             if failure is None:
                 raise

@@ -305,7 +305,7 @@ class RunningTurn(Turn):
                 raise TypeError(f"the tool {name!r} is not async: it returned {kind!r} at once")
             result = await running
             kept_result = take_value(result, "result", self._max_message_bytes)
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: ASYNC103 - raised, if it is no failure
             failure = find_failure(exc)
             if failure is None:
                 self._close_call(call_id, "cancelled")
@@ -463,7 +463,7 @@ class RunningTurn(Turn):
                 outcome = self._cancel_outcome
             else:
                 outcome, error = "failed", self._overtime()
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: ASYNC103 - raised, if it is no failure
             failure = find_failure(exc)
             if failure is None:
                 raise

@@ -508,11 +508,23 @@ async def test_tools_result_may_be_just_so_large(connect: Connect) -> None:
         assert "result" not in second["data"]
 
 
+def just_text(size: int) -> str:
+    return "x" * (size - 2)
+
+
+def just_metadata(size: int) -> dict[str, str]:
+    return {"m": "x" * (size - 8)}
+
+
+def just_config(size: int) -> dict[str, str]:
+    return {"systemPrompt": "x" * (size - 19)}
+
+
 SESSION_MEMBERS = [
-    ("name", "max_name_bytes", 1, lambda size: "x" * (size - 2)),
-    ("summary", "max_summary_bytes", 16, lambda size: "x" * (size - 2)),
-    ("metadata", "max_metadata_bytes", 64, lambda size: {"m": "x" * (size - 8)}),
-    ("config", "max_config_bytes", 128, lambda size: {"systemPrompt": "x" * (size - 19)}),
+    ("name", "max_name_bytes", 1, just_text),
+    ("summary", "max_summary_bytes", 16, just_text),
+    ("metadata", "max_metadata_bytes", 64, just_metadata),
+    ("config", "max_config_bytes", 128, just_config),
 ]
 
 

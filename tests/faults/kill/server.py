@@ -15,6 +15,7 @@ import random
 import sys
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import trio
@@ -115,7 +116,7 @@ if __name__ == "__main__":
     for line in sys.stdin:
         child = os.fork()
         if not child:
-            trio.run(main, *line.split())
+            trio.run(partial(main, *line.split()))
         say(f"started {child}")
         os.waitpid(child, 0)
         say("dead")

@@ -191,17 +191,18 @@ async def run_folder(
     """Kill the servers of one folder, and see what is left. Returns what was wrong."""
     witness = Witness(hits=hits)
     for _ in range(KILLS_EACH):
-        async with serving(kennel, folder, mode) as url, trio.open_nursery() as nursery:
+        async with serving(kennel, folder, mode) as url:
             wrong = find_violations(witness, await read_logs(url), settled=False)
             if wrong:
                 return wrong
             hits["retries"] += await retry(url, witness)
-            for _ in range(CLIENTS):
-                nursery.start_soon(load_until_killed, url, witness, choice, unique)
-            with trio.fail_after(60):
-                await witness.wait_heard(choice.randint(10, 100))
-                await trio.sleep(choice.random() * 0.02)
-            nursery.cancel_scope.cancel()
+            async with trio.open_nursery() as nursery:
+                for _ in range(CLIENTS):
+                    nursery.start_soon(load_until_killed, url, witness, choice, unique)
+                with trio.fail_after(60):
+                    await witness.wait_heard(choice.randint(10, 100))
+                    await trio.sleep(choice.random() * 0.02)
+                nursery.cancel_scope.cancel()
         hits["kills"] += 1
         if choice.random() < 0.3:
             hits["kills while starting"] += await kill_while_starting(

@@ -213,6 +213,6 @@ def _check_log(session_id: str, log: list[dict[str, Any]], *, settled: bool) -> 
     if ends - begun or running.total() > (0 if settled else 1):
         wrong.append(f"{session_id}: turns {running} did not end once, {ends - begun} too often")
     # A message of the turn that runs may be in progress, of others none.
-    if any(count for message, count in messages.items() if count != 1 or not running):
+    if any(count for count in messages.values() if count != 1 or not running):
         wrong.append(f"{session_id}: messages not completed once: {+messages} {-messages}")
     return wrong

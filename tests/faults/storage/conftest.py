@@ -36,9 +36,11 @@ def _work_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
         async with limiter:
             with trio.CancelScope(shield=True):
                 await _pass_ticks(choose)
-                result = work(*args)
-                await _pass_ticks(choose)
-            return result
+                try:
+                    return work(*args)
+                finally:
+                    await _pass_ticks(choose)  # noqa: ASYNC102 - shielded
+        raise AssertionError("a shielded scope was cancelled")
 
     monkeypatch.setattr(trio.to_thread, "run_sync", run_in_place)
 
