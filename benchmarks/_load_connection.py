@@ -65,7 +65,7 @@ class Owner(Protocol):
     def on_frames(self, payloads: list[bytes]) -> None:
         """Complete frames came."""
 
-    def on_lost(self, why: str) -> None:
+    def on_lost(self, why: str, /) -> None:
         """It is over, and not by our `LoadConnection.close`."""
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import plotly.graph_objects as go  # pyright: ignore[reportMissingTypeStubs]
-from plotly.subplots import make_subplots  # pyright: ignore[reportMissingTypeStubs]
+from plotly.subplots import (  # pyright: ignore[reportMissingTypeStubs]
+    make_subplots,  # pyright: ignore[reportUnknownVariableType]
+)
 
 from ._load_report import TIME_COLUMNS, describe_counts, describe_times
 from ._load_result import LoadResult, Slice

@@ -35,7 +35,7 @@ from trialogue.stores._jsonl_committer import Fsync
 from trialogue.stores._jsonl_index_file import INDEX_NAME, IndexFile
 from trialogue.stores._jsonl_read import View, read_page
 from trialogue.stores._jsonl_replay import cut_tail
-from trialogue.stores._jsonl_rows import SummaryEncoder, make_row
+from trialogue.stores._jsonl_rows import Row, SummaryEncoder, make_row
 from trialogue.stores._jsonl_segments import head_name, load_tail, segment_name
 from trialogue.stores._sqlite_database import Database
 from trialogue.stores.jsonl import JsonlSettings
@@ -216,7 +216,11 @@ async def test_store_that_does_not_cut_its_tail_is_found(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
     """The control: the next append joins the broken line, and is lost with it."""
-    monkeypatch.setattr(_jsonl_store, "cut_tail", lambda *_, **__: 0)
+
+    def cut_nothing(*_: object, **__: object) -> bool:
+        return False
+
+    monkeypatch.setattr(_jsonl_store, "cut_tail", cut_nothing)
     # The store's second line of defence is that the file is longer than it should be.
     with pytest.raises((LossError, StoreError)):
         await cut_and_go_on(range(ENDS[3] + 5, ENDS[3] + 10), Counter())
@@ -329,7 +333,11 @@ async def test_store_that_ignores_checksums_is_found(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
     """The control."""
-    monkeypatch.setattr(_line, "has_valid_crc", lambda _: True)
+
+    def believe(_: bytes) -> bool:
+        return True
+
+    monkeypatch.setattr(_line, "has_valid_crc", believe)
     with pytest.raises(LossError):
         await spoil_many(flip, 200, random.Random(0), Counter())
 
@@ -549,7 +557,7 @@ def test_damaged_record_of_a_synced_commit_log_costs_no_other(scale: int, seed: 
 @pytest.mark.slow
 def test_index_that_is_cut_or_damaged_names_no_session_that_is_not(scale: int, seed: int) -> None:
     """It is derived: what it says is as it was written, or it is known to be of no use."""
-    rows = {}
+    rows: dict[str, Row] = {}
     for number in range(12):
         summary = make_summary(f"ses_{number}", Position(1, 3), activity=number, name="é" * number)
         rows[f"ses_{number}"] = make_row(summary, 1, SummaryEncoder().encode(summary, 1))
