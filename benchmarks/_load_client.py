@@ -258,10 +258,15 @@ class LoadClient:
             self._call("session.delete", {"sessionId": self.session_id}, self._on_deleted)
 
     @property
+    def awaits(self) -> int:
+        """How many answers it waits for."""
+        return len(self._waiting)
+
+    @property
     def unfinished(self) -> int:
         """How much was begun and has not ended."""
         turns = sum(turn.due is not None for turn in self._turns.values())
-        return len(self._waiting) + turns
+        return self.awaits + turns
 
     @property
     def is_at_end(self) -> bool:

@@ -110,8 +110,9 @@ def _find_owners(inodes: set[str]) -> list[int]:
     owners: list[int] = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if any(os.readlink(entry.path) in links for entry in os.scandir(process / "fd")):
-                owners.append(int(process.name))
+            with os.scandir(process / "fd") as entries:
+                if any(os.readlink(entry.path) in links for entry in entries):
+                    owners.append(int(process.name))
         except OSError:
             continue
     return owners

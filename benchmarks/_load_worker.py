@@ -91,7 +91,7 @@ class _Probe:
             if kind == "pong":
                 self._recorder.values["loop"].append(now - float(payload.nonce))
 
-    def on_lost(self, _why: str) -> None:
+    def on_lost(self, _why: str, /) -> None:
         self._is_open = False
         self._loop.call_at(time.monotonic() + 10 * _PROBE_SECONDS, self._connect)
 
@@ -124,7 +124,7 @@ class _Worker:
             self._make_load(address, self._begin_at)
         for client in (*self._clients, *self._slow):
             client.delete_session()
-        self._wait(_STOP_SECONDS if self._is_stopped else _DELETE_SECONDS, self._unfinished)
+        self._wait(_STOP_SECONDS if self._is_stopped else _DELETE_SECONDS, self._awaits)
         self._loop.close()
 
     def _find(self) -> Address:
@@ -283,6 +283,9 @@ class _Worker:
         if away := sum(not client.is_ready for client in everybody):
             self._recorder.errors["not back"] += away
             self._recorder.counts["away"] += away
+
+    def _awaits(self) -> bool:
+        return any(client.awaits for client in self._clients)
 
     def _unfinished(self) -> int:
         return sum(client.unfinished for client in self._clients)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
@@ -229,7 +228,7 @@ async def _run(
     stop = trio.Event()
     received: list[int] = []
     result: LoadResult | None = None
-
+    failure: CommandError | None = None
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
 
@@ -243,22 +242,27 @@ async def _run(
 
             nursery.start_soon(heed)
             opening = open_server()
-            url, pids = await trio.to_thread.run_sync(opening.__enter__)
             try:
-                with open_status() as show:
-                    result = await run_load(
-                        attrs.evolve(settings, url=url),
-                        stop=stop,
-                        pids=pids,
-                        on_change=lambda found: show(describe_progress(found)),
-                    )
+                url, pids = await trio.to_thread.run_sync(opening.__enter__)
+                try:
+                    with open_status() as show:
+                        result = await run_load(
+                            attrs.evolve(settings, url=url),
+                            stop=stop,
+                            pids=pids,
+                            on_change=lambda found: show(describe_progress(found)),
+                        )
+                finally:
+                    with trio.CancelScope(shield=True):  # bounded by `open_process`
+                        await trio.to_thread.run_sync(opening.__exit__, None, None, None)
             except LoadError as exc:
                 code = EXIT_UNREACHABLE if exc.is_unreachable else EXIT_FAILED
-                raise CommandError(str(exc), code) from exc
-            finally:
-                with trio.CancelScope(shield=True):
-                    await trio.to_thread.run_sync(opening.__exit__, *sys.exc_info())
+                failure = CommandError(str(exc), code)
+            except RuntimeError as exc:
+                failure = CommandError(str(exc))
             nursery.cancel_scope.cancel(reason="the load is over")
+    if failure is not None:
+        raise failure
     return result, 128 + received[0] if received else EXIT_OK
 
 
