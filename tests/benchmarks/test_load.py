@@ -121,6 +121,8 @@ class FakeServer:
                     error = {"code": self._refuses, "message": "no", "retryable": True}
                     return [self._response(payload["id"], success=False, error=error)]
                 events, data = self._play_turn(session_id)
+            case _:
+                pass
         data["position"] = self._position(session_id)
         return [self._response(payload["id"], success=True, data=data), *events]
 
