@@ -8,11 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from ._process import environ_for, run_command
+from ._process import PATIENCE, environ_for, run_command
 
 SMALL = ("--sessions", "3", "--rate", "30")
 
@@ -44,9 +45,14 @@ def test_more_failures_than_are_allowed_are_told_by_code_and_exit() -> None:
     assert done.returncode == 1
 
 
+def has_ended_a_turn(folder: Path) -> bool:
+    return any(b"turn.ended" in file.read_bytes() for file in folder.glob("store/commit*.log"))
+
+
 @pytest.mark.slow
-def test_ctrl_c_ends_it_with_what_was_measured() -> None:
-    arguments = ("bench", *SMALL, "--duration", "1h", "--scenario", "echo")
+def test_ctrl_c_ends_it_with_what_was_measured(tmp_path: Path) -> None:
+    store = ("--store", f"jsonl:{tmp_path / 'store'}")
+    arguments = ("bench", *SMALL, "--duration", "1h", "--scenario", "echo", *store)
     with subprocess.Popen(
         [sys.executable, "-m", "trialogue", *arguments],
         env=environ_for(),
@@ -54,11 +60,11 @@ def test_ctrl_c_ends_it_with_what_was_measured() -> None:
         stderr=subprocess.PIPE,
         encoding="utf-8",
     ) as process:
-        try:
-            out, err = process.communicate(timeout=3)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=15)
+        deadline = time.monotonic() + PATIENCE
+        while not has_ended_a_turn(tmp_path) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=15)
     assert process.returncode == 130, err
     assert re.search(r"^answered +[1-9]", out, re.MULTILINE)
     assert "stopped early" in out
