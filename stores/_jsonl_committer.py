@@ -16,7 +16,7 @@ from typing import Final, Literal, TypeAlias
 import attrs
 import trio
 
-from ..core.errors import FencedError, OverloadedError, StoreError
+from ..core.errors import FencedError, OverloadedError, StoreError, WireError
 from ._files import Files
 from ._jsonl_commit import CommitLog
 from ._jsonl_segments import head_name
@@ -111,6 +111,8 @@ class _Round:
 
 def again(error: Exception) -> Exception:
     """Give an exception to raise that says the same: each keeps where it was raised."""
+    if isinstance(error, WireError):
+        return type(error)(error.message, data=error.data, retryable=error.retryable)
     return type(error)(*error.args)
 
 

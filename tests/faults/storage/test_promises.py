@@ -119,3 +119,21 @@ async def send(test: ServerInTest, session_id: str) -> None:
     async with test.open_peer() as peer:
         done = await peer.call("message.send", sessionId=session_id, content="yes", wait=True)
         assert done["outcome"] == "completed"
+
+
+async def test_full_disk_says_when_to_try_again_to_whom_it_surprises(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """PROTOCOL §10. The write that finds the disk full is refused as those after it are."""
+    monkeypatch.setattr(_jsonl_committer, "SPACE_SECONDS", 0.02)
+    files = SmallDisk(Disk())
+    with trio.fail_after(60):
+        async with (
+            open_test_server(echo, store=open_on(files, quick())) as test,
+            test.open_peer() as peer,
+        ):
+            await peer.call("session.create")
+            files.free = 0
+            await trio.sleep(0.05)
+            error = await peer.refused("OVERLOADED", "session.create")
+            assert error["data"]["retryAfterMs"] > 0
