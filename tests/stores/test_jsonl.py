@@ -236,9 +236,10 @@ async def test_long_log_is_cut_into_segments_at_its_snapshots(tmp_path: Path) ->
                 await append(log, writer, writer.messages(2))
                 await trio.sleep(0.4)
                 log.note(snapshot("ses_1", after))
-                await trio.sleep(0.1)
+                with trio.fail_after(10):
+                    while (await store.recall("ses_1")).snapshot != snapshot("ses_1", after):  # noqa: ASYNC110
+                        await trio.sleep(0.01)
                 assert not (await store.open("ses_1")).wants_snapshot
-                assert (await store.recall("ses_1")).snapshot == snapshot("ses_1", after)
         total = writer.state.seq
         assert await seqs(store, "ses_1") == list(range(1, total + 1))
     segments = sorted(names(tmp_path) - {"lock", "index.jsonl"})
