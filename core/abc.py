@@ -435,6 +435,11 @@ class SessionStore(ABC):
         """Give counters for ``server.stats``, by their wire names."""
         return {}
 
+    @property
+    def damaged(self) -> Mapping[str, str]:
+        """The sessions known to be read-only since something of them is damaged, and what is."""
+        return {}
+
     async def list_ids(self) -> Sequence[str]:
         """Name all sessions, whoever owns them, in no order: for copying a store.
 

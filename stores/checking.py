@@ -9,7 +9,7 @@ import attrs
 
 from ..core._state import SessionState
 from ..core.abc import SessionStore
-from ..core.errors import InvalidRequestError
+from ..core.errors import DamagedError, InvalidRequestError
 from ..core.log import Position, Summary
 
 __all__ = ["CheckReport", "check_sessions"]
@@ -69,7 +69,13 @@ async def _check(store: SessionStore, session_id: str, summary: Summary) -> tupl
     """Give how many entries can be read, and what is wrong."""
     state = SessionState(session_id)
     term = 0
-    while page := await store.read(session_id, state.seq, PAGE):
+    while True:
+        try:
+            page = await store.read(session_id, state.seq, PAGE)
+        except DamagedError as exc:
+            return state.seq, str(exc)
+        if not page:
+            break
         for entry in page:
             if entry.seq != state.seq + 1 or entry.term < term:
                 return state.seq, f"{entry.position} follows {term}-{state.seq}"
@@ -81,6 +87,9 @@ async def _check(store: SessionStore, session_id: str, summary: Summary) -> tupl
     wanted = Position.parse(summary.session.position).seq
     if state.seq < wanted:
         return state.seq, f"only the first {state.seq} of {wanted} entries can be read"
+    if session_id in store.damaged:
+        # What is missing is known to have been there, though no list says so any more.
+        return state.seq, store.damaged[session_id]
     if state.make_summary() != summary:
         return state.seq, "lists say something else of it than its entries"
     return state.seq, None

@@ -10,7 +10,7 @@ import trio
 
 from ..core._line import encode_entry
 from ..core.abc import SessionStore
-from ..core.errors import SessionNotFoundError, StoreError
+from ..core.errors import DamagedError, SessionNotFoundError, StoreError
 from ..core.log import Entry, Position, Recollection, Summary
 
 __all__ = ["CopyReport", "copy_sessions"]
@@ -68,7 +68,14 @@ async def copy_sessions(
         summary = await source.summary(session_id)
         if summary is None:
             continue  # deleted meanwhile
-        there = await _compare(source, target, session_id)
+        if session_id in source.damaged:
+            damaged.append(session_id)
+            continue
+        try:
+            there = await _compare(source, target, session_id)
+        except DamagedError:
+            damaged.append(session_id)
+            continue
         if there == "other":
             conflicts.append(session_id)
             continue
@@ -78,7 +85,11 @@ async def copy_sessions(
         if there != "none":
             # The beginning of what is copied now: nothing is lost with it.
             await target.delete(session_id)
-        is_whole = await _copy(source, target, session_id, summary)
+        try:
+            is_whole = await _copy(source, target, session_id, summary)
+        except DamagedError:
+            await target.delete(session_id)
+            is_whole = False
         (copied if is_whole else damaged).append(session_id)
     if on_progress is not None:
         on_progress(len(session_ids), len(session_ids))

@@ -182,6 +182,10 @@ class SqliteStore(SessionStore):
             if len(some) < PRUNED_AT_ONCE:
                 return gone
 
+    @property
+    def damaged(self) -> Mapping[str, str]:
+        return dict(self._damaged)
+
     def statistics(self) -> Mapping[str, Any]:
         """Say what was done since it was opened, and how many sessions are damaged.
 

@@ -1,5 +1,6 @@
 """Checking a store finds what is wrong in it, and nothing in one that is whole."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
@@ -9,6 +10,7 @@ from trialogue.stores.checking import check_sessions
 from trialogue.stores.copying import copy_sessions
 from trialogue.stores.jsonl import open_jsonl_store
 from trialogue.stores.memory import MemoryStore
+from trialogue.stores.sqlite import open_sqlite_store
 from trialogue.stores.writing import open_session_writer
 from trialogue.testing.store_kit import read_all
 
@@ -46,6 +48,46 @@ async def test_damage_is_found_and_not_copied(tmp_path: Path) -> None:
                 copied = await copy_sessions(store, target)
                 assert (copied.copied, copied.damaged) == ([good], [bad])
                 assert list(await target.list_ids()) == [good]
+
+
+async def test_damaged_session_keeps_no_other_from_being_checked_or_copied(
+    tmp_path: Path,
+) -> None:
+    """A bug once seen: one bad line in a database ended the whole command."""
+    file = tmp_path / "a.db"
+    async with open_sqlite_store(str(file)) as store:
+        ids = [await write_talk(store, text, "x") for text in ("one", "bad", "two")]  # type: ignore[arg-type]
+    data = file.read_bytes()
+    assert data.count(b'"content":"bad"') == 1
+    file.write_bytes(data.replace(b'"content":"bad"', b'"content":"dab"'))
+    with trio.fail_after(30):
+        async with open_sqlite_store(str(file)) as store:
+            report = await check_sessions(store)
+            assert list(report.problems) == [ids[1]]
+            assert report.sessions == 3
+        target = MemoryStore()
+        async with open_sqlite_store(str(file)) as store:
+            copied = await copy_sessions(store, target)
+            assert (copied.copied, copied.damaged) == ([ids[0], ids[2]], [ids[1]])
+            assert sorted(await target.list_ids()) == sorted([ids[0], ids[2]])
+
+
+class QuarantiningStore(MemoryStore):
+    """Says of every session that entries of it are lost, though it ends where lists say."""
+
+    @property
+    def damaged(self) -> Mapping[str, str]:
+        return dict.fromkeys(self._summaries, "records of the commit log are damaged")
+
+
+async def test_session_known_to_have_lost_its_end_is_no_whole_one() -> None:
+    """A bug once seen: a copy of a quarantined session was a whole one that ended earlier."""
+    store, target = QuarantiningStore(), MemoryStore()
+    session_id = await write_talk(store, "one")
+    report = await check_sessions(store)
+    assert report.problems == {session_id: "records of the commit log are damaged"}
+    assert (await copy_sessions(store, target)).damaged == [session_id]
+    assert list(await target.list_ids()) == []
 
 
 async def test_lists_that_say_something_else_are_found() -> None:
