@@ -107,6 +107,8 @@ class _Worker:
         self._slow: list[LoadClient] = []
         self._begin_at: float | None = None
         self._is_stopped = False
+        #: What was measured is told: what is still done, such as deleting, does not belong to it.
+        self._is_told = False
         self._turn = 0
         self._heard = b""
 
@@ -249,6 +251,7 @@ class _Worker:
         self._loop.run(lambda: time.monotonic() >= end_at or self._is_stopped)
         self._settle()
         tell(self._take("end"))
+        self._is_told = True
 
     def _next_client(self) -> LoadClient:
         if self._scenario.is_shared:
@@ -308,6 +311,8 @@ class _Worker:
     # -- what is told ------------------------------------------------------------------------
 
     def _tick(self, at: float) -> None:
+        if self._is_told:
+            return
         tell(self._take("tick"))
         next_at = max(at, time.monotonic() - TICK_SECONDS) + TICK_SECONDS
         self._loop.call_at(next_at, lambda: self._tick(next_at))

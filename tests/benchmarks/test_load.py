@@ -88,8 +88,9 @@ Fault = Callable[[int, list[dict[str, Any]]], list[dict[str, Any]]]
 class FakeServer:
     """Speaks the protocol over TCP as far as a load needs it, with a fault."""
 
-    def __init__(self, fault: Fault, stall_at: float, refuses: str) -> None:
+    def __init__(self, fault: Fault, stall_at: float, refuses: str, delete_seconds: float) -> None:
         self._fault, self._refuses = fault, refuses
+        self._delete_seconds = delete_seconds
         self._stall_at = stall_at
         self._began_at: float | None = None
         self._seqs: dict[str, int] = {}
@@ -121,6 +122,8 @@ class FakeServer:
                     error = {"code": self._refuses, "message": "no", "retryable": True}
                     return [self._response(payload["id"], success=False, error=error)]
                 events, data = self._play_turn(session_id)
+            case "session.delete":
+                time.sleep(self._delete_seconds)
             case _:
                 pass
         data["position"] = self._position(session_id)
@@ -168,9 +171,13 @@ class FakeServer:
 
 @asynccontextmanager
 async def open_fake_server(
-    fault: Fault = lambda _, events: events, *, stall_at: float = 0, refuses: str = ""
+    fault: Fault = lambda _, events: events,
+    *,
+    stall_at: float = 0,
+    refuses: str = "",
+    delete_seconds: float = 0,
 ) -> AsyncGenerator[str]:
-    server = FakeServer(fault, stall_at, refuses)
+    server = FakeServer(fault, stall_at, refuses, delete_seconds)
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(partial(trio.serve_tcp, server.serve, 0, host="127.0.0.1"))
         yield f"tcp://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
@@ -252,6 +259,13 @@ async def test_refusal_is_counted_by_its_code_and_a_rate_limit_is_named() -> Non
     assert result.errors["RATE_LIMITED"] == result.counts["failed"] == result.counts["sent"] > 0
     assert result.problems(0.5) == ["100.0% of what was sent failed"]
     assert "rate limit" in result.notes()[0]
+
+
+async def test_sessions_that_are_slow_to_delete_do_not_spoil_what_was_measured() -> None:
+    """It takes longer than from one report to the next."""
+    async with open_fake_server(delete_seconds=0.7) as url:
+        result = await load(url, sessions=2, duration_seconds=0.2)
+    assert result.problems(0) == []
 
 
 async def test_no_server_is_an_error_of_its_own() -> None:
