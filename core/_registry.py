@@ -41,7 +41,7 @@ class Method:
     Attributes:
         params: The attrs class of its parameters; None takes the object as it is.
         read_params: Makes one of the request's object, or raises `InvalidRequestError`.
-        result: The attrs class of its result, for descriptions.
+        result: The attrs class of its result; None if it has no form that is known.
         description: One line, for ``server.describe``.
         handler: ``(request, params)``. Its result is the answer, `LATER` if that comes by itself.
         is_async: It waits: it is run as a task with a cancel scope.
@@ -62,6 +62,11 @@ class Method:
     read_params: Callable[[dict[str, Any]], Any] = attrs.field(
         init=False, default=attrs.Factory(_make_reader, takes_self=True)
     )
+
+    @property
+    def is_free(self) -> bool:
+        """Whether its answers are of somebody else's making: each is checked to be strict JSON."""
+        return self.result is None
 
 
 class Registry:

@@ -14,9 +14,11 @@ from . import codec
 from ._command import Command, make_claim
 from ._ids import new_id
 from ._protocol import RequestEnvelope, make_error, make_response
+from ._values import take_object, take_value
 from .errors import (
     DamagedError,
     FencedError,
+    LocalProtocolError,
     PayloadTooLargeError,
     RequestCancelledError,
     RequestTimeoutError,
@@ -80,7 +82,10 @@ class Request(msgspec.Struct, eq=False):
         if self.is_answered:
             return False
         try:
-            data = codec.encode_json(codec.unstructure(result))
+            value = codec.unstructure(result)
+            if self.method.is_free:
+                value = take_value(value, "result", self.link.settings.max_send_frame_bytes)
+            data = codec.encode_json(value)
         except Exception as exc:  # noqa: BLE001 - ends this request
             self.fail(exc)
             return False
@@ -111,18 +116,26 @@ class Request(msgspec.Struct, eq=False):
         """Answer with an error. What is not a `WireError` is only logged, and shows an id."""
         if self.is_answered:
             return
-        if not isinstance(exc, WireError):
-            error_id = new_id("err")
-            log.error(
-                "%s failed\n%s",
-                self.method.name,
-                "".join(traceback.format_exception(exc)),
-                extra={"error_id": error_id, "method": self.method.name},
-            )
-            exc = ServerError(_say(exc), data={"errorId": error_id})
-        self.error = exc
-        self.link.stats.errors[exc.code] += 1
-        self._answer(make_error(self.envelope.id, exc))
+        error = exc if isinstance(exc, WireError) else self._hide(exc)
+        if self.method.is_free:
+            try:
+                take_object(error.to_wire(), "error", self.link.settings.max_send_frame_bytes)
+            except (LocalProtocolError, PayloadTooLargeError) as fault:
+                error = self._hide(fault)
+        self.error = error
+        self.link.stats.errors[error.code] += 1
+        self._answer(make_error(self.envelope.id, error))
+
+    def _hide(self, exc: Exception) -> ServerError:
+        """Log an exception whose text is nobody else's, and give what is said in its place."""
+        error_id = new_id("err")
+        log.error(
+            "%s failed\n%s",
+            self.method.name,
+            "".join(traceback.format_exception(exc)),
+            extra={"error_id": error_id, "method": self.method.name},
+        )
+        return ServerError(_say(exc), data={"errorId": error_id})
 
     def _answer(self, frame: Any) -> None:
         self.is_answered = True

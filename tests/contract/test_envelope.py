@@ -2,13 +2,18 @@
 
 import math
 import sys
-from typing import Any
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Final
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 from trialogue.core import Request
+from trialogue.core.errors import ConflictError
+from trialogue.core.models import InputInfo
+from trialogue.stores.memory import MemoryStore
 from trialogue.testing import Puppet, Wait, scripted
 from trialogue.testing.transport_kit import Connect
 
@@ -140,6 +145,83 @@ async def test_exit_of_a_method_of_the_servers_own_fails_that_request(connect: C
     async with connect(methods={"_leave": leave, "_leave_later": leave_later}) as peer:
         await peer.refused("SERVER_ERROR", "_leave")
         await peer.refused("SERVER_ERROR", "_leave_later")
+        assert await peer.call("server.health")
+
+
+_NO_JSON: Final[dict[str, Any]] = {
+    "NaN": math.nan,
+    "infinity": [math.inf],
+    "surrogate": {"a": "\ud800"},
+    "name": {1: "one"},
+    "time": {"a": datetime(2026, 1, 1, tzinfo=UTC)},
+    "set": {"a": {"b", "c"}},
+    "integer": [2**53],
+    "bytes": b"bytes",
+    "object": object(),
+    "depth": [[[[[[[[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]]]]]]],
+}
+
+
+@pytest.mark.parametrize("fault", _NO_JSON)
+async def test_answer_of_the_servers_own_that_is_no_json_is_a_bug_of_that_method(
+    loopback: Connect, caplog: pytest.LogCaptureFixture, fault: str
+) -> None:
+    """§1.4 and §10: SERVER_ERROR in its place, and the log says which method and where."""
+    value = _NO_JSON[fault]
+
+    def answer(request: Request, params: dict[str, Any]) -> Any:
+        return value
+
+    async def answer_later(request: Request, params: dict[str, Any]) -> Any:
+        await trio.lowlevel.checkpoint()
+        return {"inside": value}
+
+    def refuse(request: Request, params: dict[str, Any]) -> Any:
+        raise ConflictError("no", data={"inside": value})
+
+    methods = {"_answer": answer, "_later": answer_later, "_refuse": refuse}
+    async with loopback(methods=methods) as peer:
+        for name in methods:
+            caplog.clear()
+            error = await peer.refused("SERVER_ERROR", name)
+            [record] = caplog.records
+            assert record.levelname == "ERROR"
+            assert record.getMessage().startswith(f"{name} failed")
+            assert vars(record)["error_id"] == error["data"]["errorId"]
+        assert await peer.call("server.health")
+
+
+async def test_json_of_the_servers_own_is_sent_as_it_is(loopback: Connect) -> None:
+    """Our choice: what comes back as it went is taken, and classes have the wire's names."""
+    results: dict[str, Any] = {
+        "_none": None,
+        "_number": 2**53 - 1,
+        "_tuple": ("a", ("b",)),
+        "_class": [InputInfo(input_id="i", message_id="m", turn_id="t", content="hi")],
+    }
+
+    def give(result: Any) -> Callable[[Request, dict[str, Any]], Any]:
+        return lambda request, params: result
+
+    async with loopback(methods={name: give(value) for name, value in results.items()}) as peer:
+        assert await peer.call("_none") is None
+        assert await peer.call("_number") == 2**53 - 1
+        assert await peer.call("_tuple") == ["a", ["b"]]
+        [shown] = await peer.call("_class")
+        assert shown["inputId"] == "i"
+
+
+async def test_statistics_of_a_store_that_are_no_json_end_that_request_only(
+    loopback: Connect,
+) -> None:
+    """§10: SERVER_ERROR. A store of somebody's is as foreign as a method."""
+
+    class Boastful(MemoryStore):
+        def statistics(self) -> dict[str, Any]:
+            return {"quality": math.inf}
+
+    async with loopback(store=Boastful()) as peer:
+        await peer.refused("SERVER_ERROR", "server.stats")
         assert await peer.call("server.health")
 
 
