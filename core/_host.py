@@ -241,6 +241,7 @@ class LocalHost(SessionHost):
                 work.fail(exc)
         finally:
             del self._opening[session_id]
+            self.housekeeper.may_leave(session_id)
 
     async def _take_over(self, session: LiveSession) -> None:
         """Take the right to write a session, and end what its last owner left open."""
@@ -369,6 +370,7 @@ class LocalHost(SessionHost):
                 reply.fail(exc)
                 return
             self.sessions.pop(session.id, None)
+            self.housekeeper.forget(session.id)
             for connection in list(session.feed.cursors):
                 self._subscribed.get(connection, {}).pop(session.id, None)
             session.feed.detach_all(make_event(session.id, SessionDeleted()))

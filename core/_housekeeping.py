@@ -32,6 +32,9 @@ class Housekeeper:
         self._idle_seconds = host.settings.idle_seconds(durable=host.store.durable)
         #: Sessions that left memory and will expire: since when nobody used them, and the timer.
         self._resting: dict[str, tuple[float, Timer]] = {}
+        #: Sessions in memory that may leave it for another, since when they were last used: all
+        #: that may, and some that are in use again.
+        self._leavers: dict[str, None] = {}
         self._is_pruning = False
         self._wants_pruning = False
 
@@ -53,16 +56,17 @@ class Housekeeper:
 
     def rest(self, session: LiveSession) -> None:
         """Remember of a session that leaves memory when it expires."""
+        self.forget(session.id)
         idle = self._idle_time(session.state.config)
         if session.state.ended is not None or idle == math.inf:
             return
-        self.forget(session.id)
         due = max(session.used_at + idle, trio.current_time())
         timer = self._host.timers.at(due, lambda: self._wake(session.id))
         self._resting[session.id] = (session.used_at, timer)
 
     def forget(self, session_id: str) -> None:
         """Expect nothing of a session any more: it is gone."""
+        self._leavers.pop(session_id, None)
         resting = self._resting.pop(session_id, None)
         if resting is not None:
             resting[1].cancel()
@@ -150,8 +154,24 @@ class Housekeeper:
     def _when_tried(self, session_id: str, done: Callable[[], None]) -> None:
         self._host.with_session(session_id, lambda _: done(), lambda _: done())
 
+    def may_leave(self, session_id: str) -> None:
+        """Note a session that was in use a moment ago, if it could make room for another now."""
+        session = self._host.sessions.get(session_id)
+        if session is not None and self._can_leave(session):
+            # The last of them, where it was one already.
+            self._leavers.pop(session_id, None)
+            self._leavers[session_id] = None
+
+    def _can_leave(self, session: LiveSession) -> bool:
+        host = self._host
+        lives_elsewhere = host.store.durable or session.state.ended is not None
+        return lives_elsewhere and not host.is_needed(session)
+
     def make_room(self) -> None:
         """Make sure that one more session may be in memory.
+
+        Looks at each session at most once between two uses of it, so that a refusal costs the
+        same however many there are.
 
         Raises:
             CapacityExceededError: All of them are in use, or live nowhere else.
@@ -159,11 +179,13 @@ class Housekeeper:
         host = self._host
         if len(host.sessions) < host.settings.max_sessions:
             return
-        for session in host.sessions.values():
-            lives_elsewhere = host.store.durable or session.state.ended is not None
-            if lives_elsewhere and not host.is_needed(session):
+        while self._leavers:
+            session = host.sessions[next(iter(self._leavers))]
+            if self._can_leave(session):
                 host.evict(session)
                 return
+            # In use again: it is noted anew when that ends.
+            del self._leavers[session.id]
         raise CapacityExceededError(
             f"{len(host.sessions)} sessions are live", data={"retryAfterMs": 5000}
         )

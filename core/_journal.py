@@ -80,6 +80,7 @@ class Journal:
         *,
         spawn: Callable[[Callable[[], Awaitable[None]]], None],
         on_failure: Failure,
+        on_idle: Callback,
     ) -> None:
         self.feed = feed
         self.state = state
@@ -88,6 +89,7 @@ class Journal:
         self._log: SessionLog | None = None
         self._spawn = spawn
         self._on_failure = on_failure
+        self._on_idle = on_idle
         self._staged: list[_Staged] = []
         #: The writer is at work: in its task, or further up on this very stack.
         self._is_writing = False
@@ -278,6 +280,7 @@ class Journal:
         self.feed.text_marks = None
         if any(message.published < message.length for message in self.feed.live.values()):
             self.feed.text_written()
+        self._on_idle()
 
     def _publish(self, batch: Sequence[_Staged]) -> None:
         feed = self.feed

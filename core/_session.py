@@ -98,7 +98,11 @@ class LiveSession:
         self.feed = feed
         self.state = SessionState(session_id, keeps_keys=True)
         self.journal = Journal(
-            feed, self.state, spawn=host.spawn_writer, on_failure=self._journal_failed
+            feed,
+            self.state,
+            spawn=host.spawn_writer,
+            on_failure=self._journal_failed,
+            on_idle=self._rest,
         )
         self.turn: RunningTurn | None = None
         self.notes = NoteTaker(self) if host.store.durable else None
@@ -115,13 +119,24 @@ class LiveSession:
         #: the input. One that only repeats it does not (PROTOCOL §7).
         self._senders: dict[str, Reply] = {}
         self._cancels: list[tuple[Reply, KeyClaim | None]] = []
-        feed.on_idle = self.touch
+        feed.on_idle = self._left
 
     # -- being used ------------------------------------------------------------------------
 
     def touch(self) -> None:
         """Note a use: idle times count from here."""
         self.used_at = trio.current_time()
+
+    def _left(self) -> None:
+        """The last subscription ended."""
+        self.touch()
+        self._rest()
+
+    def _rest(self) -> None:
+        """Nothing is being written, or nobody reads: perhaps nobody needs it now."""
+        # The first of what would be asked, so that a log that forgets pays for a comparison.
+        if self.state.ended is not None or self.notes is not None:
+            self.host.housekeeper.may_leave(self.id)
 
     @property
     def is_in_use(self) -> bool:

@@ -1,6 +1,9 @@
 """PROTOCOL §10 and §11: every limit at its edge, and every error with its flag."""
 
 import math
+import sys
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -11,6 +14,7 @@ from trialogue.core import RateLimit, Request
 from trialogue.core.abc import PeerInfo, Turn
 from trialogue.core.errors import ForbiddenError, OverloadedError
 from trialogue.core.methods import Credential
+from trialogue.stores.sqlite import open_sqlite_store
 from trialogue.testing import CallTool, ProtocolPeer, Puppet, Say, Wait, scripted
 from trialogue.testing.transport_kit import Connect
 
@@ -367,6 +371,61 @@ async def test_session_above_max_sessions_is_refused(connect: Connect) -> None:
         await peer.call("session.close", sessionId=ids[1])
         assert await peer.call("session.create"), "a closed one need not be in memory"
         assert (await peer.call("session.get", sessionId=ids[1]))["status"] == "closed"
+
+
+async def test_refusal_of_a_session_costs_the_same_however_many_there_are(
+    loopback: Connect,
+) -> None:
+    """A bug once seen: each refusal looked at every session, 5 ms at 10,000 of them."""
+
+    async def count_steps(count: int) -> int:
+        """Count the lines of Python that one refusal runs through, with the peer's own."""
+        steps = 0
+
+        def trace(frame: FrameType, event: str, argument: object) -> Any:
+            nonlocal steps
+            steps += event == "line"
+            return trace
+
+        async with loopback(max_sessions=count, rate_limit=None) as peer:
+            for _ in range(count):
+                await peer.call("session.create")
+            before = sys.gettrace()
+            sys.settrace(trace)
+            try:
+                await peer.refused("CAPACITY_EXCEEDED", "session.create")
+            finally:
+                sys.settrace(before)
+        return steps
+
+    assert await count_steps(1000) < 2 * await count_steps(10)
+
+
+async def test_session_in_memory_makes_room_once_nobody_uses_it(
+    loopback: Connect, tmp_path: Path
+) -> None:
+    """§11: live sessions are those in use; of others the one that was longest out of use goes."""
+    store = open_sqlite_store(str(tmp_path / "log.db"))
+    async with loopback(for_ever, store=store, max_sessions=3) as peer:
+        a, b, c = [(await peer.call("session.create"))["id"] for _ in range(3)]
+        for session_id in (a, b, c):
+            await peer.call("session.subscribe", sessionId=session_id)
+        await peer.refused("CAPACITY_EXCEEDED", "session.create")
+        await peer.call("session.unsubscribe", sessionId=b)
+        await peer.call("session.unsubscribe", sessionId=a)
+        await peer.call("session.update", sessionId=b, name="used since")
+        await peer.call("session.create")
+        stats = await peer.call("server.stats")
+        assert (stats["sessionsEvicted"], stats["sessionsLoaded"]) == (1, 0)
+        assert await peer.call("session.get", sessionId=b)
+        assert (await peer.call("server.stats"))["sessionsLoaded"] == 0, "not the one that went"
+        # In use by a turn, by a subscription, and by the same again after it was free.
+        turn = await peer.call("message.send", sessionId=b, content="go")
+        d = (await peer.call("session.create"))["id"]
+        await peer.call("session.subscribe", sessionId=d)
+        await peer.refused("CAPACITY_EXCEEDED", "session.create")
+        await peer.call("turn.cancel", sessionId=b, turnId=turn["turnId"])
+        assert await peer.call("session.create")
 
 
 async def test_sessions_above_max_stored_sessions_are_pruned(connect: Connect) -> None:
