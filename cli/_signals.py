@@ -19,8 +19,9 @@ import trio
 
 __all__ = ["StopSignals", "catch_stop_signals"]
 
-#: After the second signal, for turns to be marked as interrupted and for clients to be told.
-FORCE_SECONDS: Final = 1.0
+#: After the second signal, for turns to be marked as interrupted and for clients to be told. Who
+#: insists does not wait; what is cut short is as after a kill, and recovered like it.
+FORCE_SECONDS: Final = 0.15
 _STOPPING: Final = (signal.SIGINT, signal.SIGTERM)
 
 

@@ -14,7 +14,7 @@ import attrs
 import trio
 
 from ..agents import resolve_agents
-from ..core import Settings, open_server
+from ..core import Server, Settings, open_server
 from ..core._arguments import check_authenticator, check_reach, is_encrypted, is_local
 from ..core.abc import Agent, Authenticator, SessionStore, TlsFiles
 from ..core.errors import SettingsError
@@ -64,7 +64,8 @@ def serve(
     --drain-seconds), or else from the file (drain_seconds).
 
     SIGINT or SIGTERM drains: clients are told, nothing new is begun, and turns may go on for the
-    drain time, then they are interrupted. A second signal interrupts them at once.
+    drain time, then they are interrupted. A second signal interrupts them at once, and ends by
+    force what is not over by itself in 0.15 s. That loses nothing that was acknowledged.
 
     Sessions outlive the server, in a folder of JSON Lines unless told otherwise.
 
@@ -225,7 +226,7 @@ async def _run(plan: _Plan, signals: StopSignals) -> int:
         stopped_by = await signals.wait(1)
         log.info("got %s: draining", stopped_by.name)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_end_when_insisted, signals, nursery.cancel_scope)
+            nursery.start_soon(_end_when_insisted, signals, server, nursery.cancel_scope)
             await server.drain()
             nursery.cancel_scope.cancel(reason="drained")
     if len(signals.received) > 1:
@@ -235,6 +236,9 @@ async def _run(plan: _Plan, signals: StopSignals) -> int:
     return EXIT_OK
 
 
-async def _end_when_insisted(signals: StopSignals, draining: trio.CancelScope) -> None:
+async def _end_when_insisted(
+    signals: StopSignals, server: Server, draining: trio.CancelScope
+) -> None:
     await signals.wait(2)
+    server.stop(at_once=True)
     draining.cancel(reason="a second signal")

@@ -47,6 +47,7 @@ async def _serve(
 
                 async def end_at_once() -> None:
                     await anext(signals)
+                    server.stop(at_once=True)
                     nursery.cancel_scope.cancel(reason="a second signal")
 
                 nursery.start_soon(end_at_once)

@@ -53,6 +53,9 @@ log = logging.getLogger("trialogue.server")
 RETRY_AFTER_MS: Final = 1000
 #: For the last frames of each connection, when the server ends.
 GOODBYE_SECONDS: Final = 2.0
+#: The same of a server that ends at once: what was posted is on its way, and nobody waits for
+#: clients to hang up.
+SHORT_GOODBYE_SECONDS: Final = 0.02
 #: For turns to notice their cancel, and for what is staged to become durable, when it ends.
 FINISH_SECONDS: Final = 5.0
 #: Limiters of principals that are not connected are looked through when there are so many more.
@@ -97,6 +100,7 @@ class Server(Acceptor):
         self._connection_tasks: trio.Nursery
         self._listening = trio.CancelScope()
         self._stop = trio.Event()
+        self._ends_at_once = False
         self._unlinked: trio.Event | None = None
 
     # -- for listeners -----------------------------------------------------------------------
@@ -227,8 +231,13 @@ class Server(Acceptor):
 
     # -- the tree ----------------------------------------------------------------------------
 
-    def stop(self) -> None:
-        """Let `run` end."""
+    def stop(self, *, at_once: bool = False) -> None:
+        """Let `run` end.
+
+        Args:
+            at_once: Without waiting until each client has hung up.
+        """
+        self._ends_at_once = self._ends_at_once or at_once
         self._stop.set()
 
     async def run(
@@ -300,7 +309,8 @@ class Server(Acceptor):
         """Answer what still waits, let each connection take what was posted, then close it."""
         for link in list(self.links):
             link.say_goodbye()
-        with trio.move_on_after(GOODBYE_SECONDS):
+        seconds = SHORT_GOODBYE_SECONDS if self._ends_at_once else GOODBYE_SECONDS
+        with trio.move_on_after(seconds):
             while self.links:
                 self._unlinked = trio.Event()
                 await self._unlinked.wait()

@@ -116,10 +116,10 @@ class ServerProcess:
 
     def wait(self) -> int:
         """Wait for its end, and give the exit code."""
-        code = self.process.wait(PATIENCE)
+        # Its output ends when it does, and not up to 50 ms later, as a wait with a timeout would.
         self._stdout.join(PATIENCE)
         self._stderr.join(PATIENCE)
-        return code
+        return self.process.wait(PATIENCE)
 
     @property
     def rest_of_stdout(self) -> list[str]:

@@ -1,6 +1,7 @@
 """``trialogue serve`` as another process: what it prints, how it ends, whom it lets in."""
 
 import json
+import math
 import signal
 import socket
 import sys
@@ -85,20 +86,70 @@ def test_turns_are_interrupted_at_the_end_of_the_drain_time() -> None:
     assert (ended["outcome"], ended["stopReason"]) == ("interrupted", "shutdown")
 
 
-@pytest.mark.parametrize(("second", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_second_signal_interrupts_at_once(second: signal.Signals, code: int) -> None:
-    with serving("agents_for_cli:slow", "--transport", TCP) as server:
-        with LineClient(server.urls[0]) as client:
-            client.start_turn("1000")
-            server.signal(signal.SIGTERM)
-            client.wait_event("goaway")
-            insisted_at = time.monotonic()
-            server.signal(second)
-            ended = client.wait_event("turn.ended")
+def insist(agent: str, second: signal.Signals, code: int, state: Path) -> tuple[float, str | None]:
+    """Send a second signal in a drain, and give how long the end took and how the turn ended.
+
+    The client stays connected, and hangs up only when the server is gone.
+    """
+    environ = {"XDG_STATE_HOME": str(state)}
+    with (
+        serving(agent, "--transport", TCP, environ=environ) as server,
+        LineClient(server.urls[0]) as client,
+    ):
+        client.start_turn("1000")
+        server.signal(signal.SIGTERM)
+        client.wait_event("goaway")
+        insisted_at = time.monotonic()
+        server.signal(second)
         assert server.wait() == code
         took = time.monotonic() - insisted_at
-    assert ended["outcome"] == "interrupted"
-    assert took < 5, "and not the time to drain"
+        try:
+            outcome: str | None = client.wait_event("turn.ended")["outcome"]
+        except EOFError:
+            outcome = None
+    return took, outcome
+
+
+@pytest.mark.parametrize(("second", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_second_signal_interrupts_at_once(
+    second: signal.Signals, code: int, tmp_path: Path
+) -> None:
+    """A second signal is immediate; who is connected is told all the same.
+
+    A bug once seen: it took a second while a client stayed connected. Other tests run beside this
+    one, so that the best of a few is what it takes.
+    """
+    ends: list[tuple[float, str | None]] = []
+    while not any(took < 0.2 and outcome == "interrupted" for took, outcome in ends):
+        assert len(ends) < 8, ends
+        ends.append(insist("agents_for_cli:slow", second, code, tmp_path / str(len(ends))))
+
+
+def test_a_second_signal_ends_by_force_and_loses_nothing(tmp_path: Path) -> None:
+    """Also with an agent that does not stop: what was acknowledged is there after a restart."""
+    took = math.inf
+    for attempt in range(8):
+        state = tmp_path / str(attempt)
+        took, outcome = insist("agents_for_cli:stubborn", signal.SIGINT, 130, state)
+        assert outcome is None, "no end is said of a turn that goes on"
+        if took < 0.2:
+            break
+    assert took < 0.2
+    environ = {"XDG_STATE_HOME": str(state)}
+    with (
+        serving("agents_for_cli:stubborn", "--transport", TCP, environ=environ) as server,
+        LineClient(server.urls[0]) as client,
+    ):
+        (session,) = client.request("session.list")["data"]["sessions"]
+        listed = client.request("event.list", sessionId=session["id"])["data"]["events"]
+    assert [event["type"] for event in listed][:4] == [
+        "session.created",
+        "input.delivered",
+        "turn.started",
+        "message.created",
+    ]
+    assert listed[-1]["type"] == "turn.ended"
+    assert listed[-1]["data"]["outcome"] == "interrupted"
 
 
 def test_a_second_signal_ends_even_an_agent_that_blocks_everything() -> None:
