@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import ssl
-import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -160,10 +159,6 @@ class WebSocketTransport(Transport):
         context = server_context(options.tls, url) if secure else None
         polls = wants_poller(options.settings.driver, url)
         sock, address = await bind_tcp(address)
-        if sys.platform == "linux":
-            # The client speaks first: accepted when it has (or after a second), a connection is
-            # read at once, which saves the wake-up for it alone.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)
         policy = Policy(
             is_secure=secure,
             own_hosts=(address.host, sock.getsockname()[0]),

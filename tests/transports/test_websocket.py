@@ -445,6 +445,14 @@ async def test_peer_that_stalls_in_the_handshake_is_closed(open_ws: Open) -> Non
         await server.acceptor.wait_empty()
 
 
+async def test_silent_peer_is_closed_at_its_time(open_ws: Open) -> None:
+    """PROTOCOL §3.2. A bug once seen: the kernel kept it for a second (TCP_DEFER_ACCEPT)."""
+    async with open_ws(connect_seconds=0.2) as server:
+        began = trio.current_time()
+        assert await answer_to(server, b"") == b""
+        assert 0.2 <= trio.current_time() - began < 1
+
+
 async def test_peer_that_hangs_up_in_the_handshake_is_forgotten(open_ws: Open) -> None:
     async with open_ws() as server:
         stream = await server.open_raw()
