@@ -57,7 +57,7 @@ class Outbox:
         spawn: Starts the writer task; of a nursery that lives as long as the connection.
         framing: Makes bytes of a frame.
         try_send: Sends what it can at once and says how much, or raises BlockingIOError or
-            another OSError. None if only a task can send (TLS).
+            another OSError.
         send_some: Waits until it could send a part, and says how much. Trio's exceptions.
 
     A subclass overrides `_ended`.
@@ -94,7 +94,7 @@ class Outbox:
         settings: Settings,
         spawn: Spawn,
         framing: Framing,
-        try_send: Callable[[bytes], int] | None,
+        try_send: Callable[[bytes], int],
         send_some: Callable[[bytes | memoryview], Awaitable[int]],
     ) -> None:
         self._flusher = flusher
@@ -172,7 +172,7 @@ class Outbox:
             rest = self._flush_now()
             if rest is None:
                 return
-            if rest or self._queue:
+            if rest:
                 self._writing = True
                 self._spawn(self._write, rest)
         if self._callbacks and self._size < self._high:
@@ -186,7 +186,7 @@ class Outbox:
         Returns:
             What is left of the chunk that did not go as a whole. None: the outbox has ended.
         """
-        while self._queue and self._try_send is not None:
+        while self._queue:
             chunk = self._take_chunk(FLUSH_BYTES)
             try:
                 sent = self._try_send(chunk)

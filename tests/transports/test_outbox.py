@@ -62,7 +62,7 @@ class Recorded(Outbox):
 
 
 class Bench:
-    def __init__(self, nursery: trio.Nursery, *, can_try: bool) -> None:
+    def __init__(self, nursery: trio.Nursery) -> None:
         self.pipe = Pipe()
         self.flusher = Flusher()
         self.outbox = Recorded(
@@ -70,14 +70,14 @@ class Bench:
             settings=SETTINGS,
             spawn=nursery.start_soon,
             framing=frame_line,
-            try_send=self.pipe.try_send if can_try else None,
+            try_send=self.pipe.try_send,
             send_some=self.pipe.send_some,
         )
 
 
-@pytest.fixture(params=[True, False], ids=["try", "task"])
-async def bench(request: pytest.FixtureRequest, nursery: trio.Nursery) -> Bench:
-    return Bench(nursery, can_try=request.param)
+@pytest.fixture
+async def bench(nursery: trio.Nursery) -> Bench:
+    return Bench(nursery)
 
 
 @contextmanager
@@ -176,8 +176,7 @@ async def test_a_callback_that_fills_the_outbox_lets_the_others_be_first_next_ti
     assert called == list("abcabc")
 
 
-async def test_what_a_callback_posts_goes_out_in_the_same_pass(nursery: trio.Nursery) -> None:
-    bench = Bench(nursery, can_try=True)
+async def test_what_a_callback_posts_goes_out_in_the_same_pass(bench: Bench) -> None:
     bench.outbox.raw(b"first")
     bench.outbox.call_when_drained(lambda: bench.outbox.raw(b"second"))
     bench.flusher.flush()
@@ -311,8 +310,7 @@ async def test_broken_peer_ends_the_outbox(bench: Bench) -> None:
     assert bench.outbox.ends == 1
 
 
-async def test_peer_that_broke_before_the_flush_ends_the_outbox(nursery: trio.Nursery) -> None:
-    bench = Bench(nursery, can_try=True)
+async def test_peer_that_broke_before_the_flush_ends_the_outbox(bench: Bench) -> None:
     bench.pipe.broken = True
     bench.outbox.raw(b"x")
     bench.flusher.flush()
@@ -321,7 +319,7 @@ async def test_peer_that_broke_before_the_flush_ends_the_outbox(nursery: trio.Nu
 
 async def test_cancelled_writer_sends_nothing_behind_its_gap(autojump_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
-        bench = Bench(nursery, can_try=True)
+        bench = Bench(nursery)
         bench.pipe.room = 1
         bench.outbox.raw(b"half")
         bench.flusher.flush()
