@@ -40,9 +40,14 @@ class SessionMaker:
     def create(self, command: Command, reply: Reply) -> None:
         """Carry out ``session.create``."""
         params: SessionCreate = command.params
-        self._host.check_agent(params.config)
-        check_session(self._host.settings, params, params.config)
-        self._make_once(command, reply, params)
+        refusal: WireError | None = None
+        try:
+            self._host.check_agent(params.config)
+            check_session(self._host.settings, params, params.config)
+        except WireError as exc:
+            # Its key is asked first: what was made is there, whatever is allowed today.
+            refusal = exc
+        self._make_once(command, reply, params, refusal=refusal)
 
     def fork(
         self, session: LiveSession, command: Command, params: SessionFork, reply: Reply

@@ -220,6 +220,20 @@ async def test_repeated_create_is_one_session(connect: Connect) -> None:
         assert len((await peer.call("session.list"))["sessions"]) == 2
 
 
+async def test_key_of_a_create_is_looked_up_before_its_params(connect: Connect) -> None:
+    """§7: CONFLICT with other params, also where those would be refused."""
+    async with connect() as peer:
+        await peer.call("session.create", idempotency_key="k")
+        other = {"config": {"agent": "nobody"}}
+        await peer.refused("CONFLICT", "session.create", params=other, idempotency_key="k")
+        await peer.refused("INVALID_REQUEST", "session.create", params=other, idempotency_key="k2")
+        unreadable = {"config": {"agent": 1}}
+        await peer.refused(
+            "INVALID_REQUEST", "session.create", params=unreadable, idempotency_key="k"
+        )
+        assert await peer.call("session.create", idempotency_key="k2"), "that was not remembered"
+
+
 async def test_key_of_a_create_is_its_principals(connect: Connect) -> None:
     """§7: for session.create this principal, so that nobody is given another's session."""
 

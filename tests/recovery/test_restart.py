@@ -184,6 +184,19 @@ async def test_keys_of_before_the_crash_are_known(autojump_clock: MockClock) -> 
         assert len((await peer.call("session.list"))["sessions"]) == 1
 
 
+async def test_key_of_a_create_is_known_though_it_would_be_refused_now(
+    autojump_clock: MockClock,
+) -> None:
+    """PROTOCOL §7: what a key has carried out is answered, and no new server's rules undo it."""
+    store, name = SurvivingStore(), "a name of 40 bytes, which were allowed"
+    async with running(store) as (_, peer):
+        created = await peer.call("session.create", name=name, idempotency_key="k")
+    async with running(store, max_name_bytes=8) as (_, peer):
+        again = await peer.call("session.create", name=name, idempotency_key="k")
+        assert again["id"] == created["id"]
+        await peer.refused("PAYLOAD_TOO_LARGE", "session.create", name=name, idempotency_key="k2")
+
+
 async def test_long_log_is_opened_from_its_snapshot() -> None:
     """Our choice: a session of more than 1,000 entries is not folded from the first.
 
