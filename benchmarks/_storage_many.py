@@ -1,7 +1,8 @@
 """``python -m benchmarks storage --many N``: a start, a list and an opening, with N sessions stored.
 
 Each session is one message long. They are written through the store, without syncs; then
-``trialogue serve`` is started on them. One session more has a long log of events.
+``trialogue serve`` is started on them, with the bytecode of its modules at hand, as pip leaves it.
+One session more has a long log of events.
 """
 
 from __future__ import annotations
@@ -45,12 +46,15 @@ def measure(folder: str, sessions: int) -> list[dict[str, Any]]:
     for kind in ("jsonl", "sqlite"):
         with tempfile.TemporaryDirectory(dir=folder) as inside:
             # Nothing but what a store needs to start: the base of the others.
-            base = _start(kind, f"{inside}/empty", ())
+            bytecode = {"PYTHONPYCACHEPREFIX": f"{inside}/bytecode", "PYTHONDONTWRITEBYTECODE": ""}
+            base = _start(kind, f"{inside}/empty", (), bytecode)
             began = time.perf_counter()
             trio.run(_fill, kind, f"{inside}/full", sessions)
             filled = time.perf_counter() - began
             result = {"store": kind, "sessions": sessions, "empty": base}
-            result |= _start(kind, f"{inside}/full", (_read_pages, _open_some, _open_long))
+            result |= _start(
+                kind, f"{inside}/full", (_read_pages, _open_some, _open_long), bytecode
+            )
             print(f"{kind:8} {sessions:8,}  filled in {filled:.0f} s")
             for name, value in result.items():
                 if isinstance(value, float):
@@ -89,7 +93,7 @@ async def _fill(kind: str, where: str, sessions: int) -> None:
             nursery.start_soon(write)
 
 
-def _start(kind: str, where: str, parts: Sequence[Any]) -> dict[str, Any]:
+def _start(kind: str, where: str, parts: Sequence[Any], environ: dict[str, str]) -> dict[str, Any]:
     """Start a server some times, and let the last one be asked."""
     command = (
         *(sys.executable, "-m", "trialogue", "serve"),
@@ -100,9 +104,13 @@ def _start(kind: str, where: str, parts: Sequence[Any]) -> dict[str, Any]:
     worked: list[float] = []
     resident: list[float] = []
     found: dict[str, Any] = {}
+    if not parts:
+        # The first one writes the bytecode.
+        with open_process(command, environ=environ):
+            pass
     for number in range(_STARTS):
         began = time.perf_counter()
-        with open_process(command) as server:
+        with open_process(command, environ=environ) as server:
             took.append(time.perf_counter() - began)
             worked.append(server.cpu_seconds())
             resident.append(server.resident_bytes() / 2**20)
@@ -113,7 +121,7 @@ def _start(kind: str, where: str, parts: Sequence[Any]) -> dict[str, Any]:
                 found["residentAfterMiB"] = server.resident_bytes() / 2**20
         if number == _STARTS - 1 and "longSession" in found:
             # Another process, which knows nothing of it yet.
-            with open_process(command) as server:
+            with open_process(command, environ=environ) as server:
                 trio.run(_ask, server, (_reopen_long,), found)
     return {
         "startSeconds": median(took),

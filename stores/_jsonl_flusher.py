@@ -300,8 +300,10 @@ class Flusher:
         self._index.unsaved = set()
         return {session_id: rows.get(session_id) for session_id in unsaved}
 
-    def _wants_rewrite(self) -> bool:
-        return self._index_file.wants_rewrite(len(self._index.unsaved), len(self._index.rows))
+    def _wants_rewrite(self, *, is_last: bool = False) -> bool:
+        return self._index_file.wants_rewrite(
+            len(self._index.unsaved), len(self._index.rows), is_last=is_last
+        )
 
     async def _settle(
         self, changes: Mapping[str, Row | None], everything: Mapping[str, Row] | None
@@ -367,7 +369,13 @@ class Flusher:
             self._is_closed = True
             await committer.finish()
             await self.flush()
-            everything = self._index.rows if self._wants_rewrite() else None
+            rows = self._index.rows
+            everything: dict[str, Row] | None = None
+            if self._wants_rewrite(is_last=True):
+                # In the order that the next start wants them in.
+                everything = {
+                    session_id: rows[session_id] for session_id in self._index.list_oldest()
+                }
             await self._settle(self._take_changes(), everything)
             if committer.failure is not None:
                 return False

@@ -4,12 +4,12 @@ A line with the version, then a line a row, with a checksum as in a log. Changed
 appended; when most lines are out of date the file is written anew, and put in the place of the
 old one at once. A closed store's index ends with a mark that its lock's file has too: so an index
 that was put there by somebody else is known, and folded again from the logs, as is one that is
-damaged.
+damaged. Where many rows are written in one go, a table of them stands before them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 from zlib import crc32
 
@@ -19,6 +19,7 @@ import msgspec
 from ..core import codec
 from ..core._line import has_valid_crc
 from ._files import Files
+from ._jsonl_index_table import TABLE_START, encode_table, read_table
 from ._jsonl_rows import Row, decode_row
 
 __all__ = ["INDEX_NAME", "TORN", "IndexFile", "LoadedIndex"]
@@ -26,13 +27,14 @@ __all__ = ["INDEX_NAME", "TORN", "IndexFile", "LoadedIndex"]
 INDEX_NAME: Final = "index.jsonl"
 _NEW_NAME: Final = "index.jsonl.new"
 _HEADER: Final = b'{"index":"trialogue","version":1}'
-_CHUNK_BYTES: Final = 1 << 20
 #: Rows that are written in one go, between which other threads may run.
 _CHUNK_ROWS: Final = 1000
 #: ``,"crc":"xxxxxxxx"}``
 _CRC_BYTES: Final = 18
 #: A file of a few rows is not worth being written anew.
 _MIN_GARBAGE: Final = 1000
+#: One row in so many may be in no table when the file is closed.
+_CLOSED_SHARE: Final = 16
 
 
 class _OtherLine(msgspec.Struct):
@@ -70,10 +72,11 @@ class IndexFile:
 
     Attributes:
         lines: In it, those included that later ones replace.
+        loose: Of them, those that no table is of.
     """
 
     def __init__(self, files: Files) -> None:
-        self.lines = 0
+        self.lines = self.loose = 0
         self.size = 0
         self._files = files
         self._must_rewrite = True
@@ -85,56 +88,70 @@ class IndexFile:
         mark: str | None = None
         owners: dict[str, str] = {}
         unproven: set[str] = set()
-        lines = self._lines()
-        header, _ = next(lines, (b"", False))
-        if header != _HEADER:
-            return LoadedIndex(rows, None, "of another version" if header else "missing")
-        self.size = len(header) + 1
-        for line, is_whole in lines:
-            if not is_whole or not has_valid_crc(line):
-                is_torn = not any(has_valid_crc(rest) for rest, _ in lines)
+        data = self._read()
+        if not data.startswith(_HEADER + b"\n"):
+            return LoadedIndex(rows, None, "of another version" if data else "missing")
+        offset = len(_HEADER) + 1
+        while offset < len(data):
+            end = data.find(b"\n", offset)
+            line = data[offset:end]
+            if end < 0 or not has_valid_crc(line):
+                is_torn = end < 0 or not any(map(has_valid_crc, data[end + 1 :].split(b"\n")))
                 problem = TORN if is_torn else "damaged at a line"
                 return LoadedIndex(rows, None, problem, frozenset(unproven))
-            self.size += len(line) + 1
-            self.lines += 1
+            offset = end + 1
             mark = None
             try:
+                if line.startswith(TABLE_START):
+                    table = read_table(line, data, offset, owners)
+                    if table is not None:
+                        ids, more, offset = table
+                        rows.update(zip(ids, more, strict=True))
+                        unproven.update(ids)
+                        self.lines += len(ids)
+                    continue
+                self.lines += 1
+                self.loose += 1
                 if line.startswith(b'{"owner"'):
                     row = decode_row(line[:-_CRC_BYTES] + b"}", owners)
                     rows[row.session_id] = row
                     unproven.add(row.session_id)
                     continue
                 other = _other_decoder.decode(line)
-            except (msgspec.MsgspecError, KeyError, UnicodeDecodeError) as exc:
+            except (msgspec.MsgspecError, KeyError, UnicodeDecodeError, ValueError) as exc:
                 return LoadedIndex(rows, None, f"not an index: {exc}")
             mark = other.closed
             if mark is not None or other.synced:
                 unproven.clear()
             if other.deleted is not None:
                 rows.pop(other.deleted, None)
+        self.size = offset
         self._must_rewrite = False
         return LoadedIndex(rows, mark, None, frozenset(unproven))
 
-    def _lines(self) -> Iterator[tuple[bytes, bool]]:
+    def _read(self) -> bytes:
         try:
             handle = self._files.open_to_read(INDEX_NAME)
         except FileNotFoundError:
-            return
+            return b""
         try:
-            offset, rest = 0, b""
-            while chunk := self._files.read(handle, offset, _CHUNK_BYTES):
-                offset += len(chunk)
-                *lines, rest = (rest + chunk).split(b"\n")
-                for line in lines:
-                    yield line, True
-            if rest:
-                yield rest, False
+            return self._files.read(handle, 0, self._files.size(handle))
         finally:
             self._files.close(handle)
 
-    def wants_rewrite(self, changes: int, live: int) -> bool:
-        """Whether most lines would be of the past, or the file is of no use as it is."""
-        return self._must_rewrite or self.lines + changes > 2 * live + _MIN_GARBAGE
+    def wants_rewrite(self, changes: int, live: int, *, is_last: bool = False) -> bool:
+        """Whether most lines would be of the past, or the file is of no use as it is.
+
+        Args:
+            changes: Rows to be written.
+            live: All that are not of the past.
+            is_last: It is closed then, and the next start is to be a fast one.
+        """
+        return (
+            self._must_rewrite
+            or self.lines + changes > 2 * live + _MIN_GARBAGE
+            or (is_last and self.loose + changes > live // _CLOSED_SHARE + _MIN_GARBAGE)
+        )
 
     def append(self, changes: Mapping[str, Row | None], *, sync: bool) -> None:
         """Append changed rows (None for a session that is gone). Not to one to be rewritten."""
@@ -142,6 +159,7 @@ class IndexFile:
             blob = b"".join(_encode(session_id, row) for session_id, row in changes.items())
             self._append(blob, sync=sync)
             self.lines += len(changes)
+            self.loose += len(changes)
 
     def mark_synced(self) -> None:
         """Write down that the logs are durable as far as the rows speak of them."""
@@ -172,9 +190,9 @@ class IndexFile:
             files.write(handle, _HEADER + b"\n", 0)
             size = len(_HEADER) + 1
             for start in range(0, len(rows), _CHUNK_ROWS):
-                blob = b"".join(
-                    _encode(row.session_id, row) for row in rows[start : start + _CHUNK_ROWS]
-                )
+                some = rows[start : start + _CHUNK_ROWS]
+                blob = b"".join(_encode(row.session_id, row) for row in some)
+                blob = _with_crc(encode_table(some, blob)) + blob
                 files.write(handle, blob, size)
                 size += len(blob)
             if sync:
@@ -184,12 +202,12 @@ class IndexFile:
         files.rename(_NEW_NAME, INDEX_NAME)
         if sync:
             files.sync_folder()
-        self.size, self.lines = size, len(rows)
+        self.size, self.lines, self.loose = size, len(rows), 0
         self._must_rewrite = self._is_unsynced = False
 
 
 def _encode(session_id: str, row: Row | None) -> bytes:
-    return _with_crc(row.raw[:-1] if row else b'{"deleted":%b' % codec.encode_json(session_id))
+    return _with_crc(row.body if row else b'{"deleted":%b' % codec.encode_json(session_id))
 
 
 def _with_crc(body: bytes) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from hashlib import blake2b
 from typing import Any, Final
 
 import msgspec
@@ -35,7 +36,9 @@ class Row(msgspec.Struct, frozen=True, eq=False, gc=False):
     Attributes:
         activity: When the session was last active; with the id, what lists sort by.
         created: Stands for the idempotency key that created it: a number, to keep 100,000 small.
-        raw: The row's JSON.
+        text: Has the row's JSON, and may have much else: see `raw`.
+        start: Where in it that begins.
+        size: Of it, without the last brace.
     """
 
     # Not seen by the garbage collector: there are many, they live long, and hold no cycles.
@@ -46,7 +49,19 @@ class Row(msgspec.Struct, frozen=True, eq=False, gc=False):
     has_open_work: bool
     term: int
     created: int | None
-    raw: bytes
+    text: bytes
+    start: int
+    size: int
+
+    @property
+    def body(self) -> bytes:
+        """The row's JSON without the last brace."""
+        return self.text[self.start : self.start + self.size]
+
+    @property
+    def raw(self) -> bytes:
+        """The row's JSON."""
+        return self.body + b"}"
 
 
 class _RowSession(msgspec.Struct, rename="camel", gc=False):
@@ -145,8 +160,12 @@ class SummaryEncoder:
 
 
 def created_number(owner: str | None, key: str | None) -> int | None:
-    """Give the number that stands for an idempotency key, in this process."""
-    return None if key is None else hash((owner, key))
+    """Give the number that stands for an idempotency key. The index file has it, too."""
+    if key is None:
+        return None
+    name = codec.encode_json((owner, key))
+    # JSON's integers are of 64 bits, with a sign.
+    return int.from_bytes(blake2b(name, digest_size=7).digest())
 
 
 def make_row(summary: Summary, term: int, raw: bytes) -> Row:
@@ -160,7 +179,9 @@ def make_row(summary: Summary, term: int, raw: bytes) -> Row:
         has_open_work=summary.has_open_work,
         term=term,
         created=created_number(summary.owner, summary.created_key),
-        raw=raw,
+        text=raw,
+        start=0,
+        size=len(raw) - 1,
     )
 
 
@@ -187,6 +208,8 @@ def decode_row(raw: bytes, owners: dict[str, str] | None = None) -> Row:
         line.term,
         created_number(owner, line.created_key),
         raw,
+        0,
+        len(raw) - 1,
     )
 
 
@@ -216,7 +239,8 @@ def with_term(row: Row, term: int) -> Row:
     """Note that a session was taken in a term in which nothing is written yet."""
     # Nothing before it can look like this: quotes inside of a string are escaped.
     old, new = b',"term":%d,"session":' % row.term, b',"term":%d,"session":' % term
-    return msgspec.structs.replace(row, term=term, raw=row.raw.replace(old, new, 1))
+    raw = row.raw.replace(old, new, 1)
+    return msgspec.structs.replace(row, term=term, text=raw, start=0, size=len(raw) - 1)
 
 
 def fold_summary(session_id: str, entries: Iterable[Entry]) -> Row | None:

@@ -10,7 +10,7 @@ cut short), and damaged if something does (then something that was there is gone
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from typing import Final
 
 import attrs
@@ -62,13 +62,25 @@ class Names:
     torn: list[str]
 
 
-def list_sessions(names: Sequence[str]) -> Names:
-    """Sort a folder's names. What is not ours is left alone."""
-    heads: set[str] = set()
+def list_sessions(names: Sequence[str], known: Collection[str] = ()) -> Names:
+    """Sort a folder's names. What is not ours is left alone.
+
+    Args:
+        names: All.
+        known: Ids of sessions. Most names are those of their heads, and are not looked at one by
+            one: of 100,000 that takes a third of the time.
+    """
+    expected = {session_id + _SUFFIX for session_id in known}
+    others = set(names)
+    if expected <= others:
+        heads = set(known)
+    else:
+        heads = {session_id for session_id in known if session_id + _SUFFIX in others}
+    others -= expected
     older: dict[str, list[int]] = {}
     torn: list[str] = []
     is_id = ID_PATTERN.fullmatch
-    for name in names:
+    for name in others:
         session_id, _, rest = name.partition(".")
         if is_id(session_id) is None:
             continue

@@ -87,10 +87,10 @@ def _load(files: Files, lock: int, before: bytes) -> Loaded:
     replay = read_commit_logs(files, names)
     epoch = max(_epoch_of(before), replay.last_epoch) + 1
     _write_holder(files, lock, {"epoch": epoch})
-    found = list_sessions(names)
     index_file = IndexFile(files)
     index = index_file.load()
     rows, problem = index.rows, index.problem
+    found = list_sessions(names, rows)
     mark = _read_holder(before).get("closed")
     if problem is None and not replay.names and mark is not None and mark != index.mark:
         problem = "not the one that was left here"
@@ -119,10 +119,11 @@ def _load(files: Files, lock: int, before: bytes) -> Loaded:
             work.prove(session_id)
     # The index may be older than the files, or name some that were taken away by hand.
     present = found.heads | found.older.keys()
-    for session_id in rows.keys() - present:
+    listed = set(rows)
+    for session_id in listed - present:
         changed[session_id] = None
         del rows[session_id]
-    for session_id in present - rows.keys():
+    for session_id in present - listed:
         row = fold_row(files, session_id, found.older.get(session_id, ()))
         if row is not None:
             changed[session_id] = rows[session_id] = row

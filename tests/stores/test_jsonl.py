@@ -14,6 +14,8 @@ import trio
 
 from trialogue.core.errors import FencedError, StoreError
 from trialogue.core.log import Entry, Note, Position
+from trialogue.stores._files import Files
+from trialogue.stores._jsonl_index_file import IndexFile
 from trialogue.stores.jsonl import JsonlSettings, JsonlStore, open_jsonl_store
 
 from ._writer import Writer, append, seqs
@@ -378,3 +380,20 @@ async def test_jq_reads_the_log(tmp_path: Path) -> None:
         [jq, "-r", ".position", str(tmp_path / "ses_1.jsonl")], capture_stdout=True
     )
     assert done.stdout.split() == [b"1-1", b"1-2", b"1-3", b"1-4"]
+
+
+async def test_index_of_many_new_sessions_is_closed_for_a_fast_start(tmp_path: Path) -> None:
+    """Issue 3: 100,000 sessions start within a second: their rows are not parsed one by one."""
+    settings = JsonlSettings(fsync="never")
+    async with open_jsonl_store(tmp_path, settings=settings) as store, trio.open_nursery() as many:
+        for number in range(1100):
+            many.start_soon(fill, store, f"ses_{number}", 1)
+    index = IndexFile(Files(str(tmp_path)))
+    found = index.load()
+    assert len(found.rows) == index.lines - index.loose == 1100
+    # The mark of its closing, and that all of it is in the logs.
+    assert index.loose <= 2
+    keys = [(row.activity, row.session_id) for row in found.rows.values()]
+    assert keys == sorted(keys)
+    async with open_jsonl_store(tmp_path) as store:
+        assert len((await store.list(limit=2000, status="idle")).summaries) == 1100
