@@ -48,7 +48,7 @@ OTHER_VARIABLES: Final = ("TRIALOGUE_CONFIG", "TRIALOGUE_TOKEN")
 _LISTENING: Final = "What is served, and where"
 _ACCESS: Final = "Who may come in"
 _LOGS: Final = "Logs, on standard error"
-_STORE: Final = "How jsonl keeps sessions; sqlite heeds --store-fsync alone"
+_STORE: Final = "How jsonl keeps sessions; sqlite heeds fsync and min-free-bytes alone"
 _LIMITS: Final = "Limits and times: 256KiB, 20s, off"
 
 #: What each policy can lose, in brief; docs/storage.md says more.

@@ -60,7 +60,7 @@ def find_store(
 
     Args:
         spec: As from `complete_store`.
-        settings: How ours are kept. Of these SQLite has the policy alone.
+        settings: How ours are kept. Of these SQLite has the policy and the room to be left.
         must_exist: Make no new one of ours.
 
     Raises:
@@ -82,6 +82,7 @@ def find_store(
             options["settings"] = settings
         else:
             options["synchronous"] = _SYNCHRONOUS[settings.fsync]
+            options["min_free_bytes"] = settings.min_free_bytes
     try:
         store = open_store(where, **options) if colon else open_store()
     except TypeError:

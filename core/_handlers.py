@@ -133,10 +133,10 @@ def request_cancel(request: Request, params: RequestCancel) -> Any:
 
 @_method("server.health")
 def server_health(request: Request, params: Empty) -> Health:
-    """Say whether the server is well."""
+    """Say whether the server is well: ``degraded`` is one whose store takes no new work."""
     server = request.link.server
     return Health(
-        status="draining" if server.is_draining else "ok",
+        status=server.status,
         version=server.version,
         uptime_ms=round((trio.current_time() - server.started_at) * 1000),
         sessions=len(server.host.sessions),

@@ -358,10 +358,11 @@ class LocalHost(SessionHost):
 
     def _delete(self, session: LiveSession, reply: Reply) -> None:
         def closed(failure: Exception | None) -> None:
-            if failure is not None:
-                reply.fail(failure)
-            else:
+            # Where there is no room to write that it is closed, to remove it makes some.
+            if failure is None or isinstance(failure, OverloadedError):
                 self.spawn_writer(remove)
+            else:
+                reply.fail(failure)
 
         async def remove() -> None:
             try:

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Map
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from importlib.metadata import version
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import trio
 
@@ -39,7 +39,7 @@ from .abc import (
     SessionStore,
     TlsFiles,
 )
-from .errors import ServerError, SettingsError, WireError, find_failure
+from .errors import OverloadedError, ServerError, SettingsError, WireError, find_failure
 from .events import Goaway
 from .methods import Credential
 from .plugins import STORES, find_transport, load_plugin
@@ -188,6 +188,18 @@ class Server(Acceptor):
         self._connection_tasks.start_soon(check)
 
     # -- for people --------------------------------------------------------------------------
+
+    @property
+    def status(self) -> Literal["ok", "draining", "degraded"]:
+        """What ``server.health`` says."""
+        if self.is_draining:
+            return "draining"
+        store = self.host.store
+        try:
+            store.check_writable()
+        except OverloadedError:
+            return "degraded"
+        return "ok" if store.failure is None else "degraded"
 
     def stats(self) -> dict[str, Any]:
         """Give the counters since the start, and the gauges of now, by their wire names."""

@@ -436,6 +436,11 @@ class SessionStore(ABC):
         return {}
 
     @property
+    def failure(self) -> str | None:
+        """Why nothing is written any more, as after a failed sync; None while all is well."""
+        return None
+
+    @property
     def damaged(self) -> Mapping[str, str]:
         """The sessions known to be read-only since something of them is damaged, and what is."""
         return {}

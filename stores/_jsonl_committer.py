@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Literal, TypeAlias
 
 import attrs
 import trio
 
-from ..core.errors import FencedError, OverloadedError, StoreError, WireError
+from ..core.errors import FencedError, StoreError, WireError
 from ._files import Files
 from ._jsonl_commit import CommitLog
 from ._jsonl_segments import head_name
 from ._jsonl_session import OwnedSession
+from ._space import Space
 
 __all__ = ["Committer", "Fsync", "Request", "again"]
 
@@ -30,10 +30,6 @@ Fsync: TypeAlias = Literal["always", "interval", "never"]
 
 #: Notes wait for a group to go with for so long.
 NOTE_SECONDS: Final = 0.05
-#: How long what was found out about the free space is believed.
-SPACE_SECONDS: Final = 0.25
-#: What a refused client should wait.
-FULL_RETRY_MS: Final = 5000
 
 
 @attrs.define(eq=False)
@@ -116,10 +112,6 @@ def again(error: Exception) -> Exception:
     return type(error)(*error.args)
 
 
-def _full() -> OverloadedError:
-    return OverloadedError("The disk is nearly full", data={"retryAfterMs": FULL_RETRY_MS})
-
-
 class _TakenAfterError(Exception):
     """The folder was taken while a group was being written."""
 
@@ -129,7 +121,7 @@ class Committer:
 
     Attributes:
         failure: Why nothing is written any more.
-        is_full: The disk is nearly full: no new work should begin.
+        space: How much room there is.
         groups, syncs: Counted.
     """
 
@@ -147,7 +139,7 @@ class Committer:
         wait_room: Callable[[], Awaitable[None]],
     ) -> None:
         self.failure: Exception | None = None
-        self.is_full = False
+        self.space = Space(files.free_bytes, min_free_bytes)
         self.groups = self.syncs = 0
         self.log = commit_log
         self._files = files
@@ -155,7 +147,6 @@ class Committer:
         self._lock_handle = lock_handle
         self._fsync: Fsync = fsync
         self._interval = interval_seconds
-        self._min_free = min_free_bytes
         self._limiter = limiter
         self._wait_room = wait_room
         self._queue: list[Request] = []
@@ -164,11 +155,7 @@ class Committer:
         self._rounds = trio.Lock()
         self._syncs = trio.Lock()
         self._unsynced = False
-        self._space_checked = -math.inf
-        self._bytes_since = 0
-        self._free = 0
         self._settled = trio.Event()
-        self._got_full = trio.Event()
         self.on_foreign: Callable[[Request], None] = lambda request: None
 
     # -- giving it work --------------------------------------------------------------------
@@ -255,11 +242,10 @@ class Committer:
                 request.commit()
                 request.finish(None)
         for request in done.refused:
-            request.finish(_full())
+            request.finish(self.space.make_error())
         for request in done.foreign:
             self.on_foreign(request)
-        if self.is_full:
-            self._got_full.set()
+        self.space.tell()
 
     def _stop(self, failure: Exception, group: Sequence[Request]) -> None:
         """Take no more, for good: what a failed sync left on the disk, nobody knows."""
@@ -282,7 +268,7 @@ class Committer:
     def _write(self, group: Sequence[Request]) -> _Round:
         files = self._files
         self.check_lock()
-        is_full = self._look_for_space()
+        is_full = self.space.look()
         refused: list[Request] = []
         foreign: list[Request] = []
         payloads: list[bytes] = []
@@ -300,7 +286,7 @@ class Committer:
                 payloads.append(request.payload)
         if payloads:
             payload = b"".join(payloads)
-            self._bytes_since += len(payload)
+            self.space.took(len(payload))
             self.log.write(payload)
             if self._fsync == "always":
                 self.log.sync()
@@ -321,41 +307,13 @@ class Committer:
         if not self._files.is_lock(self._lock_name, self._lock_handle):
             raise FencedError("Another process has taken the store's folder")
 
-    def _look_for_space(self) -> bool:
-        """Say whether there is so little room that nothing may be written."""
-        now = time.monotonic()
-        if now - self._space_checked >= SPACE_SECONDS or self._bytes_since > self._min_free // 8:
-            self._space_checked, self._bytes_since = now, 0
-            self._free = self._files.free_bytes()
-            is_full = self._free < self._min_free
-            if is_full != self.is_full:
-                log.log(
-                    logging.ERROR if is_full else logging.WARNING,
-                    "the disk is %s",
-                    "nearly full: no new work is taken" if is_full else "no longer full",
-                    extra={"free_bytes": self._free},
-                )
-            self.is_full = is_full
-        return self._free < self._min_free // 4
-
-    def check_space(self) -> None:
-        """Refuse new work if the disk is nearly full.
-
-        Raises:
-            OverloadedError: It is.
-        """
-        if self.is_full:
-            raise _full()
-
     async def watch_space(self) -> None:
         """While the disk is full and nothing is written: find out when it no longer is."""
-        while True:
-            await self._got_full.wait()
-            self._got_full = trio.Event()
-            while self.is_full and self.failure is None:
-                await trio.sleep(SPACE_SECONDS)
-                async with self._rounds:
-                    await trio.to_thread.run_sync(self._look_for_space, limiter=self._limiter)
+        await self.space.watch(self._look_for_space)
+
+    async def _look_for_space(self) -> None:
+        async with self._rounds:
+            await trio.to_thread.run_sync(self.space.look, limiter=self._limiter)
 
     # -- the log's files -------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ from ._jsonl_segments import head_name, load_tail, segment_name
 from ._jsonl_session import OwnedSession, SegmentLimits
 from ._jsonl_sessions import Sessions, not_found
 from ._jsonl_start import LOCK_NAME, Loaded, make_mark, release_folder
+from ._space import MIN_FREE_BYTES
 from .observe import Observers
 
 __all__ = ["JsonlLog", "JsonlSettings", "JsonlStore"]
@@ -64,7 +65,7 @@ class JsonlSettings:
     interval_seconds: float = attrs.field(default=0.1, validator=_positive)
     auto_save_seconds: float = attrs.field(default=5.0, validator=_positive)
     checkpoint_seconds: float = attrs.field(default=30.0, validator=_positive)
-    min_free_bytes: int = 64 * 1024 * 1024
+    min_free_bytes: int = MIN_FREE_BYTES
     roll_entries: int = attrs.field(default=1000, validator=_positive)
     roll_bytes: int = attrs.field(default=64 * 1024 * 1024, validator=_positive)
 
@@ -557,8 +558,13 @@ class JsonlStore(SessionStore):
         """The sessions that are read-only since their files are damaged, and what is wrong."""
         return {session_id: str(fault) for session_id, fault in self._sessions.damaged.items()}
 
+    @property
+    def failure(self) -> str | None:
+        failure = self._committer.failure
+        return None if failure is None else str(failure)
+
     def check_writable(self) -> None:
-        self._committer.check_space()
+        self._committer.space.check()
 
     def statistics(self) -> Mapping[str, Any]:
         """Say what was done since the store was opened, and how it is.
@@ -567,7 +573,6 @@ class JsonlStore(SessionStore):
         the tails that were cut back and kept aside, ``replayed`` the entries that the start took
         from the commit log, ``lostRecords`` what was durable there and is damaged.
         """
-        failure = self._committer.failure
         return {
             "sessions": len(self._sessions.index.rows),
             "owned": len(self._sessions.owned),
@@ -582,8 +587,8 @@ class JsonlStore(SessionStore):
             "checkpoints": self._flusher.checkpoints,
             "logBytes": self._committer.log.size,
             "unflushedBytes": self._flusher.pending_bytes,
-            "isFull": self._committer.is_full,
-            "failure": None if failure is None else str(failure),
+            "isFull": self._committer.space.is_full,
+            "failure": self.failure,
         }
 
 

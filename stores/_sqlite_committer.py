@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import trio
 
 from ..core.errors import StoreError, TrialogueError
+from ._space import MIN_FREE_BYTES, Space
 from ._sqlite_jobs import Job
 
 if TYPE_CHECKING:
@@ -44,20 +46,23 @@ class Committer:
         commits: Transactions so far.
         jobs: What was written with them.
         failure: Why nothing is written any more, None while all is well.
+        space: How much room there is.
+        limiter: Of the threads that use the connection: one at a time.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, min_free_bytes: int = MIN_FREE_BYTES) -> None:
         self._database = database
         self._waiting: list[_Waiting] = []
         self._wake = trio.Event()
         self._notes_due = math.inf
         self._is_closing = False
         self._ended = trio.Event()
-        self._limiter = trio.CapacityLimiter(1)
+        self.limiter = trio.CapacityLimiter(1)
         self._scope = trio.CancelScope(shield=True)
         self.commits = 0
         self.jobs = 0
         self.failure: Exception | None = None
+        self.space = Space(database.free_bytes, min_free_bytes)
 
     async def do(self, job: Job) -> Any:
         """Have a job done, with the next transaction, and give what it returned.
@@ -122,11 +127,12 @@ class Committer:
     async def _commit(self, batch: Sequence[_Waiting]) -> None:
         try:
             # Not abandoned by a cancel: two threads would then use one connection.
-            await trio.to_thread.run_sync(self._write, batch, limiter=self._limiter)
+            await trio.to_thread.run_sync(self._write, batch, limiter=self.limiter)
         except StoreError as exc:
             if _is_final(exc):
                 self._stop(exc)
-            self._give_up(batch, exc)
+            self._give_up(batch, exc, is_full=_is_for_room(exc))
+            self.space.tell()
             return
         except Exception as exc:
             # A bug of ours. Nothing of it was committed.
@@ -138,18 +144,45 @@ class Committer:
         for waiting in batch:
             if waiting.done is not None:
                 waiting.done.set()
+        self.space.tell()
 
     def _write(self, batch: Sequence[_Waiting]) -> None:
         """Do all jobs in one transaction, in a worker thread."""
         database = self._database
-        with database.transaction():
+        is_full = self.space.look()
+        with self._noticing_no_room(), database.transaction():
             for waiting in batch:
+                if is_full and not waiting.job.frees_space:
+                    waiting.failure = self.space.make_error()
+                    continue
+                self.space.took(waiting.job.size)
                 try:
                     waiting.result = waiting.job.run(database)
                 except TrialogueError as exc:
                     if _is_of_database(exc):
                         raise
                     waiting.failure = exc
+
+    @contextmanager
+    def _noticing_no_room(self) -> Generator[None]:
+        try:
+            yield
+        except StoreError as exc:
+            if _is_for_room(exc):
+                self.space.surprise()
+            raise
+
+    async def watch_space(self) -> None:
+        """While the disk is full and nothing is written: find out when it no longer is."""
+        await self.space.watch(self._look_for_space)
+
+    async def _look_for_space(self) -> None:
+        await trio.to_thread.run_sync(self._look, limiter=self.limiter)
+
+    def _look(self) -> None:
+        """In a worker thread, which may have waited for those that write or close."""
+        if self.failure is None and not self._is_closing:
+            self.space.look()
 
     def _stop(self, exc: Exception) -> None:
         """Take no more: after a failed sync nobody knows what the disk holds."""
@@ -159,11 +192,16 @@ class Committer:
         self._waiting = []
 
     def _give_up(
-        self, batch: Sequence[_Waiting], exc: Exception, cause: Exception | None = None
+        self,
+        batch: Sequence[_Waiting],
+        exc: Exception,
+        cause: Exception | None = None,
+        *,
+        is_full: bool = False,
     ) -> None:
         for waiting in batch:
             # Each its own: an exception that several tasks raise gathers all their tracebacks.
-            failure = StoreError(str(exc))
+            failure = self.space.make_error() if is_full else StoreError(str(exc))
             failure.__cause__ = cause or exc
             waiting.failure = failure
             if waiting.done is not None:
@@ -182,6 +220,13 @@ def _is_of_database(exc: TrialogueError) -> bool:
     from ._sqlite_database import DatabaseError
 
     return isinstance(exc, DatabaseError)
+
+
+def _is_for_room(exc: StoreError) -> bool:
+    """Whether nothing was written since there is no room."""
+    from ._sqlite_database import DatabaseFullError
+
+    return isinstance(exc, DatabaseFullError)
 
 
 def _is_final(exc: StoreError) -> bool:

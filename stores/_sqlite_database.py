@@ -63,6 +63,7 @@ class Database:
         with _translated():
             # Any: its annotations name a type that needs typing_extensions.
             self._connection: Any = apsw.Connection(path, flags=_FLAGS, statementcachesize=64)
+            self._folder = os.path.dirname(os.path.abspath(path))
             try:
                 self._connection.set_busy_timeout(BUSY_MILLISECONDS)
                 if read_only:
@@ -107,6 +108,13 @@ class Database:
         """Run one statement for each row of parameters."""
         with _translated():
             self._connection.executemany(sql, parameters)
+
+    def free_bytes(self) -> int:
+        """How much may still be written: to its disk, and to pages of what was deleted."""
+        found = os.statvfs(self._folder)
+        (pages,), (size,) = self.rows("PRAGMA freelist_count") + self.rows("PRAGMA page_size")
+        freed: int = pages * size
+        return found.f_bavail * found.f_frsize + freed
 
     @property
     def last_row(self) -> int:

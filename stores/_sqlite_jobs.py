@@ -24,7 +24,15 @@ LAST_SEQ: Final = PLACES - 1
 
 
 class Job:
-    """Something to write."""
+    """Something to write.
+
+    Attributes:
+        frees_space: It may be done though the disk is nearly full.
+        size: Of what it writes, in bytes, where that is much.
+    """
+
+    frees_space = False
+    size = 0
 
     def run(self, database: Database) -> Any:
         """Write it, in a worker thread, and give what the waiting task is told."""
@@ -58,6 +66,7 @@ class Append(Job):
         if self._last - self._first != len(batch) - 1 or self._last > LAST_SEQ:
             raise StoreError(f"{batch[0]!r} to {batch[-1]!r} are not {len(batch)} entries")
         self._lines = [encode_entry(entry) for entry in batch]
+        self.size = sum(map(len, self._lines))
         session = summary.session
         self._values = (
             self._last_term,
@@ -67,7 +76,7 @@ class Append(Job):
             session.last_activity_at,
             summary.has_open_work,
             summary.created_key,
-            sum(map(len, self._lines)),
+            self.size,
             encode_json(unstructure(session)).decode(),
         )
 
@@ -119,6 +128,7 @@ class WriteNote(Job):
         self._term = term
         self._is_snapshot = note.type == "snapshot"
         self._line = encode_note(note)
+        self.size = len(self._line)
 
     def run(self, database: Database) -> None:
         if not database.run(
@@ -158,6 +168,8 @@ class Open(Job):
 class Delete(Job):
     """A session, with all that belongs to it."""
 
+    frees_space = True
+
     def __init__(self, session_id: str) -> None:
         self._id = session_id
 
@@ -178,6 +190,8 @@ class Prune(Job):
         keep_bytes: What the logs that stay may measure together; None is anything.
         protect: What stays in any case.
     """
+
+    frees_space = True
 
     def __init__(
         self,

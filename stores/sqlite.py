@@ -20,6 +20,7 @@ from ..core.errors import DamagedError, SettingsError, StoreError
 from ..core.log import Entry, Note, Recollection, Summary, SummaryPage
 from ..core.models import SessionStatus
 from . import _sqlite_queries as queries
+from ._space import MIN_FREE_BYTES
 from ._sqlite_committer import Committer
 from ._sqlite_jobs import Append, Delete, Open, Prune, WriteNote
 from ._sqlite_schema import migrate
@@ -72,9 +73,15 @@ class SqliteStore(SessionStore):
         observers: Who is told what happens in it.
     """
 
-    def __init__(self, writer: Database, readers: Sequence[Database]) -> None:
+    def __init__(
+        self,
+        writer: Database,
+        readers: Sequence[Database],
+        *,
+        min_free_bytes: int = MIN_FREE_BYTES,
+    ) -> None:
         self.holder = uuid.uuid4().hex
-        self.committer = Committer(writer)
+        self.committer = Committer(writer, min_free_bytes=min_free_bytes)
         self.writer = writer
         self.observers = Observers()
         self._readers = deque(readers)
@@ -183,6 +190,14 @@ class SqliteStore(SessionStore):
                 return gone
 
     @property
+    def failure(self) -> str | None:
+        failure = self.committer.failure
+        return None if failure is None else str(failure)
+
+    def check_writable(self) -> None:
+        self.committer.space.check()
+
+    @property
     def damaged(self) -> Mapping[str, str]:
         return dict(self._damaged)
 
@@ -195,6 +210,8 @@ class SqliteStore(SessionStore):
             "storeCommits": self.committer.commits,
             "storeWrites": self.committer.jobs,
             "damaged": len(self._damaged),
+            "isFull": self.committer.space.is_full,
+            "failure": self.failure,
         }
 
     async def _ask(self, query: Callable[[Database], T]) -> T:
@@ -217,7 +234,7 @@ class SqliteStore(SessionStore):
             await self.committer.aclose()
             if not self._is_closed:
                 self._is_closed = True
-                await trio.to_thread.run_sync(self._close)
+                await trio.to_thread.run_sync(self._close, limiter=self.committer.limiter)
 
     def _close(self) -> None:
         for database in (*self._readers, self.writer):
@@ -226,7 +243,10 @@ class SqliteStore(SessionStore):
 
 @asynccontextmanager
 async def open_sqlite_store(
-    path: str, *, synchronous: Literal["full", "normal", "off"] = "full"
+    path: str,
+    *,
+    synchronous: Literal["full", "normal", "off"] = "full",
+    min_free_bytes: int = MIN_FREE_BYTES,
 ) -> AsyncGenerator[SqliteStore]:
     """Open the database, and bring its tables up to date. Its exit writes all that waits.
 
@@ -235,6 +255,8 @@ async def open_sqlite_store(
         synchronous: What an append waits for: ``full`` is the disk. With ``normal`` a power loss
             may take back the last appends, each of them whole; with ``off`` it may damage the
             database. A kill of the process takes back nothing.
+        min_free_bytes: With less room on the disk no new work is taken, until there is room
+            again. With a quarter of it nothing at all is taken but deletions.
 
     Raises:
         SettingsError: There is no path, or apsw is not installed.
@@ -263,10 +285,13 @@ async def open_sqlite_store(
             raise
         return opened[0], opened[1:]
 
-    store = SqliteStore(*await trio.to_thread.run_sync(connect))
+    writer, readers = await trio.to_thread.run_sync(connect)
+    store = SqliteStore(writer, readers, min_free_bytes=min_free_bytes)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(store.committer.run)
+        nursery.start_soon(store.committer.watch_space)
         try:
             yield store
         finally:
             await store.aclose()
+            nursery.cancel_scope.cancel(reason="the store is closed")

@@ -104,6 +104,10 @@ class FailingStore(SessionStore):
         await self.end("find_created", fails=fails)
         return session_id
 
+    @property
+    def failure(self) -> str | None:
+        return self._store.failure
+
     def check_writable(self) -> None:
         self._store.check_writable()
 

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 
+import attrs
 import pytest
 import trio
 
 from trialogue.agents.echo import echo
-from trialogue.stores import _jsonl_committer
+from trialogue.core.abc import SessionStore
+from trialogue.stores import _space
+from trialogue.stores._space import MIN_FREE_BYTES
+from trialogue.stores._sqlite_database import Database
 from trialogue.stores.jsonl import JsonlSettings
+from trialogue.stores.sqlite import SqliteStore, open_sqlite_store
 from trialogue.testing import open_test_server
 from trialogue.testing._server import ServerInTest
 
-from ._faulty_files import Disk, MemoryFiles
+from ._faulty_files import Disk, Fault, MemoryFiles
 from ._jsonl import open_on, quick
 
 #: More than the store asks for.
@@ -27,6 +35,25 @@ class SmallDisk(MemoryFiles):
 
     def free_bytes(self) -> int:
         return self.free
+
+
+@attrs.define
+class Small:
+    """A store on a disk of which a test says how much is free."""
+
+    store: AbstractAsyncContextManager[SessionStore]
+    set_free: Callable[[int], None]
+
+
+@pytest.fixture(params=["jsonl", "sqlite"])
+def small(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Small:
+    monkeypatch.setattr(_space, "SPACE_SECONDS", 0.02)
+    if request.param == "jsonl":
+        files = SmallDisk(Disk())
+        return Small(open_on(files, quick()), lambda free: setattr(files, "free", free))
+    free = [PLENTY]
+    monkeypatch.setattr(Database, "free_bytes", lambda self: free[0])
+    return Small(open_sqlite_store(str(tmp_path / "a.db")), lambda now: free.__setitem__(0, now))
 
 
 async def make_sessions(disk: Disk, count: int) -> list[str]:
@@ -86,18 +113,13 @@ async def test_damaged_session_is_read_only_and_everybody_is_told(
 
 
 async def test_nearly_full_disk_refuses_new_work_and_takes_it_again_by_itself(
-    monkeypatch: pytest.MonkeyPatch,
+    small: Small,
 ) -> None:
     """``OVERLOADED``, while what is under way is still written; no write is needed to notice."""
-    monkeypatch.setattr(_jsonl_committer, "SPACE_SECONDS", 0.02)
-    files = SmallDisk(Disk())
     with trio.fail_after(60):
-        async with (
-            open_test_server(echo, store=open_on(files, quick())) as test,
-            test.open_peer() as peer,
-        ):
+        async with open_test_server(echo, store=small.store) as test, test.open_peer() as peer:
             session_id = (await peer.call("session.create"))["id"]
-            files.free = quick().min_free_bytes - 1
+            small.set_free(MIN_FREE_BYTES - 1)
             await trio.sleep(0.05)
             # Nobody has looked yet: this is still taken, and shows how it is.
             await send(test, session_id)
@@ -108,10 +130,12 @@ async def test_nearly_full_disk_refuses_new_work_and_takes_it_again_by_itself(
             assert error["data"]["retryAfterMs"] > 0
             await peer.refused("OVERLOADED", "session.create")
             assert (await peer.call("server.stats"))["store"]["isFull"]
+            assert (await peer.call("server.health"))["status"] == "degraded"
             assert (await peer.call("event.list", sessionId=session_id))["events"]
-            files.free = PLENTY
+            small.set_free(PLENTY)
             while (await peer.call("server.stats"))["store"]["isFull"]:  # noqa: ASYNC110
                 await trio.sleep(0.02)
+            assert (await peer.call("server.health"))["status"] == "ok"
             await send(test, session_id)
 
 
@@ -121,19 +145,67 @@ async def send(test: ServerInTest, session_id: str) -> None:
         assert done["outcome"] == "completed"
 
 
-async def test_full_disk_says_when_to_try_again_to_whom_it_surprises(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_full_disk_says_when_to_try_again_to_whom_it_surprises(small: Small) -> None:
     """PROTOCOL §10. The write that finds the disk full is refused as those after it are."""
-    monkeypatch.setattr(_jsonl_committer, "SPACE_SECONDS", 0.02)
-    files = SmallDisk(Disk())
     with trio.fail_after(60):
-        async with (
-            open_test_server(echo, store=open_on(files, quick())) as test,
-            test.open_peer() as peer,
-        ):
-            await peer.call("session.create")
-            files.free = 0
+        async with open_test_server(echo, store=small.store) as test, test.open_peer() as peer:
+            session_id = (await peer.call("session.create"))["id"]
+            small.set_free(0)
             await trio.sleep(0.05)
             error = await peer.refused("OVERLOADED", "session.create")
             assert error["data"]["retryAfterMs"] > 0
+            # What makes room is done.
+            await peer.call("session.delete", sessionId=session_id)
+
+
+async def test_database_that_finds_no_room_itself_goes_on_once_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quota say, of which the system's count of free bytes knows nothing."""
+    monkeypatch.setattr(_space, "SPACE_SECONDS", 0.02)
+    opened: list[SqliteStore] = []
+
+    @asynccontextmanager
+    async def open_store() -> AsyncGenerator[SqliteStore]:
+        async with open_sqlite_store(str(tmp_path / "a.db")) as store:
+            opened.append(store)
+            yield store
+
+    with trio.fail_after(60):
+        async with open_test_server(echo, store=open_store()) as test, test.open_peer() as peer:
+            session_id = (await peer.call("session.create"))["id"]
+            ((pages,),) = opened[0].writer.rows("PRAGMA page_count")
+            opened[0].writer.run(f"PRAGMA max_page_count = {pages}")
+            error = await peer.refused(
+                "OVERLOADED", "message.send", sessionId=session_id, content="x" * 100_000
+            )
+            assert error["data"]["retryAfterMs"] > 0
+            assert (await peer.call("event.list", sessionId=session_id))["events"]
+            opened[0].writer.run("PRAGMA max_page_count = 100000")
+            while (await peer.call("server.stats"))["store"]["isFull"]:  # noqa: ASYNC110
+                await trio.sleep(0.02)
+            await send(test, session_id)
+
+
+async def test_health_says_that_the_store_has_stopped(tmp_path: Path) -> None:
+    """PROTOCOL §4. After a failed sync nothing is acknowledged any more: no server to be sent to."""
+    fault = Fault(0)
+    opened: list[SqliteStore] = []
+
+    @asynccontextmanager
+    async def open_store() -> AsyncGenerator[SqliteStore]:
+        async with open_sqlite_store(str(tmp_path / "a.db")) as store:
+            opened.append(store)
+            yield store
+
+    with trio.fail_after(60):
+        for store in (open_on(MemoryFiles(Disk(), fault), JsonlSettings()), open_store()):
+            async with open_test_server(echo, store=store) as test, test.open_peer() as peer:
+                await peer.call("session.create")
+                assert (await peer.call("server.health"))["status"] == "ok"
+                fault.at, fault.for_good = fault.calls + 1, True
+                if opened:
+                    opened[0].writer.close()
+                await peer.refused("SERVER_ERROR", "session.create")
+                assert (await peer.call("server.health"))["status"] == "degraded"
+                assert (await peer.call("server.stats"))["store"]["failure"]
