@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import stat
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import partial
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import trio
@@ -272,9 +274,22 @@ async def _write_out(text: str, path: str | None) -> None:
         sys.stdout.write(text)
         return
     try:
-        await trio.Path(path).write_text(text, encoding="utf-8", newline="\n")
+        await trio.to_thread.run_sync(_write_private, path, text.encode())
     except OSError as exc:
-        raise CommandError(f"{path}: {exc.strerror}") from exc
+        is_link = exc.errno == errno.ELOOP
+        said = "it is a link, and what it leads to is left alone" if is_link else exc.strerror
+        raise CommandError(f"{path}: {said}") from exc
+
+
+def _write_private(path: str, data: bytes) -> None:
+    """Write a file that its owner alone may read, as the store's own are: no link is followed."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(path, flags, 0o600), "wb") as file:
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            # Before anything is in it that one with a wider mode would show.
+            os.fchmod(file.fileno(), 0o600)
+            file.truncate()
+        file.write(data)
 
 
 def import_sessions(
@@ -288,6 +303,13 @@ def import_sessions(
         str | None,
         option("Whom they shall belong to; else whom the file says.", metavar="PRINCIPAL"),
     ] = None,
+    partial: Annotated[
+        bool,
+        option(
+            "Take what is there of JSON Lines whose last lines are missing, and a file of a store's "
+            "folder as it is."
+        ),
+    ] = False,
     as_json: Annotated[
         bool, option("Print the imported sessions as a JSON array.", name="--json")
     ] = False,
@@ -295,7 +317,7 @@ def import_sessions(
 ) -> int:
     """Write sessions that were exported into a store that no server has open.
 
-    Every file is read before anything is written. JSON Lines gives the same log, with its
+    Every file is read before anything is written, and refused if it is not whole. JSON Lines gives the same log, with its
     positions, ids and keys; if the store has a session of that id, it gets a new one, and loses its
     keys, which were for the old one. Markdown gives the messages, of us or under headings such as
     "## User".
@@ -304,12 +326,23 @@ def import_sessions(
         raise SettingsError(
             f"a server takes no logs: stop the one at {store}, and import into its store"
         )
-    run = partial(_import, complete_store(store, environ), (file, *more), owner, as_json=as_json)
+    spec, files = complete_store(store, environ), (file, *more)
+
+    async def run() -> int:
+        logs = [await _read_log(each, partial=partial) for each in files]
+        return await _import(spec, files, logs, owner, as_json=as_json)
+
     return run_client_command(run)
 
 
-async def _import(spec: str, files: Sequence[str], owner: str | None, *, as_json: bool) -> int:
-    logs = [await _read_log(file) for file in files]
+async def _import(
+    spec: str,
+    files: Sequence[str],
+    logs: Sequence[Sequence[Entry]],
+    owner: str | None,
+    *,
+    as_json: bool,
+) -> int:
     imported: list[Session] = []
     async with find_store(spec) as store:
         for file, log in zip(files, logs, strict=True):
@@ -327,7 +360,7 @@ async def _import(spec: str, files: Sequence[str], owner: str | None, *, as_json
     return EXIT_OK
 
 
-async def _read_log(file: str) -> list[Entry]:
+async def _read_log(file: str, *, partial: bool) -> list[Entry]:
     """Read a session from a file: JSON Lines, if it begins as an object does.
 
     Raises:
@@ -339,14 +372,15 @@ async def _read_log(file: str) -> list[Entry]:
         else:
             data = await trio.Path(file).read_bytes()
         if data.startswith(b"{"):
-            return parse_jsonl(data)
+            return parse_jsonl(data, partial=partial)
         return parse_markdown(data.decode())
     except OSError as exc:
         raise CommandError(f"{file}: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:
         raise CommandError(f"{file}: neither JSON Lines nor text in UTF-8") from exc
     except InvalidRequestError as exc:
-        raise CommandError(f"{file}: {exc.message}") from exc
+        hint = "; --partial imports what is there" if exc.data.get("isCut") else ""
+        raise CommandError(f"{file}: {exc.message}{hint}") from exc
 
 
 def _print_json(value: Any) -> None:

@@ -18,7 +18,9 @@ from .log import Entry, KeyRecord, Note, Position
 
 __all__ = [
     "DamagedLineError",
+    "decode_end",
     "decode_line",
+    "encode_end",
     "encode_entry",
     "encode_loss",
     "encode_note",
@@ -49,7 +51,16 @@ class _Line(msgspec.Struct):
     keys: tuple[KeyRecord, ...] = ()
 
 
+class _Count(msgspec.Struct):
+    entries: int
+
+
+class _End(msgspec.Struct, tag_field="type", tag="end"):
+    data: _Count
+
+
 _decoder: Final = msgspec.json.Decoder(_Line)
+_end_decoder: Final = msgspec.json.Decoder(_End)
 
 
 def encode_entry(entry: Entry) -> bytes:
@@ -86,6 +97,32 @@ def encode_loss(timestamp: str, reason: str) -> bytes:
         codec.encode_json(reason),
     )
     return b'%b,"crc":"%08x"}' % (body, crc32(body))
+
+
+def encode_end(last: Entry, count: int) -> bytes:
+    """Write the line, without its LF, that ends an export: so one that was cut short is known.
+
+    Args:
+        last: The last entry.
+        count: How many there are.
+    """
+    body = b'{"timestamp":%b,"after":"%d-%d","type":"end","data":{"entries":%d}' % (
+        codec.encode_json(last.timestamp),
+        last.term,
+        last.seq,
+        count,
+    )
+    return b'%b,"crc":"%08x"}' % (body, crc32(body))
+
+
+def decode_end(line: bytes) -> int | None:
+    """Read how many entries an export has; None if the line, without its LF, is not its last."""
+    if not has_valid_crc(line):
+        return None
+    try:
+        return _end_decoder.decode(line).data.entries
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
 
 
 def has_valid_crc(line: bytes) -> bool:

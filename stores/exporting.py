@@ -16,7 +16,7 @@ import attrs
 from ..core._clock import utc_now
 from ..core._ids import ID_PATTERN, new_id
 from ..core._json import as_array, as_object
-from ..core._line import DamagedLineError, decode_line, encode_entry
+from ..core._line import DamagedLineError, decode_end, decode_line, encode_end, encode_entry
 from ..core._state import SessionState
 from ..core.abc import SessionStore
 from ..core.codec import JsonError, decode_json, encode_json, structure, unstructure
@@ -64,9 +64,11 @@ async def read_session(store: SessionStore, session_id: str) -> list[Entry]:
 
 
 def export_jsonl(entries: Sequence[Entry]) -> Iterator[bytes]:
-    """Give a log's lines (PROTOCOL §8), each with its LF."""
+    """Give a log's lines (PROTOCOL §8), each with its LF, and one that says that it is all."""
     for entry in entries:
         yield encode_entry(entry) + b"\n"
+    if entries:
+        yield encode_end(entries[-1], len(entries)) + b"\n"
 
 
 def export_markdown(entries: Sequence[Entry]) -> str:
@@ -103,22 +105,37 @@ def _mark(kind: str, data: object) -> str:
 # -- in --------------------------------------------------------------------------------------
 
 
-def parse_jsonl(data: bytes) -> list[Entry]:
+def parse_jsonl(data: bytes, *, partial: bool = False) -> list[Entry]:
     """Read the lines of one session's log. Snapshots and partial texts are passed over.
+
+    Args:
+        data: What `export_jsonl` gave, or a file of a store.
+        partial: Take what is there of a log whose last lines are missing. A store's files do not
+            say how much they hold, and need it.
 
     Raises:
         InvalidRequestError: A line is not as it was written, or the log is not whole; names it.
+            If ``partial`` would take it, ``data["isCut"]`` is true.
     """
     lines = data.split(b"\n")
     if lines and not lines[-1]:
         lines.pop()
     session_id = ""
     entries: list[Entry] = []
+    count: int | None = None
     for number, line in enumerate(lines, 1):
+        if count is not None:
+            raise _refuse(f"line {number}: it follows the end, line {number - 1}")
         try:
             entry = decode_line(line.removesuffix(b"\r"), session_id)
         except DamagedLineError as exc:
-            raise _refuse(f"line {number}: {exc}") from exc
+            count = decode_end(line.removesuffix(b"\r"))
+            if count is not None:
+                continue
+            is_cut = number == len(lines) and not data.endswith(b"\n")
+            if is_cut and partial:
+                break
+            raise _refuse(f"line {number}: {exc}", is_cut=is_cut) from exc
         if not isinstance(entry, Entry):
             continue
         if entry.seq != len(entries) + 1 or (entries and entry.term < entries[-1].term):
@@ -129,6 +146,12 @@ def parse_jsonl(data: bytes) -> list[Entry]:
         entries.append(entry)
     if not entries:
         raise _refuse("no entries")
+    if count is None and not partial:
+        said = f"line {len(lines)} is not its end, after {len(entries)} entries it was cut short"
+        raise _refuse(said, is_cut=True)
+    if count is not None and count != len(entries) and not partial:
+        said = f"line {len(lines)}: it had {count} entries, and {len(entries)} are there"
+        raise _refuse(said, is_cut=True)
     return entries
 
 
@@ -349,5 +372,6 @@ def fold_log(entries: Sequence[Entry]) -> SessionState:
     return state
 
 
-def _refuse(reason: str) -> InvalidRequestError:
-    return InvalidRequestError(f"This is no session that could be imported: {reason}")
+def _refuse(reason: str, *, is_cut: bool = False) -> InvalidRequestError:
+    message = f"This is no session that could be imported: {reason}"
+    return InvalidRequestError(message, data={"isCut": True} if is_cut else None)

@@ -1,6 +1,7 @@
 """``trialogue sessions``: for scripts, against a real server."""
 
 import json
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,9 @@ def test_show(run: Any) -> None:
 
 def test_export(run: Any, tmp_path: Path) -> None:
     session_id = find(run, "talk")
-    lines = [json.loads(line) for line in run("export", session_id)[0].splitlines()]
+    *lines, end = [json.loads(line) for line in run("export", session_id)[0].splitlines()]
+    assert end["type"] == "end"
+    assert (end["after"], end["data"]) == (lines[-1]["position"], {"entries": len(lines)})
     assert lines[0]["event"] == "session.created"
     assert lines[-1]["event"] == "turn.ended"
     assert [line["position"] for line in lines] == [f"1-{n + 1}" for n in range(len(lines))]
@@ -114,7 +117,8 @@ async def test_what_a_server_exports_is_what_it_has_on_its_disk(tmp_path: Path) 
             assert await import_session(store, parse_jsonl(online)) == session_id
         imported = await export(target)
     on_disk = (folder / f"{session_id}.jsonl").read_bytes().splitlines(keepends=True)
-    assert online == b"".join(line for line in on_disk if b'"position":"' in line)
+    exported = online.splitlines(keepends=True)[:-1]
+    assert exported == [line for line in on_disk if b'"position":"' in line]
     assert online == offline == imported
     assert b'"position":"2-' in online
     assert online.count(b'"keys":[') == 3  # of the session's creation, and of the two inputs
@@ -194,10 +198,11 @@ def test_damaged_files_are_refused_with_the_line_and_nothing_is_written(
     exported: tuple[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, file = exported
-    first, second, third = file.read_bytes().splitlines(keepends=True)
+    first, second, third, end = file.read_bytes().splitlines(keepends=True)
     damaged = tmp_path / "damaged"
     for content, said in (
-        (first + second.replace(b"What", b"Whot") + third, "line 2: the checksum"),
+        (first + second.replace(b"What", b"Whot") + third + end, "line 2: the checksum"),
+        (first + second, "line 2 is not its end, after 2 entries it was cut short; --partial"),
         (first + third, "line 2: position 1-3 does not follow"),
         (second + third, "line 1: position 1-2 does not follow"),
         (first + second + third[:-30], "line 3: "),
@@ -217,6 +222,41 @@ def test_damaged_files_are_refused_with_the_line_and_nothing_is_written(
     assert err.startswith("trialogue sessions: a server takes no logs: stop the one at ws://")
 
 
+def test_what_is_there_of_a_cut_file_is_imported_if_that_is_meant(
+    exported: tuple[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A store's own file does not say how much it holds either."""
+    session_id, file = exported
+    cut = tmp_path / "cut.jsonl"
+    cut.write_bytes(file.read_bytes()[:-150])
+    stored = tmp_path / "a" / f"{session_id}.jsonl"
+    for number, source in enumerate((cut, stored)):
+        target = f"jsonl:{tmp_path}/c{number}"
+        offline(capsys, "import", target, str(source), code=1)
+        out, _ = offline(capsys, "import", target, str(source), "--partial")
+        assert out.startswith(f"{session_id}: ")
+
+
+def test_exported_file_is_its_owners_alone_and_no_link_is_followed(
+    exported: tuple[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Issue 3: as the store's own files are."""
+    session_id, file = exported
+    store = f"jsonl:{tmp_path}/a"
+    new, old, link, other = (tmp_path / name for name in ("new", "old", "link", "other"))
+    old.write_text("x" * 100_000)
+    old.chmod(0o644)
+    for path in (new, old):
+        offline(capsys, "export", store, session_id, "-o", str(path))
+        assert path.read_bytes() == file.read_bytes()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    other.write_text("precious")
+    link.symlink_to(other)
+    err = offline(capsys, "export", store, session_id, "-o", str(link), code=1)[1]
+    assert err == f"trialogue sessions: {link}: it is a link, and what it leads to is left alone\n"
+    assert other.read_text() == "precious"
+
+
 def test_damaged_session_is_exported_as_far_as_it_goes(
     exported: tuple[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -225,7 +265,9 @@ def test_damaged_session_is_exported_as_far_as_it_goes(
     stored = tmp_path / "a" / f"{session_id}.jsonl"
     stored.write_bytes(stored.read_bytes().replace(b"What", b"Whot"))
     out, err = offline(capsys, "export", f"jsonl:{tmp_path}/a", session_id, code=1)
-    assert out == file.read_text("utf-8").splitlines(keepends=True)[0]
+    first, end = out.splitlines(keepends=True)
+    assert first == file.read_text("utf-8").splitlines(keepends=True)[0]
+    assert json.loads(end)["data"] == {"entries": 1}
     assert err.endswith(f"{session_id} is damaged: only the first 1 of 3 entries could be read\n")
 
 

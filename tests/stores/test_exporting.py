@@ -176,10 +176,35 @@ def test_file_that_is_not_whole_is_refused() -> None:
         (lines[1:], "position"),
         ([*lines[:2], *lines[3:]], "line 3: position 3-4"),
         ([lines[0], lines[1].replace(b"Hi", b"Ho")], "line 2: the checksum"),
-        ([*lines, lines[0]], "position 1-1"),
+        ([*lines, lines[0]], "line 8: it follows the end, line 7"),
+        ([lines[0], *lines], "line 2: position 1-1"),
     ):
         with pytest.raises(InvalidRequestError, match=said):
             parse_jsonl(b"".join(spoiled))
+
+
+def test_log_that_was_cut_short_is_refused_unless_that_is_meant() -> None:
+    """Issue 3: nothing is lost silently: seen once, half a file was imported as if it was all."""
+    log = make_log()
+    data = b"".join(export_jsonl(log))
+    assert parse_jsonl(data.removesuffix(b"\n"))
+    first = data.index(b"\n") + 1
+    for size in range(first, len(data) - 1):
+        cut = data[:size]
+        count = cut.count(b"\n")
+        with pytest.raises(InvalidRequestError, match=f"line {count}|line {count + 1}") as refused:
+            parse_jsonl(cut)
+        assert refused.value.data["isCut"]
+        kept = parse_jsonl(cut, partial=True)
+        # Of the last one that has no LF, all may be there.
+        assert len(kept) - min(count, len(log)) in (0, 1)
+        assert all(map(same_entry, kept, log))
+    lines = data.splitlines(keepends=True)
+    with pytest.raises(InvalidRequestError, match="line 4: it had 6 entries, and 3 are there"):
+        parse_jsonl(b"".join([*lines[:3], lines[-1]]))
+    with pytest.raises(InvalidRequestError, match="line 2: the checksum") as refused:
+        parse_jsonl(b"".join([lines[0], lines[1].replace(b"Hi", b"Ho")]), partial=True)
+    assert not refused.value.data
 
 
 @pytest.mark.parametrize("text", ["", "no headings", "<!-- trialogue:message {} -->\n## User\n"])
