@@ -190,6 +190,7 @@ async def _measure_server(bench: Bench) -> None:
     settings = Settings(
         rate_limit=RateLimit(max_requests=1e12, window_seconds=1, burst=1e12, reserve=1e12),
         max_message_bytes=2**40,
+        max_send_frame_bytes=2**41,
         max_queued_inputs=10,
     )
     agent = _Agent()

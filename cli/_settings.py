@@ -10,6 +10,7 @@ from typing import Any, Final
 import attrs
 
 from ..core import Settings
+from ..core.errors import SettingsError
 from ..core.settings import DRIVERS
 from ..stores.jsonl import JsonlSettings
 from ._options import Option, Setting
@@ -190,12 +191,17 @@ def _options_of(cls: type[Any], group: str, prefix: str = "") -> list[Option]:
 
 
 def _checker(cls: type[Any], name: str, prefix: str) -> Callable[[Any], object]:
+    field = attrs.fields_dict(cls)[name]
+
     def check(value: Any) -> object:
+        # By itself: whether it goes with the others is seen when all of them are known.
         try:
-            return cls(**{name: value})
+            if field.validator is not None:
+                field.validator(None, field, value)
         except ValueError as exc:
             # It begins with the field's name.
             raise ValueError(f"{prefix}{exc}") from None
+        return value
 
     return check
 
@@ -270,8 +276,17 @@ SERVE_OPTIONS: Final[tuple[Option, ...]] = (
 
 
 def make_settings(loaded: Mapping[str, Setting]) -> Settings:
-    """Take the server's limits from what was loaded."""
-    return Settings(**{name: loaded[name].value for name in attrs.fields_dict(Settings)})
+    """Take the server's limits from what was loaded.
+
+    Raises:
+        SettingsError: Two of them contradict each other; says where each was set.
+    """
+    try:
+        return Settings(**{name: loaded[name].value for name in attrs.fields_dict(Settings)})
+    except ValueError as exc:
+        said = [loaded[word] for word in re.findall(r"\w+", str(exc)) if word in loaded]
+        sources = ", ".join(f"{setting.option.name}: {setting.source}" for setting in said)
+        raise SettingsError(f"{exc} ({sources})") from None
 
 
 def make_store_settings(loaded: Mapping[str, Setting]) -> JsonlSettings:

@@ -26,7 +26,7 @@ from .methods import (
     SessionSubscribeResult,
     SessionUpdate,
 )
-from .models import Attachment, InputInfo, Message, SessionConfig
+from .models import Attachment, Message, SessionConfig
 from .settings import Settings
 
 __all__ = [
@@ -117,15 +117,17 @@ def check_session(
 def make_snapshot(feed: SessionFeed, replay_from: Position) -> SessionSubscribeResult:
     """Make the answer of ``session.subscribe``, consistent at the published position."""
     state = feed.state
-    inputs, has_more = _first_inputs(feed, state.inputs)
+    # Fewer than one, if need be: a client that cannot be given this could never attach.
+    room = feed.max_list_bytes - len(feed.session_json())
+    count = count_fitting(state.inputs, room)
     return SessionSubscribeResult(
         session=state.session(),
         position=str(state.position),
         replay_from=str(replay_from),
         in_progress=feed.in_progress(),
         asks=tuple(state.asks.values()),
-        inputs=inputs,
-        has_more_inputs=has_more,
+        inputs=tuple(state.inputs[:count]),
+        has_more_inputs=count < len(state.inputs),
     )
 
 
@@ -185,16 +187,8 @@ def list_inputs(feed: SessionFeed, params: InputList) -> InputListResult:
         if params.after not in queued:
             raise InputNotFoundError(f"No such input is queued: {params.after}")
         inputs = inputs[queued.index(params.after) + 1 :]
-    page, has_more = _first_inputs(feed, inputs)
-    return InputListResult(inputs=page, has_more=has_more)
-
-
-def _first_inputs(
-    feed: SessionFeed, inputs: Sequence[InputInfo]
-) -> tuple[tuple[InputInfo, ...], bool]:
-    """Cut a list of inputs; at least one, if there is one."""
     count = max(1, count_fitting(inputs, feed.max_list_bytes))
-    return tuple(inputs[:count]), count < len(inputs)
+    return InputListResult(inputs=tuple(inputs[:count]), has_more=count < len(inputs))
 
 
 def _index(messages: list[Message], message_id: str) -> int:

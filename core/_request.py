@@ -102,14 +102,15 @@ class Request(msgspec.Struct, eq=False):
         if self.is_answered:
             return False
         limit = self.link.settings.max_send_frame_bytes
-        if len(data) > limit:
+        frame = make_response(self.envelope.id, data)
+        if len(frame.payload) > limit:
             self.fail(
                 PayloadTooLargeError(
-                    f"The answer has {len(data)} bytes", data={"limitBytes": limit}
+                    f"The answer has {len(frame.payload)} bytes", data={"limitBytes": limit}
                 )
             )
             return False
-        self._answer(make_response(self.envelope.id, data))
+        self._answer(frame)
         return True
 
     def fail(self, exc: Exception) -> None:

@@ -59,8 +59,6 @@ log = logging.getLogger("trialogue.turn")
 #: A full checkpoint (2–5 µs) is made after so many writes, or so much time, whichever is first.
 WRITES_PER_CHECKPOINT: Final = 64
 SECONDS_PER_CHECKPOINT: Final = 0.001
-#: An event's frame has this much beside its data: ids, position, type.
-ENVELOPE_BYTES: Final = 512
 
 _KINDS: Final = get_args(MessageKind)
 
@@ -109,7 +107,7 @@ class RunningTurn(Turn):
         self._flushes = self._feed.flushes
         settings = session.settings
         self._max_message_bytes = settings.max_message_bytes
-        self._max_event_bytes = settings.max_send_frame_bytes - ENVELOPE_BYTES
+        self._max_event_bytes = settings.max_event_bytes
         self._max_uncommitted_bytes = settings.max_uncommitted_bytes
 
     # -- what the agent reads --------------------------------------------------------------

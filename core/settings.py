@@ -17,6 +17,16 @@ DRIVERS = ("auto", "poller", "task")
 FORGETFUL_IDLE_SECONDS = 30 * 60.0
 KIB = 1024
 MIB = 1024 * 1024
+#: What a frame, or the answer that lists its event, has beside what it is about: ids, positions,
+#: types, times.
+ENVELOPE_BYTES = 2 * KIB
+#: Settings whose sizes a frame of ours has to hold, those of a session together.
+_SENT = (
+    ("max_frame_bytes",),
+    ("max_list_bytes",),
+    ("max_message_bytes",),
+    ("max_name_bytes", "max_summary_bytes", "max_metadata_bytes", "max_config_bytes"),
+)
 
 
 def _at_least(low: float) -> Any:
@@ -48,7 +58,8 @@ class Settings:
     Attributes:
         max_frame_bytes: The largest frame a client may send.
         max_handshake_frame_bytes: The same before it is authenticated.
-        max_send_frame_bytes: The largest frame the server sends; a larger answer is an error.
+        max_send_frame_bytes: The largest frame the server sends; a larger answer is an error. It
+            has to hold what the other sizes let in.
         max_list_bytes: Where lists and ``resync`` are cut, with ``hasMore``.
         max_message_bytes: Of one message's text or one tool's result, as JSON.
         max_name_bytes: Of a session's name, as JSON: a title in a list.
@@ -127,6 +138,20 @@ class Settings:
     max_uncommitted_bytes: int = _limit(4 * MIB)
     driver: str = attrs.field(default="auto", validator=attrs.validators.in_(DRIVERS))
     server_name: str = "trialogue"
+
+    def __attrs_post_init__(self) -> None:
+        for names in _SENT:
+            size = sum(getattr(self, name) for name in names)
+            if size > self.max_event_bytes:
+                raise ValueError(
+                    f"{' + '.join(names)} must be at most {self.max_event_bytes}, not {size}, to "
+                    f"fit into a frame of max_send_frame_bytes ({self.max_send_frame_bytes})"
+                )
+
+    @property
+    def max_event_bytes(self) -> int:
+        """What a frame of ours has room for, beside what is around it."""
+        return self.max_send_frame_bytes - ENVELOPE_BYTES
 
     @property
     def stuck_bytes(self) -> int:

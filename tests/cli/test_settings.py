@@ -163,6 +163,15 @@ def test_file_that_is_missing(config: Path, capsys: pytest.CaptureFixture[str]) 
         (["echo"], {"TRIALOGUE_TRANSPORT": "smtp://x"}, "transport: unknown transport 'smtp'"),
         (["--transport", "here"], {}, "transport: 'here' is not a URL"),
         (["--max-frame-bytes", "5"], {}, "max_frame_bytes must be at least 1024, not 5 (set by --"),
+        (
+            ["--max-list-bytes", "3MiB"],
+            {"TRIALOGUE_MAX_SEND_FRAME_BYTES": "2MiB"},
+            (
+                "max_list_bytes must be at most 2095104, not 3145728, to fit into a frame of "
+                "max_send_frame_bytes (2097152) (max_list_bytes: --max-list-bytes, "
+                "max_send_frame_bytes: TRIALOGUE_MAX_SEND_FRAME_BYTES)"
+            ),
+        ),
         (["--rate-limit", "fast"], {}, "rate_limit: 'fast' is not a rate such as 1200/60s"),
         ([], {"TRIALOGUE_TURN_SECONDS": "x"}, "turn_seconds: 'x' is not a time"),
         (["--store", "tape"], {}, "store: unknown store 'tape': there are"),
@@ -184,6 +193,13 @@ def test_wrong_setting_is_said_in_one_line(
     argv: list[str], environ: dict[str, str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert refused(capsys, *argv, **environ).startswith(said)
+
+
+def test_settings_that_only_fit_together_are_taken_together() -> None:
+    """Each by itself would contradict the other's default."""
+    flags = {"max_send_frame_bytes": "8MiB", "max_list_bytes": "4MiB", "max_message_bytes": "6MiB"}
+    settings = make_settings(load_options(SERVE_OPTIONS, flags=flags, environ={}, config=None))
+    assert settings.max_list_bytes == 4 * 1024 * 1024
 
 
 @pytest.mark.parametrize(

@@ -598,7 +598,12 @@ async def test_slow_reader_is_sent_merged_deltas_and_loses_nothing(connect: Conn
     puppet = Puppet()
     piece = "abcdefgh" * KIB
     async with (
-        connect(puppet, max_message_bytes=2 * KIB * KIB, high_water_bytes=8 * KIB) as peer,
+        connect(
+            puppet,
+            max_message_bytes=2 * KIB * KIB,
+            max_send_frame_bytes=3 * KIB * KIB,
+            high_water_bytes=8 * KIB,
+        ) as peer,
         connect.another() as slow,
     ):
         sid, led = await begin(peer, puppet)

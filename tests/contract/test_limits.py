@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from trialogue.core import RateLimit, Request
+from trialogue.core import RateLimit, Request, Settings
 from trialogue.core.abc import PeerInfo, Turn
 from trialogue.core.errors import ForbiddenError, OverloadedError
 from trialogue.core.methods import Credential
@@ -678,16 +678,52 @@ async def test_list_of_queued_inputs_is_cut(loopback: Connect) -> None:
         )
 
 
-async def test_refused_subscribe_does_not_subscribe(loopback: Connect) -> None:
-    """§2.2, §11: an answer above maxSendFrameBytes is an error, and has no effect."""
-    async with loopback(for_ever, max_send_frame_bytes=64 * KIB) as peer:
-        sid = (await peer.call("session.create"))["id"]
-        for _ in range(3):
+#: With the smallest frames that a server may send.
+SMALL: dict[str, Any] = {
+    "max_send_frame_bytes": 64 * KIB,
+    "max_frame_bytes": 62 * KIB,
+    "max_list_bytes": 62 * KIB,
+    "max_message_bytes": 62 * KIB,
+    "max_config_bytes": 22 * KIB,
+    "max_metadata_bytes": 23 * KIB,
+}
+
+
+@pytest.mark.parametrize(
+    ("setting", "size"),
+    [
+        ("max_frame_bytes", 62 * KIB),
+        ("max_list_bytes", 62 * KIB),
+        ("max_message_bytes", 62 * KIB),
+        ("max_metadata_bytes", 23 * KIB),  # and the rest of a session
+        ("max_config_bytes", 22 * KIB),
+        ("max_summary_bytes", 16 * KIB),
+        ("max_name_bytes", 1 * KIB),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(setting: str, size: int) -> None:
+    """§11: what is let in has to fit into a frame; the error names both."""
+    assert Settings(**{**SMALL, setting: size})
+    with pytest.raises(ValueError, match=rf"{setting}.* at most 63488, .*max_send_frame_bytes"):
+        Settings(**{**SMALL, setting: size + 1})
+
+
+async def test_whole_session_and_its_inputs_can_be_attached_to(loopback: Connect) -> None:
+    """§6.3, §11: an answer to subscribe fits, however large its parts; the rest is listed."""
+    async with loopback(for_ever, **SMALL) as peer:
+        session = await peer.call(
+            "session.create",
+            name=just_text(1 * KIB),
+            metadata=just_metadata(23 * KIB),
+            config=just_config(22 * KIB),
+        )
+        sid = session["id"]
+        await peer.call("session.update", sessionId=sid, summary=just_text(16 * KIB))
+        for _ in range(2):
             await peer.call("message.send", sessionId=sid, content="x" * 60_000)
-        await peer.refused("PAYLOAD_TOO_LARGE", "session.subscribe", sessionId=sid)
-        assert (await peer.call("server.stats"))["subscriptions"] == 0
-        await peer.call("session.update", sessionId=sid, name="n")
-        assert peer.events(sid) == []
+        answer = await peer.call("session.subscribe", sessionId=sid)
+        assert (answer["inputs"], answer["hasMoreInputs"]) == ([], True)
+        assert len((await peer.call("input.list", sessionId=sid))["inputs"]) == 1
 
 
 async def test_answer_above_max_send_frame_bytes_is_an_error(connect: Connect) -> None:
@@ -696,9 +732,13 @@ async def test_answer_above_max_send_frame_bytes_is_an_error(connect: Connect) -
     def answer(request: Request, params: dict[str, Any]) -> str:
         return "x" * int(params["size"])
 
-    async with connect(methods={"_large": answer}, max_send_frame_bytes=64 * KIB) as peer:
-        assert len(await peer.call("_large", size=63 * KIB)) == 63 * KIB
-        error = await peer.refused("PAYLOAD_TOO_LARGE", "_large", size=64 * KIB)
+    around = len(
+        b'{"version":"1.0","type":"response","payload":{"id":"r1","success":true,"data":""}}'
+    )
+    async with connect(methods={"_large": answer}, **SMALL) as peer:
+        fitting = 64 * KIB - around
+        assert len(await peer.call("_large", request_id="r1", size=fitting)) == fitting
+        error = await peer.refused("PAYLOAD_TOO_LARGE", "_large", request_id="r1", size=fitting + 1)
         assert error["data"]["limitBytes"] == 64 * KIB
         assert await peer.call("server.health")
 

@@ -15,6 +15,11 @@ from trialogue.transports._outbox import Outbox, frame_line
 SETTINGS = Settings(
     high_water_bytes=100,
     max_send_frame_bytes=64 * 1024,
+    max_frame_bytes=1024,
+    max_list_bytes=1024,
+    max_message_bytes=1024,
+    max_metadata_bytes=1024,
+    max_config_bytes=1024,
     max_outbox_bytes=1000,
     write_timeout_seconds=5,
 )
