@@ -168,6 +168,7 @@ class Replay:
         problems: What is wrong with them, beyond a last record that was cut short.
         holes: What is missing that had been durable.
         is_incomplete: Something is missing that had not been.
+        cut: Of the files, those that end in the middle of a record, and how many bytes that is.
     """
 
     operations: Sequence[Operation]
@@ -177,6 +178,7 @@ class Replay:
     problems: Sequence[str]
     holes: Sequence[Hole]
     is_incomplete: bool
+    cut: Mapping[str, int]
 
 
 @attrs.frozen(kw_only=True)
@@ -201,9 +203,13 @@ def read_commit_logs(files: Files, names: Sequence[str]) -> Replay:
     found.sort()
     records: list[_Record] = []
     rubble = b""
+    cut: dict[str, int] = {}
     for _, _, name in found:
         # What ends a file belongs to the gap before the next one, if there is a gap.
         rubble = _scan(name, _read_all(files, name), rubble, records)
+        # A file that was only lengthened before the power went ends in zeros.
+        if rubble.strip(b"\0"):
+            cut[name] = len(rubble)
     claims = _read_claims(records)
     operations: list[Operation] = []
     problems: list[str] = []
@@ -243,6 +249,7 @@ def read_commit_logs(files: Files, names: Sequence[str]) -> Replay:
         problems=problems,
         holes=holes,
         is_incomplete=is_incomplete,
+        cut=cut,
     )
 
 

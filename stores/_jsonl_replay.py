@@ -10,14 +10,14 @@ import attrs
 
 from ..core._clock import utc_now
 from ..core._line import decode_line, encode_entry, encode_loss
-from ..core.log import Entry
+from ..core.log import Entry, Position
 from ._files import Files
 from ._jsonl_commit import Operation
 from ._jsonl_read import View, read_all, read_page
 from ._jsonl_rows import Row, decode_row, fold_summary, position_of, with_term
 from ._jsonl_segments import Fault, Names, Tail, head_name, load_tail, segment_name
 
-__all__ = ["Replayer", "cut_tail", "fold_row", "make_stamp"]
+__all__ = ["Replayer", "cut_tail", "fold_row", "make_stamp", "note_end"]
 
 log = logging.getLogger("trialogue.store")
 
@@ -36,7 +36,7 @@ class Replayer:
         has_holes: bool,
     ) -> None:
         self.damaged: dict[str, Fault] = {}
-        self.replayed = self.torn = 0
+        self.replayed = self.torn = self.shortened = 0
         self.names_changed = False
         self._files = files
         self._names = names
@@ -56,11 +56,13 @@ class Replayer:
         lines: list[bytes] = []
         summary, term = b"", 0
         hole_at: int | None = None
+        known = self._rows.get(session_id)
         for operation in operations:
             if operation.is_after_hole and hole_at is None:
                 hole_at = len(lines)
             if operation.kind == "delete":
                 self._delete(session_id)
+                known = None
                 lines, summary, term = [], b"", 0
                 if hole_at is not None:
                     hole_at = lost = 0
@@ -94,20 +96,26 @@ class Replayer:
         if term > row.term:
             row = with_term(row, term)
         self._rows[session_id] = self._changed[session_id] = row
+        if known is not None and session_id not in self.damaged:
+            self.shortened += note_end(known, position_of(row))
 
     def prove(self, session_id: str) -> None:
         """See that a row is not ahead of its log, which may have lost what nobody had synced."""
         older = self._names.older.get(session_id, ())
         tail = load_tail(self._files, session_id, older)
+        known = self._rows[session_id]
+        position = position_of(known)
+        found = Position(0, 0) if tail is None else Position(tail.term, tail.seq)
         row: Row | None = None
         if tail is not None:
             self._sync(head_name(session_id))
-            row = self._rows[session_id]
-            position = position_of(row)
-            if position == f"{tail.term}-{tail.seq}":
+            if position == str(found):
                 return
-            if self._has_holes and int(position.partition("-")[2]) > tail.seq:
-                self._damage(session_id, f"the index knows it up to {position}")
+        if tail is not None and self._has_holes and Position.parse(position).seq > found.seq:
+            self._damage(session_id, f"the index knows it up to {position}")
+        else:
+            self.shortened += note_end(known, str(found))
+        if tail is not None:
             row = fold_row(self._files, session_id, older)
         self._changed[session_id] = row
         if row is None:
@@ -315,6 +323,21 @@ def cut_tail(files: Files, session_id: str, tail: Tail | None, *, unless_in: byt
 def fold_row(files: Files, session_id: str, older: tuple[int, ...]) -> Row | None:
     """Make a session's row of its log; None if nothing in it is valid."""
     return fold_summary(session_id, read_all(files, View(session_id=session_id, older=older)))
+
+
+def note_end(known: Row, found: str) -> bool:
+    """Tell of a session that ends before what the index knows of it. Returns whether it does.
+
+    Its last lines are gone as a whole: nothing in its files says so.
+    """
+    expected = position_of(known)
+    is_short = Position.parse(found).seq < Position.parse(expected).seq
+    if is_short:
+        log.warning(
+            "a session has lost its last entries",
+            extra={"session_id": known.session_id, "expected": expected, "found": found},
+        )
+    return is_short
 
 
 def make_stamp() -> str:

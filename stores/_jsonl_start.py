@@ -44,6 +44,7 @@ class Loaded:
         epoch: How often it was taken.
         replayed: Entries that only the commit log had.
         torn: Tails that were cut back.
+        shortened: Sessions that end before what the index knows of them.
         lost: Records of the commit log that had been durable, and are damaged.
     """
 
@@ -57,6 +58,7 @@ class Loaded:
     damaged: dict[str, Fault]
     replayed: int
     torn: int
+    shortened: int
     lost: int
 
 
@@ -139,7 +141,8 @@ def _load(files: Files, lock: int, before: bytes) -> Loaded:
         names=found,
         damaged=work.damaged,
         replayed=work.replayed,
-        torn=work.torn,
+        torn=work.torn + len(replay.cut),
+        shortened=work.shortened,
         lost=sum(hole.records for hole in replay.holes),
     )
 
@@ -184,6 +187,14 @@ def _settle(
     for name in replay.names:
         if replay.problems:
             files.rename(name, f"{name}.damaged-{make_stamp()}")
+        elif name in replay.cut:
+            # What it ends with may have been acknowledged, if the disk and not a kill cut it.
+            aside = f"{name}.torn-{make_stamp()}"
+            files.rename(name, aside)
+            log.warning(
+                "the commit log ends in the middle of a record",
+                extra={"bytes": replay.cut[name], "kept_in": aside},
+            )
         else:
             files.remove(name)
         # An older one that came back without those after it would undo what they say.

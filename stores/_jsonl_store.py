@@ -23,7 +23,7 @@ from ._jsonl_commit import encode_append, encode_delete, encode_term
 from ._jsonl_committer import Committer, Fsync, Request, again
 from ._jsonl_flusher import Flusher
 from ._jsonl_reader import Reader
-from ._jsonl_replay import cut_tail, fold_row
+from ._jsonl_replay import cut_tail, fold_row, note_end
 from ._jsonl_rows import Row, make_row, position_of, read_summary, with_term
 from ._jsonl_segments import head_name, load_tail, segment_name
 from ._jsonl_session import OwnedSession, SegmentLimits
@@ -101,6 +101,7 @@ class JsonlStore(SessionStore):
         self._creating: dict[str, OwnedSession] = {}
         self._sessions = Sessions(loaded.index, loaded.names, loaded.damaged)
         self._torn = loaded.torn
+        self._shortened = loaded.shortened
         self._lost = loaded.lost
         self._replayed = loaded.replayed
         self._entries = 0
@@ -226,14 +227,17 @@ class JsonlStore(SessionStore):
             folded = await self._reader.in_thread(lambda: fold_row(self._files, session_id, older))
             if folded is None:
                 raise not_found(session_id)
-            log.warning(
-                "the index was out of date",
-                extra={
-                    "session_id": session_id,
-                    "at": position_of(row),
-                    "now": position_of(folded),
-                },
-            )
+            if note_end(row, position_of(folded)):
+                self._shortened += 1
+            else:
+                log.warning(
+                    "the index was out of date",
+                    extra={
+                        "session_id": session_id,
+                        "at": position_of(row),
+                        "now": position_of(folded),
+                    },
+                )
             row = with_term(folded, max(folded.term, row.term))
         session = OwnedSession(session_id, term=max(tail.term, row.term) + 1, limits=self._limits)
         session.continue_from(tail, older)
@@ -570,7 +574,8 @@ class JsonlStore(SessionStore):
         """Say what was done since the store was opened, and how it is.
 
         ``damaged`` counts the sessions that are read-only since their files are damaged, ``torn``
-        the tails that were cut back and kept aside, ``replayed`` the entries that the start took
+        the tails that were cut back and kept aside, ``shortened`` the sessions that had lost their
+        last entries as a whole, which the index knew of, ``replayed`` the entries that the start took
         from the commit log, ``lostRecords`` what was durable there and is damaged.
         """
         return {
@@ -578,6 +583,7 @@ class JsonlStore(SessionStore):
             "owned": len(self._sessions.owned),
             "damaged": len(self._sessions.damaged),
             "torn": self._torn,
+            "shortened": self._shortened,
             "replayed": self._replayed,
             "lostRecords": self._lost,
             "appended": self._entries,

@@ -397,3 +397,82 @@ async def test_index_of_many_new_sessions_is_closed_for_a_fast_start(tmp_path: P
     assert keys == sorted(keys)
     async with open_jsonl_store(tmp_path) as store:
         assert len((await store.list(limit=2000, status="idle")).summaries) == 1100
+
+
+def cut_lines(path: Path, count: int) -> None:
+    """Take whole lines off a file's end."""
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-count]))
+
+
+def lost_ends(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, str]]:
+    """Give what the log says of sessions that lost their last entries."""
+    fields = ("session_id", "expected", "found")
+    return [
+        tuple(vars(record)[field] for field in fields)
+        for record in caplog.records
+        if record.getMessage() == "a session has lost its last entries"
+    ]
+
+
+async def test_whole_lines_lost_at_an_end_are_told_when_the_session_is_opened(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Issue 3: never silently. The file is valid as it is: only the index knows of more."""
+    async with open_jsonl_store(tmp_path) as store:
+        for name in ("ses_1", "ses_2"):
+            await fill(store, name, 5)
+    cut_lines(tmp_path / "ses_1.jsonl", 2)
+    async with open_jsonl_store(tmp_path) as store:
+        for name in ("ses_1", "ses_2"):
+            await store.open(name)
+        assert store.statistics()["shortened"] == 1
+        assert lost_ends(caplog) == [("ses_1", "1-5", "1-3")]
+        assert await seqs(store, "ses_1") == [1, 2, 3]
+
+
+async def test_end_lost_with_the_commit_log_is_told_at_the_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The index was written after the last entries, and they are nowhere any more."""
+    settings = JsonlSettings(auto_save_seconds=0.01, checkpoint_seconds=60)
+    async with open_jsonl_store(tmp_path / "a", settings=settings) as store:
+        for name in ("ses_1", "ses_2"):
+            await fill(store, name, 5)
+        index = tmp_path / "a" / "index.jsonl"
+        with trio.fail_after(10):
+            while index.read_bytes().count(b'"position":"1-5"') < 2:  # noqa: ASYNC110
+                await trio.sleep(0.02)
+            while not (tmp_path / "a" / "ses_2.jsonl").exists():  # noqa: ASYNC110
+                await trio.sleep(0.02)
+        after = crash(tmp_path / "a")
+    (commit_log,) = after.glob("commit.*.log")
+    commit_log.write_bytes(b"")
+    cut_lines(after / "ses_1.jsonl", 2)
+    async with open_jsonl_store(after) as store:
+        assert store.statistics()["shortened"] == 1
+        assert lost_ends(caplog) == [("ses_1", "1-5", "1-3")]
+        summary = await store.summary("ses_1")
+        assert summary is not None
+        assert summary.session.position == "1-3"
+
+
+async def test_commit_log_that_was_cut_is_told_and_kept_aside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_jsonl_store(tmp_path / "a") as store:
+        await fill(store, "ses_1", 5)
+        await fill(store, "ses_2", 5)
+        after = crash(tmp_path / "a")
+    (commit_log,) = after.glob("commit.*.log")
+    cut = commit_log.read_bytes()[:-10]
+    commit_log.write_bytes(cut)
+    for session in after.glob("ses_*"):
+        session.unlink()
+    for found in (1, 0):
+        async with open_jsonl_store(after) as store:
+            assert store.statistics()["torn"] == found
+            assert await store.list_ids() == ["ses_1"]
+        (kept,) = after.glob("commit.*.log.torn-*")
+        assert kept.read_bytes() == cut
+    (told,) = [r for r in caplog.records if "middle of a record" in r.getMessage()]
+    assert vars(told)["kept_in"] == kept.name
