@@ -25,6 +25,7 @@ from ._frame import Frame
 from ._state import SessionState
 from ._text import LiveMessage
 from .abc import SessionLog
+from .errors import PayloadTooLargeError
 from .events import CustomEvent, EventBody
 from .log import Entry, KeyRecord, Note, Position
 
@@ -81,6 +82,7 @@ class Journal:
         spawn: Callable[[Callable[[], Awaitable[None]]], None],
         on_failure: Failure,
         on_idle: Callback,
+        max_entry_bytes: int,
     ) -> None:
         self.feed = feed
         self.state = state
@@ -90,6 +92,7 @@ class Journal:
         self._spawn = spawn
         self._on_failure = on_failure
         self._on_idle = on_idle
+        self._max_entry_bytes = max_entry_bytes
         self._staged: list[_Staged] = []
         #: The writer is at work: in its task, or further up on this very stack.
         self._is_writing = False
@@ -142,6 +145,7 @@ class Journal:
 
         Raises:
             FencedError, StoreError, OSError: An earlier append failed; see `failure`.
+            PayloadTooLargeError: No frame could hold it: it is not logged.
         """
         if self.failure is not None:
             raise self.failure
@@ -162,6 +166,7 @@ class Journal:
             keys=keys,
             parsed=body,
         )
+        self._check_size(entry)
         marks = self._mark_text()
         self.state.apply(entry)
         self.uncommitted_bytes += len(entry.data)
@@ -169,6 +174,17 @@ class Journal:
         if not self._is_writing and not self._holds:
             self._write_nowait()
         return entry
+
+    def _check_size(self, entry: Entry) -> None:
+        """Refuse what could never be sent, in an event or with its keys in an export."""
+        size, limit = len(entry.data), self._max_entry_bytes
+        # What a key remembers is about as large as the event, or small.
+        if entry.keys and size > limit // 4:
+            size += len(codec.encode_json(codec.unstructure(entry.keys)))
+        if size > limit:
+            raise PayloadTooLargeError(
+                f"{entry.event} has {size} bytes", data={"limitBytes": limit}
+            )
 
     def note(self, note: Note) -> None:
         """Keep something in the log that is no event. Nobody waits for it."""

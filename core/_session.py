@@ -103,6 +103,7 @@ class LiveSession:
             spawn=host.spawn_writer,
             on_failure=self._journal_failed,
             on_idle=self._rest,
+            max_entry_bytes=self.settings.max_entry_bytes,
         )
         self.turn: RunningTurn | None = None
         self.notes = NoteTaker(self) if host.store.durable else None

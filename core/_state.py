@@ -50,7 +50,7 @@ from .models import (
     ToolCallInfo,
 )
 
-__all__ = ["SUMMARY_HEADING", "SessionState"]
+__all__ = ["SUMMARY_HEADING", "SessionState", "result_text"]
 
 #: How the message begins that stands in for what was compacted (PROTOCOL §8).
 SUMMARY_HEADING: Final = "[Previous conversation summary]"
@@ -424,10 +424,7 @@ class SessionState:
         return any(message.role == "tool" for message in self.messages[index + 1 :])
 
     def _tool_completed(self, body: ToolCompleted, entry: Entry) -> None:
-        if body.status == "ok":
-            text = body.result if isinstance(body.result, str) else json.dumps(body.result)
-        else:
-            text = body.error or body.status
+        text = result_text(body.result) if body.status == "ok" else body.error or body.status
         self.tools.pop(body.call_id, None)
         self._append(
             Message(
@@ -470,6 +467,12 @@ class SessionState:
         AskOpened: _ask_opened,
         AskClosed: _ask_closed,
     }
+
+
+def result_text(result: Any) -> str:
+    """Give the text that stands for a tool's result in the history."""
+    # Letters stay letters: as six characters each they would not fit into a frame again.
+    return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
 
 
 def _is_implied(message: Message) -> bool:

@@ -110,6 +110,11 @@ class LiveMessage:
             self._json_bytes = len(encode_json(self.text()))
         return self._json_bytes + _json_length(text) <= self.max_bytes
 
+    @property
+    def max_json_bytes(self) -> int:
+        """What the text has at most as JSON, without counting."""
+        return self.length * MAX_ESCAPED + 2
+
     def write(self, text: str) -> None:
         """Add to the text."""
         if self._carry or not text.isascii():

@@ -17,8 +17,9 @@ from ._clock import utc_now
 from ._feed import make_event
 from ._frame import Frame
 from ._ids import new_id
-from ._text import LiveMessage
-from ._values import take_object, take_value
+from ._state import result_text
+from ._text import MAX_ESCAPED, LiveMessage
+from ._values import check_name, check_text, cut_text, take_object, take_value
 from .abc import Agent, ToolCall, ToolFunction, Turn
 from .errors import (
     AgentError,
@@ -59,7 +60,6 @@ log = logging.getLogger("trialogue.turn")
 #: A full checkpoint (2–5 µs) is made after so many writes, or so much time, whichever is first.
 WRITES_PER_CHECKPOINT: Final = 64
 SECONDS_PER_CHECKPOINT: Final = 0.001
-
 _KINDS: Final = get_args(MessageKind)
 
 _STATUS: Final[dict[Outcome, MessageStatus]] = {
@@ -99,6 +99,8 @@ class RunningTurn(Turn):
         self._message_usage = TokenUsage()
         self._usage = TokenUsage()
         self._open_calls: dict[str, ToolCall] = {}
+        #: Of the calls that stand in one message without text, where a further one would too.
+        self._calls_bytes = 0
         self._has_acted = False
         self._steering: trio.Event | None = None
         self._handed: deque[Message] = deque()
@@ -181,7 +183,7 @@ class RunningTurn(Turn):
 
     def _write_with_care(self, text: str, kind: MessageKind) -> LiveMessage | None:
         """Start a message if there is none of this kind, and write within its limit."""
-        _check_text(text, "what turn.write is given")
+        check_text(text, "what turn.write is given")
         if kind not in _KINDS:
             raise ValueError(f"a message's kind is one of {', '.join(_KINDS)}, and not {kind!r}")
         message = self._message
@@ -239,6 +241,7 @@ class RunningTurn(Turn):
         live, self._message = self._message, None
         if live is None:
             return None
+        self._calls_bytes = 0
         session = self._session
         usage, self._message_usage = self._message_usage, TokenUsage()
         message = Message(
@@ -270,17 +273,18 @@ class RunningTurn(Turn):
         call_id: str | None = None,
     ) -> Any:
         self._check_running()
-        _check_text(name, "a tool's name")
+        check_name(name, "a tool's name")
         call_id = call_id or new_id("call")
-        _check_text(call_id, "a call's id")
+        check_name(call_id, "a call's id")
         if not callable(function):
             raise TypeError(f"the tool {name!r} is no function, but {function!r:.80}")
         if call_id in self._open_calls:
             raise LocalProtocolError(f"the tool call {call_id!r} is open already")
         session = self._session
         kept = take_object(arguments, "arguments", self._max_message_bytes)
-        self._has_acted = True
         info = ToolCallInfo(call_id=call_id, name=name, arguments=kept)
+        self._add_call(info)
+        self._has_acted = True
         with session.journal.batch():
             self._end_message("complete", (info,))
             session.journal.stage(
@@ -303,6 +307,7 @@ class RunningTurn(Turn):
                 raise TypeError(f"the tool {name!r} is not async: it returned {kind!r} at once")
             result = await running
             kept_result = take_value(result, "result", self._max_message_bytes)
+            self._check_result(kept_result)
         except BaseException as exc:  # noqa: ASYNC103 - raised, if it is no failure
             failure = find_failure(exc)
             if failure is None:
@@ -314,23 +319,49 @@ class RunningTurn(Turn):
         self._close_call(call_id, "ok", result=kept_result)
         return result
 
+    def _add_call(self, info: ToolCallInfo) -> None:
+        """Count a call to the message that it will stand in.
+
+        Raises:
+            PayloadTooLargeError: No frame could hold the two.
+        """
+        size = len(codec.encode_json(codec.unstructure(info)))
+        message, limit = self._message, self._max_event_bytes
+        beside = self._calls_bytes if message is None else message.max_json_bytes
+        if message is not None and beside + size > limit:
+            beside = len(codec.encode_json(message.text()))
+        if beside + size > limit:
+            raise PayloadTooLargeError(
+                f"A message may have {limit} bytes with its tool calls", data={"limitBytes": limit}
+            )
+        if message is None:
+            self._calls_bytes += size
+
+    def _check_result(self, result: Any) -> None:
+        """Check that a frame can hold the text that a result has in the history, too.
+
+        Raises:
+            PayloadTooLargeError: It is one that nearly doubles as a text.
+        """
+        text, limit = result_text(result), self._max_event_bytes
+        if len(text) * MAX_ESCAPED > limit and len(codec.encode_json(text)) > limit:
+            raise PayloadTooLargeError(
+                f"A tool's result may have {limit} bytes as a text", data={"limitBytes": limit}
+            )
+
     def _make_progress(self, call_id: str) -> Any:
         def report_progress(
             text: str | None = None, progress: float | None = None, total: float | None = None
         ) -> None:
             if call_id in self._open_calls:
-                self._session.journal.publish_transient(
-                    make_event(
-                        self._session.id,
-                        ToolProgress(
-                            call_id=call_id,
-                            turn_id=self._id,
-                            text=text,
-                            progress=progress,
-                            total=total,
-                        ),
-                    )
+                body = ToolProgress(
+                    call_id=call_id,
+                    turn_id=self._id,
+                    text=None if text is None else cut_text(text),
+                    progress=progress,
+                    total=total,
                 )
+                self._session.journal.publish_transient(make_event(self._session.id, body))
 
         return report_progress
 
@@ -345,6 +376,7 @@ class RunningTurn(Turn):
         # A call whose turn was ended under it was closed by that end already.
         if self._open_calls.pop(call_id, None) is None or self._session.journal.failure:
             return
+        self._calls_bytes = 0
         self._session.journal.stage(
             ToolCompleted(
                 call_id=call_id, turn_id=self._id, status=status, result=result, error=error
@@ -355,7 +387,7 @@ class RunningTurn(Turn):
 
     def emit(self, name: str, data: Mapping[str, Any], *, durable: bool = False) -> None:
         self._check_running()
-        _check_text(name, "an event's name")
+        check_name(name, "an event's name")
         if not name.startswith("_"):
             raise LocalProtocolError(f"an agent's own event begins with '_', not {name!r}")
         body = CustomEvent(name, take_object(data, "data", self._max_event_bytes))
@@ -492,7 +524,7 @@ class RunningTurn(Turn):
             return
         self.outcome = outcome
         if self.stop_reason is not None:
-            self.stop_reason = str(self.stop_reason)
+            self.stop_reason = cut_text(str(self.stop_reason))
         if outcome in ("cancelled", "interrupted") and self.cancel_reason is not None:
             self.stop_reason = self.cancel_reason
         elif outcome == "interrupted":
@@ -519,7 +551,7 @@ class RunningTurn(Turn):
         if isinstance(exc, WireError):
             # It was made to be shown.
             log.info("the agent failed", extra={"turn_id": self._id, "error": exc.message})
-            return ErrorInfo(code=exc.code, message=exc.message)
+            return ErrorInfo(code=exc.code, message=cut_text(exc.message))
         error_id = new_id("err")
         log.error(
             "the agent raised an exception\n%s",
@@ -532,10 +564,10 @@ class RunningTurn(Turn):
 
     def _describe(self, exc: Exception, what: str) -> str:
         if isinstance(exc, WireError):
-            return exc.message
+            return cut_text(exc.message)
         if isinstance(exc, LocalProtocolError):
             # Ours, of how this turn was used: no text of somebody's.
-            return str(exc)
+            return cut_text(str(exc))
         error_id = new_id("err")
         log.warning(
             "%s raised an exception",
@@ -547,8 +579,3 @@ class RunningTurn(Turn):
     def _check_running(self) -> None:
         if self.outcome is not None:
             raise LocalProtocolError(f"the turn {self._id} has ended")
-
-
-def _check_text(value: object, what: str) -> None:
-    if not isinstance(value, str):
-        raise TypeError(f"{what} is a str, and not {type(value).__name__!r}")

@@ -1,4 +1,4 @@
-"""JSON values that an agent or a tool hands over, at the seam where they come in. Pure.
+"""JSON values and texts that an agent or a tool hands over, where they come in. Pure.
 
 An encoder makes something of nearly everything (a set becomes a list, NaN becomes null), and what
 was kept would then differ from what was given. So a value that does not come back as it went is
@@ -8,6 +8,7 @@ refused, with its place.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import Any, Final, TypeGuard
@@ -22,10 +23,45 @@ from ._json import (
 )
 from .errors import LocalProtocolError, PayloadTooLargeError
 
-__all__ = ["take_object", "take_value"]
+__all__ = ["check_name", "check_text", "cut_text", "take_object", "take_value"]
+
+#: Of a tool's and an event's name and a call's id, in characters: each stands in several places.
+MAX_NAME: Final = 128
+#: Of what is said about a failure, a stop or a tool's progress, in characters.
+MAX_SAID: Final = 8 * 1024
 
 #: Of a name that is shown in an error, in characters.
 _SHOWN: Final = 64
+_SURROGATES: Final = re.compile("[\ud800-\udfff]")
+
+
+def check_text(value: object, what: str) -> None:
+    """Check that something is a text.
+
+    Raises:
+        TypeError: It is not.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{what} is a str, and not {type(value).__name__!r}")
+
+
+def check_name(value: object, what: str) -> None:
+    """Check that something is a text that can name things.
+
+    Raises:
+        TypeError: It is no text.
+        LocalProtocolError: It is too long, or cannot be shown.
+    """
+    check_text(value, what)
+    if isinstance(value, str) and not (len(value) <= MAX_NAME and value.isprintable()):
+        raise LocalProtocolError(f"{what} has at most {MAX_NAME} characters, all of them printable")
+
+
+def cut_text(text: str) -> str:
+    """Make what somebody says of himself fit to be sent: not too long, and no lone surrogate."""
+    if len(text) > MAX_SAID:
+        text = text[: MAX_SAID - 1] + "…"
+    return _SURROGATES.sub("\ufffd", text)
 
 
 def take_value(value: Any, place: str, limit: int) -> Any:

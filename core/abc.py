@@ -629,7 +629,8 @@ class Turn(ABC):
         Raises:
             LocalProtocolError: The arguments or the result are no JSON; the message names the
                 place: ``result.when: a datetime is no JSON value``.
-            PayloadTooLargeError: They are larger than ``max_message_bytes``.
+            PayloadTooLargeError: They are larger than ``max_message_bytes``, or no frame could hold
+                the call beside what its message has already.
         """
 
     @abstractmethod

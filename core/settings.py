@@ -154,6 +154,11 @@ class Settings:
         return self.max_send_frame_bytes - ENVELOPE_BYTES
 
     @property
+    def max_entry_bytes(self) -> int:
+        """What an event's data may have: of what is around it, the half is in them already."""
+        return self.max_send_frame_bytes - ENVELOPE_BYTES // 2
+
+    @property
     def stuck_bytes(self) -> int:
         """What may wait for a peer: one frame of any size it may be sent, and others beside it."""
         return self.max_send_frame_bytes + self.max_outbox_bytes
