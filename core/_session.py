@@ -77,6 +77,9 @@ __all__ = ["LiveSession"]
 #: Old idempotency keys are looked for so often, not at each command that brings one.
 FORGET_KEYS_SECONDS: Final = 60.0
 
+#: The reason of a turn that an input cancels.
+INTERRUPTED: Final = "interrupted by a newer input"
+
 log = logging.getLogger("trialogue.session")
 
 
@@ -120,6 +123,8 @@ class LiveSession:
         #: the input. One that only repeats it does not (PROTOCOL §7).
         self._senders: dict[str, Reply] = {}
         self._cancels: list[tuple[Reply, KeyClaim | None]] = []
+        #: The input whose turn ends as soon as it starts.
+        self._interrupted: str | None = None
         feed.on_idle = self._left
 
     # -- being used ------------------------------------------------------------------------
@@ -260,7 +265,12 @@ class LiveSession:
             if turn is not None and steered:
                 turn.wake_steering()
             elif turn is not None and when_busy == "interrupt":
-                self._cancel_turn(turn, "interrupted by a newer input")
+                if turn.outcome is None:
+                    self._cancel_turn(turn, INTERRUPTED)
+                elif state.inputs[0].input_id != info.input_id:
+                    # That turn is over, though nobody was told yet: what would have run since
+                    # then is what this input interrupts.
+                    self._interrupted = state.inputs[0].input_id
             elif turn is None:
                 # Inputs that a restart found waiting run now, in their order.
                 self.start_next()
@@ -582,6 +592,8 @@ class LiveSession:
             # The turn that it was meant for ended without taking it.
             info = attrs.evolve(info, turn_id=new_id("trn"))
         self._start_turn(info)
+        if info.input_id == self._interrupted and self.turn is not None:
+            self._cancel_turn(self.turn, INTERRUPTED)
 
     def _input_gone(self, input_id: str, why: Exception) -> None:
         self._senders.pop(input_id, None)

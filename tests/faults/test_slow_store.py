@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from trialogue.core import Settings, open_server
 from trialogue.core._server import Server
-from trialogue.core.abc import Turn
+from trialogue.core.abc import Agent, Turn
 
 from ._client import Answer, Caller
 from ._mirror import Event
@@ -62,12 +62,12 @@ class Scene:
 
 
 @asynccontextmanager
-async def open_scene(**settings: Any) -> AsyncGenerator[Scene]:
+async def open_scene(agent: Agent = talk, **settings: Any) -> AsyncGenerator[Scene]:
     events: list[Event] = []
     with trio.fail_after(600):
         async with (
             open_server(
-                talk,
+                agent,
                 transports=["loopback://"],
                 store=SteadyStore(),
                 settings=Settings(rate_limit=None, **settings),
@@ -181,3 +181,51 @@ async def test_resync_is_followed_by_the_texts_from_their_start(
             0,
             "word word ",
         )
+
+
+async def test_interrupt_between_two_turns_interrupts_the_second(
+    autojump_clock: MockClock,
+) -> None:
+    """PROTOCOL §5.1: while an end is on its way to the log, no turn runs, and one is about to.
+
+    A bug once seen: an interrupt that came just then waited for the whole turn of the one before
+    it, which a moment later it would have cancelled, and a moment before it stands behind.
+    """
+
+    async def tidy(turn: Turn) -> None:
+        try:
+            await talk(turn)
+        finally:
+            with trio.move_on_after(0.8, shield=True):
+                await trio.sleep_forever()
+
+    seen = Counter[str]()
+    for delay in (0, 0.25, 0.75, 1.25, 1.75, 2.25, 3, 5):
+        async with open_scene(tidy, heartbeat_seconds=1000) as scene:
+            await scene.answer("message.send", {"content": "first"})
+            await trio.sleep(12)
+            for text, pause in (("second", delay), ("third", 0.0)):
+                members = {"sessionId": scene.session_id, "content": text}
+                await scene.caller.post("message.send", {**members, "whenBusy": "interrupt"})
+                await trio.sleep(pause)
+            await trio.sleep(150)
+            log = await scene.log()
+        told = [event["data"]["message"]["content"] for event in log if is_said(event)]
+        assert told == ["first", "second", "third"]
+        ends = [event["data"] for event in log if event["type"] == "turn.ended"]
+        assert [end["outcome"] for end in (ends[0], ends[2])] == ["cancelled", "completed"]
+        ended = [event["type"] for event in log].index("turn.ended")
+        types = [event["type"] for event in log[ended:]]
+        if types.count("input.queued") == 0:
+            seen["while the first turn ran"] += 1
+            assert ends[1]["outcome"] == "completed", "it goes behind, and that is all"
+        else:
+            is_between = types.index("input.queued") < types.index("turn.started")
+            seen["between the turns" if is_between else "while the second turn ran"] += 1
+            assert ends[1]["outcome"] == "cancelled"
+            assert ends[1]["stopReason"] == "interrupted by a newer input"
+    assert len(seen) == 3, seen
+
+
+def is_said(event: Event) -> bool:
+    return event["type"] == "message.created" and event["data"]["message"]["role"] == "user"
