@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import islice
 from typing import Any, Final
 
+import trio
+
 from . import codec
 from ._cursor import Cursor
 from ._flusher import Flusher
@@ -234,11 +236,22 @@ class SessionFeed:
         else:
             cursor.answers.append((self.state.seq, answer))
 
-    def detach_all(self, last: Frame) -> None:
-        """End every subscription with one more frame."""
+    async def wait_sent(self) -> None:
+        """Wait until every subscriber was sent what has been published, or has gone."""
+        await trio.lowlevel.checkpoint()
         for connection in list(self.cursors):
-            connection.post(last)
-            self.detach(connection)
+            sent = trio.Event()
+            self.when_sent(connection, sent.set)
+            await sent.wait()
+
+    def detach_all(self, last: Frame) -> None:
+        """End every subscription with one more frame; give up those that lack others before it."""
+        for connection, cursor in list(self.cursors.items()):
+            if cursor.is_behind and cursor.next <= self.state.seq:
+                self.lose(cursor)
+            else:
+                connection.post(last)
+                self.detach(connection)
 
     def lose(self, cursor: Cursor) -> None:
         """Give up a subscription that cannot be continued.

@@ -365,6 +365,9 @@ class LocalHost(SessionHost):
                 reply.fail(failure)
 
         async def remove() -> None:
+            # Behind the last event of each subscriber, which is gone with the log.
+            with trio.move_on_after(self.settings.write_timeout_seconds):
+                await session.feed.wait_sent()
             try:
                 existed = await self.store.delete(session.id)
             except Exception as exc:  # noqa: BLE001 - ends this request

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from trialogue.core import Request
 from trialogue.core.abc import Agent, Turn
@@ -243,6 +244,52 @@ async def test_closed_session_can_be_read_subscribed_and_forked(connect: Connect
         fork = await peer.call("session.fork", sessionId=sid)
         done = await peer.call("message.send", sessionId=fork["id"], content="again", wait=True)
         assert done["message"]["content"] == "again"
+
+
+async def test_subscriber_that_is_behind_sees_all_events_before_the_delete(
+    connect: Connect,
+) -> None:
+    """§6.2: what is transient comes after every durable event that came before it."""
+    async with (
+        connect(rate_limit=None, high_water_bytes=8 * 1024) as peer,
+        connect.another() as slow,
+    ):
+        sid = (await peer.call("session.create"))["id"]
+        await slow.call("session.subscribe", sessionId=sid, after="0-0")
+        await slow.expect_event(sid, "sync")
+        with slow.not_reading():
+            for _ in range(100):  # more than the sockets' buffers and the log's tail hold
+                await peer.call("message.add", sessionId=sid, role="user", content="x" * 50_000)
+            deletion = await peer.send_request("session.delete", sessionId=sid)
+            await connect.wait_until(lambda: "session.delete" in connect.server.stats()["requests"])
+            await trio.sleep(0.05)
+        await slow.expect_event(sid, "session.deleted")
+        await peer.expect_result(deletion)
+        positions = [event["position"] for event in slow.events(sid) if "position" in event]
+        assert positions == [f"1-{seq}" for seq in range(1, 103)], "and session.closed"
+        assert slow.events(sid)[-1]["type"] == "session.deleted"
+
+
+async def test_subscriber_that_stays_behind_does_not_hold_a_delete_up(
+    loopback: Connect, autojump_clock: MockClock
+) -> None:
+    """Our choice: its connection is closed, and not told of an end that it has not come to."""
+    async with (
+        loopback(rate_limit=None, high_water_bytes=8 * 1024) as peer,
+        loopback.another() as slow,
+    ):
+        sid = (await peer.call("session.create"))["id"]
+        await slow.call("session.subscribe", sessionId=sid, after="0-0")
+        await slow.expect_event(sid, "sync")
+        with slow.not_reading():
+            for _ in range(40):
+                await peer.call("message.add", sessionId=sid, role="user", content="x" * 50_000)
+            began = trio.current_time()
+            await peer.call("session.delete", sessionId=sid)
+            assert trio.current_time() - began <= 5
+        await slow.expect_end()
+        assert slow.events(sid)[-1]["type"] != "session.deleted"
+        await peer.refused("SESSION_NOT_FOUND", "session.get", sessionId=sid)
 
 
 async def test_delete_removes_the_session_and_ends_its_subscriptions(connect: Connect) -> None:
