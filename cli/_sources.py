@@ -126,7 +126,7 @@ async def open_source(
             yield _Server(client)
         return
     try:
-        opened = find_store(complete_store(where, environ), must_exist=True)
+        opened = find_store(complete_store(where, environ), must_exist=True, read_only=True)
     except SettingsError as exc:
         if ":" in where:
             raise

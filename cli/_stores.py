@@ -54,7 +54,11 @@ def complete_store(spec: str, environ: Mapping[str, str]) -> str:
 
 
 def find_store(
-    spec: str, settings: JsonlSettings | None = None, *, must_exist: bool = False
+    spec: str,
+    settings: JsonlSettings | None = None,
+    *,
+    must_exist: bool = False,
+    read_only: bool = False,
 ) -> AbstractAsyncContextManager[SessionStore]:
     """Find what opens the store that ``NAME`` or ``NAME:WHERE`` names.
 
@@ -62,6 +66,7 @@ def find_store(
         spec: As from `complete_store`.
         settings: How ours are kept. Of these SQLite has the policy and the room to be left.
         must_exist: Make no new one of ours.
+        read_only: It is only read, and need not be writable, if it is ours.
 
     Raises:
         SettingsError: There is no such store, or it is not said where.
@@ -78,6 +83,7 @@ def find_store(
         if must_exist and not Path(where).exists():
             raise SettingsError(f"there is no store {spec}")
         settings = settings or JsonlSettings()
+        options["read_only"] = read_only
         if name == "jsonl":
             options["settings"] = settings
         else:

@@ -53,7 +53,7 @@ async def _copy(source: str, target: str) -> int:
     if source == target:
         raise SettingsError(f"{source} cannot be copied into itself")
     async with (
-        find_store(source, must_exist=True) as old,
+        find_store(source, must_exist=True, read_only=True) as old,
         find_store(target) as new,
     ):
         report = await copy_sessions(old, new, on_progress=_show_progress)
@@ -68,13 +68,14 @@ async def _copy(source: str, target: str) -> int:
 def check_store(source: Source, /, *, environ: Environ) -> int:
     """Read every session from its beginning, and see that it is whole.
 
-    Nothing is mended but what any start mends: a tail that was cut short in writing.
+    Nothing is mended but what any start mends: a tail that was cut short in writing. A folder that
+    cannot be written is read without its lock, and stays as it is.
     """
     return run_client_command(partial(_check, complete_store(source, environ)))
 
 
 async def _check(source: str) -> int:
-    async with find_store(source, must_exist=True) as checked:
+    async with find_store(source, must_exist=True, read_only=True) as checked:
         report = await check_sessions(checked, on_progress=_show_progress)
     print(f"{report.sessions} sessions, {report.entries} entries")
     for session_id, problem in report.problems.items():

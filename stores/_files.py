@@ -14,7 +14,10 @@ import re
 import stat
 from typing import Final
 
-__all__ = ["Files", "LockedError"]
+__all__ = ["NOT_WRITABLE", "Files", "LockedError"]
+
+#: How the system says that something, or the disk it is on, cannot be written.
+NOT_WRITABLE: Final = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
 FILE_MODE: Final = 0o600
 FOLDER_MODE: Final = 0o700

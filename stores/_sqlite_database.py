@@ -9,15 +9,24 @@ import os
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from urllib.parse import quote
 
 import apsw
 
 from ..core.errors import StoreError
+from ._files import NOT_WRITABLE
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-__all__ = ["Database", "DatabaseError", "DatabaseFullError", "DatabaseLostError", "Synchronous"]
+__all__ = [
+    "Database",
+    "DatabaseError",
+    "DatabaseFullError",
+    "DatabaseLostError",
+    "DatabaseReadOnlyError",
+    "Synchronous",
+]
 
 #: What a commit waits for: ``full`` is the disk; with ``normal`` a power loss, and with ``off`` a
 #: crash of the system too, may take back the last commits.
@@ -31,6 +40,7 @@ LOG_BYTES: Final = 64 * 1024 * 1024
 #: How long a commit waits for another process's. Commits take milliseconds.
 BUSY_MILLISECONDS: Final = 10_000
 
+_SEALED_FLAGS: Final = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI | apsw.SQLITE_OPEN_FULLMUTEX
 _FLAGS: Final = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_FULLMUTEX
 
 
@@ -46,6 +56,10 @@ class DatabaseLostError(DatabaseError):
     """The disk failed, or the database is damaged: what a failed commit left, nobody knows."""
 
 
+class DatabaseReadOnlyError(DatabaseLostError):
+    """It cannot be written: its file, its folder or its disk are read-only."""
+
+
 class Database:
     """A connection.
 
@@ -53,16 +67,23 @@ class Database:
         path: Of the database. Made if it is missing, readable by its owner alone.
         synchronous: See `Synchronous`.
         read_only: Writes are refused.
+        is_sealed: Nobody can write it, as on a read-only disk: nothing is made beside it.
     """
 
     def __init__(
-        self, path: str, *, synchronous: Synchronous = "full", read_only: bool = False
+        self,
+        path: str,
+        *,
+        synchronous: Synchronous = "full",
+        read_only: bool = False,
+        is_sealed: bool = False,
     ) -> None:
         if not read_only:
             _make_file(path)
+        name, flags = (_seal(path), _SEALED_FLAGS) if is_sealed else (path, _FLAGS)
         with _translated():
             # Any: its annotations name a type that needs typing_extensions.
-            self._connection: Any = apsw.Connection(path, flags=_FLAGS, statementcachesize=64)
+            self._connection: Any = apsw.Connection(name, flags=flags, statementcachesize=64)
             self._folder = os.path.dirname(os.path.abspath(path))
             try:
                 self._connection.set_busy_timeout(BUSY_MILLISECONDS)
@@ -160,7 +181,20 @@ def _make_file(path: str) -> None:
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
     except OSError as exc:
-        raise StoreError(f"the database {path} cannot be opened: {exc.strerror}") from exc
+        said = f"the database {path} cannot be opened: {exc.strerror}"
+        if exc.errno in NOT_WRITABLE:
+            raise DatabaseReadOnlyError(said) from exc
+        raise StoreError(said) from exc
+
+
+def _seal(path: str) -> str:
+    """Give the name by which SQLite opens what nobody can write.
+
+    Without a write-ahead log it needs no lock either; with one that somebody left behind it does,
+    and the shared memory that was left beside it.
+    """
+    is_whole = not os.path.exists(f"{path}-wal") or not os.path.getsize(f"{path}-wal")
+    return f"file:{quote(os.path.abspath(path))}{'?immutable=1' if is_whole else ''}"
 
 
 @contextmanager
@@ -172,6 +206,8 @@ def _translated() -> Generator[None]:
         raise DatabaseFullError("no room on the database's disk") from exc
     except (apsw.BusyError, apsw.LockedError) as exc:
         raise DatabaseError("another process keeps the database busy") from exc
+    except (apsw.ReadOnlyError, apsw.CantOpenError) as exc:
+        raise DatabaseReadOnlyError(f"the database cannot be written: {exc}") from exc
     except apsw.NotADBError as exc:
         raise DatabaseLostError("this file is not an SQLite database") from exc
     except apsw.Error as exc:

@@ -13,7 +13,7 @@ from ..core.errors import StoreError
 if TYPE_CHECKING:
     from ._sqlite_database import Database
 
-__all__ = ["APPLICATION_ID", "MIGRATIONS", "PLACES", "migrate"]
+__all__ = ["APPLICATION_ID", "MIGRATIONS", "PLACES", "check_version", "migrate"]
 
 #: ``PRAGMA application_id``: "Tria", so that nobody's else database is taken for ours.
 APPLICATION_ID: Final = 0x54726961
@@ -67,6 +67,19 @@ UPDATE sessions SET bytes = coalesce((
 
 #: The first makes version 1 of an empty database, and so on.
 MIGRATIONS: Final = (_VERSION_1, _VERSION_2)
+
+
+def check_version(database: Database) -> None:
+    """Check that the tables are of the newest version, where they cannot be brought to it.
+
+    Raises:
+        StoreError: They are not, or are somebody else's.
+    """
+    version = _read_number(database, "user_version")
+    if _read_number(database, "application_id") != APPLICATION_ID or version != len(MIGRATIONS):
+        raise StoreError(
+            f"this database, of schema version {version}, cannot be read without being written"
+        )
 
 
 def migrate(database: Database) -> int:

@@ -26,17 +26,21 @@ loop.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import trio
 
-from ._files import Files
+from ._files import NOT_WRITABLE, Files
 from ._jsonl_start import Loaded, load_folder
 from ._jsonl_store import JsonlSettings, JsonlStore
+from ._overlay_files import OverlayFiles
 
 __all__ = ["JsonlSettings", "JsonlStore", "open_jsonl_store", "open_store"]
+
+log = logging.getLogger("trialogue.store")
 
 
 @asynccontextmanager
@@ -45,6 +49,7 @@ async def open_jsonl_store(
     *,
     settings: JsonlSettings | None = None,
     steal: bool = False,
+    read_only: bool = False,
     make_files: Callable[[str], Files] = Files,
 ) -> AsyncGenerator[JsonlStore]:
     """Open a folder of sessions, made if it is missing. Leaving the block closes it.
@@ -54,6 +59,8 @@ async def open_jsonl_store(
         settings: How it is kept.
         steal: Take it though its lock is held: for a server on another machine that is certainly
             gone. If it is not, it finds itself fenced off with its next write.
+        read_only: If it cannot be written, read it all the same, without its lock. What would be
+            written, to mend it say, is kept in memory until the end, and then gone.
         make_files: What calls the operating system, for tests.
 
     Raises:
@@ -62,13 +69,19 @@ async def open_jsonl_store(
     """
     path = os.fspath(folder)
 
-    def load() -> Loaded:
+    def load(make_files: Callable[[str], Files] = make_files) -> Loaded:
         files = make_files(path)
         try:
             return load_folder(files, steal=steal)
-        except BaseException:
+        except BaseException as exc:
             files.close_folder()
-            raise
+            if not (read_only and isinstance(exc, OSError) and exc.errno in NOT_WRITABLE):
+                raise
+        log.warning(
+            "the folder cannot be written: it is read without a lock, and nothing in it is mended",
+            extra={"folder": path},
+        )
+        return load(OverlayFiles)
 
     loaded = await trio.to_thread.run_sync(load)
     store = JsonlStore(loaded, settings or JsonlSettings())
@@ -92,7 +105,7 @@ async def open_jsonl_store(
 
 
 def open_store(
-    text: str, *, settings: JsonlSettings | None = None
+    text: str, *, settings: JsonlSettings | None = None, read_only: bool = False
 ) -> AbstractAsyncContextManager[JsonlStore]:
     """Open what ``jsonl:DIR`` names on the command line. The entry point."""
-    return open_jsonl_store(text, settings=settings)
+    return open_jsonl_store(text, settings=settings, read_only=read_only)

@@ -6,6 +6,7 @@ The path follows the store's name: ``sqlite:FILE``. It needs the extra ``trialog
 from __future__ import annotations
 
 import logging
+import os
 import uuid
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Collection, Generator, Mapping, Sequence
@@ -23,7 +24,7 @@ from . import _sqlite_queries as queries
 from ._space import MIN_FREE_BYTES
 from ._sqlite_committer import Committer
 from ._sqlite_jobs import Append, Delete, Open, Prune, WriteNote
-from ._sqlite_schema import migrate
+from ._sqlite_schema import check_version, migrate
 from .observe import Observers
 
 if TYPE_CHECKING:
@@ -247,6 +248,7 @@ async def open_sqlite_store(
     *,
     synchronous: Literal["full", "normal", "off"] = "full",
     min_free_bytes: int = MIN_FREE_BYTES,
+    read_only: bool = False,
 ) -> AsyncGenerator[SqliteStore]:
     """Open the database, and bring its tables up to date. Its exit writes all that waits.
 
@@ -257,6 +259,7 @@ async def open_sqlite_store(
             database. A kill of the process takes back nothing.
         min_free_bytes: With less room on the disk no new work is taken, until there is room
             again. With a quarter of it nothing at all is taken but deletions.
+        read_only: If it cannot be written, read it all the same. Its schema has to be the newest.
 
     Raises:
         SettingsError: There is no path, or apsw is not installed.
@@ -265,7 +268,7 @@ async def open_sqlite_store(
     if not path or path == ":memory:":
         raise SettingsError("the store 'sqlite' needs the path of a file: sqlite:FILE")
     try:
-        from ._sqlite_database import Database
+        from ._sqlite_database import Database, DatabaseReadOnlyError
     except ModuleNotFoundError as exc:
         if exc.name != "apsw":
             raise
@@ -275,10 +278,23 @@ async def open_sqlite_store(
 
     def connect() -> tuple[Database, list[Database]]:
         opened: list[Database] = []
+        is_sealed = False
         try:
-            opened.append(Database(path, synchronous=synchronous))
-            migrate(opened[0])
-            opened.extend(Database(path, read_only=True) for _ in range(READERS))
+            try:
+                opened.append(Database(path, synchronous=synchronous))
+                migrate(opened[0])
+            except DatabaseReadOnlyError:
+                if not read_only or not os.path.exists(path):
+                    raise
+                log.warning("the database cannot be written", extra={"path": path})
+                is_sealed = True
+                while opened:
+                    opened.pop().close()
+                opened.append(Database(path, read_only=True, is_sealed=True))
+                check_version(opened[0])
+            opened.extend(
+                Database(path, read_only=True, is_sealed=is_sealed) for _ in range(READERS)
+            )
         except BaseException:
             for database in opened:
                 database.close()

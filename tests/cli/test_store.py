@@ -1,13 +1,19 @@
 """``trialogue store``: copies and checks what no server has open."""
 
+import errno
+import os
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import trio
 
 from trialogue.cli.main import main
+from trialogue.core.errors import StoreError
 from trialogue.core.models import Session
+from trialogue.stores._files import Files
+from trialogue.stores._sqlite_database import DatabaseReadOnlyError
 from trialogue.stores.exporting import (
     export_markdown,
     import_session,
@@ -116,3 +122,69 @@ async def test_store_that_a_server_has_is_left_to_it(tmp_path: Path) -> None:
         done = run_command("store", "check", f"jsonl:{tmp_path}/a")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"trialogue store: {tmp_path}/a is in use by process ")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def refuse(*_: object, **__: object) -> NoReturn:
+    """Answer as a read-only disk does: whoever runs the tests may be allowed everything."""
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
+def test_folder_that_cannot_be_written_is_checked_with_its_commit_log(
+    sessions: list[Session],
+    tmp_path: Path,
+    run: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Issue 3: a crashed server's disk is looked at before anything is written to it."""
+
+    async def crash() -> None:
+        async with open_jsonl_store(tmp_path / "a") as store:
+            writer = await open_session_writer(store, name="new")
+            await writer.append_message("user", "in the commit log alone")
+            shutil.copytree(tmp_path / "a", tmp_path / "left")
+
+    trio.run(crash)
+    left = tmp_path / "left"
+    with (left / f"{sessions[0].id}.jsonl").open("ab") as file:
+        file.write(b'{"torn')
+    before = contents(left)
+    for name in ("open", "write", "rename", "remove", "truncate", "sync"):
+        monkeypatch.setattr(Files, name, refuse)
+    out, _ = run("check", f"jsonl:{left}")
+    assert out.startswith("4 sessions, 8 entries")
+    assert any("cannot be written" in record.getMessage() for record in caplog.records)
+    assert contents(left) == before
+    assert run("check", f"jsonl:{tmp_path}/none", code=2)
+
+
+async def test_folder_that_cannot_be_written_is_left_to_a_server_that_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_jsonl_store(tmp_path):
+        with monkeypatch.context() as patch:
+            patch.setattr(Files, "lock", refuse)
+            with pytest.raises(StoreError, match="in use by process"):
+                async with open_jsonl_store(tmp_path, read_only=True):
+                    pass
+
+
+def test_database_that_cannot_be_written_is_checked(
+    sessions: list[Session], tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "db").mkdir()
+    target = f"sqlite:{tmp_path}/db/a.db"
+    run("copy", f"jsonl:{tmp_path}/a", target)
+    before = contents(tmp_path / "db")
+
+    def refuse_file(path: str) -> NoReturn:
+        raise DatabaseReadOnlyError(path)
+
+    monkeypatch.setattr("trialogue.stores._sqlite_database._make_file", refuse_file)
+    assert run("check", target)[0].startswith(f"{len(sessions)} sessions, ")
+    assert contents(tmp_path / "db") == before
+    assert run("copy", f"jsonl:{tmp_path}/a", target, code=2)

@@ -474,5 +474,5 @@ async def test_commit_log_that_was_cut_is_told_and_kept_aside(
             assert await store.list_ids() == ["ses_1"]
         (kept,) = after.glob("commit.*.log.torn-*")
         assert kept.read_bytes() == cut
-    (told,) = [r for r in caplog.records if "middle of a record" in r.getMessage()]
-    assert vars(told)["kept_in"] == kept.name
+    told = [vars(r)["kept_in"] for r in caplog.records if "middle of a record" in r.getMessage()]
+    assert told == [path.name for path in after.glob("commit.*")]
