@@ -43,8 +43,11 @@ lint:
     {{ bin }}/ruff check .
     # ASYNC114 wants a list of our own functions for another rule. ASYNC109, 124: as argued in pyproject.toml. ASYNC9xx ask for a checkpoint on every path, and
     # cannot see one in a function that is called; only the rule on async generators is taken.
+    # Six passes over the concrete tree of each file are a minute of CPU in twenty thousand lines,
+    # so it reads only those that have a word without which none of its rules can be broken.
     git ls-files -z --cached --others --exclude-standard -- '*.py' \
-        | xargs -0 -n 90 -P 2 {{ bin }}/flake8-async --enable ASYNC1,ASYNC2,ASYNC3,ASYNC900 --disable ASYNC109,ASYNC114,ASYNC124
+        | xargs -0 grep -ZlE 'async|await|trio\b|Cancelled|BaseException|ExceptionGroup|except *[:*]' \
+        | xargs -0 -n 40 -P 2 {{ bin }}/flake8-async --enable ASYNC1,ASYNC2,ASYNC3,ASYNC900 --disable ASYNC109,ASYNC114,ASYNC124
 
 # Check the types, with both checkers.
 [script("bash")]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from typing import Any, Final, Literal
 
@@ -48,6 +48,9 @@ from .settings import Settings
 __all__ = ["Server", "open_server"]
 
 log = logging.getLogger("trialogue.server")
+
+#: Reading it parses a file, a millisecond for each server; and it does not change.
+_version: Final = cache(version)
 
 #: What a drained server says of when to come back.
 RETRY_AFTER_MS: Final = 1000
@@ -384,7 +387,7 @@ async def open_server(
         timers=timers,
         authenticate=authenticate,
         methods=methods or {},
-        version=version("trialogue"),
+        version=_version("trialogue"),
     )
     options = ListenOptions(
         settings=settings, tls=tls, allow_origins=allow_origins, allow_hosts=allow_hosts

@@ -20,6 +20,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--seed", type=int, default=0, help="the first seed of the random schedules")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the long ones first: a long one at the end is what the other cores wait for."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _compile_once(tmp_path_factory: pytest.TempPathFactory) -> Generator[None]:
     """Let the processes that tests start share what they compile, and leave the tree as it is.

@@ -2,7 +2,6 @@
 
 import ssl
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -95,14 +94,15 @@ def tls(certificate_authority: trustme.CA) -> tuple[Any, Any]:
 
 
 @pytest.fixture
-def make_connect(tls: tuple[Any, Any], tmp_path: Path) -> Callable[..., Connect]:
+def make_connect(tls: tuple[Any, Any], request: pytest.FixtureRequest) -> Callable[..., Connect]:
     """Make a `Connect` of a transport's name."""
 
     def make(name: str, *, dribble: bool = False) -> Connect:
         name, _, driver = name.partition("+")
         url = "loopback://" if name == "loopback" else f"{name}://127.0.0.1:0"
         if name == "unix":
-            url = f"unix://{tmp_path}/s"
+            # Asked for here, since a folder for each of two thousand tests is two seconds.
+            url = f"unix://{request.getfixturevalue('tmp_path')}/s"
         server_tls, client_tls = tls if name in ("tcps", "wss") else (None, None)
         return Connect(
             url, tls=server_tls, client_tls=client_tls, dribble=dribble, driver=driver or "auto"
