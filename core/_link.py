@@ -297,7 +297,6 @@ class ServerLink(Link):
 
     def _start(self, request: Request, params: Any) -> None:
         """Run a handler that waits, as a task under this connection."""
-        request.scope = trio.CancelScope()
         self._wait_for(request)
         self.server.spawn_request(request, params)
 

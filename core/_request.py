@@ -25,7 +25,6 @@ from .errors import (
     ServerError,
     StoreError,
     WireError,
-    find_failure,
 )
 
 if TYPE_CHECKING:
@@ -191,20 +190,6 @@ class Request(msgspec.Struct, eq=False):
             timed_out = isinstance(error, RequestTimeoutError)
             self.fail(error)
             abandon("request timed out" if timed_out else "request cancelled")
-
-    async def run(self, params: Any) -> None:
-        """Run a handler that waits, as a task with a cancel scope."""
-        assert self.scope is not None
-        try:
-            with self.scope:
-                self.succeed(await self.method.handler(self, params))
-                return
-            self.fail(self.stop or RequestCancelledError("The request was cancelled"))
-        except BaseException as exc:  # noqa: ASYNC103 - raised, if it is no failure
-            failure = find_failure(exc)
-            if failure is None:
-                raise
-            self.fail(failure)
 
 
 def _say(exc: Exception) -> str:

@@ -28,6 +28,7 @@ from ._ratelimit import RateLimiter
 from ._request import Request
 from ._stats import Stats
 from ._timers import Timers
+from ._workers import Workers
 from .abc import (
     Acceptor,
     Agent,
@@ -101,6 +102,7 @@ class Server(Acceptor):
         self._limiters: dict[str, RateLimiter] = {}
         self._prune_limiters_at = _LIMITERS_STEP
         self._connection_tasks: trio.Nursery
+        self._workers: Workers
         self._listening = trio.CancelScope()
         self._stop = trio.Event()
         self._ends_at_once = False
@@ -184,7 +186,7 @@ class Server(Acceptor):
 
     def spawn_request(self, request: Request, params: Any) -> None:
         """Run a handler that waits, under the connections."""
-        self._connection_tasks.start_soon(request.run, params)
+        self._workers.start(request, params)
 
     def spawn_check(self, check: Callable[[], Awaitable[None]]) -> None:
         """Run the check of a credential, under the connections."""
@@ -284,6 +286,7 @@ class Server(Acceptor):
                             turns=turns,
                         )
                         async with trio.open_nursery() as self._connection_tasks:
+                            self._workers = Workers(self._connection_tasks)
                             await self.host.start()
                             await self._connection_tasks.start(self._listen, listeners)
                             task_status.started()
