@@ -183,6 +183,7 @@ def mutations(draw: st.DrawFn) -> bytes:
     return bytes(frame).replace(b"\n", b" ")
 
 
+@pytest.mark.slow
 @given(frames=st.lists(mutations(), min_size=1, max_size=15))
 @settings(max_examples=250, suppress_health_check=[HealthCheck.too_slow])
 def test_changed_frame_is_answered_and_the_next_one_too(frames: list[bytes]) -> None:

@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 
 from .._hits import require
@@ -228,6 +229,7 @@ async def run_lane(seed: int, folders: int, mode: str, hits: Counter[str]) -> li
     return []
 
 
+@pytest.mark.slow
 async def test_killed_server_loses_nothing_it_acknowledged(scale: int, seed: int) -> None:
     """Proof 1: 100 cycles here, 1,000 with ``--scale 10``."""
     hits: Counter[str] = Counter()
