@@ -474,7 +474,7 @@ class LiveSession:
         keys: tuple[KeyRecord, ...] = (),
         on_commit: Callable[[], None] | None = None,
         on_failure: Callable[[Exception], None] | None = None,
-    ) -> None:
+    ) -> RunningTurn:
         message = self._make_message(info)
         with self.journal.batch():
             self.journal.stage(
@@ -490,6 +490,7 @@ class LiveSession:
         self.host.stats.turns_started += 1
         if self.journal.failure is None:
             self.host.spawn_turn(self, turn)
+        return turn
 
     def _make_message(self, info: InputInfo) -> Message:
         return Message(
@@ -591,9 +592,9 @@ class LiveSession:
         if info.when_busy == "steer":
             # The turn that it was meant for ended without taking it.
             info = attrs.evolve(info, turn_id=new_id("trn"))
-        self._start_turn(info)
-        if info.input_id == self._interrupted and self.turn is not None:
-            self._cancel_turn(self.turn, INTERRUPTED)
+        turn = self._start_turn(info)
+        if info.input_id == self._interrupted:
+            self._cancel_turn(turn, INTERRUPTED)
 
     def _input_gone(self, input_id: str, why: Exception) -> None:
         self._senders.pop(input_id, None)
