@@ -36,7 +36,10 @@ PATHS: Final = frozenset({"/", "/v1/ws"})
 
 #: Begins with a fixed byte, which the search skips to.
 _HEAD_END: Final = re.compile(rb"\n\r?\n")
-_HEADER: Final = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)\r*")
+#: One line of the head's rest; all of them are found in one go.
+_HEADER: Final = re.compile(
+    r"^([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)\r*$", re.MULTILINE
+)
 _REQUEST: Final = re.compile(r"([A-Z]+) (/\S*) HTTP/1\.1")
 _LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _REASONS: Final = {
@@ -115,16 +118,17 @@ def parse_head(data: bytes) -> Head:
         ValueError: It is none; says why.
     """
     start, *lines = data.decode("latin-1").rstrip("\r\n").split("\n")
+    found = _HEADER.findall("\n".join(lines))
+    if len(found) != len(lines):
+        line = next(line for line in lines if not _HEADER.fullmatch(line))
+        raise ValueError(f"not a header: {line[:40]!a}")
     headers: dict[str, list[str]] = {}
-    for line in lines:
-        header = _HEADER.fullmatch(line)
-        if header is None:
-            raise ValueError(f"not a header: {line[:40]!a}")
-        headers.setdefault(header[1].lower(), []).append(header[2].rstrip(" \t"))
+    for name, value in found:
+        headers.setdefault(name.lower(), []).append(value.rstrip(" \t"))
     return Head(start.rstrip("\r"), headers)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False)
 class Policy:
     """Whom a listener lets in.
 
@@ -140,6 +144,7 @@ class Policy:
     allow_hosts: Collection[str] = ()
     allow_origins: Collection[str] = ()
 
+    @lru_cache(maxsize=64)  # noqa: B019 - one a listener. All who reach us by one name send the same.
     def allows_host(self, host: str, local_address: str) -> bool:
         """Say whether a request may name ``host``.
 
@@ -171,7 +176,6 @@ class Policy:
         return "*" in allowed or wanted in allowed or wanted.removesuffix(port) == own
 
 
-@lru_cache(maxsize=64)  # All who reach us by one name send the same.
 def _host_name(host: str) -> str | None:
     """Take the port off a Host header, and the brackets off an IPv6 address."""
     try:

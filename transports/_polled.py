@@ -61,8 +61,8 @@ class PolledHandshake(Polled):
         Raises:
             OSError: See `Poller.add`.
         """
-        self._poller.add(self)
         if not self._advance():
+            self._poller.add(self)
             self._poller.expect(self)
 
     def read(self) -> None:
