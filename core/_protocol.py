@@ -114,6 +114,8 @@ class _Usual(msgspec.Struct, gc=False, eq=False):
 
 
 _decode_usual: Final = msgspec.json.Decoder(_Usual).decode
+#: The params that hold ids (or positions), beside those whose names end in Id.
+_ID_NAMES: Final = frozenset({"id", "before", "after"})
 #: The names that every request has: version, type, payload, id, method.
 _NAMES: Final = 5
 
@@ -212,7 +214,7 @@ def _read_request(payload: dict[str, Any], request_id: RequestId | None) -> Requ
     if meta is None:
         raise _refuse("payload.meta", "expected an object", request_id)
     for name, value in params.items():
-        if type(value) is str and "\0" in value and (name == "id" or name.endswith("Id")):
+        if type(value) is str and "\0" in value and (name in _ID_NAMES or name.endswith("Id")):
             raise _refuse(f"params.{name}", "NUL in an id", request_id)
     return RequestEnvelope(request_id, method, params, timeout_ms, key, meta)
 

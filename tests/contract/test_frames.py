@@ -59,6 +59,8 @@ MALFORMED: dict[str, tuple[bytes, str | int | None]] = {
     "2,000 levels": (nested(2000), "x"),
     "a control character in a string": (request(b'{"a":"\x01"}'), "x"),
     "NUL in an id of the params": (request(b'{"sessionId":"ses_\\u0000"}'), "x"),
+    "NUL in an id that a list begins behind": (request(b'{"after":"msg_\\u0000"}'), "x"),
+    "NUL in an id that a list ends before": (request(b'{"before":"msg_\\u0000"}'), "x"),
     "NUL in the request's id": (request(id_=b'"a\\u0000"'), None),
     "no version": (b'{"type":"ping","payload":{}}', None),
     "a version that is a number": (b'{"version":1.0,"type":"ping","payload":{}}', None),
