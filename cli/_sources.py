@@ -9,7 +9,7 @@ from typing import Final
 
 from ..client import Client
 from ..core.abc import SessionStore
-from ..core.errors import SessionNotFoundError, SettingsError
+from ..core.errors import SessionDamagedError, SessionNotFoundError, SettingsError
 from ..core.log import Entry
 from ..core.models import InputInfo, Message, Session, SessionStatus
 from ..stores.exporting import fold_log, read_session
@@ -42,7 +42,7 @@ class SessionSource(ABC):
 
     @abstractmethod
     async def entries(self, session_id: str) -> Sequence[Entry]:
-        """Give its log."""
+        """Give its log; of one that is damaged, what can be read."""
 
 
 class _Server(SessionSource):
@@ -77,7 +77,14 @@ class _Server(SessionSource):
         return await self._client.list_inputs(session_id)
 
     async def entries(self, session_id: str) -> Sequence[Entry]:
-        return [entry async for entry in self._client.iter_entries(session_id)]
+        entries: list[Entry] = []
+        try:
+            async for entry in self._client.iter_entries(session_id):
+                entries.append(entry)  # noqa: PERF401 - those before an error are kept
+        except SessionDamagedError:
+            if not entries:
+                raise
+        return entries
 
 
 class _Store(SessionSource):

@@ -476,7 +476,7 @@ class Client(Caller):
             params = SessionExport(session_id=session_id, after=cursor, limit=page_size)
             page = await self._read("session.export", params, SessionExportResult)
             entries = [_read_entry(session_id, logged) for logged in page.entries]
-            return entries, str(entries[-1].position) if page.has_more else None
+            return entries, str(entries[-1].position) if entries and page.has_more else None
 
         return Pages(fetch)
 

@@ -7,11 +7,13 @@ drains, with one merged delta in place of many, and costs nothing an event eithe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from ._frame import Frame
 from .abc import Connection
+from .errors import DamagedError
+from .log import Entry
 
 if TYPE_CHECKING:
     from ._feed import SessionFeed
@@ -151,16 +153,29 @@ class Cursor:
 
     async def _page(self) -> None:
         """Read what the tail no longer has, one page, and pump on."""
-        page = await self.feed.read_page(self.next - 1)
+        feed = self.feed
+        is_damaged = False
+        page: Sequence[Entry] | None = None
+        try:
+            page = await feed.read_page(self.next - 1)
+        except DamagedError:
+            is_damaged = True
         self._is_paging = False
         if self.is_gone:
             return
+        if is_damaged:
+            # What comes next nobody can be sent: what is known of the session stands in for it.
+            self.first, self.wants_sync = feed.make_resync("the log is damaged"), True
+            self.next, self.offsets = feed.state.seq + 1, {}
+            feed.stats.resyncs += 1
+            self.pump()
+            return
         if page is None:
-            self.feed.lose(self)
+            feed.lose(self)
             return
         connection = self.connection
         for entry in page:
-            if connection.outbound_bytes >= self.feed.high_water_bytes:
+            if connection.outbound_bytes >= feed.high_water_bytes:
                 break
             connection.post(entry.frame)
             self.next += 1

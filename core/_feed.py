@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import islice
 from typing import Any, Final
 
+import attrs
 import trio
 
 from . import codec
@@ -23,9 +24,10 @@ from ._state import SessionState
 from ._stats import Stats
 from ._text import LiveMessage
 from .abc import CloseReason, Connection, SessionStore
+from .errors import DamagedError
 from .events import EventBody, Resync, Sync
-from .log import Entry, Position
-from .models import InProgress, Message
+from .log import Damage, Entry, Position
+from .models import InProgress, Message, Session
 from .settings import Settings
 
 __all__ = ["SessionFeed", "count_fitting", "make_event"]
@@ -92,7 +94,7 @@ class SessionFeed:
         self._tail: deque[Entry] = deque()
         self._tail_bytes = 0
         self._session_json = b""
-        self._session_json_at: tuple[int, int] | None = None
+        self._session_json_at: tuple[int, int, Damage | None] | None = None
 
     # -- publishing ------------------------------------------------------------------------
 
@@ -208,7 +210,7 @@ class SessionFeed:
         offsets = dict(offsets) if resync_reason is None else {}
         cursor = Cursor(self, connection, after + 1, offsets)
         if resync_reason is not None:
-            cursor.first = self._make_resync(resync_reason)
+            cursor.first = self.make_resync(resync_reason)
             self.stats.resyncs += 1
         self.cursors[connection] = cursor
         if previous is not None:
@@ -288,9 +290,15 @@ class SessionFeed:
         return self._tail[index] if 0 <= index < len(self._tail) else None
 
     async def read_page(self, after: int) -> Sequence[Entry] | None:
-        """Read published entries from the store. None if it cannot."""
+        """Read published entries from the store. None if it cannot.
+
+        Raises:
+            DamagedError: What comes next is damaged.
+        """
         try:
             page = await self._store.read(self.session_id, after, PAGE_ENTRIES)
+        except DamagedError:
+            raise
         except Exception:
             log.exception("reading a log failed", extra={"session_id": self.session_id})
             return None
@@ -314,12 +322,22 @@ class SessionFeed:
         count = max(1, count_fitting(newest, self.max_list_bytes))
         return tuple(messages[-count:]), count < len(messages)
 
+    @property
+    def damage(self) -> Damage | None:
+        """What is wrong with the log, None if nothing is known to be."""
+        return self._store.damaged.get(self.session_id)
+
+    def session(self) -> Session:
+        """Give the session as its readers see it."""
+        session, damage = self.state.session(), self.damage
+        return session if damage is None else attrs.evolve(session, damaged_at=damage.seq)
+
     def session_json(self) -> bytes:
         """Give the session as JSON: made once for each published position."""
         state = self.state
-        at = state.term, state.seq
+        at = state.term, state.seq, self.damage
         if self._session_json_at != at:
-            self._session_json = codec.encode_json(codec.unstructure(state.session()))
+            self._session_json = codec.encode_json(codec.unstructure(self.session()))
             self._session_json_at = at
         return self._session_json
 
@@ -332,7 +350,8 @@ class SessionFeed:
         """The last published one."""
         return self.state.position
 
-    def _make_resync(self, reason: str) -> Frame:
+    def make_resync(self, reason: str) -> Frame:
+        """Make the event that gives the newest state in place of what came before it."""
         # A message too large for it is left to `message.list`, even if it is the only one: a
         # client that cannot take this event could never attach.
         messages = self.state.messages
@@ -342,7 +361,7 @@ class SessionFeed:
             self.session_id,
             Resync(
                 reason=reason,
-                session=self.state.session(),
+                session=self.session(),
                 messages=tuple(messages[start:]),
                 has_more=start > 0,
                 position=str(self.position),

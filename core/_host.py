@@ -15,10 +15,12 @@ from typing import Any, Final
 import attrs
 import trio
 
+from ._clock import utc_now
 from ._command import Command, Reply
 from ._creation import SessionMaker
 from ._feed import PAGE_ENTRIES, SessionFeed, count_fitting, make_event
 from ._flusher import Flusher
+from ._frame import Frame
 from ._housekeeping import Housekeeper
 from ._notes import join_partials
 from ._queries import check_range, find_start, list_inputs, list_messages, make_snapshot
@@ -32,6 +34,7 @@ from .abc import Agent, Connection, SessionStore, Turn
 from .codec import decode_json
 from .errors import (
     AgentError,
+    DamagedError,
     FencedError,
     InvalidRequestError,
     OverloadedError,
@@ -40,7 +43,7 @@ from .errors import (
     WireError,
 )
 from .events import SessionDeleted
-from .log import Entry, Position
+from .log import Entry, Position, Recollection
 from .methods import (
     Empty,
     EventList,
@@ -82,6 +85,8 @@ _READS: Final = (
     SessionUnsubscribe,
     SessionFork,
 )
+#: What can be done with a session of which not even the first entry can be read.
+_WITHOUT_ENTRIES: Final = (SessionDelete, SessionUnsubscribe)
 
 
 class SessionHost(ABC):
@@ -113,11 +118,15 @@ class SessionHost(ABC):
 
 @attrs.frozen
 class _Work:
-    """Something that waits for its session to be loaded, or to be opened for writing."""
+    """Something that waits for its session to be loaded, or to be opened for writing.
+
+    With `even_damaged` it is done, too, if the session cannot be opened since it is damaged.
+    """
 
     needs_write: bool
     run: Callable[[LiveSession], None]
     fail: Callable[[Exception], None]
+    even_damaged: bool = False
 
 
 class LocalHost(SessionHost):
@@ -178,6 +187,7 @@ class LocalHost(SessionHost):
             lambda session: self._execute(session, command, reply),
             reply.fail,
             needs_write=needs_write,
+            even_damaged=isinstance(command.params, SessionDelete),
         )
 
     def _ready(self, session_id: str, *, needs_write: bool) -> LiveSession | None:
@@ -185,11 +195,11 @@ class LocalHost(SessionHost):
         session = self.sessions.get(session_id)
         if session is None or session_id in self._opening:
             return None
-        if session.journal.is_open or not (needs_write or _has_open_work(session)):
+        if session.journal.is_open or session.state.ended is not None:
             return session
-        if session.state.ended is not None:
-            return session
-        return None
+        if needs_write or (_has_open_work(session) and session.feed.damage is None):
+            return None
+        return session
 
     def with_session(
         self,
@@ -198,6 +208,7 @@ class LocalHost(SessionHost):
         fail: Callable[[Exception], None],
         *,
         needs_write: bool = False,
+        even_damaged: bool = False,
     ) -> None:
         """Do something with a session, at once if it is here, else when it has been loaded.
 
@@ -206,12 +217,13 @@ class LocalHost(SessionHost):
             run: What to do; behind what waits for the session already.
             fail: Called instead if there is no such session, or it cannot be read or written.
             needs_write: The session has to be this process's to write.
+            even_damaged: Or it cannot be written since it is damaged.
         """
         session = self._ready(session_id, needs_write=needs_write)
         if session is not None:
             run(session)
             return
-        work = _Work(needs_write, run, fail)
+        work = _Work(needs_write, run, fail, even_damaged)
         waiting = self._opening.get(session_id)
         if waiting is not None:
             waiting.append(work)
@@ -230,11 +242,20 @@ class LocalHost(SessionHost):
                     if self.housekeeper.was_loaded(session):
                         await self._expire(session)
                     self.keep(session)
-                needs_write = waiting[0].needs_write or _has_open_work(session)
+                work = waiting[0]
+                needs_write = work.needs_write or _has_open_work(session)
                 # Nothing is written behind the end of a session, whatever is asked of it.
                 needs_write = needs_write and session.state.ended is None
                 if needs_write and not session.journal.is_open:
-                    await self._take_over(session)
+                    try:
+                        await self._take_over(session)
+                    except DamagedError as exc:
+                        if session.journal.is_open:
+                            raise
+                        # It is read as far as it goes, with what it left open.
+                        if work.needs_write and not work.even_damaged:
+                            waiting.popleft().fail(exc)
+                            continue
                 waiting.popleft().run(session)
         except Exception as exc:  # noqa: BLE001 - ends those requests
             for work in waiting:
@@ -268,9 +289,15 @@ class LocalHost(SessionHost):
         await _wait_written(session)
 
     async def _load(self, session_id: str) -> LiveSession:
-        """Fold a session from its newest snapshot and what its log has after it."""
+        """Fold a session from its newest snapshot and what its log has after it.
+
+        Of one that is damaged, that is as far as it is whole.
+        """
         session = self.make_session(session_id)
-        recollection = await self.store.recall(session_id)
+        try:
+            recollection = await self.store.recall(session_id)
+        except DamagedError:
+            recollection = Recollection()
         session.texts = join_partials(recollection.partials)
         after = 0
         snapshot = recollection.snapshot
@@ -279,13 +306,21 @@ class LocalHost(SessionHost):
             after = snapshot.after.seq
             if session.notes is not None:
                 session.notes.last_snapshot = after
-        while page := await self.store.read(session_id, after, PAGE_ENTRIES):
-            for entry in page:
-                session.feed.load(entry)
-                session.state.apply(entry)
-            after = page[-1].seq
-        if not after:
-            raise SessionNotFoundError(f"Session not found: {session_id}")
+        try:
+            while page := await self.store.read(session_id, after, PAGE_ENTRIES):
+                for entry in page:
+                    session.feed.load(entry)
+                    session.state.apply(entry)
+                after = page[-1].seq
+        except DamagedError:
+            if not after:
+                # Whose it is only lists know now, if they do.
+                summary = await self.store.summary(session_id)
+                session.state.last_activity_at = utc_now()
+                session.state.owner = None if summary is None else summary.owner
+        else:
+            if not after:
+                raise SessionNotFoundError(f"Session not found: {session_id}")
         self.stats.sessions_loaded += 1
         return session
 
@@ -311,6 +346,8 @@ class LocalHost(SessionHost):
 
     def _carry_out(self, session: LiveSession, command: Command, reply: Reply) -> None:
         params, feed = command.params, session.feed
+        if not feed.state.seq and not isinstance(params, _WITHOUT_ENTRIES):
+            _check_whole(feed)
         match params:
             case SessionGet():
                 reply.succeed_encoded(feed.session_json())
@@ -358,8 +395,10 @@ class LocalHost(SessionHost):
 
     def _delete(self, session: LiveSession, reply: Reply) -> None:
         def closed(failure: Exception | None) -> None:
-            # Where there is no room to write that it is closed, to remove it makes some.
-            if failure is None or isinstance(failure, OverloadedError):
+            # Where there is no room to write that it is closed, to remove it makes some; and one
+            # that is damaged cannot be closed any more, but it can go.
+            is_damaged = session.feed.damage is not None
+            if failure is None or is_damaged or isinstance(failure, OverloadedError):
                 self.spawn_writer(remove)
             else:
                 reply.fail(failure)
@@ -375,9 +414,7 @@ class LocalHost(SessionHost):
                 return
             self.sessions.pop(session.id, None)
             self.housekeeper.forget(session.id)
-            for connection in list(session.feed.cursors):
-                self._subscribed.get(connection, {}).pop(session.id, None)
-            session.feed.detach_all(make_event(session.id, SessionDeleted()))
+            self.detach_all(session.feed, make_event(session.id, SessionDeleted()))
             if existed:
                 reply.succeed(Empty())
             else:
@@ -385,7 +422,10 @@ class LocalHost(SessionHost):
 
         # It may wait for a turn that does not end.
         reply.when_abandoned(lambda _reason: None)
-        session.close("deleted by a client", closed)
+        if session.feed.damage is not None and not session.journal.is_open:
+            closed(None)
+        else:
+            session.close("deleted by a client", closed)
 
     # -- reading -----------------------------------------------------------------------------
 
@@ -403,7 +443,13 @@ class LocalHost(SessionHost):
                 seen |= late
                 await self.housekeeper.expire_late(late)
                 continue
-            sessions = tuple(summary.session for summary in page.summaries)
+            damaged = self.store.damaged
+            sessions = tuple(
+                attrs.evolve(summary.session, damaged_at=damaged[summary.session.id].seq)
+                if summary.session.id in damaged
+                else summary.session
+                for summary in page.summaries
+            )
             fitting = count_fitting(sessions, self.settings.max_list_bytes)
             if fitting == len(sessions) or len(sessions) == 1:
                 return SessionListResult(sessions=sessions, next_cursor=page.next_cursor)
@@ -441,22 +487,32 @@ class LocalHost(SessionHost):
     async def _read_page(
         self, session: LiveSession, after: int, limit: int
     ) -> tuple[Sequence[Entry], bool]:
-        """Give what was published after a seq, as far as it goes into an answer, and if more is."""
+        """Give what was published after a seq, as far as it goes into an answer, and if more is.
+
+        Raises:
+            DamagedError: Nothing after it can be read. To whoever has what comes before there is
+                always more, so that nobody takes the damage for the end.
+        """
         last = session.feed.state.seq
         room = self.settings.max_list_bytes
         entries: list[Entry] = []
         while after < last and len(entries) < limit:
             count = min(PAGE_ENTRIES, limit - len(entries))
-            page = await self.store.read(session.id, after, count)
-            if not page:
+            try:
+                page = await self.store.read(session.id, after, count)
+            except DamagedError:
                 break
+            if not page:
+                raise StoreError(f"{session.id} has less in the store than was published")
             for entry in page:
                 room -= len(entry.frame.payload)
                 if entry.seq > last or (entries and room < 0):
                     return entries, after < last
                 entries.append(entry)
                 after = entry.seq
-        return entries, after < last
+        if not entries:
+            _check_whole(session.feed)
+        return entries, after < last or session.feed.damage is not None
 
     # -- subscriptions -----------------------------------------------------------------------
 
@@ -510,6 +566,12 @@ class LocalHost(SessionHost):
             raise OverloadedError(
                 f"A connection may have {limit} subscriptions", data={"retryAfterMs": 1000}
             )
+
+    def detach_all(self, feed: SessionFeed, last: Frame) -> None:
+        """End every subscription to a session with one more frame."""
+        for connection in list(feed.cursors):
+            self._subscribed.get(connection, {}).pop(feed.session_id, None)
+        feed.detach_all(last)
 
     def _unsubscribe(self, feed: SessionFeed, connection: Connection) -> None:
         feed.detach(connection)
@@ -616,7 +678,9 @@ class LocalHost(SessionHost):
         if self.sessions.get(session.id) is session:
             del self.sessions[session.id]
             self.housekeeper.rest(session)
-        if session.feed.state.active_turn_id is not None or session.feed.state.inputs:
+        state = session.feed.state
+        has_open_work = state.active_turn_id is not None or state.inputs
+        if has_open_work and session.feed.damage is None:
             self._reopen_later(session.id)
 
     def _reopen_later(self, session_id: str) -> None:
@@ -631,7 +695,7 @@ class LocalHost(SessionHost):
                 "a session could not be reopened",
                 extra={"session_id": session_id, "error": repr(exc)},
             )
-            if not isinstance(exc, WireError):
+            if not isinstance(exc, (WireError, DamagedError)):
                 self._reopen_later(session_id)
 
         self.timers.at(trio.current_time() + REOPEN_SECONDS, reopen)
@@ -646,6 +710,16 @@ async def _wait_written(session: LiveSession) -> None:
 def _has_open_work(session: LiveSession) -> bool:
     """Whether a turn runs, or is waited for: nobody reads it before this process goes on with it."""
     return session.state.active_turn_id is not None or bool(session.state.inputs)
+
+
+def _check_whole(feed: SessionFeed) -> None:
+    """Refuse to go on with a session whose log is damaged.
+
+    Raises:
+        DamagedError: It is.
+    """
+    if feed.damage is not None:
+        raise feed.damage.error(feed.session_id)
 
 
 def _event_object(entry: Entry) -> Mapping[str, Any]:

@@ -95,6 +95,7 @@ class Housekeeper:
         )
         return (
             state.ended is None
+            and session.feed.damage is None
             and not session.is_in_use
             and state.active_turn_id is None
             and now >= session.used_at + self._idle_time(state.config)
@@ -109,6 +110,7 @@ class Housekeeper:
             and not summary.has_open_work
             and summary.session.id not in self._resting
             and summary.session.id not in self._host.sessions
+            and summary.session.id not in self._host.store.damaged
             and (idle := self._idle_time(summary.session.config)) < math.inf
             and seconds_since(summary.session.last_activity_at) >= idle
         ]

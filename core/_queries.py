@@ -121,7 +121,7 @@ def make_snapshot(feed: SessionFeed, replay_from: Position) -> SessionSubscribeR
     room = feed.max_list_bytes - len(feed.session_json())
     count = count_fitting(state.inputs, room)
     return SessionSubscribeResult(
-        session=state.session(),
+        session=feed.session(),
         position=str(state.position),
         replay_from=str(replay_from),
         in_progress=feed.in_progress(),

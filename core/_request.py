@@ -23,6 +23,7 @@ from .errors import (
     RequestCancelledError,
     RequestTimeoutError,
     ServerError,
+    SessionDamagedError,
     StoreError,
     WireError,
 )
@@ -116,6 +117,12 @@ class Request(msgspec.Struct, eq=False):
         """Answer with an error. What is not a `WireError` is only logged, and shows an id."""
         if self.is_answered:
             return
+        if isinstance(exc, DamagedError):
+            # The store has logged where. It is no bug, and asking again would not help.
+            exc = SessionDamagedError(
+                "The session is read-only: its log is damaged",
+                data={"sessionId": exc.session_id, "seq": exc.seq},
+            )
         error = exc if isinstance(exc, WireError) else self._hide(exc)
         if self.method.is_free:
             try:
@@ -195,8 +202,6 @@ class Request(msgspec.Struct, eq=False):
 def _say(exc: Exception) -> str:
     """Say what a peer may know of an error whose text is for the log alone."""
     match exc:
-        case DamagedError():
-            return "The session is read-only: its log is damaged"
         case StoreError() | FencedError() | OSError():
             return "The session could not be read or written"
         case _:

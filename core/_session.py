@@ -608,7 +608,7 @@ class LiveSession:
             if failure is not None:
                 reply.fail(failure)
             else:
-                reply.succeed_after(self.feed, self.feed.state.session())
+                reply.succeed_after(self.feed, self.feed.session())
 
         reply.when_abandoned(_only_stop_waiting)
         self.close("closed by a client", closed)
@@ -665,7 +665,9 @@ class LiveSession:
     def _journal_failed(self, exc: Exception) -> None:
         """The log took no more: end the turn, tell who waits, and let the session be reopened."""
         self.host.stats.journal_failures += 1
-        why = ServerError("The session's log could not be written; it is opened again")
+        why: Exception = ServerError("The session's log could not be written; it is opened again")
+        if self.feed.damage is not None:
+            why = self.feed.damage.error(self.id)
         turn, self.turn = self.turn, None
         if turn is not None:
             turn.cancel("the session's log failed", "interrupted")
@@ -678,7 +680,11 @@ class LiveSession:
             callback(why)
         self._cancels, self._waiting, self._closing = [], {}, None
         self._senders = {}
-        self.feed.lose_all()
+        if self.feed.damage is None:
+            self.feed.lose_all()
+        else:
+            # Nothing more will come, and their connections are good for other sessions.
+            self.host.detach_all(self.feed, self.feed.make_resync("the log is damaged"))
         self.host.session_failed(self, exc)
 
 

@@ -25,7 +25,7 @@ from .models import InputInfo, Message, MessageKind, SessionConfig, SessionStatu
 
 if TYPE_CHECKING:
     from ._flusher import Flusher
-    from .log import Entry, Note, Recollection, Summary, SummaryPage
+    from .log import Damage, Entry, Note, Recollection, Summary, SummaryPage
     from .settings import Settings
 
 __all__ = [
@@ -404,8 +404,11 @@ class SessionStore(ABC):
     async def read(self, session_id: str, after: int, limit: int) -> Sequence[Entry]:
         """Read up to ``limit`` entries whose seq is greater than ``after``, in order.
 
+        Fewer than there are may come, none only at the end.
+
         Raises:
             SessionNotFoundError: There is none.
+            DamagedError: What comes next is damaged. All before it was or can be read.
         """
 
     async def recall(self, session_id: str) -> Recollection:
@@ -441,8 +444,11 @@ class SessionStore(ABC):
         return None
 
     @property
-    def damaged(self) -> Mapping[str, str]:
-        """The sessions known to be read-only since something of them is damaged, and what is."""
+    def damaged(self) -> Mapping[str, Damage]:
+        """The sessions known to be read-only since something of them is damaged, and what is.
+
+        A store beside or around another one passes on what that says.
+        """
         return {}
 
     async def list_ids(self) -> Sequence[str]:

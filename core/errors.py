@@ -83,7 +83,22 @@ class StoreError(TrialogueError):
 
 
 class DamagedError(StoreError):
-    """A session's log is damaged: it can be read as far as it is whole, and is not written."""
+    """A session's log is damaged: it can be read as far as it is whole, and is not written.
+
+    A peer is told so as `SessionDamagedError`; the message is for the log alone.
+
+    Attributes:
+        session_id: Whose.
+        seq: Of the first entry that cannot be read.
+    """
+
+    def __init__(self, message: str, session_id: str, seq: int) -> None:
+        super().__init__(message, session_id, seq)
+        self.session_id = session_id
+        self.seq = seq
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class StoreInUseError(StoreError):
@@ -190,6 +205,12 @@ class SessionClosedError(WireError):
     """The session was closed; it can still be read and forked."""
 
     code = "SESSION_CLOSED"
+
+
+class SessionDamagedError(WireError):
+    """The session can be read up to ``data["seq"]``, which is damaged, and deleted; no more."""
+
+    code = "SESSION_DAMAGED"
 
 
 class TurnNotFoundError(WireError):
@@ -305,6 +326,7 @@ _BY_CODE: Final[dict[str, type[WireError]]] = {
         SessionNotFoundError,
         SessionExpiredError,
         SessionClosedError,
+        SessionDamagedError,
         TurnNotFoundError,
         InputNotFoundError,
         AskNotFoundError,

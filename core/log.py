@@ -11,11 +11,12 @@ import msgspec
 
 from . import codec
 from ._frame import Frame
-from .errors import InvalidRequestError
+from .errors import DamagedError, InvalidRequestError
 from .events import EVENTS, CustomEvent, EventBody, LogClass
 from .models import Session
 
 __all__ = [
+    "Damage",
     "Entry",
     "KeyRecord",
     "Note",
@@ -55,6 +56,23 @@ class Position:
                 data={"issues": [{"path": "params.after", "message": "not of the form term-seq"}]},
             )
         return cls(int(match[1]), int(match[2]))
+
+
+@attrs.frozen(kw_only=True)
+class Damage:
+    """What is wrong with a session's log.
+
+    Attributes:
+        seq: Of the first entry that cannot be read.
+        reason: What is there in its place, and where, for people.
+    """
+
+    seq: int
+    reason: str
+
+    def error(self, session_id: str) -> DamagedError:
+        """Make the exception for whoever wants to write, or to read on."""
+        return DamagedError(f"{session_id} is read-only: {self.reason}", session_id, self.seq)
 
 
 @attrs.frozen(kw_only=True)

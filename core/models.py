@@ -149,7 +149,12 @@ class ForkedFrom:
 
 @attrs.frozen(kw_only=True)
 class Session:
-    """A conversation as its readers see it, consistent at ``position``."""
+    """A conversation as its readers see it, consistent at ``position``.
+
+    Attributes:
+        damaged_at: The seq of the first entry that cannot be read, if there is one: nothing is
+            written any more then.
+    """
 
     id: str
     name: str | None = None
@@ -166,6 +171,7 @@ class Session:
     metadata: JsonObject = attrs.field(factory=dict[str, Any])
     parent: ParentRef | None = None
     forked_from: ForkedFrom | None = None
+    damaged_at: int | None = None
 
 
 @attrs.frozen(kw_only=True)

@@ -12,9 +12,10 @@ import fcntl
 import os
 import re
 import stat
+from collections.abc import Sequence
 from typing import Final
 
-__all__ = ["NOT_WRITABLE", "Files", "LockedError"]
+__all__ = ["NOT_WRITABLE", "Files", "IrregularError", "LockedError"]
 
 #: How the system says that something, or the disk it is on, cannot be written.
 NOT_WRITABLE: Final = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
@@ -24,6 +25,12 @@ FOLDER_MODE: Final = 0o700
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,200}", re.ASCII)
 #: Not blocking: opening a FIFO that somebody put there must not hang.
 _FLAGS: Final = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+#: What opening a link, a folder, or a FIFO or socket with nobody at it fails with.
+_IRREGULAR: Final = (errno.ELOOP, errno.EISDIR, errno.ENXIO)
+
+
+class IrregularError(OSError):
+    """The name is no regular file's, but a link's, a folder's or the like: it is not followed."""
 
 
 class LockedError(Exception):
@@ -42,7 +49,12 @@ class Files:
 
     Args:
         folder: Made if it is missing, with mode 0700.
+
+    Attributes:
+        irregular: The names that `list_names` has passed over.
     """
+
+    irregular: Sequence[str] = ()
 
     def __init__(self, folder: str) -> None:
         self.folder = os.path.abspath(folder)
@@ -84,8 +96,14 @@ class Files:
 
     def list_names(self) -> list[str]:
         """Name the regular files in the folder, in no order. Links are none."""
+        names: list[str] = []
+        irregular: list[str] = []
         with os.scandir(self._at) as found:
-            return [entry.name for entry in found if entry.is_file(follow_symlinks=False)]
+            for entry in found:
+                is_regular = entry.is_file(follow_symlinks=False)
+                (names if is_regular else irregular).append(entry.name)
+        self.irregular = irregular
+        return names
 
     def free_bytes(self) -> int:
         """How much may still be written to this disk by us."""
@@ -109,10 +127,10 @@ class Files:
         os.rename(self._check(old), self._check(new), src_dir_fd=self._at, dst_dir_fd=self._at)
 
     def remove(self, name: str) -> bool:
-        """Remove a file. Returns False if there was none."""
+        """Remove a file, or a link. Returns False if there was none."""
         try:
             os.unlink(self._check(name), dir_fd=self._at)
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError):
             return False
         return True
 
@@ -131,17 +149,22 @@ class Files:
             flags |= os.O_CREAT
         if exclusive:
             flags |= os.O_EXCL
-        return self._regular(os.open(self._check(name), flags, FILE_MODE, dir_fd=self._at), name)
+        return self._open_regular(name, flags)
 
     def open_to_read(self, name: str) -> int:
         """Open a file for reading only."""
-        flags = os.O_RDONLY | _FLAGS
-        return self._regular(os.open(self._check(name), flags, dir_fd=self._at), name)
+        return self._open_regular(name, os.O_RDONLY | _FLAGS)
 
-    def _regular(self, handle: int, name: str) -> int:
+    def _open_regular(self, name: str, flags: int) -> int:
+        try:
+            handle = os.open(self._check(name), flags, FILE_MODE, dir_fd=self._at)
+        except OSError as exc:
+            if exc.errno in _IRREGULAR:
+                raise IrregularError(exc.errno, "not a regular file", name) from exc
+            raise
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             os.close(handle)
-            raise OSError(errno.EINVAL, "not a regular file", name)
+            raise IrregularError(errno.EINVAL, "not a regular file", name)
         return handle
 
     def size(self, handle: int) -> int:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import attrs
 import msgspec
 
 from ..core.log import Entry, Note, Recollection
 from ._files import Files
-from ._jsonl_segments import Fault, Scan, head_name, peek_first_seq, segment_name
+from ._jsonl_segments import Fault, Scan, head_name, make_fault, peek_first_seq, segment_name
 
 __all__ = ["Page", "View", "read_all", "read_page", "recall"]
 
@@ -39,13 +39,14 @@ class Page:
     Attributes:
         fault: What ended it before its time.
         resume: ``(seq, offset)`` of the head's line behind it.
-        exists: Whether there is any file.
+        end: The last seq, if it was read to the end, and nothing is in the head, or nothing valid
+            in the log. So it is of a session that was just rolled; or else files are gone.
     """
 
     entries: list[Entry]
     fault: Fault | None
     resume: tuple[int, int] | None
-    exists: bool
+    end: int | None = None
 
 
 def read_page(files: Files, view: View, after: int, limit: int) -> Page:
@@ -56,7 +57,7 @@ def read_page(files: Files, view: View, after: int, limit: int) -> Page:
     if first is None:
         first = peek_first_seq(files, head, session_id)
         if first is None and not view.older:
-            return Page([], _look_at(files, session_id, 1), None, files.size_of(head) is not None)
+            return Page([], _look_at(files, session_id, 1), None, 0)
     starts = list(view.older)
     if first is not None:
         starts.append(first)
@@ -66,7 +67,7 @@ def read_page(files: Files, view: View, after: int, limit: int) -> Page:
     entries: list[Entry] = []
     if starts[0] != 1:
         name = head if len(starts) == 1 else segment_name(session_id, starts[0])
-        return Page([], _missing(name, 1), None, True)
+        return Page([], _missing(name, 1), None)
     resume: tuple[int, int] | None = None
     while True:
         is_head = index == len(view.older)
@@ -96,16 +97,18 @@ def read_page(files: Files, view: View, after: int, limit: int) -> Page:
             break
         if scan.fault is not None:
             fault = scan.fault if is_head else attrs.evolve(scan.fault, is_damage=True)
-            return Page(entries, fault, resume, True)
+            return Page(entries, fault, resume, 0 if fault.next_seq == 1 else None)
         index += 1
         if index == len(starts):
             break
         if starts[index] != scan.next_seq:
-            return Page(entries, _missing(name, scan.next_seq or 1), resume, True)
-    if first is None and len(entries) < limit:
-        # Not one valid entry in the head, so it is not among the starts: that may be damage.
-        return Page(entries, _look_at(files, session_id, scan.next_seq or 1), resume, True)
-    return Page(entries, None, resume, True)
+            return Page(entries, _missing(name, scan.next_seq or 1), resume)
+    if len(entries) == limit:
+        return Page(entries, None, resume)
+    end = (scan.next_seq or 1) - 1
+    # Not one valid entry in the head, so it is not among the starts: that may be damage.
+    rest = _look_at(files, session_id, end + 1) if first is None else None
+    return Page(entries, rest, resume, None if files.size_of(head) else end)
 
 
 def _look_at(files: Files, session_id: str, next_seq: int) -> Fault | None:
@@ -117,16 +120,19 @@ def _look_at(files: Files, session_id: str, next_seq: int) -> Fault | None:
 
 
 def _missing(name: str, seq: int) -> Fault:
-    return Fault(name=name, offset=0, next_seq=seq, reason=f"seq {seq} is missing", is_damage=True)
+    return make_fault(name, f"seq {seq} is missing", seq)
 
 
-def read_all(files: Files, view: View) -> Iterator[Entry]:
-    """Give all of a session's valid prefix."""
+def read_all(
+    files: Files, view: View, on_end: Callable[[Page], object] = lambda _: None
+) -> Iterator[Entry]:
+    """Give all of a session's valid prefix, and show the last page."""
     after = 0
     while True:
         page = read_page(files, view, after, 512)
         yield from page.entries
         if len(page.entries) < 512:
+            on_end(page)
             return
         after = page.entries[-1].seq
 

@@ -65,12 +65,12 @@ class Reader:
         if limit <= 0:
             await trio.lowlevel.checkpoint()
             return []
-        fault = self._sessions.damaged.get(session_id)
-        if fault is not None:
-            limit = min(limit, fault.next_seq - 1 - after)
+        damage = self._sessions.damaged.get(session_id)
+        if damage is not None:
+            limit = min(limit, damage.seq - 1 - after)
             if limit <= 0:
                 await trio.lowlevel.checkpoint()
-                return []
+                raise damage.error(session_id)
         session = self._sessions.owned.get(session_id)
         if session is None:
             return await self._read_stored(session_id, after, limit)
@@ -112,6 +112,8 @@ class Reader:
         entries = page.entries
         if page.fault is not None:
             self._sessions.quarantine(session_id, page.fault)
+            if not entries:
+                self._sessions.check_whole(session_id)
             return entries
         if len(entries) < limit and (after + len(entries)) >= flushed:
             entries += newer[: limit - len(entries)]
@@ -139,10 +141,12 @@ class Reader:
         if (session := self._sessions.owned.get(session_id)) is not None:
             # Taken meanwhile: its files may have changed while they were read.
             return await self._read_owned(session, after, limit)
-        if not page.exists:
-            raise not_found(session_id)
         if page.fault is not None and page.fault.is_damage:
             self._sessions.quarantine(session_id, page.fault)
+        elif page.end is not None:
+            self._sessions.check_end(session_id, page.end)
+        if not page.entries:
+            self._sessions.check_whole(session_id)
         if page.resume is not None:
             self._resumes[session_id] = page.resume
             self._resumes.move_to_end(session_id)
@@ -156,6 +160,7 @@ class Reader:
         if session is None:
             if session_id not in self._sessions.index.rows:
                 await trio.lowlevel.checkpoint()
+                self._sessions.check_whole(session_id)
                 raise not_found(session_id)
             view = View(session_id=session_id, older=self._sessions.older(session_id))
             return await self.in_thread(lambda: recall(self._files, view, ()))

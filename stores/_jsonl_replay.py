@@ -13,11 +13,20 @@ from ..core._line import decode_line, encode_entry, encode_loss
 from ..core.log import Entry, Position
 from ._files import Files
 from ._jsonl_commit import Operation
-from ._jsonl_read import View, read_all, read_page
+from ._jsonl_read import Page, View, read_all, read_page
 from ._jsonl_rows import Row, decode_row, fold_summary, position_of, with_term
 from ._jsonl_segments import Fault, Names, Tail, head_name, load_tail, segment_name
+from ._jsonl_sessions import find_missing_end
 
-__all__ = ["Replayer", "cut_tail", "fold_row", "make_stamp", "note_end"]
+__all__ = [
+    "Replayer",
+    "cut_tail",
+    "find_fault",
+    "fold_row",
+    "fold_session",
+    "make_stamp",
+    "note_end",
+]
 
 log = logging.getLogger("trialogue.store")
 
@@ -201,7 +210,6 @@ class Replayer:
         end, seq = (0, 0) if tail is None else (tail.size, tail.seq)
         fault = Fault(name=name, offset=end, next_seq=seq + 1, reason=reason, is_damage=True)
         self.damaged[session_id] = fault if tail is None else tail.fault or fault
-        log.error("a session is damaged", extra={"session_id": session_id, "fault": str(fault)})
         if tail is None and not stray:
             return
         file_size = self._files.size_of(name) or 0
@@ -322,7 +330,30 @@ def cut_tail(files: Files, session_id: str, tail: Tail | None, *, unless_in: byt
 
 def fold_row(files: Files, session_id: str, older: tuple[int, ...]) -> Row | None:
     """Make a session's row of its log; None if nothing in it is valid."""
-    return fold_summary(session_id, read_all(files, View(session_id=session_id, older=older)))
+    return fold_session(files, session_id, older)[0]
+
+
+def fold_session(
+    files: Files, session_id: str, older: tuple[int, ...]
+) -> tuple[Row | None, Fault | None]:
+    """Make a session's row of its log, and say what ended that before its time."""
+    ends: list[Page] = []
+    view = View(session_id=session_id, older=older)
+    row = fold_summary(session_id, read_all(files, view, ends.append))
+    return row, ends[0].fault if ends else None
+
+
+def find_fault(
+    files: Files, session_id: str, older: tuple[int, ...], row: Row | None
+) -> Fault | None:
+    """Read a session whole, and say where it is damaged; None if it is not."""
+    ends: list[Page] = []
+    for _ in read_all(files, View(session_id=session_id, older=older), ends.append):
+        pass
+    (last,) = ends
+    if last.fault is not None and last.fault.is_damage:
+        return last.fault
+    return None if row is None or last.end is None else find_missing_end(row, last.end)
 
 
 def note_end(known: Row, found: str) -> bool:

@@ -14,11 +14,12 @@ from collections.abc import Collection, Generator, Sequence
 from typing import Final
 
 import attrs
+import msgspec
 
 from ..core._ids import ID_PATTERN
 from ..core._line import DamagedLineError, decode_line, has_valid_crc, holds_valid_line
-from ..core.log import Entry, Note
-from ._files import Files
+from ..core.log import Damage, Entry, Note
+from ._files import Files, IrregularError
 
 __all__ = [
     "Fault",
@@ -28,6 +29,7 @@ __all__ = [
     "head_name",
     "list_sessions",
     "load_tail",
+    "make_fault",
     "peek_first_seq",
     "segment_name",
 ]
@@ -113,9 +115,19 @@ class Fault:
     reason: str
     is_damage: bool
 
+    @property
+    def damage(self) -> Damage:
+        """What readers are told of it."""
+        return Damage(seq=self.next_seq, reason=str(self))
+
     def __str__(self) -> str:
         kind = "damaged" if self.is_damage else "torn"
         return f"{self.name} is {kind} at byte {self.offset} (seq {self.next_seq}): {self.reason}"
+
+
+def make_fault(name: str, reason: str, next_seq: int = 1) -> Fault:
+    """Make the fault of a file of which nothing can be read."""
+    return Fault(name=name, offset=0, next_seq=next_seq, reason=reason, is_damage=True)
 
 
 class Scan:
@@ -176,6 +188,12 @@ class Scan:
         record = decode_line(line, self._session_id)
         if isinstance(record, Note):
             return record
+        if record.seq == 1 and record.event == "session.created":
+            # A file that was given another's name is valid in itself.
+            its_id = _id_of_created(record)
+            if its_id != self._session_id:
+                self._note_fault(f"it is the log of {its_id!r:.80}", True)
+                raise DamagedLineError("another session's")
         if self.next_seq is not None and record.seq != self.next_seq:
             # Valid in itself: something is missing, or was there twice.
             self._note_fault(f"seq {record.seq} in the place of {self.next_seq}", True)
@@ -203,6 +221,9 @@ class Scan:
             handle = self._files.open_to_read(self._name)
         except FileNotFoundError:
             return
+        except IrregularError:
+            self._note_fault("it is no regular file", True)
+            return
         try:
             offset, rest = self.end, bytearray()
             while True:
@@ -224,6 +245,23 @@ class Scan:
                 yield bytes(rest), False
         finally:
             self._files.close(handle)
+
+
+class _Created(msgspec.Struct):
+    class Session(msgspec.Struct):
+        id: str
+
+    session: Session
+
+
+_created_decoder: Final = msgspec.json.Decoder(_Created)
+
+
+def _id_of_created(entry: Entry) -> str | None:
+    try:
+        return _created_decoder.decode(entry.data).session.id
+    except msgspec.MsgspecError:
+        return None
 
 
 def peek_first_seq(files: Files, name: str, session_id: str) -> int | None:

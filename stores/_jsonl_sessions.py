@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from ..core.errors import DamagedError, SessionNotFoundError, StoreError
+from ..core.errors import SessionNotFoundError
+from ..core.log import Damage, Position
 from ._jsonl_index import Index
-from ._jsonl_segments import Fault, Names, head_name, segment_name
+from ._jsonl_rows import Row, position_of
+from ._jsonl_segments import Fault, Names, head_name, make_fault, segment_name
 from ._jsonl_session import OwnedSession
 
-__all__ = ["Sessions", "not_found"]
+__all__ = ["Sessions", "find_missing_end", "not_found"]
 
 log = logging.getLogger("trialogue.store")
+
+
+def find_missing_end(row: Row, end: int) -> Fault | None:
+    """Say what is wrong if a session's files end before its row does."""
+    known = Position.parse(position_of(row)).seq
+    if known <= end:
+        return None
+    reason = f"the index knows it up to seq {known}"
+    return make_fault(head_name(row.session_id), reason, end + 1)
 
 
 def not_found(session_id: str) -> SessionNotFoundError:
@@ -29,10 +40,14 @@ class Sessions:
         damaged: Those that are read-only, since something in their files is damaged.
     """
 
-    def __init__(self, index: Index, names: Names, damaged: Mapping[str, Fault]) -> None:
+    def __init__(self, index: Index, names: Names, damaged: Mapping[str, Damage]) -> None:
         self.index = index
         self.owned: dict[str, OwnedSession] = {}
-        self.damaged: dict[str, Fault] = dict(damaged)
+        self.damaged: dict[str, Damage] = dict(damaged)
+        #: Given up to another process, which may have left less in the files than lists show.
+        self._given_up: set[str] = set()
+        #: Called when one was found to be damaged, or such a one is gone.
+        self.on_damage: Callable[[], None] = lambda: None
         #: The older segments of those that are not owned.
         self._older = names.older
         self._torn: dict[str, list[str]] = {}
@@ -47,10 +62,12 @@ class Sessions:
     def own(self, session: OwnedSession) -> None:
         """This process may write a session now."""
         self.owned[session.id] = session
+        self._given_up.discard(session.id)
         self._older.pop(session.id, None)
 
     def disown(self, session: OwnedSession) -> None:
         """This process may not write a session any more; it stays."""
+        self._given_up.add(session.id)
         if self.owned.pop(session.id, None) is not None and session.older:
             self._older[session.id] = session.older
 
@@ -63,30 +80,41 @@ class Sessions:
             older = (*session.older, session.first)
             session.failure = session.failure or not_found(session_id)
         self.index.remove(session_id)
-        self.damaged.pop(session_id, None)
+        if self.damaged.pop(session_id, None) is not None:
+            self.on_damage()
         names = [head_name(session_id), *(segment_name(session_id, first) for first in older)]
         return session, [*names, *self._torn.pop(session_id, ())]
+
+    def unlisted(self) -> list[str]:
+        """Name the damaged sessions of which no list knows: not even the first entry is there."""
+        return [name for name in self.damaged if name not in self.index.rows]
 
     def quarantine(self, session_id: str, fault: Fault) -> None:
         """Let a damaged session be read up to the damage, and not written."""
         if session_id in self.damaged:
             return
-        self.damaged[session_id] = fault
+        self.damaged[session_id] = fault.damage
+        self.on_damage()
         log.error("a session is damaged", extra={"session_id": session_id, "fault": str(fault)})
         session = self.owned.get(session_id)
         if session is not None:
-            session.failure = _read_only(session_id, fault)
+            session.failure = fault.damage.error(session_id)
 
     def check_whole(self, session_id: str) -> None:
         """Check that nothing of a session is known to be damaged.
 
         Raises:
-            StoreError: Something is; names it.
+            DamagedError: Something is; names it.
         """
-        fault = self.damaged.get(session_id)
+        damage = self.damaged.get(session_id)
+        if damage is not None:
+            raise damage.error(session_id)
+
+    def check_end(self, session_id: str, end: int) -> None:
+        """Quarantine a session whose files, read to their end, lack what lists show of it."""
+        row = self.index.rows.get(session_id)
+        if row is None or session_id in self._given_up:
+            return
+        fault = find_missing_end(row, end)
         if fault is not None:
-            raise _read_only(session_id, fault)
-
-
-def _read_only(session_id: str, fault: Fault) -> StoreError:
-    return DamagedError(f"{session_id} is read-only: {fault}")
+            self.quarantine(session_id, fault)

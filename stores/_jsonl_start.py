@@ -5,22 +5,32 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import attrs
 
 from ..core import codec
 from ..core._clock import utc_now
+from ..core._ids import ID_PATTERN
 from ..core._json import as_object
 from ..core.errors import StoreInUseError
+from ..core.log import Damage
 from ._files import Files, LockedError
 from ._jsonl_commit import CommitLog, Hole, Operation, Replay, read_commit_logs
 from ._jsonl_index import Index
 from ._jsonl_index_file import TORN, IndexFile, LoadedIndex
-from ._jsonl_replay import Replayer, fold_row, make_stamp
+from ._jsonl_marks import load_marks, save_marks
+from ._jsonl_replay import Replayer, find_fault, fold_session, make_stamp
 from ._jsonl_rows import Row
-from ._jsonl_segments import Fault, Names, list_sessions
+from ._jsonl_segments import (
+    Fault,
+    Names,
+    head_name,
+    list_sessions,
+    make_fault,
+    segment_name,
+)
 
 __all__ = [
     "LOCK_NAME",
@@ -55,7 +65,7 @@ class Loaded:
     index_file: IndexFile
     index: Index
     names: Names
-    damaged: dict[str, Fault]
+    damaged: dict[str, Damage]
     replayed: int
     torn: int
     shortened: int
@@ -113,22 +123,42 @@ def _load(files: Files, lock: int, before: bytes) -> Loaded:
         has_holes=bool(replay.holes),
     )
     operations = _by_session(replay.operations)
+    irregular = _put_aside(files, operations)
+    # Goes with its session.
+    found.torn.extend(irregular)
     lost = _find_lost(replay.holes)
     for session_id in operations.keys() | lost.keys():
         work.replay(session_id, operations.get(session_id, ()), lost.get(session_id, 0))
     for session_id in index.unproven - operations.keys():
         if session_id in rows and session_id not in work.damaged:
             work.prove(session_id)
-    # The index may be older than the files, or name some that were taken away by hand.
+    faults = work.damaged
     present = found.heads | found.older.keys()
     listed = set(rows)
     for session_id in listed - present:
-        changed[session_id] = None
-        del rows[session_id]
+        if session_id not in faults:
+            faults[session_id] = make_fault(head_name(session_id), "there is no such file")
+    # The index may be older than the files.
     for session_id in present - listed:
-        row = fold_row(files, session_id, found.older.get(session_id, ()))
+        row, fault = fold_session(files, session_id, found.older.get(session_id, ()))
         if row is not None:
             changed[session_id] = rows[session_id] = row
+        if fault is not None and fault.is_damage:
+            faults.setdefault(session_id, fault)
+    _find_irregular(irregular, found, faults)
+    marks = load_marks(files)
+    for session_id in marks.keys() - faults.keys():
+        older = found.older.get(session_id, ())
+        fault = find_fault(files, session_id, older, rows.get(session_id))
+        if fault is not None:
+            faults[session_id] = fault
+        elif session_id in rows:
+            log.warning("a session is whole again", extra={"session_id": session_id})
+    damaged = {session_id: fault.damage for session_id, fault in faults.items()}
+    if damaged != marks:
+        save_marks(files, damaged)
+    for session_id, fault in faults.items():
+        log.error("a session is damaged", extra={"session_id": session_id, "fault": str(fault)})
     _settle(files, index_file, index, rows, changed, replay, names_changed=work.names_changed)
     commit_log = CommitLog(files, epoch=epoch, number=1, next_lsn=replay.next_lsn)
     return Loaded(
@@ -139,12 +169,34 @@ def _load(files: Files, lock: int, before: bytes) -> Loaded:
         index_file=index_file,
         index=Index(rows),
         names=found,
-        damaged=work.damaged,
+        damaged=damaged,
         replayed=work.replayed,
         torn=work.torn + len(replay.cut),
         shortened=work.shortened,
         lost=sum(hole.records for hole in replay.holes),
     )
+
+
+def _put_aside(files: Files, operations: Collection[str]) -> list[str]:
+    """Make room for files that will be written. Gives the irregular names that stay."""
+    stay: list[str] = []
+    for name in files.irregular:
+        session_id = name.partition(".")[0]
+        if session_id in operations and name == head_name(session_id):
+            files.rename(name, f"{session_id}.torn-{make_stamp()}")
+        elif ID_PATTERN.fullmatch(session_id) is not None:
+            stay.append(name)
+    return stay
+
+
+def _find_irregular(names: Sequence[str], found: Names, faults: dict[str, Fault]) -> None:
+    """Note the sessions of which a file is a link, a folder or the like: none is followed."""
+    irregular = list_sessions(names)
+    for session_id, firsts in irregular.older.items():
+        name = segment_name(session_id, firsts[0])
+        faults[session_id] = make_fault(name, "it is no regular file", firsts[0])
+    for session_id in irregular.heads - faults.keys() - found.older.keys():
+        faults[session_id] = make_fault(head_name(session_id), "it is no regular file")
 
 
 def _by_session(operations: Sequence[Operation]) -> dict[str, list[Operation]]:

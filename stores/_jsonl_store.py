@@ -17,11 +17,12 @@ from ..core._ids import ID_PATTERN
 from ..core._line import encode_entry, encode_note
 from ..core.abc import SessionLog, SessionStore
 from ..core.errors import FencedError, SessionNotFoundError, StoreError
-from ..core.log import Entry, Note, Recollection, Summary, SummaryPage
+from ..core.log import Damage, Entry, Note, Recollection, Summary, SummaryPage
 from ..core.models import SessionStatus
 from ._jsonl_commit import encode_append, encode_delete, encode_term
 from ._jsonl_committer import Committer, Fsync, Request, again
 from ._jsonl_flusher import Flusher
+from ._jsonl_marks import Marks
 from ._jsonl_reader import Reader
 from ._jsonl_replay import cut_tail, fold_row, note_end
 from ._jsonl_rows import Row, make_row, position_of, read_summary, with_term
@@ -136,6 +137,7 @@ class JsonlStore(SessionStore):
         if settings.fsync == "interval":
             self._flusher.before_removing = self._committer.sync
         self._flusher.check_lock = self._committer.check_lock
+        self._marks = Marks(loaded.files, self._sessions, self._committer.check_lock)
         self._foreign: list[Request] = []
         self._foreign_woken = trio.Event()
 
@@ -148,6 +150,7 @@ class JsonlStore(SessionStore):
             nursery.start_soon(self._flusher.run, self._committer)
             nursery.start_soon(self._run_foreign)
             nursery.start_soon(self._committer.watch_space)
+            nursery.start_soon(self._marks.run)
             if self.settings.fsync == "interval":
                 nursery.start_soon(self._committer.run_interval)
             task_status.started()
@@ -176,6 +179,7 @@ class JsonlStore(SessionStore):
         await self._reader.wait_idle()
         if not is_clean:
             self._committer.log.close()
+        await self._marks.save()
         mark = self._mark if is_clean else None
         await trio.to_thread.run_sync(lambda: release_folder(self._files, self._lock, mark))
 
@@ -210,16 +214,18 @@ class JsonlStore(SessionStore):
         if self._committer.failure is not None:
             raise again(self._committer.failure)
         row = self._sessions.index.rows.get(session_id)
+        self._sessions.check_whole(session_id)
         if row is None:
             raise not_found(session_id)
-        self._sessions.check_whole(session_id)
         older = self._sessions.older(session_id)
         tail = await self._reader.in_thread(lambda: load_tail(self._files, session_id, older))
+        if tail is not None and tail.fault is not None and tail.fault.is_damage:
+            self._sessions.quarantine(session_id, tail.fault)
+        elif tail is None or not tail.file_size:
+            self._sessions.check_end(session_id, 0 if tail is None else tail.seq)
+        self._sessions.check_whole(session_id)
         if tail is None:
             raise not_found(session_id)
-        if tail.fault is not None and tail.fault.is_damage:
-            self._sessions.quarantine(session_id, tail.fault)
-            self._sessions.check_whole(session_id)
         if tail.file_size > tail.size:
             kept = await self._reader.in_thread(lambda: cut_tail(self._files, session_id, tail))
             self._torn += kept
@@ -433,7 +439,7 @@ class JsonlStore(SessionStore):
 
     async def list_ids(self) -> Sequence[str]:
         await trio.lowlevel.checkpoint()
-        return list(self._sessions.index.rows)
+        return [*self._sessions.index.rows, *self._sessions.unlisted()]
 
     async def list_open_work(self) -> Sequence[str]:
         await trio.lowlevel.checkpoint()
@@ -462,7 +468,7 @@ class JsonlStore(SessionStore):
     # -- removing ----------------------------------------------------------------------------
 
     async def delete(self, session_id: str) -> bool:
-        if session_id not in self._sessions.index.rows:
+        if session_id not in self._sessions.index.rows and session_id not in self.damaged:
             await trio.lowlevel.checkpoint()
             return False
         await self._remove([session_id])
@@ -558,9 +564,9 @@ class JsonlStore(SessionStore):
     # -- health ------------------------------------------------------------------------------
 
     @property
-    def damaged(self) -> Mapping[str, str]:
+    def damaged(self) -> Mapping[str, Damage]:
         """The sessions that are read-only since their files are damaged, and what is wrong."""
-        return {session_id: str(fault) for session_id, fault in self._sessions.damaged.items()}
+        return self._sessions.damaged
 
     @property
     def failure(self) -> str | None:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..core._line import DamagedLineError, decode_line
 from ..core.codec import decode_json, structure
-from ..core.errors import DamagedError, InvalidRequestError, SessionNotFoundError, StoreError
-from ..core.log import Entry, Note, Recollection, Summary, SummaryPage
+from ..core.errors import InvalidRequestError, SessionNotFoundError, StoreError
+from ..core.log import Damage, Entry, Note, Recollection, Summary, SummaryPage
 from ..core.models import Session, SessionStatus
 from ._sqlite_schema import PLACES
 
@@ -28,8 +28,10 @@ __all__ = [
 _SUMMARY: Final = "session, owner, created_key, has_open_work"
 
 
-def read(database: Database, session_id: str, after: int, limit: int) -> list[Entry]:
-    """As `SessionStore.read`."""
+def read(
+    database: Database, session_id: str, after: int, limit: int
+) -> tuple[list[Entry], Damage | None]:
+    """Read as `SessionStore.read` does, and say what is wrong with what comes next."""
     with database.snapshot():
         number, last = _find(database, session_id)
         first = number * PLACES
@@ -39,31 +41,40 @@ def read(database: Database, session_id: str, after: int, limit: int) -> list[En
         )
     entries: list[Entry] = []
     for seq, (line,) in enumerate(rows, after + 1):
-        entry = _decode(line, session_id)
+        try:
+            entry = _decode(line, session_id)
+        except DamagedLineError as exc:
+            return entries, Damage(seq=seq, reason=f"damaged at seq {seq}: {exc}")
         if not isinstance(entry, Entry) or entry.seq != seq:
-            raise DamagedError(f"the log of {session_id} is damaged at {seq}")
+            return entries, Damage(seq=seq, reason=f"damaged at seq {seq}: another entry is there")
         entries.append(entry)
     if len(entries) < min(limit, last - after):
-        raise DamagedError(f"the log of {session_id} is damaged at {after + 1 + len(entries)}")
-    return entries
+        seq = after + 1 + len(entries)
+        return entries, Damage(seq=seq, reason=f"damaged at seq {seq}: it is missing")
+    return entries, None
 
 
-def recall(database: Database, session_id: str) -> Recollection:
-    """As `SessionStore.recall`."""
+def recall(database: Database, session_id: str) -> tuple[Recollection, Damage | None]:
+    """As `SessionStore.recall`, up to a note that is damaged."""
     with database.snapshot():
-        number, _ = _find(database, session_id)
+        number, last = _find(database, session_id)
         rows = database.rows("SELECT line FROM notes WHERE session = ? ORDER BY number", (number,))
+    damage: Damage | None = None
     snapshot: Note | None = None
     partials: list[Note] = []
     for (line,) in rows:
-        note = _decode(line, session_id)
-        if not isinstance(note, Note):
-            raise DamagedError(f"the notes of {session_id} are damaged")
+        try:
+            note = _decode(line, session_id)
+            if not isinstance(note, Note):
+                raise DamagedLineError("an entry")
+        except DamagedLineError as exc:
+            damage = Damage(seq=last + 1, reason=f"a note is damaged: {exc}")
+            break
         if note.type == "snapshot":
             snapshot, partials = note, []
         else:
             partials.append(note)
-    return Recollection(snapshot=snapshot, partials=partials)
+    return Recollection(snapshot=snapshot, partials=partials), damage
 
 
 def find_created(database: Database, owner: str | None, key: str) -> str | None:
@@ -149,11 +160,8 @@ def _find(database: Database, session_id: str) -> tuple[int, int]:
 def _decode(line: object, session_id: str) -> Entry | Note:
     if not isinstance(line, bytes):
         # SQLite checks types when it writes, and not what a damaged page makes of them.
-        raise DamagedError(f"the log of {session_id} is damaged: a line is {type(line).__name__}")
-    try:
-        return decode_line(line, session_id)
-    except DamagedLineError as exc:
-        raise DamagedError(f"the log of {session_id} is damaged: {exc}") from exc
+        raise DamagedLineError(f"the line is of type {type(line).__name__}")
+    return decode_line(line, session_id)
 
 
 def _make_summary(row: tuple[Any, ...]) -> Summary:

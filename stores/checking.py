@@ -55,7 +55,9 @@ async def check_sessions(
             on_progress(done, len(session_ids))
         summary = await store.summary(session_id)
         if summary is None:
-            continue  # deleted meanwhile
+            if session_id in store.damaged:
+                problems[session_id] = store.damaged[session_id].reason
+            continue  # else deleted meanwhile
         count, problem = await _check(store, session_id, summary)
         entries += count
         if problem is not None:
@@ -72,8 +74,8 @@ async def _check(store: SessionStore, session_id: str, summary: Summary) -> tupl
     while True:
         try:
             page = await store.read(session_id, state.seq, PAGE)
-        except DamagedError as exc:
-            return state.seq, str(exc)
+        except DamagedError:
+            break
         if not page:
             break
         for entry in page:
@@ -89,7 +91,7 @@ async def _check(store: SessionStore, session_id: str, summary: Summary) -> tupl
         return state.seq, f"only the first {state.seq} of {wanted} entries can be read"
     if session_id in store.damaged:
         # What is missing is known to have been there, though no list says so any more.
-        return state.seq, store.damaged[session_id]
+        return state.seq, store.damaged[session_id].reason
     if state.make_summary() != summary:
         return state.seq, "lists say something else of it than its entries"
     return state.seq, None

@@ -66,11 +66,11 @@ async def copy_sessions(
         if on_progress is not None:
             on_progress(done, len(session_ids))
         summary = await source.summary(session_id)
-        if summary is None:
-            continue  # deleted meanwhile
         if session_id in source.damaged:
             damaged.append(session_id)
             continue
+        if summary is None:
+            continue  # deleted meanwhile
         try:
             there = await _compare(source, target, session_id)
         except DamagedError:

@@ -20,7 +20,7 @@ from ..core._line import DamagedLineError, decode_end, decode_line, encode_end, 
 from ..core._state import SessionState
 from ..core.abc import SessionStore
 from ..core.codec import JsonError, decode_json, encode_json, structure, unstructure
-from ..core.errors import InvalidRequestError, StoreError
+from ..core.errors import DamagedError, InvalidRequestError, StoreError
 from ..core.events import EventBody, LogClass, MessageCreated, SessionCreated
 from ..core.log import Entry, Position
 from ..core.models import Message, MessageRole, Session, SessionConfig
@@ -49,14 +49,19 @@ _HEADING: Final = re.compile(r"^## (user|assistant|system)[ \t]*\n", re.MULTILIN
 
 
 async def read_session(store: SessionStore, session_id: str) -> list[Entry]:
-    """Read a whole log.
+    """Read a whole log, or one that is damaged as far as it is whole.
 
     Raises:
         SessionNotFoundError: There is none.
+        DamagedError: Nothing of it is whole.
     """
     entries: list[Entry] = []
-    while page := await store.read(session_id, len(entries), PAGE):
-        entries.extend(page)
+    try:
+        while page := await store.read(session_id, len(entries), PAGE):
+            entries.extend(page)
+    except DamagedError:
+        if not entries:
+            raise
     return entries
 
 

@@ -9,16 +9,16 @@ import logging
 import os
 import uuid
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Collection, Generator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import trio
 
 from ..core._clock import utc_before
 from ..core.abc import SessionLog, SessionStore
-from ..core.errors import DamagedError, SettingsError, StoreError
-from ..core.log import Entry, Note, Recollection, Summary, SummaryPage
+from ..core.errors import SettingsError, StoreError
+from ..core.log import Damage, Entry, Note, Recollection, Summary, SummaryPage
 from ..core.models import SessionStatus
 from . import _sqlite_queries as queries
 from ._space import MIN_FREE_BYTES
@@ -89,7 +89,7 @@ class SqliteStore(SessionStore):
         self._reading = trio.CapacityLimiter(len(readers))
         self._is_closed = False
         #: The sessions that were found to be damaged since it was opened, and where.
-        self._damaged: dict[str, str] = {}
+        self._damaged: dict[str, Damage] = {}
 
     def create(self, session_id: str) -> SessionLog:
         return _SqliteLog(self, session_id, number=None, term=1)
@@ -101,25 +101,31 @@ class SqliteStore(SessionStore):
         return _SqliteLog(self, session_id, number=number, term=term)
 
     async def read(self, session_id: str, after: int, limit: int) -> Sequence[Entry]:
-        with self._watched(session_id):
-            return await self._ask(lambda db: queries.read(db, session_id, after, limit))
+        damage = self._damaged.get(session_id)
+        if damage is not None and after >= damage.seq - 1:
+            await trio.lowlevel.checkpoint()
+            raise damage.error(session_id)
+        entries, damage = await self._ask(lambda db: queries.read(db, session_id, after, limit))
+        if damage is not None:
+            self._quarantine(session_id, damage)
+            if not entries:
+                raise damage.error(session_id)
+        return entries
 
     async def recall(self, session_id: str) -> Recollection:
-        with self._watched(session_id):
-            return await self._ask(lambda db: queries.recall(db, session_id))
+        recollection, damage = await self._ask(lambda db: queries.recall(db, session_id))
+        if damage is not None:
+            self._quarantine(session_id, damage)
+        return recollection
 
-    @contextmanager
-    def _watched(self, session_id: str) -> Generator[None]:
+    def _quarantine(self, session_id: str, damage: Damage) -> None:
         """Let nobody write to a session that is found to be damaged."""
-        try:
-            yield
-        except DamagedError as exc:
-            if session_id not in self._damaged:
-                self._damaged[session_id] = str(exc)
-                log.error(
-                    "a session is damaged", extra={"session_id": session_id, "fault": str(exc)}
-                )
-            raise
+        known = self._damaged.get(session_id)
+        if known is None:
+            fault = {"session_id": session_id, "fault": damage.reason}
+            log.error("a session is damaged", extra=fault)
+        if known is None or damage.seq < known.seq:
+            self._damaged[session_id] = damage
 
     def check_whole(self, session_id: str) -> None:
         """Check that nothing of a session was found to be damaged.
@@ -127,9 +133,9 @@ class SqliteStore(SessionStore):
         Raises:
             DamagedError: Something was; names it.
         """
-        fault = self._damaged.get(session_id)
-        if fault is not None:
-            raise DamagedError(f"{session_id} is read-only: {fault}")
+        damage = self._damaged.get(session_id)
+        if damage is not None:
+            raise damage.error(session_id)
 
     async def find_created(self, owner: str | None, key: str) -> str | None:
         return await self._ask(lambda db: queries.find_created(db, owner, key))
@@ -199,8 +205,8 @@ class SqliteStore(SessionStore):
         self.committer.space.check()
 
     @property
-    def damaged(self) -> Mapping[str, str]:
-        return dict(self._damaged)
+    def damaged(self) -> Mapping[str, Damage]:
+        return self._damaged
 
     def statistics(self) -> Mapping[str, Any]:
         """Say what was done since it was opened, and how many sessions are damaged.

@@ -38,6 +38,7 @@ RETRYABLE: Final[dict[str, bool | None]] = {
     "SESSION_NOT_FOUND": False,
     "SESSION_EXPIRED": False,
     "SESSION_CLOSED": False,
+    "SESSION_DAMAGED": False,
     "TURN_NOT_FOUND": False,
     "INPUT_NOT_FOUND": False,
     "ASK_NOT_FOUND": False,

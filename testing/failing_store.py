@@ -9,7 +9,7 @@ import trio
 
 from ..core.abc import SessionLog, SessionStore
 from ..core.errors import StoreError
-from ..core.log import Entry, Note, Recollection, Summary, SummaryPage
+from ..core.log import Damage, Entry, Note, Recollection, Summary, SummaryPage
 from ..core.models import SessionStatus
 
 __all__ = ["FailingStore"]
@@ -113,6 +113,10 @@ class FailingStore(SessionStore):
 
     def statistics(self) -> Mapping[str, Any]:
         return self._store.statistics()
+
+    @property
+    def damaged(self) -> Mapping[str, Damage]:
+        return self._store.damaged
 
     async def list_ids(self) -> Sequence[str]:
         fails = self.begin("list_ids")

@@ -6,6 +6,7 @@ from pathlib import Path
 import attrs
 import trio
 
+from trialogue.core.log import Damage
 from trialogue.stores.checking import check_sessions
 from trialogue.stores.copying import copy_sessions
 from trialogue.stores.jsonl import open_jsonl_store
@@ -76,8 +77,9 @@ class QuarantiningStore(MemoryStore):
     """Says of every session that entries of it are lost, though it ends where lists say."""
 
     @property
-    def damaged(self) -> Mapping[str, str]:
-        return dict.fromkeys(self._summaries, "records of the commit log are damaged")
+    def damaged(self) -> Mapping[str, Damage]:
+        damage = Damage(seq=9, reason="records of the commit log are damaged")
+        return dict.fromkeys(self._summaries, damage)
 
 
 async def test_session_known_to_have_lost_its_end_is_no_whole_one() -> None:

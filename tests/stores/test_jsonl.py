@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from trialogue.core.errors import FencedError, StoreError
+from trialogue.core.errors import DamagedError, FencedError, StoreError
 from trialogue.core.log import Entry, Note, Position
 from trialogue.stores._files import Files
 from trialogue.stores._jsonl_index_file import IndexFile
@@ -319,7 +319,10 @@ async def test_no_link_is_followed(tmp_path: Path) -> None:
     (folder / "ses_2.jsonl").symlink_to(outside)
     before = outside.read_bytes()
     async with open_jsonl_store(folder) as store:
-        assert await store.list_ids() == ["ses_1"]
+        assert await store.list_ids() == ["ses_1", "ses_2"]
+        assert str(store.damaged["ses_2"].reason).endswith("it is no regular file")
+        with pytest.raises(DamagedError):
+            await store.read("ses_2", 0, 9)
         (folder / "ses_3.jsonl").symlink_to(outside)
         writer = Writer("ses_3")
         with pytest.raises(StoreError, match="somebody else"):

@@ -9,9 +9,10 @@ import attrs
 import trio
 
 from trialogue.core.abc import SessionStore
-from trialogue.core.errors import SessionNotFoundError, TrialogueError
+from trialogue.core.errors import DamagedError, SessionNotFoundError, TrialogueError
 from trialogue.core.log import Entry
-from trialogue.testing.store_kit import SessionWriter, read_all, same_entry
+from trialogue.stores.exporting import read_session
+from trialogue.testing.store_kit import SessionWriter, same_entry
 
 
 class LossError(AssertionError):
@@ -204,11 +205,12 @@ async def check_lives(
         raise LossError(f"sessions from nowhere: {listed - lives.keys()}")
     for session_id, all_lives in lives.items():
         try:
-            entries = await read_all(store, session_id)
+            entries = await read_session(store, session_id)
         except SessionNotFoundError:
             entries = None
-        except AssertionError as exc:
-            raise LossError(f"{session_id}: {exc}") from exc
+        except DamagedError:
+            # Nothing of it is whole, and it is there.
+            entries = []
         if (entries is not None) != (session_id in listed):
             raise LossError(f"{session_id} is listed and not there, or the reverse")
         if entries is not None:

@@ -40,6 +40,7 @@ from trialogue.stores._jsonl_replay import cut_tail
 from trialogue.stores._jsonl_rows import Row, SummaryEncoder, make_row
 from trialogue.stores._jsonl_segments import head_name, load_tail, segment_name
 from trialogue.stores._sqlite_database import Database
+from trialogue.stores.exporting import read_session
 from trialogue.stores.jsonl import JsonlSettings
 from trialogue.stores.sqlite import open_sqlite_store
 from trialogue.testing.store_kit import (
@@ -282,8 +283,11 @@ async def store_spoiled(logs: Sequence[bytes], seen: Counter[str]) -> None:
             session_id = f"ses_{number}"
             if await store.summary(session_id) is None:
                 seen["nothing left"] += 1
+                read_only += 1
+                if session_id not in store.damaged:
+                    raise LossError(f"{session_id}: nobody is told of its first entry")
                 continue
-            found = await read_all(store, session_id)
+            found = await read_session(store, session_id)
             check_prefix(found, session_id)
             try:
                 await store.open(session_id)
@@ -635,7 +639,11 @@ def read_database(path: Path) -> list[Entry]:
     """Read a session's log, in this thread."""
     database = Database(str(path), read_only=True)
     try:
-        return queries.read(database, ID, 0, len(LOG) + 1)
+        entries, damage = queries.read(database, ID, 0, len(LOG) + 1)
+        if damage is not None:
+            check_prefix(entries, "before the damage")
+            raise damage.error(ID)
+        return entries
     finally:
         database.close()
 

@@ -93,7 +93,7 @@ async def test_damaged_session_is_read_only_and_everybody_is_told(
                 test.open_peer() as peer,
             ):
                 error = await peer.refused(
-                    "SERVER_ERROR", "message.send", sessionId=damaged, content="more"
+                    "SESSION_DAMAGED", "message.send", sessionId=damaged, content="more"
                 )
                 assert error["message"] == "The session is read-only: its log is damaged"
                 stats = await peer.call("server.stats")

@@ -1,0 +1,126 @@
+"""Files of a JSON Lines store that somebody took away, emptied, or put a link in the place of."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from trialogue.core.abc import SessionStore
+from trialogue.core.errors import DamagedError, SessionNotFoundError
+from trialogue.core.log import Entry
+from trialogue.stores.exporting import read_session
+from trialogue.stores.jsonl import JsonlSettings, open_jsonl_store
+
+from ._writer import Writer, append
+
+#: A new file after a few entries: what there is after ten is 1, 4, 7 and 10.
+SETTINGS = JsonlSettings(roll_bytes=500)
+
+
+def take_away(path: Path) -> None:
+    path.unlink()
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def put_link(path: Path) -> None:
+    outside = path.parent.parent / "outside.jsonl"
+    path.rename(outside)
+    path.symlink_to(outside)
+
+
+def put_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def cut(path: Path) -> None:
+    """At the end of a line: so nothing is torn, and only the index knows that there was more."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-1]))
+
+
+async def make_store(folder: Path) -> list[Path]:
+    """Make a store of two sessions, and give the files of the first, oldest first."""
+    async with open_jsonl_store(folder, settings=SETTINGS) as store:
+        for session_id in ("ses_1", "ses_2"):
+            writer = Writer(session_id)
+            log = store.create(session_id)
+            await append(log, writer, [writer.created()])
+            for _ in range(9):
+                await append(log, writer, writer.messages(1))
+                await store.prune(keep_bytes=1 << 40)  # flushes
+    return list_files(folder)
+
+
+def list_files(folder: Path) -> list[Path]:
+    found = folder.glob("ses_1.*jsonl")
+    return sorted(found, key=lambda path: (path.name == "ses_1.jsonl", len(path.name), path.name))
+
+
+async def read_or_nothing(store: SessionStore, session_id: str) -> Sequence[Entry]:
+    try:
+        return await read_session(store, session_id)
+    except DamagedError:
+        return []
+
+
+@pytest.mark.parametrize(
+    ("change", "number"),
+    [
+        *itertools.product([take_away, empty, put_link, put_folder], [0, 1, -1]),
+        # The newest file may have lost lines in a crash, and goes on behind what is left.
+        (cut, 0),
+        (cut, 1),
+    ],
+)
+async def test_session_that_lacks_a_file_is_read_up_to_it_and_said_to_be_damaged(
+    tmp_path: Path,
+    change: Callable[[Path], None],
+    number: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A bug once seen: it was not found, or ended earlier, and nobody was told."""
+    folder = tmp_path / "store"
+    paths = await make_store(folder)
+    assert len(paths) >= 3
+    async with open_jsonl_store(folder) as store:
+        wanted = await read_session(store, "ses_1")
+    first = 1 if number == 0 else int(paths[1].name.split(".")[1])
+    if number == -1:
+        first = len(wanted) - len(paths[-1].read_bytes().splitlines()) + 1
+    if change is cut:
+        first += len(paths[number].read_bytes().splitlines()) - 1
+    change(paths[number])
+    for start in range(2):
+        caplog.clear()
+        async with open_jsonl_store(folder) as store:
+            found = await read_or_nothing(store, "ses_1")
+            assert [entry.seq for entry in found] == list(range(1, first))
+            assert store.damaged["ses_1"].seq == first
+            assert store.statistics()["damaged"] == 1
+            with pytest.raises(DamagedError):
+                await store.open("ses_1")
+            assert [r.levelno for r in caplog.records if r.levelno >= logging.ERROR] == [
+                logging.ERROR
+            ]
+            assert len(await read_session(store, "ses_2")) == 10
+            await store.open("ses_2")
+            if start:
+                assert await store.delete("ses_1")
+                assert store.statistics()["damaged"] == 0
+                with pytest.raises(SessionNotFoundError):
+                    await store.read("ses_1", 0, 1)
+    outside = tmp_path / "outside.jsonl"
+    assert outside.exists() is (change is put_link)
+    if change is not put_folder:
+        assert not list(folder.glob("ses_1*"))
+        async with open_jsonl_store(folder) as store:
+            assert list(await store.list_ids()) == ["ses_2"]
+            assert not store.damaged
