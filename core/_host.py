@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
 
 import attrs
 import trio
@@ -18,20 +18,20 @@ import trio
 from ._clock import utc_now
 from ._command import Command, Reply
 from ._creation import SessionMaker
-from ._feed import PAGE_ENTRIES, SessionFeed, count_fitting, make_event
+from ._feed import PAGE_ENTRIES, SessionFeed, make_event
 from ._flusher import Flusher
-from ._frame import Frame
 from ._housekeeping import Housekeeper
+from ._listing import check_whole, list_entries, list_sessions
 from ._notes import join_partials
-from ._queries import check_range, find_start, list_inputs, list_messages, make_snapshot
+from ._queries import check_range, list_inputs, list_messages
 from ._recovery import recover
 from ._session import LiveSession
 from ._snapshot import restore
 from ._stats import Stats
+from ._subscriptions import Subscriptions
 from ._timers import Timers
 from ._turn import RunningTurn
 from .abc import Agent, Connection, SessionStore, Turn
-from .codec import decode_json
 from .errors import (
     AgentError,
     DamagedError,
@@ -43,20 +43,17 @@ from .errors import (
     WireError,
 )
 from .events import SessionDeleted
-from .log import Entry, Position, Recollection
+from .log import Recollection
 from .methods import (
     Empty,
     EventList,
-    EventListResult,
     InputList,
-    LoggedEntry,
     MessageAdd,
     MessageList,
     MessageSend,
     MessageStream,
     SessionDelete,
     SessionExport,
-    SessionExportResult,
     SessionFork,
     SessionGet,
     SessionList,
@@ -157,7 +154,7 @@ class LocalHost(SessionHost):
         self._writers = writers
         self._turns = turns
         self._opening: dict[str, deque[_Work]] = {}
-        self._subscribed: dict[Connection, dict[str, SessionFeed]] = {}
+        self.subscriptions = Subscriptions(settings.max_subscriptions)
         self._all_ended: trio.Event | None = None
         self._writing = 0
         self._all_written: trio.Event | None = None
@@ -347,7 +344,7 @@ class LocalHost(SessionHost):
     def _carry_out(self, session: LiveSession, command: Command, reply: Reply) -> None:
         params, feed = command.params, session.feed
         if not feed.state.seq and not isinstance(params, _WITHOUT_ENTRIES):
-            _check_whole(feed)
+            check_whole(feed)
         match params:
             case SessionGet():
                 reply.succeed_encoded(feed.session_json())
@@ -356,12 +353,12 @@ class LocalHost(SessionHost):
             case InputList():
                 reply.succeed(list_inputs(feed, params))
             case EventList() | SessionExport():
-                self._list_entries(session, params, reply)
+                list_entries(self, session, params, reply)
             case SessionSubscribe():
-                self._subscribe(session, command, params, reply)
+                self.subscriptions.subscribe(session, command, params, reply)
             case SessionUnsubscribe():
                 if command.connection is not None:
-                    self._unsubscribe(feed, command.connection)
+                    self.subscriptions.unsubscribe(feed, command.connection)
                 reply.succeed(Empty())
             case SessionFork():
                 self.maker.fork(session, command, params, reply)
@@ -371,7 +368,7 @@ class LocalHost(SessionHost):
                 if isinstance(params, (MessageSend, MessageStream, MessageAdd)):
                     self.store.check_writable()
                 if isinstance(params, MessageStream) and command.connection is not None:
-                    self._check_subscriptions(session, command.connection)
+                    self.subscriptions.check_room(session, command.connection)
                 session.execute(command, reply)
 
     # -- creating, deleting ------------------------------------------------------------------
@@ -414,7 +411,7 @@ class LocalHost(SessionHost):
                 return
             self.sessions.pop(session.id, None)
             self.housekeeper.forget(session.id)
-            self.detach_all(session.feed, make_event(session.id, SessionDeleted()))
+            self.subscriptions.detach_all(session.feed, make_event(session.id, SessionDeleted()))
             if existed:
                 reply.succeed(Empty())
             else:
@@ -430,159 +427,18 @@ class LocalHost(SessionHost):
     # -- reading -----------------------------------------------------------------------------
 
     async def list(self, params: SessionList, principal: str | None) -> SessionListResult:
-        check_range("limit", params.limit, 1, 200)
-        limit = params.limit
-        seen: set[str] = set()
-        while True:
-            page = await self.store.list(
-                owner=principal, status=params.status, limit=limit, cursor=params.cursor
-            )
-            # What was out of use since before this process began expires when it is seen.
-            late = set(self.housekeeper.find_late(page.summaries)) - seen
-            if late:
-                seen |= late
-                await self.housekeeper.expire_late(late)
-                continue
-            damaged = self.store.damaged
-            sessions = tuple(
-                attrs.evolve(summary.session, damaged_at=damaged[summary.session.id].seq)
-                if summary.session.id in damaged
-                else summary.session
-                for summary in page.summaries
-            )
-            fitting = count_fitting(sessions, self.settings.max_list_bytes)
-            if fitting == len(sessions) or len(sessions) == 1:
-                return SessionListResult(sessions=sessions, next_cursor=page.next_cursor)
-            # Where the next page begins only the store can say.
-            limit = max(1, fitting)
-
-    def _list_entries(
-        self, session: LiveSession, params: EventList | SessionExport, reply: Reply
-    ) -> None:
-        check_range("limit", params.limit, 1, 1000)
-        after = Position(0, 0) if params.after is None else Position.parse(params.after)
-        if not session.feed.state.holds(after):
-            message = "the log does not hold this position"
-            raise InvalidRequestError(
-                f"Invalid request: params.after: {message}",
-                data={"issues": [{"path": "params.after", "message": message}]},
-            )
-
-        async def read() -> None:
-            try:
-                entries, has_more = await self._read_page(session, after.seq, params.limit)
-                result: EventListResult | SessionExportResult
-                if isinstance(params, EventList):
-                    events = tuple(map(_event_object, entries))
-                    result = EventListResult(events=events, has_more=has_more)
-                else:
-                    logged = tuple(map(_logged, entries))
-                    result = SessionExportResult(entries=logged, has_more=has_more)
-                reply.succeed(result)
-            except Exception as exc:  # noqa: BLE001 - ends this request
-                reply.fail(exc)
-
-        self.spawn_writer(read)
-
-    async def _read_page(
-        self, session: LiveSession, after: int, limit: int
-    ) -> tuple[Sequence[Entry], bool]:
-        """Give what was published after a seq, as far as it goes into an answer, and if more is.
-
-        Raises:
-            DamagedError: Nothing after it can be read. To whoever has what comes before there is
-                always more, so that nobody takes the damage for the end.
-        """
-        last = session.feed.state.seq
-        room = self.settings.max_list_bytes
-        entries: list[Entry] = []
-        while after < last and len(entries) < limit:
-            count = min(PAGE_ENTRIES, limit - len(entries))
-            try:
-                page = await self.store.read(session.id, after, count)
-            except DamagedError:
-                break
-            if not page:
-                raise StoreError(f"{session.id} has less in the store than was published")
-            for entry in page:
-                room -= len(entry.frame.payload)
-                if entry.seq > last or (entries and room < 0):
-                    return entries, after < last
-                entries.append(entry)
-                after = entry.seq
-        if not entries:
-            _check_whole(session.feed)
-        return entries, after < last or session.feed.damage is not None
-
-    # -- subscriptions -----------------------------------------------------------------------
-
-    def _subscribe(
-        self, session: LiveSession, command: Command, params: SessionSubscribe, reply: Reply
-    ) -> None:
-        connection, feed = command.connection, session.feed
-        if connection is None:
-            raise InvalidRequestError("This transport has no subscriptions")
-        start, resync_reason = find_start(feed, params)
-        restart = params.after is not None or params.tail is not None
-        if connection in feed.cursors and not restart:
-            reply.succeed(make_snapshot(feed, start))
-            return
-        self._check_subscriptions(session, connection)
-        if not reply.succeed(make_snapshot(feed, start)):
-            return
-        # After a resync the client has nothing, whatever it said that it has.
-        self._attach(
-            feed,
-            connection,
-            after=start.seq,
-            offsets=params.partial if resync_reason is None else {},
-            resync_reason=resync_reason,
-        )
+        return await list_sessions(self, params, principal)
 
     def attach_here(self, session: LiveSession, connection: Connection, *, after: int) -> None:
         """Subscribe a connection after a seq, unless it is subscribed (``message.stream``)."""
         if connection not in session.feed.cursors:
-            self._attach(session.feed, connection, after=after, offsets={})
-
-    def _attach(
-        self,
-        feed: SessionFeed,
-        connection: Connection,
-        *,
-        after: int,
-        offsets: dict[str, int],
-        resync_reason: str | None = None,
-    ) -> None:
-        subscribed = self._subscribed.get(connection)
-        # It may have gone while its request waited for a load or a commit.
-        if subscribed is not None:
-            subscribed[feed.session_id] = feed
-            feed.attach(connection, after=after, offsets=offsets, resync_reason=resync_reason)
-
-    def _check_subscriptions(self, session: LiveSession, connection: Connection) -> None:
-        limit = self.settings.max_subscriptions
-        subscribed = self._subscribed.get(connection, {})
-        if session.id not in subscribed and len(subscribed) >= limit:
-            raise OverloadedError(
-                f"A connection may have {limit} subscriptions", data={"retryAfterMs": 1000}
-            )
-
-    def detach_all(self, feed: SessionFeed, last: Frame) -> None:
-        """End every subscription to a session with one more frame."""
-        for connection in list(feed.cursors):
-            self._subscribed.get(connection, {}).pop(feed.session_id, None)
-        feed.detach_all(last)
-
-    def _unsubscribe(self, feed: SessionFeed, connection: Connection) -> None:
-        feed.detach(connection)
-        self._subscribed.get(connection, {}).pop(feed.session_id, None)
+            self.subscriptions.attach(session.feed, connection, after=after, offsets={})
 
     def admit(self, connection: Connection) -> None:
-        self._subscribed[connection] = {}
+        self.subscriptions.admit(connection)
 
     def detach(self, connection: Connection) -> None:
-        for feed in self._subscribed.pop(connection, {}).values():
-            feed.detach(connection)
+        self.subscriptions.detach(connection)
 
     # -- turns -------------------------------------------------------------------------------
 
@@ -710,32 +566,6 @@ async def _wait_written(session: LiveSession) -> None:
 def _has_open_work(session: LiveSession) -> bool:
     """Whether a turn runs, or is waited for: nobody reads it before this process goes on with it."""
     return session.state.active_turn_id is not None or bool(session.state.inputs)
-
-
-def _check_whole(feed: SessionFeed) -> None:
-    """Refuse to go on with a session whose log is damaged.
-
-    Raises:
-        DamagedError: It is.
-    """
-    if feed.damage is not None:
-        raise feed.damage.error(feed.session_id)
-
-
-def _event_object(entry: Entry) -> Mapping[str, Any]:
-    payload: Mapping[str, Any] = decode_json(entry.frame.payload)["payload"]
-    return payload
-
-
-def _logged(entry: Entry) -> LoggedEntry:
-    return LoggedEntry(
-        timestamp=entry.timestamp,
-        position=str(entry.position),
-        type=entry.log_class,
-        event=entry.event,
-        data=decode_json(entry.data),
-        keys=entry.keys,
-    )
 
 
 async def _missing(turn: Turn) -> None:

@@ -684,7 +684,9 @@ class LiveSession:
             self.feed.lose_all()
         else:
             # Nothing more will come, and their connections are good for other sessions.
-            self.host.detach_all(self.feed, self.feed.make_resync("the log is damaged"))
+            self.host.subscriptions.detach_all(
+                self.feed, self.feed.make_resync("the log is damaged")
+            )
         self.host.session_failed(self, exc)
 
 

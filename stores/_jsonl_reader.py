@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
 import trio
@@ -14,6 +14,7 @@ from ._files import Files
 from ._jsonl_committer import Committer, again
 from ._jsonl_flusher import Flusher
 from ._jsonl_read import View, read_page, recall
+from ._jsonl_segments import head_name, segment_name
 from ._jsonl_session import OwnedSession
 from ._jsonl_sessions import Sessions, not_found
 
@@ -172,3 +173,16 @@ class Reader:
             return await self.in_thread(lambda: recall(self._files, view, records))
         finally:
             session.readers -= 1
+
+    async def measure(self, segments: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+        """Add up the sizes of sessions' files: each session's older segments are given."""
+        size_of = self._files.size_of
+
+        def add_up() -> dict[str, int]:
+            return {
+                session_id: (size_of(head_name(session_id)) or 0)
+                + sum(size_of(segment_name(session_id, first)) or 0 for first in older)
+                for session_id, older in segments.items()
+            }
+
+        return await self.in_thread(add_up)

@@ -26,7 +26,7 @@ from ._jsonl_marks import Marks
 from ._jsonl_reader import Reader
 from ._jsonl_replay import cut_tail, fold_row, note_end
 from ._jsonl_rows import Row, make_row, position_of, read_summary, with_term
-from ._jsonl_segments import head_name, load_tail, segment_name
+from ._jsonl_segments import load_tail
 from ._jsonl_session import OwnedSession, SegmentLimits
 from ._jsonl_sessions import Sessions, not_found
 from ._jsonl_start import LOCK_NAME, Loaded, make_mark, release_folder
@@ -494,7 +494,7 @@ class JsonlStore(SessionStore):
         if keep_bytes is not None:
             await self._flush()
             segments = {session_id: self._sessions.older(session_id) for session_id in oldest}
-            sizes = await self._reader.in_thread(lambda: self._measure(segments))
+            sizes = await self._reader.measure(segments)
             excess = sum(sizes.values()) - sum(sizes[name] for name in free[:count]) - keep_bytes
             while count < len(free) and excess > 0:
                 excess -= sizes[free[count]]
@@ -505,15 +505,6 @@ class JsonlStore(SessionStore):
         if doomed:
             await self._remove(doomed)
         return doomed
-
-    def _measure(self, segments: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-        """Add up the sizes of each session's files. In a worker thread."""
-        size_of = self._files.size_of
-        return {
-            session_id: (size_of(head_name(session_id)) or 0)
-            + sum(size_of(segment_name(session_id, first)) or 0 for first in older)
-            for session_id, older in segments.items()
-        }
 
     async def _remove(self, session_ids: Sequence[str]) -> None:
         """Delete for good: in the commit log, then in memory, then the files."""

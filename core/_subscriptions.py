@@ -1,0 +1,103 @@
+"""Who follows which sessions: the subscriptions of every connection of one host."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ._command import Command, Reply
+from ._feed import SessionFeed
+from ._frame import Frame
+from ._queries import find_start, make_snapshot
+from .abc import Connection
+from .errors import InvalidRequestError, OverloadedError
+from .methods import SessionSubscribe
+
+if TYPE_CHECKING:
+    from ._session import LiveSession
+
+__all__ = ["Subscriptions"]
+
+
+class Subscriptions:
+    """The feeds that each connection follows.
+
+    Args:
+        limit: How many a connection may have.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._subscribed: dict[Connection, dict[str, SessionFeed]] = {}
+
+    def subscribe(
+        self, session: LiveSession, command: Command, params: SessionSubscribe, reply: Reply
+    ) -> None:
+        """Answer ``session.subscribe``, and then send what it asks for."""
+        connection, feed = command.connection, session.feed
+        if connection is None:
+            raise InvalidRequestError("This transport has no subscriptions")
+        start, resync_reason = find_start(feed, params)
+        restart = params.after is not None or params.tail is not None
+        if connection in feed.cursors and not restart:
+            reply.succeed(make_snapshot(feed, start))
+            return
+        self.check_room(session, connection)
+        if not reply.succeed(make_snapshot(feed, start)):
+            return
+        # After a resync the client has nothing, whatever it said that it has.
+        self.attach(
+            feed,
+            connection,
+            after=start.seq,
+            offsets=params.partial if resync_reason is None else {},
+            resync_reason=resync_reason,
+        )
+
+    def attach(
+        self,
+        feed: SessionFeed,
+        connection: Connection,
+        *,
+        after: int,
+        offsets: dict[str, int],
+        resync_reason: str | None = None,
+    ) -> None:
+        """Subscribe a connection after a seq, if it is still there."""
+        subscribed = self._subscribed.get(connection)
+        # It may have gone while its request waited for a load or a commit.
+        if subscribed is not None:
+            subscribed[feed.session_id] = feed
+            feed.attach(connection, after=after, offsets=offsets, resync_reason=resync_reason)
+
+    def check_room(self, session: LiveSession, connection: Connection) -> None:
+        """Check that a connection may follow one more session.
+
+        Raises:
+            OverloadedError: It follows as many as it may.
+        """
+        limit = self._limit
+        subscribed = self._subscribed.get(connection, {})
+        if session.id not in subscribed and len(subscribed) >= limit:
+            raise OverloadedError(
+                f"A connection may have {limit} subscriptions", data={"retryAfterMs": 1000}
+            )
+
+    def detach_all(self, feed: SessionFeed, last: Frame) -> None:
+        """End every subscription to a session with one more frame."""
+        for connection in list(feed.cursors):
+            self._subscribed.get(connection, {}).pop(feed.session_id, None)
+        feed.detach_all(last)
+
+    def unsubscribe(self, feed: SessionFeed, connection: Connection) -> None:
+        """End one subscription, if there is it."""
+        feed.detach(connection)
+        self._subscribed.get(connection, {}).pop(feed.session_id, None)
+
+    def admit(self, connection: Connection) -> None:
+        """As `SessionHost.admit`."""
+        self._subscribed[connection] = {}
+
+    def detach(self, connection: Connection) -> None:
+        """As `SessionHost.detach`."""
+        for feed in self._subscribed.pop(connection, {}).values():
+            feed.detach(connection)
