@@ -14,12 +14,13 @@ import pytest
 import trio
 
 from trialogue.agents.echo import echo
-from trialogue.core.errors import SessionDamagedError
+from trialogue.core.errors import DamagedError, SessionDamagedError
 from trialogue.stores.checking import check_sessions
 from trialogue.stores.copying import copy_sessions
 from trialogue.stores.jsonl import JsonlSettings
 from trialogue.stores.memory import MemoryStore
 from trialogue.testing import ProtocolPeer, ServerInTest, open_test_server
+from trialogue.testing.failing_store import FailingStore
 
 from ._faulty_files import Disk, MemoryFiles
 from ._jsonl import open_on, quick
@@ -264,3 +265,16 @@ async def test_quarantine_is_noted_while_the_server_runs() -> None:
         killed = disk.after_kill()
     async with open_on(MemoryFiles(killed), JsonlSettings()) as store:
         assert store.statistics()["damaged"] == 1
+
+
+async def test_store_around_a_store_says_of_it_what_is_damaged() -> None:
+    """`SessionStore.damaged` is what a host asks, whatever stands between."""
+    disk = Disk()
+    session_id, _ = await make_sessions(disk)
+    spoil(disk, f"{session_id}.jsonl", 2)
+    async with open_on(MemoryFiles(disk), JsonlSettings()) as store:
+        around = FailingStore(store, fails=lambda _number, _name: False)
+        assert len(await around.read(session_id, 0, 9)) == 2
+        with pytest.raises(DamagedError):
+            await around.read(session_id, 2, 9)
+        assert around.damaged[session_id].seq == 3
