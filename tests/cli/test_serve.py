@@ -127,7 +127,7 @@ def test_a_second_signal_interrupts_at_once(
 
 def test_a_second_signal_ends_by_force_and_loses_nothing(tmp_path: Path) -> None:
     """Also with an agent that does not stop: what was acknowledged is there after a restart."""
-    took = math.inf
+    took, state = math.inf, tmp_path
     for attempt in range(8):
         state = tmp_path / str(attempt)
         took, outcome = insist("agents_for_cli:stubborn", signal.SIGINT, 130, state)

@@ -228,4 +228,5 @@ async def test_interrupt_between_two_turns_interrupts_the_second(
 
 
 def is_said(event: Event) -> bool:
-    return event["type"] == "message.created" and event["data"]["message"]["role"] == "user"
+    is_created: bool = event["type"] == "message.created"
+    return is_created and event["data"]["message"]["role"] == "user"
