@@ -380,9 +380,11 @@ async def test_list_of_queued_inputs_is_cut(loopback: Connect) -> None:
 )
 def test_settings_that_contradict_each_other_are_refused(setting: str, size: int) -> None:
     """§11: what is let in has to fit into a frame; the error names both."""
-    Settings(**{**SMALL, setting: size})
+    fitting: dict[str, Any] = {**SMALL, setting: size}
+    too_large: dict[str, Any] = {**SMALL, setting: size + 1}
+    Settings(**fitting)
     with pytest.raises(ValueError, match=rf"{setting}.* at most 63488, .*max_send_frame_bytes"):
-        Settings(**{**SMALL, setting: size + 1})
+        Settings(**too_large)
 
 
 async def test_whole_session_and_its_inputs_can_be_attached_to(loopback: Connect) -> None:
