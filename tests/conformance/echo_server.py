@@ -50,7 +50,10 @@ class Echoes(Acceptor):
     def __init__(self, driver: str) -> None:
         self.flusher = Flusher()
         self.settings = Settings(
-            max_frame_bytes=MAX_BYTES, max_outbox_bytes=4 * MAX_BYTES, driver=driver
+            max_frame_bytes=MAX_BYTES,
+            max_send_frame_bytes=2 * MAX_BYTES,
+            max_outbox_bytes=4 * MAX_BYTES,
+            driver=driver,
         )
 
     def reserve(self) -> bool:

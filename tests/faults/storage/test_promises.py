@@ -52,7 +52,11 @@ def small(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         files = SmallDisk(Disk())
         return Small(open_on(files, quick()), lambda free: setattr(files, "free", free))
     free = [PLENTY]
-    monkeypatch.setattr(Database, "free_bytes", lambda self: free[0])
+
+    def free_bytes(_: Database) -> int:
+        return free[0]
+
+    monkeypatch.setattr(Database, "free_bytes", free_bytes)
     return Small(open_sqlite_store(str(tmp_path / "a.db")), lambda now: free.__setitem__(0, now))
 
 
