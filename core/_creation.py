@@ -13,7 +13,7 @@ from ._command import Command, KeyClaim, Reply
 from ._ids import new_id
 from ._queries import check_session
 from ._state import SessionState
-from .errors import ConflictError, MessageNotFoundError, WireError
+from .errors import ConflictError, MessageNotFoundError, SessionNotFoundError, WireError
 from .events import MessageCreated, SessionCreated
 from .log import KeyRecord
 from .methods import SessionCreate, SessionFork
@@ -186,7 +186,15 @@ class SessionMaker:
         host.housekeeper.look_after(session)
 
     def _repeat(self, session_id: str, claim: KeyClaim, reply: Reply) -> None:
-        """Answer with the session that the key has made."""
+        """Answer with the session that the key has made, or that it is gone: none is made again."""
+
+        def refuse(exc: Exception) -> None:
+            if isinstance(exc, SessionNotFoundError):
+                exc = SessionNotFoundError(
+                    f"The session that this key has made is gone: {session_id}",
+                    data={"sessionId": session_id},
+                )
+            reply.fail(exc)
 
         def answer(session: LiveSession) -> None:
             known = session.state.keys.get(claim.key)
@@ -200,7 +208,7 @@ class SessionMaker:
                 1, lambda: reply.succeed(session.feed.state.session()), reply.fail
             )
 
-        self._host.with_session(session_id, answer, reply.fail)
+        self._host.with_session(session_id, answer, refuse)
 
     def _forget_keys(self) -> None:
         """Drop the keys that have been kept for long enough."""

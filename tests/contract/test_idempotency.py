@@ -394,6 +394,18 @@ async def test_repeated_delete_finds_no_session(connect: Connect) -> None:
         )
 
 
+async def test_repeated_create_of_a_session_that_is_gone_makes_no_other(connect: Connect) -> None:
+    """PROTOCOL §7: no second effect. Who asks is told which session it was."""
+    async with connect() as peer:
+        made = await peer.call("session.create", idempotency_key="k")
+        await peer.call("session.delete", sessionId=made["id"])
+        error = await peer.refused("SESSION_NOT_FOUND", "session.create", idempotency_key="k")
+        assert error["message"] == f"The session that this key has made is gone: {made['id']}"
+        assert error["data"] == {"sessionId": made["id"]}
+        assert not error["retryable"]
+        assert not (await peer.call("session.list"))["sessions"]
+
+
 async def test_key_is_kept_while_its_session_is_out_of_memory(
     loopback: Connect, autojump_clock: MockClock
 ) -> None:
