@@ -68,6 +68,7 @@ class Database:
         synchronous: See `Synchronous`.
         read_only: Writes are refused.
         is_sealed: Nobody can write it, as on a read-only disk: nothing is made beside it.
+        vfs: What calls the operating system, for tests; None is SQLite's own.
     """
 
     def __init__(
@@ -77,13 +78,16 @@ class Database:
         synchronous: Synchronous = "full",
         read_only: bool = False,
         is_sealed: bool = False,
+        vfs: str | None = None,
     ) -> None:
         if not read_only:
             _make_file(path)
         name, flags = (_seal(path), _SEALED_FLAGS) if is_sealed else (path, _FLAGS)
         with _translated():
             # Any: its annotations name a type that needs typing_extensions.
-            self._connection: Any = apsw.Connection(name, flags=flags, statementcachesize=64)
+            self._connection: Any = apsw.Connection(
+                name, flags=flags, vfs=vfs, statementcachesize=64
+            )
             self._folder = os.path.dirname(os.path.abspath(path))
             try:
                 self._connection.set_busy_timeout(BUSY_MILLISECONDS)
@@ -98,6 +102,11 @@ class Database:
     def _set_up(self, synchronous: Synchronous) -> None:
         self._connection.execute("PRAGMA auto_vacuum = incremental")  # as long as it is empty
         self._connection.execute("PRAGMA journal_mode = wal")
+        # Where a call fails or memory cannot be shared it raises nothing, may say that it was done,
+        # and the mode is what a reader finds. In any other one a power loss may take back commits.
+        self._connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+        if self._connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+            raise DatabaseLostError("the database cannot be given a write-ahead log")
         self._connection.execute(f"PRAGMA synchronous = {synchronous}")
         self._connection.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
         self._connection.wal_autocheckpoint(CHECKPOINT_PAGES)

@@ -255,6 +255,7 @@ async def open_sqlite_store(
     synchronous: Literal["full", "normal", "off"] = "full",
     min_free_bytes: int = MIN_FREE_BYTES,
     read_only: bool = False,
+    vfs: str | None = None,
 ) -> AsyncGenerator[SqliteStore]:
     """Open the database, and bring its tables up to date. Its exit writes all that waits.
 
@@ -266,6 +267,7 @@ async def open_sqlite_store(
         min_free_bytes: With less room on the disk no new work is taken, until there is room
             again. With a quarter of it nothing at all is taken but deletions.
         read_only: If it cannot be written, read it all the same. Its schema has to be the newest.
+        vfs: What calls the operating system, for tests, by the name that SQLite knows it by.
 
     Raises:
         SettingsError: There is no path, or apsw is not installed.
@@ -287,7 +289,7 @@ async def open_sqlite_store(
         is_sealed = False
         try:
             try:
-                opened.append(Database(path, synchronous=synchronous))
+                opened.append(Database(path, synchronous=synchronous, vfs=vfs))
                 migrate(opened[0])
             except DatabaseReadOnlyError:
                 if not read_only or not os.path.exists(path):
@@ -299,7 +301,7 @@ async def open_sqlite_store(
                 opened.append(Database(path, read_only=True, is_sealed=True))
                 check_version(opened[0])
             opened.extend(
-                Database(path, read_only=True, is_sealed=is_sealed) for _ in range(READERS)
+                Database(path, read_only=True, is_sealed=is_sealed, vfs=vfs) for _ in range(READERS)
             )
         except BaseException:
             for database in opened:
