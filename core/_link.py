@@ -79,6 +79,7 @@ class ServerLink(Link):
         "_requests",
         "connection",
         "id",
+        "owner",
         "principal",
         "server",
         "settings",
@@ -93,6 +94,7 @@ class ServerLink(Link):
         self.connection = connection
         self.id = new_id("con")
         self.principal: str | None = None if server.authenticate is not None else ANONYMOUS
+        self.owner: str | None = None
         self._methods = server.registry.methods
         self._requests: dict[RequestId, Request] = {}
         self._in_flight = 0
@@ -117,10 +119,6 @@ class ServerLink(Link):
             )
             if connection.peer.credential is not None:
                 self._authenticate_by_header(connection.peer.credential)
-
-    @property
-    def owner(self) -> str | None:
-        return None if self.principal == ANONYMOUS else self.principal
 
     @property
     def max_frame_bytes(self) -> int:
@@ -153,7 +151,7 @@ class ServerLink(Link):
 
     def heard(self) -> None:
         # What this read brought is charged as of now, so that the clock is asked once a read.
-        self._heard_at = self._now = trio.current_time()
+        self._heard_at = self._now = self.server.time()
 
     def _may_read(self) -> bool:
         if self._paused:
@@ -327,6 +325,7 @@ class ServerLink(Link):
         if self._is_closed or self.principal is not None:
             return
         self.principal = principal
+        self.owner = None if principal == ANONYMOUS else principal
         self._limiter = self.server.limiter(principal)
         self._heartbeat.cancel()
         first = trio.current_time() + random.random() * self.settings.heartbeat_seconds

@@ -96,7 +96,9 @@ class Server(Acceptor):
         self.host: LocalHost
         self.connections = 0
         self.links: set[ServerLink] = set()
-        self.started_at = trio.current_time()
+        #: `trio.current_time`, without its way to the clock: it is asked at each read.
+        self.time = trio.lowlevel.current_clock().current_time
+        self.started_at = self.time()
         self.is_draining = False
         self.retry_after_ms = RETRY_AFTER_MS
         self._limiters: dict[str, RateLimiter] = {}

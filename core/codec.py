@@ -41,6 +41,8 @@ def camel_case(name: str) -> str:
 
 def _strict(kind: type[Any], word: str, *accepted: type[Any]) -> Callable[[Any, Any], Any]:
     def hook(value: Any, _: Any) -> Any:
+        if type(value) is kind:
+            return value
         if type(value) not in accepted:
             raise TypeError(f"expected {word}")
         return kind(value)

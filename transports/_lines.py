@@ -41,6 +41,8 @@ class LineSplitter:
         """Give the lines that ``data`` completes, up to the first of more than ``limit`` bytes."""
         lines = data.split(b"\n")
         rest = lines.pop()
+        if not rest and not self._rest and len(data) <= limit and b"\r" not in data:
+            return lines  # As a rule: whole lines came, and none needs a look.
         if lines:
             if self._rest:
                 self._rest += lines[0]

@@ -29,6 +29,8 @@ CHUNK_BYTES: Final = 16 * 1024
 #: Likewise what the flusher joins, which is sent before anybody is stuck.
 FLUSH_BYTES: Final = 64 * 1024
 
+_NOTHING: Final = memoryview(b"")
+
 #: How a transport writes a frame. It keeps what it made in the frame's slot.
 Framing = Callable[[Frame], bytes]
 
@@ -76,7 +78,6 @@ class Outbox:
         "_scope",
         "_send_some",
         "_settled",
-        "_size",
         "_spawn",
         "_timeout",
         "_try_send",
@@ -84,6 +85,7 @@ class Outbox:
         "closed",
         "ended",
         "killed",
+        "outbound_bytes",
         "stuck",
     )
 
@@ -106,7 +108,8 @@ class Outbox:
         self._hard = settings.stuck_bytes
         self._timeout = settings.write_timeout_seconds
         self._queue: list[bytes] = []
-        self._size = 0
+        #: Posted and not yet taken. No property, since it is asked at each post and request.
+        self.outbound_bytes = 0
         self._dirty = False
         self._writing = False
         self._scope: trio.CancelScope | None = None
@@ -123,14 +126,9 @@ class Outbox:
         self.stuck = False
 
     @property
-    def outbound_bytes(self) -> int:
-        """What has been posted and not yet taken."""
-        return self._size
-
-    @property
     def is_congested(self) -> bool:
         """Whether the high-water mark is reached."""
-        return self._size >= self._high
+        return self.outbound_bytes >= self._high
 
     def post(self, frame: Frame) -> None:
         """Put a frame behind those posted before. See `Connection.post`."""
@@ -143,13 +141,13 @@ class Outbox:
         if not self._dirty:
             # Judged once a tick: what is posted in one go was offered to nobody yet, and says
             # nothing of how the peer reads. The limits on requests in flight bound it.
-            if self._size > self._hard:
+            if self.outbound_bytes > self._hard:
                 self.kill(stuck=True)
                 return
             self._dirty = True
             self._flusher.mark_outbox(self)
         self._queue.append(data)
-        self._size += len(data)
+        self.outbound_bytes += len(data)
 
     def call_when_drained(self, callback: Callable[[], None]) -> None:
         """Call once when the outbox is below its mark. See `Connection.call_when_drained`."""
@@ -159,7 +157,7 @@ class Outbox:
             self._callbacks = [callback]
         else:
             self._callbacks.append(callback)
-        if self._size < self._high and not self._dirty:
+        if self.outbound_bytes < self._high and not self._dirty:
             self._dirty = True
             self._flusher.mark_outbox(self)
 
@@ -175,7 +173,7 @@ class Outbox:
             if rest:
                 self._writing = True
                 self._spawn(self._write, rest)
-        if self._callbacks and self._size < self._high:
+        if self._callbacks and self.outbound_bytes < self._high:
             self._call_back()
         if self._settled is not None or self.closed:
             self._settle()
@@ -187,7 +185,8 @@ class Outbox:
             What is left of the chunk that did not go as a whole. None: the outbox has ended.
         """
         while self._queue:
-            chunk = self._take_chunk(FLUSH_BYTES)
+            # As a rule one frame, an answer.
+            chunk = self._take_chunk(FLUSH_BYTES) if len(self._queue) > 1 else self._queue.pop()
             try:
                 sent = self._try_send(chunk)
             except BlockingIOError:
@@ -195,10 +194,10 @@ class Outbox:
             except OSError:
                 self.kill()
                 return None
-            self._size -= sent
+            self.outbound_bytes -= sent
             if sent < len(chunk):
                 return memoryview(chunk)[sent:]
-        return memoryview(b"")
+        return _NOTHING
 
     def finish(self) -> None:
         """Take no more posts; the outbox ends when all is sent, or after the write timeout."""
@@ -220,7 +219,7 @@ class Outbox:
         self.closed = self.ended = self.killed = True
         self.stuck = stuck
         self._queue.clear()
-        self._size = 0
+        self.outbound_bytes = 0
         self._callbacks = None
         if self._scope is not None:
             self._scope.cancel(reason="the connection is closed")
@@ -275,7 +274,7 @@ class Outbox:
         waiting = self._callbacks or []
         try:
             for _ in range(len(waiting)):
-                if self._size >= self._high or self.ended:
+                if self.outbound_bytes >= self._high or self.ended:
                     break
                 waiting.pop(0)()
         except Exception:
@@ -301,9 +300,9 @@ class Outbox:
                     self.kill(stuck=True)
                 if self.killed:
                     return
-                self._size -= sent
+                self.outbound_bytes -= sent
                 rest = rest[sent:]
-                if self._callbacks and self._size < self._high:
+                if self._callbacks and self.outbound_bytes < self._high:
                     self._call_back()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self.kill()
