@@ -29,6 +29,13 @@ __all__ = ["bench"]
 #: What the agent of our own server is told, unless something else is asked for.
 _OWN_CHAT: Final = "speak 10 20"
 _OWN_ECHO: Final = "burst 1"
+#: What settings are called that have another name here.
+_FLAGS: Final = {
+    "duration_seconds": "--duration",
+    "processes": "--processes",
+    "rate": "--rate",
+    "sessions": "--sessions",
+}
 #: Libraries of the extra.
 _EXTRA: Final = frozenset({"hdrh", "plotly"})
 
@@ -144,7 +151,10 @@ def bench(
         elif own and agent is None:
             settings = attrs.evolve(settings, chat=_OWN_CHAT, echo=_OWN_ECHO)
     except ValueError as exc:
-        raise SettingsError(str(exc)) from None
+        text = str(exc)
+        for field, flag in _FLAGS.items():
+            text = text.replace(f"'{field}'", flag)
+        raise SettingsError(text) from None
     with _explained():
         if html is not None:
             import_module("plotly")  # rather now than after the load

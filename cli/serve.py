@@ -73,7 +73,10 @@ def serve(
     wrong, or an address or the store cannot be used.
     """
     said = {"agent": agent, **given_flags(flags)}
-    config = config or environ.get("TRIALOGUE_CONFIG") or None
+    if config is None:
+        config = environ.get("TRIALOGUE_CONFIG") or None
+    elif not config:
+        raise SettingsError("--config: names no file")
     settings = load_options(SERVE_OPTIONS, flags=said, environ=environ, config=config)
     store = settings["store"]
     settings["store"] = attrs.evolve(store, value=complete_store(store.value, environ))
@@ -178,7 +181,7 @@ def _check_transports(settings: Mapping[str, Setting], *, encrypts: bool, asks: 
     transports = settings["transport"]
     for url in transports.value:
         try:
-            find_transport(url)
+            find_transport(url).check_url(url)
         except SettingsError as exc:
             raise transports.error(str(exc)) from None
         if is_encrypted(url) and not encrypts:

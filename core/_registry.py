@@ -116,8 +116,10 @@ class Registry:
         registry = Registry()
         registry.methods = dict(self.methods)
         for name, handler in custom.items():
-            if not name.startswith("_"):
-                raise SettingsError(f"a method of one's own begins with '_', not {name!r}")
+            if not name.startswith("_") or name == "_":
+                raise SettingsError(
+                    f"a method of one's own has a name that begins with '_', not {name!r}"
+                )
             registry.methods[name] = Method(
                 name=name,
                 params=_params_class(name, handler),

@@ -306,6 +306,13 @@ class Transport(ABC):
 
     schemes: Sequence[str] = ()
 
+    def check_url(self, url: str) -> None:  # noqa: B027 - one that knows no better finds out later
+        """Check the form of a URL to listen on, before anything is begun.
+
+        Raises:
+            SettingsError: It has another.
+        """
+
     @abstractmethod
     async def open_listener(self, url: str, options: ListenOptions) -> Listener:
         """Bind. Nobody is accepted yet, but the endpoint is known.

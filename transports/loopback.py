@@ -246,6 +246,10 @@ class LoopbackTransport(Transport):
 
     schemes = ("loopback",)
 
+    def check_url(self, url: str) -> None:
+        """See `Transport.check_url`."""
+        _parse(url)
+
     async def open_listener(self, url: str, options: ListenOptions) -> Listener:
         """Take a name; ``loopback://`` alone takes a free one. See `Transport.open_listener`."""
         await checkpoint()

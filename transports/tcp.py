@@ -67,6 +67,10 @@ class TcpTransport(Transport):
 
     schemes = ("tcp", "tcps")
 
+    def check_url(self, url: str) -> None:
+        """See `Transport.check_url`."""
+        _parse(url)
+
     async def open_listener(self, url: str, options: ListenOptions) -> Listener:
         """Bind. See `Transport.open_listener`."""
         address = _parse(url)

@@ -82,6 +82,10 @@ class UnixTransport(Transport):
 
     schemes = ("unix",)
 
+    def check_url(self, url: str) -> None:
+        """See `Transport.check_url`."""
+        _parse(url)
+
     async def open_listener(self, url: str, options: ListenOptions) -> Listener:
         """Bind. See `Transport.open_listener`."""
         path = _parse(url)

@@ -150,11 +150,13 @@ class WebSocketTransport(Transport):
     schemes = ("ws", "wss")
     listener_class: type[WebSocketListener] = WebSocketListener
 
+    def check_url(self, url: str) -> None:
+        """See `Transport.check_url`."""
+        _parse(url)
+
     async def open_listener(self, url: str, options: ListenOptions) -> Listener:
         """Bind. See `Transport.open_listener`."""
-        address = parse_tcp_url(url)
-        if address.path not in {"", *PATHS}:
-            raise SettingsError(f"{url!r}: the path is / or /v1/ws, or left out")
+        address = _parse(url)
         secure = address.scheme == "wss"
         context = server_context(options.tls, url) if secure else None
         polls = wants_poller(options.settings.driver, url)
@@ -186,6 +188,14 @@ class WebSocketTransport(Transport):
             yield channel
         finally:
             await channel.aclose()
+
+
+def _parse(url: str) -> TcpAddress:
+    """Read a URL to listen on."""
+    address = parse_tcp_url(url)
+    if address.path not in {"", *PATHS}:
+        raise SettingsError(f"{url!r}: the path is / or /v1/ws, or left out")
+    return address
 
 
 transport = WebSocketTransport()

@@ -179,6 +179,10 @@ def test_file_that_is_missing(config: Path, capsys: pytest.CaptureFixture[str]) 
         (["--tls-cert", __file__], {}, "tls_cert: tls_key is missing"),
         (["--tls-cert", "/no", "--tls-key", "/no"], {}, "tls_cert: /no: No such file"),
         (["--transport", "wss://127.0.0.1:0"], {}, "transport: wss://127.0.0.1:0 needs tls_cert"),
+        ([], {"TRIALOGUE_TRANSPORT": "tcp://h"}, "transport: 'tcp://h' names no port, such as"),
+        (["--transport", "ws://127.0.0.1:0/x"], {}, "transport: 'ws://127.0.0.1:0/x': the path is"),
+        (["--transport", "unix:///run/"], {}, "transport: 'unix:///run/' is not of the form"),
+        (["--transport", "loopback://a/b"], {}, "transport: 'loopback://a/b' is not of the form"),
         (["--authenticate", "os:nobody"], {}, "authenticate: 'os:nobody': module 'os' has no"),
         (
             ["--authenticate", "trialogue.agents.echo:echo"],
@@ -186,6 +190,7 @@ def test_file_that_is_missing(config: Path, capsys: pytest.CaptureFixture[str]) 
             "authenticate: the authenticator is an async function of other parameters: it is",
         ),
         (["--authenticate", "os:getenv"], {}, "authenticate: the authenticator is not async: it"),
+        (["--config="], {}, "--config: names no file"),
         (["--config"], {}, 'Command "serve" parameter --config requires an argument'),
     ],
 )

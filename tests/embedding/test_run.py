@@ -106,14 +106,15 @@ def test_wrong_use_says_what_is_wrong() -> None:
         async with trialogue.open_server({}):
             pass
 
-    async def wrong_method() -> None:
-        async with trialogue.open_server(echo, methods={"add": lambda request, params: 1}):
+    async def wrong_method(name: str) -> None:
+        async with trialogue.open_server(echo, methods={name: lambda request, params: 1}):
             pass
 
     with pytest.raises(trialogue.TrialogueError, match="at least one agent"):
         trio.run(no_agents)
-    with pytest.raises(trialogue.TrialogueError, match="begins with '_'"):
-        trio.run(wrong_method)
+    for name in ("add", "_"):
+        with pytest.raises(trialogue.TrialogueError, match="begins with '_'"):
+            trio.run(wrong_method, name)
 
 
 class Agent:
