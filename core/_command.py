@@ -11,11 +11,12 @@ import msgspec
 
 from .abc import Connection
 from .codec import unstructure
+from .log import KeyRecord
 
 if TYPE_CHECKING:
     from ._feed import SessionFeed
 
-__all__ = ["Command", "KeyClaim", "Reply", "make_claim"]
+__all__ = ["Command", "KeyClaim", "Reply", "make_claim", "record_key"]
 
 #: Members that name the answer and not the effect (PROTOCOL §7).
 _NOT_THE_EFFECT: Final = frozenset({"wait"})
@@ -103,3 +104,17 @@ def make_claim(key: str, method: str, params: Any) -> KeyClaim:
     if method == "message.stream":
         method = "message.send"
     return KeyClaim(key=key, method=method, fingerprint=digest)
+
+
+def record_key(claim: KeyClaim | None, result: Any) -> tuple[KeyRecord, ...]:
+    """Make what an entry says of the key whose command it carries out, if there is one."""
+    if claim is None:
+        return ()
+    return (
+        KeyRecord(
+            key=claim.key,
+            method=claim.method,
+            fingerprint=claim.fingerprint,
+            result=unstructure(result),
+        ),
+    )

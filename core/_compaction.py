@@ -10,12 +10,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ._command import KeyClaim, Reply
+from ._edits import stage_answered
 from ._ids import new_id
 from ._queries import check_range
 from ._state import SUMMARY_HEADING
 from .errors import InvalidRequestError, SessionBusyError, find_failure
 from .events import SessionCompacted
-from .methods import SessionCompact
+from .methods import SessionCompact, SessionCompactResult
 from .models import Message
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def compact(
         SessionBusyError: A turn is running, and is being shown these messages.
         InvalidRequestError: There is nothing to compact, or ``keepLast`` is no count.
     """
+    session.check_open()
     if params.keep_last is not None:
         check_range("keepLast", params.keep_last, 0, 2**53 - 1)
     if session.turn is not None:
@@ -61,11 +63,15 @@ def compact(
     old = shown[: len(shown) - (len(state.messages) - count)]
 
     def write(summary: str) -> None:
-        session.stage_compaction(
-            SessionCompacted(compaction_id=new_id("cmp"), summary=summary, compacted_count=count),
-            claim,
-            reply,
+        session.check_open()
+        body = SessionCompacted(compaction_id=new_id("cmp"), summary=summary, compacted_count=count)
+        result = SessionCompactResult(
+            compaction_id=body.compaction_id,
+            summary=summary,
+            compacted_count=count,
+            position=str(session.journal.next_position),
         )
+        stage_answered(session, body, result, claim, reply)
 
     summarize = _find_summarizer(session)
     if summarize is None:

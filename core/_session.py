@@ -15,17 +15,18 @@ import attrs
 import trio
 
 from ._clock import utc_before, utc_now
-from ._command import Command, KeyClaim, Reply
+from ._command import Command, KeyClaim, Reply, record_key
 from ._compaction import compact
+from ._edits import add_message, update_session, write_checkpoint
 from ._feed import SessionFeed
 from ._ids import new_id
 from ._journal import Journal
 from ._notes import NoteTaker
-from ._queries import check_attachments, check_session, check_size
+from ._queries import check_attachments, check_size
 from ._state import SessionState
 from ._timers import Timer
 from ._turn import RunningTurn
-from .codec import structure, unstructure
+from .codec import structure
 from .errors import (
     ConflictError,
     InputNotFoundError,
@@ -43,11 +44,8 @@ from .events import (
     InputReturned,
     InputWithdrawn,
     MessageCreated,
-    SessionCheckpointed,
     SessionClosed,
-    SessionCompacted,
     SessionExpired,
-    SessionUpdated,
     TurnStarted,
 )
 from .log import KeyRecord, Position
@@ -59,15 +57,13 @@ from .methods import (
     MessageSendResult,
     MessageStream,
     SessionCheckpoint,
-    SessionCheckpointResult,
     SessionClose,
     SessionCompact,
-    SessionCompactResult,
     SessionUpdate,
     TurnCancel,
     TurnCancelResult,
 )
-from .models import InputInfo, Message, Outcome, SessionConfig, TokenUsage
+from .models import InputInfo, Message, Outcome, TokenUsage
 
 if TYPE_CHECKING:
     from ._host import LocalHost
@@ -173,13 +169,12 @@ class LiveSession:
             case TurnCancel():
                 self._cancel(params, command.claim, reply)
             case MessageAdd():
-                self._add(params, command.claim, reply)
+                add_message(self, params, command.claim, reply)
             case SessionUpdate():
-                self._update(params, command.claim, reply)
+                update_session(self, params, command.claim, reply)
             case SessionCheckpoint():
-                self._checkpoint(params, command.claim, reply)
+                write_checkpoint(self, params, command.claim, reply)
             case SessionCompact():
-                self._check_open()
                 compact(self, params, command.claim, reply)
             case InputWithdraw():
                 self._withdraw(params, command.claim, reply)
@@ -188,14 +183,19 @@ class LiveSession:
             case _:
                 raise TypeError(f"not a command: {params!r}")
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Refuse what would be written behind the session's end.
+
+        Raises:
+            SessionClosedError, SessionExpiredError: It has ended, or is about to.
+        """
         if self.state.ended == "expired":
             raise SessionExpiredError(f"Session expired: {self.id}")
         if self.state.ended is not None or self._closing is not None:
             raise SessionClosedError(f"Session closed: {self.id}")
 
     def _send(self, command: Command, params: MessageSend | MessageStream, reply: Reply) -> None:
-        self._check_open()
+        self.check_open()
         check_size("params.content", params.content, self.settings.max_message_bytes)
         if params.attachments:
             check_attachments(params.attachments)
@@ -231,7 +231,7 @@ class LiveSession:
             position=str(self.journal.next_position),
             state="steered" if steered else "queued" if is_busy else "started",
         )
-        keys = _record(command.claim, result)
+        keys = record_key(command.claim, result)
 
         def admitted() -> None:
             if isinstance(params, MessageStream) and command.connection is not None:
@@ -326,13 +326,13 @@ class LiveSession:
         if turn_id is None or turn_id in self.state.outcomes:
             nothing = TurnCancelResult(cancelled=False, turn_id=turn_id)
             # So that a repeat does not hit a turn that has started meanwhile.
-            self.state.remember_keys(_record(claim, nothing), utc_now())
+            self.state.remember_keys(record_key(claim, nothing), utc_now())
             reply.succeed(nothing)
             return
         for info in self.state.inputs:
             if info.turn_id == turn_id and not self._is_steered(info):
                 result = TurnCancelResult(cancelled=True, turn_id=turn_id)
-                keys = _record(claim, result)
+                keys = record_key(claim, result)
                 self._stage_withdrawal(info.input_id, params.reason, keys, reply, result)
                 return
         raise TurnNotFoundError(f"Turn not found: {turn_id}")
@@ -340,7 +340,7 @@ class LiveSession:
     def _withdraw(self, params: InputWithdraw, claim: KeyClaim | None, reply: Reply) -> None:
         if not any(info.input_id == params.input_id for info in self.state.inputs):
             raise InputNotFoundError(f"No such input is queued: {params.input_id}")
-        self._stage_withdrawal(params.input_id, None, _record(claim, Empty()), reply, Empty())
+        self._stage_withdrawal(params.input_id, None, record_key(claim, Empty()), reply, Empty())
 
     def _stage_withdrawal(
         self,
@@ -357,65 +357,6 @@ class LiveSession:
             on_commit=None if reply is None else lambda: reply.succeed(result),
             on_publish=lambda: self._input_gone(input_id, why),
             on_failure=None if reply is None else reply.fail,
-        )
-
-    def _add(self, params: MessageAdd, claim: KeyClaim | None, reply: Reply) -> None:
-        self._check_open()
-        check_size("params.content", params.content, self.settings.max_message_bytes)
-        message = Message(
-            id=new_id("msg"),
-            session_id=self.id,
-            role=params.role,
-            content=params.content,
-            timestamp=utc_now(),
-        )
-        self.touch()
-        self._stage_answered(MessageCreated(message=message), message, claim, reply)
-
-    def _update(self, params: SessionUpdate, claim: KeyClaim | None, reply: Reply) -> None:
-        self._check_open()
-        state = self.state
-        config = state.config if params.config is None else _merge(state.config, params.config)
-        self.host.check_agent(config)
-        check_session(self.settings, params, None if params.config is None else config)
-        session = attrs.evolve(
-            state.session(),
-            name=state.name if params.name is None else params.name,
-            summary=state.summary if params.summary is None else params.summary,
-            metadata=state.metadata if params.metadata is None else params.metadata,
-            config=config,
-            position=str(self.journal.next_position),
-        )
-        self._stage_answered(SessionUpdated(session=session), session, claim, reply)
-        self.host.housekeeper.look_after(self)
-
-    def _checkpoint(self, params: SessionCheckpoint, claim: KeyClaim | None, reply: Reply) -> None:
-        self._check_open()
-        result = SessionCheckpointResult(
-            position=str(self.journal.next_position), label=params.label
-        )
-        self._stage_answered(SessionCheckpointed(label=params.label), result, claim, reply)
-
-    def stage_compaction(
-        self, body: SessionCompacted, claim: KeyClaim | None, reply: Reply
-    ) -> None:
-        """Write a compaction down; its commit is the answer."""
-        self._check_open()
-        result = SessionCompactResult(
-            compaction_id=body.compaction_id,
-            summary=body.summary,
-            compacted_count=body.compacted_count,
-            position=str(self.journal.next_position),
-        )
-        self._stage_answered(body, result, claim, reply)
-
-    def _stage_answered(self, body: Any, result: Any, claim: KeyClaim | None, reply: Reply) -> None:
-        """Stage one entry whose commit is the answer."""
-        self.journal.stage(
-            body,
-            keys=_record(claim, result),
-            on_commit=lambda: reply.succeed(result),
-            on_failure=reply.fail,
         )
 
     # -- idempotency -----------------------------------------------------------------------
@@ -463,7 +404,7 @@ class LiveSession:
         if not self._cancels:
             return ()
         result = TurnCancelResult(cancelled=self.turn.outcome == "cancelled", turn_id=self.turn.id)
-        return tuple(record for _, claim in self._cancels for record in _record(claim, result))
+        return tuple(record for _, claim in self._cancels for record in record_key(claim, result))
 
     # -- turns -----------------------------------------------------------------------------
 
@@ -581,7 +522,7 @@ class LiveSession:
         cancelled = TurnCancelResult(cancelled=turn.outcome == "cancelled", turn_id=turn.id)
         for reply, claim in cancels:
             # The turn's end carries the keys of those cancels that came before it was decided.
-            self.state.remember_keys(_record(claim, cancelled), utc_now())
+            self.state.remember_keys(record_key(claim, cancelled), utc_now())
             reply.succeed_after(self.feed, cancelled)
 
     def start_next(self) -> None:
@@ -692,26 +633,3 @@ class LiveSession:
 
 def _only_stop_waiting(reason: str) -> None:
     """What a request does whose work goes on when it is given up."""
-
-
-def _record(claim: KeyClaim | None, result: Any) -> tuple[KeyRecord, ...]:
-    if claim is None:
-        return ()
-    return (
-        KeyRecord(
-            key=claim.key,
-            method=claim.method,
-            fingerprint=claim.fingerprint,
-            result=unstructure(result),
-        ),
-    )
-
-
-def _merge(old: SessionConfig, new: SessionConfig) -> SessionConfig:
-    """Take the members of ``new`` that are there."""
-    changes = {
-        field.name: value
-        for field in attrs.fields(SessionConfig)
-        if (value := getattr(new, field.name)) is not None
-    }
-    return attrs.evolve(old, **changes)

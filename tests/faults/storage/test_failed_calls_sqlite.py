@@ -16,7 +16,7 @@ from trialogue.core.errors import StoreError, TrialogueError, WireError
 from trialogue.stores import _space, _sqlite_database
 from trialogue.stores.sqlite import open_sqlite_store
 
-from ._faulty_files import Disk, Failure, Fault, Kind
+from ._faulty_files import Disk, Failure, Fault, Kind, Loss
 from ._faulty_vfs import open_vfs, restore
 from ._workload import Ledger, LossError, check_lives, work_in_order
 
@@ -31,6 +31,7 @@ RUN_SECONDS = 20
 EVERY = 10
 
 FAILURES: tuple[Failure, ...] = ("EIO", "ENOSPC", "short")
+LOSSES: tuple[Loss, ...] = ("all", "sectors")
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +65,7 @@ async def fail_one(
     choose = random.Random(fault.at)
     after_kill, after_loss = folder / "kill", folder / "loss"
     shutil.copytree(path.parent, after_kill)
-    loss = choose.choice(("all", "sectors"))
+    loss = choose.choice(LOSSES)
     restore(disk.after_power_loss(len(disk.calls), choose, loss), after_loss)
     for left in (after_kill, after_loss):
         with trio.fail_after(RUN_SECONDS):
