@@ -5,8 +5,6 @@ venv := env("VIRTUAL_ENV", justfile_directory() / ".venv")
 bin := quote(venv / "bin")
 python := quote(venv / "bin" / "python")
 
-export PYTHONDONTWRITEBYTECODE := "1"
-
 # List the recipes.
 default:
     @just --list --unsorted
