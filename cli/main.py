@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -44,7 +45,12 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     said = argv[0] if argv and argv[0] in COMMANDS else ""
     program = f"trialogue {said}".strip()
     try:
-        code = _find(argv, environ)()
+        command = _find(argv, environ)
+        if not gc.isenabled():
+            # `__main__` turned it off. No collection looks at what was imported: a tenth of a start.
+            gc.freeze()
+            gc.enable()
+        code = command()
         _flush()
     except UsageError as exc:
         return _fail(program, str(exc), EXIT_USAGE)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import attrs
 import trio
@@ -30,10 +30,6 @@ from ._stores import StoreUnavailableError, complete_store, find_store
 __all__ = ["serve"]
 
 log = logging.getLogger("trialogue.serve")
-
-#: The garbage collector looks at what is new after so many objects, some 5 MB; at what outlived
-#: that every 10th time; and at everything every 10th time of these.
-GC_THRESHOLDS: Final = (50_000, 10, 10)
 
 
 @takes_flags(SERVE_OPTIONS)
@@ -211,13 +207,9 @@ async def _run(plan: _Plan, signals: StopSignals) -> int:
         for url in server.endpoints:
             print(f"listening {url}")
         sys.stdout.flush()
-        # What is there now stays to the end: no full collection looks at it again, which would be
-        # 50,000 objects and some 15 ms of silence each time.
-        gc.collect()
+        # What is there now stays to the end: no collection looks at it again, which would be 50,000
+        # objects and some 15 ms of silence each time. Of them 200 are garbage.
         gc.freeze()
-        # Rarely from now on: neither turns nor connections leave circles of objects (there are
-        # tests), and to look for some after each 700 was a third of a token at 10,000 sessions.
-        gc.set_threshold(*GC_THRESHOLDS)
         log.info(
             "serving %s; Ctrl-C drains, a second one ends at once",
             ", ".join(plan.agents),
