@@ -90,7 +90,7 @@ def read_table(
     if crc32(memoryview(data)[offset:end]) != table.sum:
         return None
     known = [name and owners.setdefault(name, name) for name in table.owners]
-    starts = accumulate((size + _END_BYTES for size in table.size), initial=offset)
+    starts = accumulate(map(_END_BYTES.__add__, table.size), initial=offset)
     rows = map(
         Row,
         table.activity,

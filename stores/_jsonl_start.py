@@ -134,12 +134,11 @@ def _load(files: Files, lock: int, before: bytes) -> Loaded:
             work.prove(session_id)
     faults = work.damaged
     present = found.heads | found.older.keys()
-    listed = set(rows)
-    for session_id in listed - present:
-        if session_id not in faults:
+    for session_id in rows:
+        if session_id not in present and session_id not in faults:
             faults[session_id] = make_fault(head_name(session_id), "there is no such file")
     # The index may be older than the files.
-    for session_id in present - listed:
+    for session_id in present.difference(rows):
         row, fault = fold_session(files, session_id, found.older.get(session_id, ()))
         if row is not None:
             changed[session_id] = rows[session_id] = row
