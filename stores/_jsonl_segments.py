@@ -10,8 +10,8 @@ cut short), and damaged if something does (then something that was there is gone
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Generator, Sequence
-from itertools import repeat
+from collections.abc import Collection, Generator, Iterator, Sequence
+from itertools import chain, repeat
 from operator import add
 from typing import Final
 
@@ -172,30 +172,48 @@ class Scan:
         lines = self._lines()
         # Closed here, and not when the collector finds it: it holds a file.
         with contextlib.closing(lines):
-            for line, is_whole in lines:
+            found = lines if self.end else self._check_owner(lines)
+            for line, is_whole in found:
                 try:
                     if not is_whole:
                         raise DamagedLineError("the last line has no end")
                     record = self._decode(line)
                 except DamagedLineError as exc:
                     is_damage = holds_valid_line(line) or any(
-                        has_valid_crc(rest) or holds_valid_line(rest) for rest, _ in lines
+                        has_valid_crc(rest) or holds_valid_line(rest) for rest, _ in found
                     )
                     self._note_fault(str(exc), is_damage)
                     return
                 start, self.end = self.end, self.end + len(line) + 1
                 yield start, line, record
 
+    def _check_owner(self, lines: Iterator[tuple[bytes, bool]]) -> Iterator[tuple[bytes, bool]]:
+        """Give the lines of a file, none if the first that says whose it is names another.
+
+        A file that was given another's name is valid in itself, and so are its lines before that.
+        """
+        first: list[tuple[bytes, bool]] = []
+        for line, is_whole in lines:
+            first.append((line, is_whole))
+            try:
+                owner = _owner_of(decode_line(line, self._session_id)) if is_whole else None
+            except DamagedLineError:
+                break
+            if owner is not None:
+                if owner != self._session_id:
+                    self._note_fault(f"it is of the log of {owner!r:.80}", True)
+                    return iter(())
+                break
+        return chain(first, lines)
+
     def _decode(self, line: bytes) -> Entry | Note:
         record = decode_line(line, self._session_id)
+        owner = _owner_of(record)
+        if owner is not None and owner != self._session_id:
+            self._note_fault(f"it is of the log of {owner!r:.80}", True)
+            raise DamagedLineError("another session's")
         if isinstance(record, Note):
             return record
-        if record.seq == 1 and record.event == "session.created":
-            # A file that was given another's name is valid in itself.
-            its_id = _id_of_created(record)
-            if its_id != self._session_id:
-                self._note_fault(f"it is the log of {its_id!r:.80}", True)
-                raise DamagedLineError("another session's")
         if self.next_seq is not None and record.seq != self.next_seq:
             # Valid in itself: something is missing, or was there twice.
             self._note_fault(f"seq {record.seq} in the place of {self.next_seq}", True)
@@ -249,21 +267,40 @@ class Scan:
             self._files.close(handle)
 
 
-class _Created(msgspec.Struct):
+class _Owned(msgspec.Struct, rename="camel"):
+    """The data of lines that say whose they are: those with a session or a message, snapshots."""
+
     class Session(msgspec.Struct):
         id: str
 
-    session: Session
+    class Message(msgspec.Struct, rename="camel"):
+        session_id: str
+
+    session: Session | None = None
+    message: Message | None = None
+    session_id: str | None = None
 
 
-_created_decoder: Final = msgspec.json.Decoder(_Created)
+_owned_decoder: Final = msgspec.json.Decoder(_Owned)
+_OWNED_EVENTS: Final = frozenset(
+    ("session.created", "session.updated", "message.created", "message.completed")
+)
 
 
-def _id_of_created(entry: Entry) -> str | None:
+def _owner_of(record: Entry | Note) -> str | None:
+    """Give the session that a line names as its own; None if it names none."""
+    if isinstance(record, Note):
+        if record.type != "snapshot":
+            return None
+    elif record.event not in _OWNED_EVENTS:
+        return None
     try:
-        return _created_decoder.decode(entry.data).session.id
+        data = _owned_decoder.decode(record.data)
     except msgspec.MsgspecError:
         return None
+    if data.session is not None:
+        return data.session.id
+    return data.session_id if data.message is None else data.message.session_id
 
 
 def peek_first_seq(files: Files, name: str, session_id: str) -> int | None:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from trialogue.core._line import encode_entry
 from trialogue.core.abc import SessionStore
 from trialogue.core.errors import DamagedError, SessionNotFoundError
+from trialogue.core.events import TurnEnded, TurnStarted
 from trialogue.core.log import Entry
 from trialogue.stores.exporting import read_session
 from trialogue.stores.jsonl import JsonlSettings, open_jsonl_store
@@ -124,3 +126,45 @@ async def test_session_that_lacks_a_file_is_read_up_to_it_and_said_to_be_damaged
         async with open_jsonl_store(folder) as store:
             assert list(await store.list_ids()) == ["ses_2"]
             assert not store.damaged
+
+
+@pytest.mark.parametrize("number", [1, -1])
+@pytest.mark.parametrize("has_turns", [False, True])
+async def test_file_of_another_session_is_damage_and_none_of_its_entries_is_given(
+    tmp_path: Path, number: int, has_turns: bool
+) -> None:
+    """A bug once seen: files of the same positions, swapped, were each other's talk, all valid."""
+    folder = tmp_path / "store"
+    async with open_jsonl_store(folder, settings=SETTINGS) as store:
+        for session_id in ("ses_1", "ses_2"):
+            writer = Writer(session_id)
+            log = store.create(session_id)
+            await append(log, writer, [writer.created()])
+            for index in range(4):
+                turn_id = f"trn_{session_id}_{index}"
+                if not has_turns:
+                    batch = [writer.message()]
+                else:
+                    # A file may begin with what does not say whose it is.
+                    started = TurnStarted(turn_id=turn_id, input_id=f"inp_{index}")
+                    ended = TurnEnded(turn_id=turn_id, outcome="completed")
+                    batch = [writer.entry(started), writer.message(), writer.entry(ended)]
+                await append(log, writer, batch)
+                await store.prune(keep_bytes=1 << 40)  # flushes
+        wanted = await read_session(store, "ses_1")
+    path = list_files(folder)[number]
+    other = path.with_name(path.name.replace("ses_1", "ses_2"))
+    spare = path.with_name("spare")
+    path.rename(spare)
+    other.rename(path)
+    spare.rename(other)
+    for _ in range(2):
+        async with open_jsonl_store(folder, settings=SETTINGS) as store:
+            for session_id in ("ses_1", "ses_2"):
+                found = await read_or_nothing(store, session_id)
+                if session_id == "ses_1":
+                    assert list(map(encode_entry, found)) == list(
+                        map(encode_entry, wanted[: len(found)])
+                    )
+                assert store.damaged[session_id].seq == len(found) + 1
+                assert len(found) < len(wanted)
