@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any, Final, get_type_hints
 
 import attrs
@@ -26,10 +27,6 @@ class _Later:
 LATER: Final = _Later()
 
 
-def _make_reader(method: Method) -> Callable[[dict[str, Any]], Any]:
-    return _as_it_is if method.params is None else codec.make_reader(method.params)
-
-
 def _as_it_is(params: dict[str, Any]) -> dict[str, Any]:
     return params
 
@@ -40,7 +37,6 @@ class Method:
 
     Attributes:
         params: The attrs class of its parameters; None takes the object as it is.
-        read_params: Makes one of the request's object, or raises `InvalidRequestError`.
         result: The attrs class of its result; None if it has no form that is known.
         description: One line, for ``server.describe``.
         handler: ``(request, params)``. Its result is the answer, `LATER` if that comes by itself.
@@ -59,9 +55,14 @@ class Method:
     is_counted: bool = True
     is_reserved: bool = False
     while_draining: bool = True
-    read_params: Callable[[dict[str, Any]], Any] = attrs.field(
-        init=False, default=attrs.Factory(_make_reader, takes_self=True)
-    )
+
+    @cached_property
+    def read_params(self) -> Callable[[dict[str, Any]], Any]:
+        """Makes the parameters of a request's object, or raises `InvalidRequestError`.
+
+        Made when it is first used: those of all methods would be compiled at each start.
+        """
+        return _as_it_is if self.params is None else codec.make_reader(self.params)
 
     @property
     def is_free(self) -> bool:
@@ -120,7 +121,7 @@ class Registry:
                 raise SettingsError(
                     f"a method of one's own has a name that begins with '_', not {name!r}"
                 )
-            registry.methods[name] = Method(
+            method = registry.methods[name] = Method(
                 name=name,
                 params=_params_class(name, handler),
                 result=None,
@@ -129,6 +130,7 @@ class Registry:
                 is_async=inspect.iscoroutinefunction(handler),
                 while_draining=False,
             )
+            _ = method.read_params  # a class that cannot be read is refused at the start
         return registry
 
 

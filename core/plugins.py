@@ -11,7 +11,7 @@ import sys
 import traceback
 from functools import cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -27,13 +27,13 @@ AGENTS: Final = "trialogue.agents"
 
 def list_plugins(group: str) -> dict[str, EntryPoint]:
     """Name what is installed in a group of entry points."""
-    return _scan(group, tuple(sys.path))
+    return {point.name: point for point in _scan(tuple(sys.path)).select(group=group)}
 
 
 @cache
-def _scan(group: str, _path: tuple[str, ...]) -> dict[str, EntryPoint]:
-    """Read the metadata of every installed package: some 7 ms, so once for a path."""
-    return {point.name: point for point in entry_points(group=group)}
+def _scan(_path: tuple[str, ...]) -> EntryPoints:
+    """Read the metadata of every installed package: some 7 ms, so once for a path and all groups."""
+    return entry_points()
 
 
 def load_plugin(group: str, name: str) -> Any:

@@ -42,6 +42,33 @@ def test_server_is_there_before_what_formats_its_log() -> None:
     assert done.stdout == b"[]\n"
 
 
+def test_server_is_there_before_what_reads_its_requests_is_compiled() -> None:
+    """Issue 2: most methods are never called, and each start compiled a reader for every one."""
+    code = (
+        "import linecache, trialogue.cli.serve; "
+        "print([name for name in linecache.cache if name.startswith('<cattrs')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, env=environ_for(), timeout=60, check=True
+    )
+    assert done.stdout == b"[]\n"
+
+
+def test_nothing_of_a_start_is_looked_at_by_the_collector() -> None:
+    """Our choice: what is imported stays, and the collector went through it a hundred times."""
+    code = (
+        "import gc, sys; from trialogue.__main__ import main; gc.collect()\n"
+        "def count(): return sum(each['collections'] for each in gc.get_stats())\n"
+        "before = count(); sys.argv = ['trialogue', 'version']\n"
+        "try: main()\n"
+        "except SystemExit: print(count() - before, gc.isenabled())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, env=environ_for(), timeout=60, check=True
+    )
+    assert done.stdout.endswith(b"\n0 True\n")
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"], {}) == 0

@@ -6,6 +6,7 @@ import sys
 from functools import partial
 from typing import Any
 
+import attrs
 import pytest
 import trio
 
@@ -115,6 +116,25 @@ def test_wrong_use_says_what_is_wrong() -> None:
     for name in ("add", "_"):
         with pytest.raises(trialogue.TrialogueError, match="begins with '_'"):
             trio.run(wrong_method, name)
+
+
+@attrs.frozen
+class Unreadable:
+    value: "Nowhere"  # type: ignore[name-defined] # noqa: F821 - what is tested
+
+
+def test_parameters_that_cannot_be_read_are_refused_at_the_start() -> None:
+    """Our choice: and not at the first request, though only that would need them."""
+
+    def method(request: trialogue.Request, params: Unreadable) -> int:
+        return 1
+
+    async def start() -> None:
+        async with trialogue.open_server(echo, methods={"_method": method}):
+            pass
+
+    with pytest.raises(NameError, match="Nowhere"):
+        trio.run(start)
 
 
 class Agent:
