@@ -19,10 +19,10 @@ from ..core import codec
 from ..core._line import has_valid_crc
 from ..core.errors import FencedError
 from ..core.log import Damage
-from ._files import Files
+from ._files import Files, IrregularError
 from ._jsonl_sessions import Sessions
 
-__all__ = ["MARKS_NAME", "Marks", "load_marks", "save_marks"]
+__all__ = ["MARKS_NAME", "Marks", "load_marks", "try_to_save"]
 
 log = logging.getLogger("trialogue.store")
 
@@ -40,10 +40,13 @@ _decoder: Final = msgspec.json.Decoder(_Mark)
 
 
 def load_marks(files: Files) -> dict[str, Damage]:
-    """Read the file. Synchronous, as is `save_marks`. What is not as it was written is left out."""
+    """Read the file. Synchronous, as is `try_to_save`. What is not as it was written is left out."""
     try:
         handle = files.open_to_read(MARKS_NAME)
     except FileNotFoundError:
+        return {}
+    except IrregularError as exc:
+        log.warning("which sessions are damaged cannot be read", extra={"error": str(exc)})
         return {}
     try:
         lines = files.read(handle, 0, files.size(handle)).splitlines()
@@ -51,15 +54,18 @@ def load_marks(files: Files) -> dict[str, Damage]:
         files.close(handle)
     marks: dict[str, Damage] = {}
     for line in lines:
-        if has_valid_crc(line):
-            mark = _decoder.decode(line)
-            marks[mark.session] = Damage(seq=mark.seq, reason=mark.reason)
-        else:
+        try:
+            mark = _decoder.decode(line) if has_valid_crc(line) else None
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            mark = None
+        if mark is None:
             log.warning("a line is damaged", extra={"file": MARKS_NAME})
+        else:
+            marks[mark.session] = Damage(seq=mark.seq, reason=mark.reason)
     return marks
 
 
-def save_marks(files: Files, damaged: Mapping[str, Damage]) -> None:
+def _save(files: Files, damaged: Mapping[str, Damage]) -> None:
     """Put another file in the place of the old one; none, if no session is damaged."""
     if not damaged:
         files.remove(MARKS_NAME)
@@ -73,6 +79,14 @@ def save_marks(files: Files, damaged: Mapping[str, Damage]) -> None:
         files.close(handle)
     files.rename(_NEW_NAME, MARKS_NAME)
     files.sync_folder()
+
+
+def try_to_save(files: Files, damaged: Mapping[str, Damage]) -> None:
+    """Save it. A failure is logged: whoever reads those sessions finds it again."""
+    try:
+        _save(files, damaged)
+    except OSError as exc:
+        log.warning("which sessions are damaged could not be noted", extra={"error": str(exc)})
 
 
 def _encode(session_id: str, damage: Damage) -> bytes:
@@ -108,7 +122,7 @@ class Marks:
             await self.save()
 
     async def save(self) -> None:
-        """Save what has changed. A failure is logged: whoever reads those sessions finds it again."""
+        """Save what has changed, if that can be done."""
         async with self._saving:
             if not self._changed.is_set():
                 return
@@ -117,7 +131,7 @@ class Marks:
 
             def save() -> None:
                 self._check_lock()
-                save_marks(self._files, damaged)
+                try_to_save(self._files, damaged)
 
             try:
                 with trio.CancelScope(shield=True):  # bounded by the disk, as every write is

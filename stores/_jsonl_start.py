@@ -20,7 +20,7 @@ from ._files import Files, LockedError
 from ._jsonl_commit import CommitLog, Hole, Operation, Replay, read_commit_logs
 from ._jsonl_index import Index
 from ._jsonl_index_file import TORN, IndexFile, LoadedIndex
-from ._jsonl_marks import load_marks, save_marks
+from ._jsonl_marks import load_marks, try_to_save
 from ._jsonl_replay import Replayer, find_fault, fold_session, make_stamp
 from ._jsonl_rows import Row
 from ._jsonl_segments import (
@@ -155,7 +155,7 @@ def _load(files: Files, lock: int, before: bytes) -> Loaded:
             log.warning("a session is whole again", extra={"session_id": session_id})
     damaged = {session_id: fault.damage for session_id, fault in faults.items()}
     if damaged != marks:
-        save_marks(files, damaged)
+        try_to_save(files, damaged)
     for session_id, fault in faults.items():
         log.error("a session is damaged", extra={"session_id": session_id, "fault": str(fault)})
     _settle(files, index_file, index, rows, changed, replay, names_changed=work.names_changed)

@@ -168,3 +168,24 @@ async def test_file_of_another_session_is_damage_and_none_of_its_entries_is_give
                     )
                 assert store.damaged[session_id].seq == len(found) + 1
                 assert len(found) < len(wanted)
+
+
+def put_other_line(path: Path) -> None:
+    path.write_bytes((path.parent / "ses_2.jsonl").read_bytes())
+
+
+@pytest.mark.parametrize("change", [put_link, put_folder, put_other_line])
+async def test_note_of_what_is_damaged_that_is_of_no_use_keeps_no_store_from_starting(
+    tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    """A bug once seen: ``damaged.jsonl`` is a hint, and the server did not start for what it was."""
+    folder = tmp_path / "store"
+    paths = await make_store(folder)
+    take_away(paths[0])
+    async with open_jsonl_store(folder) as store:
+        assert not await read_or_nothing(store, "ses_1")
+    change(folder / "damaged.jsonl")
+    async with open_jsonl_store(folder) as store:
+        assert not await read_or_nothing(store, "ses_1")
+        assert list(store.damaged) == ["ses_1"]
+        assert len(await read_session(store, "ses_2")) == 10
