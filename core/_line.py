@@ -24,6 +24,7 @@ __all__ = [
     "encode_entry",
     "encode_loss",
     "encode_note",
+    "find_owner",
     "has_valid_crc",
     "holds_valid_line",
 ]
@@ -204,3 +205,39 @@ def _one_line(data: bytes) -> bytes:
         return data
     value: Any = codec.decode_json(data)
     return codec.encode_json(value)
+
+
+class _Owned(msgspec.Struct, rename="camel"):
+    """The data of lines that say whose they are: those with a session or a message, snapshots."""
+
+    class Session(msgspec.Struct):
+        id: str
+
+    class Message(msgspec.Struct, rename="camel"):
+        session_id: str
+
+    session: Session | None = None
+    message: Message | None = None
+    session_id: str | None = None
+
+
+_owned_decoder: Final = msgspec.json.Decoder(_Owned)
+_OWNED_EVENTS: Final = frozenset(
+    ("session.created", "session.updated", "message.created", "message.completed")
+)
+
+
+def find_owner(record: Entry | Note) -> str | None:
+    """Give the session that a record names as its own; None if it names none."""
+    if isinstance(record, Note):
+        if record.type != "snapshot":
+            return None
+    elif record.event not in _OWNED_EVENTS:
+        return None
+    try:
+        data = _owned_decoder.decode(record.data)
+    except msgspec.MsgspecError:
+        return None
+    if data.session is not None:
+        return data.session.id
+    return data.session_id if data.message is None else data.message.session_id

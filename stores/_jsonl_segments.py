@@ -16,10 +16,15 @@ from operator import add
 from typing import Final
 
 import attrs
-import msgspec
 
 from ..core._ids import ID_PATTERN
-from ..core._line import DamagedLineError, decode_line, has_valid_crc, holds_valid_line
+from ..core._line import (
+    DamagedLineError,
+    decode_line,
+    find_owner,
+    has_valid_crc,
+    holds_valid_line,
+)
 from ..core.log import Damage, Entry, Note
 from ._files import Files, IrregularError
 
@@ -196,7 +201,7 @@ class Scan:
         for line, is_whole in lines:
             first.append((line, is_whole))
             try:
-                owner = _owner_of(decode_line(line, self._session_id)) if is_whole else None
+                owner = find_owner(decode_line(line, self._session_id)) if is_whole else None
             except DamagedLineError:
                 break
             if owner is not None:
@@ -208,7 +213,7 @@ class Scan:
 
     def _decode(self, line: bytes) -> Entry | Note:
         record = decode_line(line, self._session_id)
-        owner = _owner_of(record)
+        owner = find_owner(record)
         if owner is not None and owner != self._session_id:
             self._note_fault(f"it is of the log of {owner!r:.80}", True)
             raise DamagedLineError("another session's")
@@ -265,42 +270,6 @@ class Scan:
                 yield bytes(rest), False
         finally:
             self._files.close(handle)
-
-
-class _Owned(msgspec.Struct, rename="camel"):
-    """The data of lines that say whose they are: those with a session or a message, snapshots."""
-
-    class Session(msgspec.Struct):
-        id: str
-
-    class Message(msgspec.Struct, rename="camel"):
-        session_id: str
-
-    session: Session | None = None
-    message: Message | None = None
-    session_id: str | None = None
-
-
-_owned_decoder: Final = msgspec.json.Decoder(_Owned)
-_OWNED_EVENTS: Final = frozenset(
-    ("session.created", "session.updated", "message.created", "message.completed")
-)
-
-
-def _owner_of(record: Entry | Note) -> str | None:
-    """Give the session that a line names as its own; None if it names none."""
-    if isinstance(record, Note):
-        if record.type != "snapshot":
-            return None
-    elif record.event not in _OWNED_EVENTS:
-        return None
-    try:
-        data = _owned_decoder.decode(record.data)
-    except msgspec.MsgspecError:
-        return None
-    if data.session is not None:
-        return data.session.id
-    return data.session_id if data.message is None else data.message.session_id
 
 
 def peek_first_seq(files: Files, name: str, session_id: str) -> int | None:

@@ -16,7 +16,14 @@ import attrs
 from ..core._clock import utc_now
 from ..core._ids import ID_PATTERN, new_id
 from ..core._json import as_array, as_object
-from ..core._line import DamagedLineError, decode_end, decode_line, encode_end, encode_entry
+from ..core._line import (
+    DamagedLineError,
+    decode_end,
+    decode_line,
+    encode_end,
+    encode_entry,
+    find_owner,
+)
 from ..core._state import SessionState
 from ..core.abc import SessionStore
 from ..core.codec import JsonError, decode_json, encode_json, structure, unstructure
@@ -148,6 +155,8 @@ def parse_jsonl(data: bytes, *, partial: bool = False) -> list[Entry]:
         if not entries:
             session_id = _created(entry).id
             entry = cast("Entry", decode_line(line.removesuffix(b"\r"), session_id))
+        if find_owner(entry) not in {None, session_id}:
+            raise _refuse(f"line {number}: it is of the log of {find_owner(entry)!r:.80}")
         entries.append(entry)
     if not entries:
         raise _refuse("no entries")

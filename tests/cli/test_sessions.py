@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import trio
+from msgspec.structs import replace
 
 from trialogue.agents.echo import echo
 from trialogue.cli._sources import open_source
@@ -197,8 +198,11 @@ def test_import_keeps_what_the_file_says(
 def test_damaged_files_are_refused_with_the_line_and_nothing_is_written(
     exported: tuple[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _, file = exported
+    session_id, file = exported
     first, second, third, end = file.read_bytes().splitlines(keepends=True)
+    created, message, _ = parse_jsonl(file.read_bytes())
+    data = message.data.replace(session_id.encode(), b"ses_another")
+    mixed = b"".join(export_jsonl([created, replace(message, data=data)]))
     damaged = tmp_path / "damaged"
     for content, said in (
         (first + second.replace(b"What", b"Whot") + third + end, "line 2: the checksum"),
@@ -206,6 +210,7 @@ def test_damaged_files_are_refused_with_the_line_and_nothing_is_written(
         (first + third, "line 2: position 1-3 does not follow"),
         (second + third, "line 1: position 1-2 does not follow"),
         (first + second + third[:-30], "line 3: "),
+        (mixed, "line 2: it is of the log of 'ses_another'"),
         (b"{}\n", "line 1: "),
         (b"no headings", "no heading such as '## User'"),
         (b"\xff\xfe", "neither JSON Lines nor text in UTF-8"),
