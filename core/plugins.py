@@ -12,7 +12,7 @@ import traceback
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, EntryPoints, entry_points
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
 from .abc import Transport
@@ -33,7 +33,8 @@ def list_plugins(group: str) -> dict[str, EntryPoint]:
 @cache
 def _scan(_path: tuple[str, ...]) -> EntryPoints:
     """Read the metadata of every installed package: some 7 ms, so once for a path and all groups."""
-    return entry_points()
+    # Python 3.11 gives something else, which selects as well.
+    return cast("EntryPoints", entry_points())
 
 
 def load_plugin(group: str, name: str) -> Any:
