@@ -73,10 +73,13 @@ async def open_jsonl_store(
         files = make_files(path)
         try:
             return load_folder(files, steal=steal)
-        except BaseException as exc:
+        except OSError as exc:
             files.close_folder()
-            if not (read_only and isinstance(exc, OSError) and exc.errno in NOT_WRITABLE):
+            if not read_only or exc.errno not in NOT_WRITABLE:
                 raise
+        except BaseException:
+            files.close_folder()
+            raise
         log.warning(
             "the folder cannot be written: it is read without a lock, and nothing in it is mended",
             extra={"folder": path},
