@@ -23,6 +23,7 @@ __all__ = [
     "as_array",
     "as_object",
     "count_names",
+    "decode_any",
     "decode_carefully",
     "decode_strict",
     "encode_json",
@@ -39,7 +40,7 @@ MAX_VALUE_DEPTH: Final = MAX_DEPTH - 8
 MAX_INTEGER: Final = 2**53 - 1
 
 encode_json = msgspec.json.Encoder().encode
-_decode_any: Final = msgspec.json.Decoder().decode
+decode_any: Final = msgspec.json.Decoder().decode
 
 
 class JsonError(ValueError):
@@ -183,7 +184,7 @@ def decode_strict(frame: bytes) -> Any:
             levels.
     """
     try:
-        value = _decode_any(frame)
+        value = decode_any(frame)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return decode_carefully(frame)
     # A number by itself is in no container that would be looked over.

@@ -14,7 +14,7 @@ from . import codec
 from ._command import Command, make_claim
 from ._ids import new_id
 from ._protocol import RequestEnvelope, make_error, make_response
-from ._values import take_object, take_value
+from ._values import encode_value, take_object
 from .errors import (
     DamagedError,
     FencedError,
@@ -84,8 +84,9 @@ class Request(msgspec.Struct, eq=False):
         try:
             value = codec.unstructure(result)
             if self.method.is_free:
-                value = take_value(value, "result", self.link.settings.max_send_frame_bytes)
-            data = codec.encode_json(value)
+                data = encode_value(value, "result", self.link.settings.max_send_frame_bytes)
+            else:
+                data = codec.encode_json(value)
         except Exception as exc:  # noqa: BLE001 - ends this request
             self.fail(exc)
             return False

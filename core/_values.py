@@ -17,13 +17,14 @@ from ._json import (
     MAX_INTEGER,
     MAX_VALUE_DEPTH,
     as_object,
+    decode_any,
     decode_strict,
     encode_json,
     json_depth,
 )
 from .errors import LocalProtocolError, PayloadTooLargeError
 
-__all__ = ["check_name", "check_text", "cut_text", "take_object", "take_value"]
+__all__ = ["check_name", "check_text", "cut_text", "encode_value", "take_object", "take_value"]
 
 #: Of a tool's and an event's name and a call's id, in characters: each stands in several places.
 MAX_NAME: Final = 128
@@ -33,6 +34,8 @@ MAX_SAID: Final = 8 * 1024
 #: Of a name that is shown in an error, in characters.
 _SHOWN: Final = 64
 _SURROGATES: Final = re.compile("[\ud800-\udfff]")
+#: Of what msgspec writes, only an integer beyond ±(2^53-1) is not strict: it has so many digits.
+_MANY_DIGITS: Final = re.compile(rb"\d{16}")
 
 
 def check_text(value: object, what: str) -> None:
@@ -76,14 +79,25 @@ def take_value(value: Any, place: str, limit: int) -> Any:
         LocalProtocolError: It is none; the message names the place in it.
         PayloadTooLargeError: It is larger.
     """
+    _, taken = _take(value, place, limit)
+    return taken
+
+
+def encode_value(value: Any, place: str, limit: int) -> bytes:
+    """As `take_value`, of what is sent and not kept: gives its JSON."""
+    encoded, _ = _take(value, place, limit)
+    return encoded
+
+
+def _take(value: Any, place: str, limit: int) -> tuple[bytes, Any]:
     try:
         encoded = encode_json(value)
-        taken = decode_strict(encoded)
+        taken = decode_strict(encoded) if _MANY_DIGITS.search(encoded) else decode_any(encoded)
     except (TypeError, ValueError, RecursionError) as exc:
         raise LocalProtocolError(_find_fault(value, place) or f"{place}: {exc}") from exc
     # Only where they differ can something have been lost, and most often that is a tuple.
     fault = _find_fault(value, place) if taken != value else None
-    if fault is None and json_depth(taken) > MAX_VALUE_DEPTH:
+    if fault is None and _may_be_deep(encoded) and json_depth(taken) > MAX_VALUE_DEPTH:
         fault = _too_deep(place)
     if fault is not None:
         raise LocalProtocolError(fault)
@@ -92,7 +106,12 @@ def take_value(value: Any, place: str, limit: int) -> Any:
             f"{place} has {len(encoded)} bytes of JSON, where {limit} are allowed",
             data={"limitBytes": limit},
         )
-    return taken
+    return encoded, taken
+
+
+def _may_be_deep(encoded: bytes) -> bool:
+    """Whether there are so many brackets at all: two counts cost less than a walk."""
+    return encoded.count(b"{") + encoded.count(b"[") > MAX_VALUE_DEPTH
 
 
 def take_object(value: Any, place: str, limit: int) -> dict[str, Any]:
