@@ -63,6 +63,10 @@ contracts:
 examples:
     {{ python }} examples/run_all.py
 
+# The campaigns of which the ordinary run does a quarter, as CI does them.
+campaigns:
+    {{ python }} -m pytest tests/faults/test_disconnects.py tests/faults/test_interleavings.py tests/client/test_flaky.py --scale 1
+
 # The long campaign: SCALE times the random schedules of the ordinary run, from a new seed.
 faults SCALE="25" SEED=`date +%s`:
     {{ python }} -m pytest tests/faults --scale {{ SCALE }} --seed {{ SEED }}

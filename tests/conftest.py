@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Generator
+from fractions import Fraction
 
 import hypothesis
 import pytest
@@ -16,7 +17,7 @@ hypothesis.settings.load_profile("trialogue")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add what ``just faults`` turns up."""
     group = parser.getgroup("trialogue")
-    group.addoption("--scale", type=int, default=1, help="multiply the random schedules by this")
+    group.addoption("--scale", type=int, help="multiply the random schedules by this [1]")
     group.addoption("--seed", type=int, default=0, help="the first seed of the random schedules")
 
 
@@ -47,9 +48,18 @@ def _compile_once(tmp_path_factory: pytest.TempPathFactory) -> Generator[None]:
 @pytest.fixture(scope="session")
 def scale(request: pytest.FixtureRequest) -> int:
     """How many times the ordinary number of random schedules to run: 1, more in a campaign."""
-    value = request.config.getoption("--scale")
+    value = request.config.getoption("--scale") or 1
     assert isinstance(value, int)
     return value
+
+
+@pytest.fixture(scope="session")
+def part(request: pytest.FixtureRequest, scale: int) -> Fraction:
+    """How much of a campaign that takes a minute to run: a quarter, all of it for ``--scale 1``.
+
+    CI runs all of each once (``just campaigns``), and not on every interpreter.
+    """
+    return Fraction(1, 4) if request.config.getoption("--scale") is None else Fraction(scale)
 
 
 @pytest.fixture(scope="session")

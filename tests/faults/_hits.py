@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
+from fractions import Fraction
 
 __all__ = ["find_missed", "require"]
 
 
-def find_missed(hits: Counter[str], scale: int, minimums: Mapping[str, int]) -> dict[str, str]:
+def find_missed(
+    hits: Counter[str], scale: int | Fraction, minimums: Mapping[str, int]
+) -> dict[str, str]:
     """Name what a run has hit too seldom; see `require`."""
+    # The fewer there are, the more do they vary: of a part of a run, half as much is enough.
+    share = scale if scale >= 1 else Fraction(scale) / 2
     return {
-        name: f"{hits[name]} of {minimum * scale}"
+        name: f"{hits[name]} of {math.ceil(minimum * share)}"
         for name, minimum in minimums.items()
-        if hits[name] < minimum * scale
+        if hits[name] < minimum * share
     }
 
 
-def require(hits: Counter[str], scale: int, minimums: Mapping[str, int]) -> None:
+def require(hits: Counter[str], scale: int | Fraction, minimums: Mapping[str, int]) -> None:
     """Check that a run has hit what it is there for: else it would pass by doing nothing.
 
     Args:

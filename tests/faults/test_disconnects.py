@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from typing import Any
 
 import attrs
@@ -34,7 +35,7 @@ from ._world import (
     run_together,
 )
 
-#: In the ordinary run, on each of the two stores.
+#: In CI, on each of the two stores.
 SCHEDULES = 1000
 #: On each of the real transports.
 REAL_SCHEDULES = 110
@@ -71,14 +72,14 @@ def draw_shapes(seed: int, count: int, *, is_slow: bool) -> Iterator[Shape]:
 @pytest.mark.slow
 @pytest.mark.parametrize("is_slow", [False, True], ids=["memory", "slow store"])
 def test_clients_that_drop_and_come_back_see_every_event_once(
-    is_slow: bool, seed: int, scale: int
+    is_slow: bool, seed: int, part: Fraction
 ) -> None:
     hits: Counter[str] = Counter()
     with instrumented(hits) as patch:
-        run_schedules(draw_shapes(seed, SCHEDULES * scale, is_slow=is_slow), hits, patch)
+        run_schedules(draw_shapes(seed, int(SCHEDULES * part), is_slow=is_slow), hits, patch)
     require(
         hits,
-        scale,
+        part,
         {
             "drops": 1500,
             "drops in the middle of a message": 150,
@@ -111,22 +112,22 @@ def test_clients_that_drop_and_come_back_see_every_event_once(
     if is_slow:
         require(
             hits,
-            scale,
+            part,
             {"drops with an append in flight": 1200, "cancels with an append in flight": 80},
         )
 
 
 @pytest.mark.slow
-def test_they_do_so_though_the_store_fails_now_and_then(seed: int, scale: int) -> None:
+def test_they_do_so_though_the_store_fails_now_and_then(seed: int, part: Fraction) -> None:
     """What was not acknowledged may be lost, and the text of a message in progress."""
     hits: Counter[str] = Counter()
     with instrumented(hits) as patch:
-        count = FAILING_SCHEDULES * scale
+        count = int(FAILING_SCHEDULES * part)
         shapes = (attrs.evolve(make_shape(n), failures=0.08) for n in range(seed, seed + count))
         run_schedules(shapes, hits, patch)
     require(
         hits,
-        scale,
+        part,
         {
             "failures of the store": 60,
             "connections that the server closed": 60,
@@ -145,13 +146,13 @@ def draw_visits(seed: int, count: int) -> Iterator[Shape]:
 
 
 @pytest.mark.slow
-def test_who_uses_the_library_does_not_notice(seed: int, scale: int) -> None:
+def test_who_uses_the_library_does_not_notice(seed: int, part: Fraction) -> None:
     hits: Counter[str] = Counter()
     with instrumented(hits) as patch:
-        run_schedules(draw_visits(seed, VISITS * scale), hits, patch)
+        run_schedules(draw_visits(seed, int(VISITS * part)), hits, patch)
     require(
         hits,
-        scale,
+        part,
         {
             "connections of the library that were cut": 200,
             "of them in the middle of a message": 30,
@@ -186,18 +187,18 @@ def test_control_library_at_fault_is_detected(repeats: bool, seed: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["tcp", "ws"])
-def test_they_do_so_on_sockets_too(scheme: str, seed: int, scale: int) -> None:
+def test_they_do_so_on_sockets_too(scheme: str, seed: int, part: Fraction) -> None:
     """What sockets meet depends on how busy the machine is: there is more of it until enough."""
     hits: Counter[str] = Counter()
-    count = REAL_SCHEDULES * scale
+    count = int(REAL_SCHEDULES * part)
     with instrumented(hits) as patch:
         for first in range(seed, seed + count * REAL_ROUNDS, count):
             shapes = [make_shape(number, is_real=True) for number in range(first, first + count)]
             apply_shape(attrs.evolve(shapes[0], tail=4, page=8), patch)
             trio.run(run_together, f"{scheme}://127.0.0.1:0", shapes, hits, CONCURRENT)
-            if not find_missed(hits, scale, ON_SOCKETS):
+            if not find_missed(hits, part, ON_SOCKETS):
                 break
-    require(hits, scale, ON_SOCKETS)
+    require(hits, part, ON_SOCKETS)
 
 
 # -- controls: what is broken on purpose has to be noticed ----------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from fractions import Fraction
 
 import pytest
 
@@ -38,13 +39,13 @@ def run_batches(seed: int, count: int, duels: int, hits: Counter[str]) -> None:
 
 
 @pytest.mark.slow
-def test_whatever_comes_together_ends_once_and_is_answered_once(seed: int, scale: int) -> None:
+def test_whatever_comes_together_ends_once_and_is_answered_once(seed: int, part: Fraction) -> None:
     hits: Counter[str] = Counter()
     with instrumented(hits):
-        run_batches(seed, BATCHES * scale, DUELS, hits)
+        run_batches(seed, int(BATCHES * part), DUELS, hits)
     require(
         hits,
-        scale,
+        part,
         {
             "interleavings": 10_000,
             "responses": 25_000,
