@@ -27,6 +27,7 @@ __all__ = [
     "find_owner",
     "has_valid_crc",
     "holds_valid_line",
+    "seal",
 ]
 
 #: ``,"crc":"xxxxxxxx"}``
@@ -76,7 +77,7 @@ def encode_entry(entry: Entry) -> bytes:
     )
     if entry.keys:
         body += b',"keys":' + codec.encode_json(entry.keys)
-    return b'%b,"crc":"%08x"}' % (body, crc32(body))
+    return seal(body)
 
 
 def encode_note(note: Note) -> bytes:
@@ -88,7 +89,7 @@ def encode_note(note: Note) -> bytes:
         note.type.encode(),
         _one_line(note.data),
     )
-    return b'%b,"crc":"%08x"}' % (body, crc32(body))
+    return seal(body)
 
 
 def encode_loss(timestamp: str, reason: str) -> bytes:
@@ -97,7 +98,7 @@ def encode_loss(timestamp: str, reason: str) -> bytes:
         codec.encode_json(timestamp),
         codec.encode_json(reason),
     )
-    return b'%b,"crc":"%08x"}' % (body, crc32(body))
+    return seal(body)
 
 
 def encode_end(last: Entry, count: int) -> bytes:
@@ -113,7 +114,7 @@ def encode_end(last: Entry, count: int) -> bytes:
         last.seq,
         count,
     )
-    return b'%b,"crc":"%08x"}' % (body, crc32(body))
+    return seal(body)
 
 
 def decode_end(line: bytes) -> int | None:
@@ -124,6 +125,11 @@ def decode_end(line: bytes) -> int | None:
         return _end_decoder.decode(line).data.entries
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
+
+
+def seal(body: bytes) -> bytes:
+    """Give a line, without its LF: an object that lacks its closing bracket, with its checksum."""
+    return b'%b,"crc":"%08x"}' % (body, crc32(body))
 
 
 def has_valid_crc(line: bytes) -> bool:

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Final
-from zlib import crc32
 
 import attrs
 import msgspec
 
 from ..core import codec
-from ..core._line import has_valid_crc
+from ..core._line import has_valid_crc, seal
 from ._files import Files
 from ._jsonl_index_table import TABLE_START, encode_table, read_table
 from ._jsonl_rows import Row, decode_row
@@ -163,11 +162,11 @@ class IndexFile:
 
     def mark_synced(self) -> None:
         """Write down that the logs are durable as far as the rows speak of them."""
-        self._append(_with_crc(b'{"synced":true'), sync=False)
+        self._append(_line(b'{"synced":true'), sync=False)
 
     def mark_closed(self, mark: str, *, sync: bool) -> None:
         """Write down that everything is saved, for the next start to know this file again."""
-        self._append(_with_crc(b'{"closed":"%b"' % mark.encode()), sync=sync)
+        self._append(_line(b'{"closed":"%b"' % mark.encode()), sync=sync)
 
     def _append(self, blob: bytes, *, sync: bool) -> None:
         handle = self._files.open(INDEX_NAME)
@@ -192,7 +191,7 @@ class IndexFile:
             for start in range(0, len(rows), _CHUNK_ROWS):
                 some = rows[start : start + _CHUNK_ROWS]
                 blob = b"".join(_encode(row.session_id, row) for row in some)
-                blob = _with_crc(encode_table(some, blob)) + blob
+                blob = _line(encode_table(some, blob)) + blob
                 files.write(handle, blob, size)
                 size += len(blob)
             if sync:
@@ -207,8 +206,8 @@ class IndexFile:
 
 
 def _encode(session_id: str, row: Row | None) -> bytes:
-    return _with_crc(row.body if row else b'{"deleted":%b' % codec.encode_json(session_id))
+    return _line(row.body if row else b'{"deleted":%b' % codec.encode_json(session_id))
 
 
-def _with_crc(body: bytes) -> bytes:
-    return b'%b,"crc":"%08x"}\n' % (body, crc32(body))
+def _line(body: bytes) -> bytes:
+    return seal(body) + b"\n"

@@ -10,13 +10,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from typing import Final
-from zlib import crc32
 
 import msgspec
 import trio
 
 from ..core import codec
-from ..core._line import has_valid_crc
+from ..core._line import has_valid_crc, seal
 from ..core.errors import FencedError
 from ..core.log import Damage
 from ._files import Files, IrregularError
@@ -91,8 +90,7 @@ def try_to_save(files: Files, damaged: Mapping[str, Damage]) -> None:
 
 def _encode(session_id: str, damage: Damage) -> bytes:
     mark = {"session": session_id, "seq": damage.seq, "reason": damage.reason}
-    body = codec.encode_json(mark)[:-1]
-    return b'%b,"crc":"%08x"}\n' % (body, crc32(body))
+    return seal(codec.encode_json(mark)[:-1]) + b"\n"
 
 
 class Marks:

@@ -13,6 +13,12 @@ from ._process import environ_for, run_command
 HEAVY = ["attrs", "cyclopts", "rich", "structlog", "trialogue.core", "trio"]
 
 
+def run_code(code: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a program in a process of its own, which has imported nothing yet."""
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, env=environ_for(), timeout=60, check=True)
+
+
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"], {}) == 0
     said = capsys.readouterr().out
@@ -24,9 +30,7 @@ def test_help_imports_nothing_heavy() -> None:
         "import sys; from trialogue.cli.main import main; main(['--help'], {}); "
         f"print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, env=environ_for(), timeout=10, check=True
-    )
+    done = run_code(code)
     assert done.stderr == b"[]\n"
 
 
@@ -36,9 +40,7 @@ def test_server_is_there_before_what_formats_its_log() -> None:
         "import sys; from trialogue.cli import serve; serve.set_up_logging('json', 'info'); "
         "print([name for name in ('pygments', 'structlog') if name in sys.modules])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, env=environ_for(), timeout=60, check=True
-    )
+    done = run_code(code)
     assert done.stdout == b"[]\n"
 
 
@@ -48,9 +50,7 @@ def test_server_is_there_before_what_reads_its_requests_is_compiled() -> None:
         "import linecache, trialogue.cli.serve; "
         "print([name for name in linecache.cache if name.startswith('<cattrs')])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, env=environ_for(), timeout=60, check=True
-    )
+    done = run_code(code)
     assert done.stdout == b"[]\n"
 
 
@@ -63,9 +63,7 @@ def test_nothing_of_a_start_is_looked_at_by_the_collector() -> None:
         "try: main()\n"
         "except SystemExit: print(count() - before, gc.isenabled())"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, env=environ_for(), timeout=60, check=True
-    )
+    done = run_code(code)
     assert done.stdout.endswith(b"\n0 True\n")
 
 

@@ -113,6 +113,8 @@ def test_what_is_no_json_is_refused_with_its_place(value: Any, said: str) -> Non
 
 def test_limits_hold_at_their_edge() -> None:
     assert take_value(nested(MAX_VALUE_DEPTH), "result", LIMIT) == nested(MAX_VALUE_DEPTH)
+    wide: list[list[str]] = [[]] * (MAX_VALUE_DEPTH + 1)  # as many brackets, and not deep
+    assert take_value(wide, "result", LIMIT) == wide
     assert take_value("x" * 8, "result", 10) == "x" * 8
     with pytest.raises(PayloadTooLargeError, match="result has 11 bytes of JSON, where 10"):
         take_value("x" * 9, "result", 10)

@@ -162,6 +162,14 @@ async def test_full_disk_says_when_to_try_again_to_whom_it_surprises(small: Smal
             await peer.call("session.delete", sessionId=session_id)
 
 
+@asynccontextmanager
+async def open_shown(folder: Path, opened: list[SqliteStore]) -> AsyncGenerator[SqliteStore]:
+    """Open a database, and put it where a test can reach into it."""
+    async with open_sqlite_store(str(folder / "a.db")) as store:
+        opened.append(store)
+        yield store
+
+
 async def test_database_that_finds_no_room_itself_goes_on_once_there_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,14 +177,11 @@ async def test_database_that_finds_no_room_itself_goes_on_once_there_is(
     monkeypatch.setattr(_space, "SPACE_SECONDS", 0.02)
     opened: list[SqliteStore] = []
 
-    @asynccontextmanager
-    async def open_store() -> AsyncGenerator[SqliteStore]:
-        async with open_sqlite_store(str(tmp_path / "a.db")) as store:
-            opened.append(store)
-            yield store
-
     with trio.fail_after(60):
-        async with open_test_server(echo, store=open_store()) as test, test.open_peer() as peer:
+        async with (
+            open_test_server(echo, store=open_shown(tmp_path, opened)) as test,
+            test.open_peer() as peer,
+        ):
             session_id = (await peer.call("session.create"))["id"]
             ((pages,),) = opened[0].writer.rows("PRAGMA page_count")
             opened[0].writer.run(f"PRAGMA max_page_count = {pages}")
@@ -196,14 +201,11 @@ async def test_health_says_that_the_store_has_stopped(tmp_path: Path) -> None:
     fault = Fault(0)
     opened: list[SqliteStore] = []
 
-    @asynccontextmanager
-    async def open_store() -> AsyncGenerator[SqliteStore]:
-        async with open_sqlite_store(str(tmp_path / "a.db")) as store:
-            opened.append(store)
-            yield store
-
     with trio.fail_after(60):
-        for store in (open_on(MemoryFiles(Disk(), fault), JsonlSettings()), open_store()):
+        for store in (
+            open_on(MemoryFiles(Disk(), fault), JsonlSettings()),
+            open_shown(tmp_path, opened),
+        ):
             async with open_test_server(echo, store=store) as test, test.open_peer() as peer:
                 await peer.call("session.create")
                 assert (await peer.call("server.health"))["status"] == "ok"
