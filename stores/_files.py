@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import re
 import stat
 from collections.abc import Sequence
 from typing import Final
 
-__all__ = ["NOT_WRITABLE", "Files", "IrregularError", "LockedError"]
+from ..core._clock import utc_now
+
+__all__ = ["NOT_WRITABLE", "Files", "IrregularError", "LockedError", "make_stamp"]
+
+log = logging.getLogger("trialogue.store")
 
 #: How the system says that something, or the disk it is on, cannot be written.
 NOT_WRITABLE: Final = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
@@ -27,6 +32,12 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,200}", re.ASCII)
 _FLAGS: Final = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 #: What opening a link, a folder, or a FIFO or socket with nobody at it fails with.
 _IRREGULAR: Final = (errno.ELOOP, errno.EISDIR, errno.ENXIO)
+
+
+def make_stamp() -> str:
+    """Give a time for a file name, and something that no other has."""
+    digits = "".join(char for char in utc_now() if char.isdigit())
+    return f"{digits}-{os.urandom(3).hex()}"
 
 
 class IrregularError(OSError):
@@ -124,15 +135,33 @@ class Files:
 
     def rename(self, old: str, new: str) -> None:
         """Give a file another name, at once, in the place of whatever had that name."""
-        os.rename(self._check(old), self._check(new), src_dir_fd=self._at, dst_dir_fd=self._at)
+        try:
+            self._rename(self._check(old), self._check(new))
+        except IsADirectoryError:
+            self._put_aside(new)
+            self._rename(old, new)
 
     def remove(self, name: str) -> bool:
-        """Remove a file, or a link. Returns False if there was none."""
+        """Remove a file or a link, and put a folder aside. Returns False if there was none."""
         try:
             os.unlink(self._check(name), dir_fd=self._at)
-        except (FileNotFoundError, IsADirectoryError):
+        except FileNotFoundError:
             return False
+        except IsADirectoryError:
+            self._put_aside(name)
         return True
+
+    def _put_aside(self, name: str) -> None:
+        """Give a folder a name that is none of ours: nobody knows what is in it."""
+        aside = f"aside-{name}-{make_stamp()}"
+        self._rename(name, aside)
+        log.warning(
+            "a folder was in the way, and is put aside",
+            extra={"path": os.path.join(self.folder, name), "kept_in": aside},
+        )
+
+    def _rename(self, old: str, new: str) -> None:
+        os.rename(old, new, src_dir_fd=self._at, dst_dir_fd=self._at)
 
     # -- one file --------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ damaged. Where many rows are written in one go, a table of them stands before th
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -17,11 +18,13 @@ import msgspec
 
 from ..core import codec
 from ..core._line import has_valid_crc, seal
-from ._files import Files
+from ._files import Files, IrregularError
 from ._jsonl_index_table import TABLE_START, encode_table, read_table
 from ._jsonl_rows import Row, decode_row
 
 __all__ = ["INDEX_NAME", "TORN", "IndexFile", "LoadedIndex"]
+
+log = logging.getLogger("trialogue.store")
 
 INDEX_NAME: Final = "index.jsonl"
 _NEW_NAME: Final = "index.jsonl.new"
@@ -87,7 +90,10 @@ class IndexFile:
         mark: str | None = None
         owners: dict[str, str] = {}
         unproven: set[str] = set()
-        data = self._read()
+        try:
+            data = self._read()
+        except IrregularError:
+            return LoadedIndex(rows, None, "no regular file")
         if not data.startswith(_HEADER + b"\n"):
             return LoadedIndex(rows, None, "of another version" if data else "missing")
         offset = len(_HEADER) + 1
@@ -169,7 +175,16 @@ class IndexFile:
         self._append(_line(b'{"closed":"%b"' % mark.encode()), sync=sync)
 
     def _append(self, blob: bytes, *, sync: bool) -> None:
-        handle = self._files.open(INDEX_NAME)
+        try:
+            handle = self._files.open(INDEX_NAME)
+        except (FileNotFoundError, IrregularError) as exc:
+            # It is derived: no reason to stop, and what is missing comes with the next save.
+            if not self._must_rewrite:
+                log.warning(
+                    "the index was taken away, and is written anew", extra={"error": str(exc)}
+                )
+            self._must_rewrite = True
+            return
         try:
             if blob:
                 self._files.write(handle, blob, self.size)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 
 import attrs
@@ -11,7 +10,7 @@ import attrs
 from ..core._clock import utc_now
 from ..core._line import decode_line, encode_entry, encode_loss
 from ..core.log import Entry, Position
-from ._files import Files
+from ._files import Files, make_stamp
 from ._jsonl_commit import Operation
 from ._jsonl_read import Page, View, read_all, read_page
 from ._jsonl_rows import Row, decode_row, fold_summary, position_of, with_term
@@ -24,7 +23,6 @@ __all__ = [
     "find_fault",
     "fold_row",
     "fold_session",
-    "make_stamp",
     "note_end",
 ]
 
@@ -369,9 +367,3 @@ def note_end(known: Row, found: str) -> bool:
             extra={"session_id": known.session_id, "expected": expected, "found": found},
         )
     return is_short
-
-
-def make_stamp() -> str:
-    """Give a time for a file name, and something that no other has."""
-    digits = "".join(char for char in utc_now() if char.isdigit())
-    return f"{digits}-{os.urandom(3).hex()}"

@@ -14,14 +14,21 @@ from ..core import codec
 from ..core._clock import utc_now
 from ..core._ids import ID_PATTERN
 from ..core._json import as_object
-from ..core.errors import StoreInUseError
+from ..core.errors import StoreError, StoreInUseError
 from ..core.log import Damage
-from ._files import Files, LockedError
-from ._jsonl_commit import CommitLog, Hole, Operation, Replay, read_commit_logs
+from ._files import Files, IrregularError, LockedError, make_stamp
+from ._jsonl_commit import (
+    CommitLog,
+    Hole,
+    Operation,
+    Replay,
+    is_commit_log,
+    read_commit_logs,
+)
 from ._jsonl_index import Index
-from ._jsonl_index_file import TORN, IndexFile, LoadedIndex
+from ._jsonl_index_file import INDEX_NAME, TORN, IndexFile, LoadedIndex
 from ._jsonl_marks import load_marks, try_to_save
-from ._jsonl_replay import Replayer, find_fault, fold_session, make_stamp
+from ._jsonl_replay import Replayer, find_fault, fold_session
 from ._jsonl_rows import Row
 from ._jsonl_segments import (
     Fault,
@@ -55,7 +62,7 @@ class Loaded:
         replayed: Entries that only the commit log had.
         torn: Tails that were cut back.
         shortened: Sessions that end before what the index knows of them.
-        lost: Records of the commit log that had been durable, and are damaged.
+        lost: Records of the commit log that had been durable, and are damaged; at least.
     """
 
     files: Files
@@ -77,6 +84,7 @@ def load_folder(files: Files, *, steal: bool) -> Loaded:
 
     Raises:
         StoreInUseError: Another process has it; says which.
+        StoreError: Nobody could have its lock, which is no file.
     """
     try:
         lock, before = files.lock(LOCK_NAME, steal=steal)
@@ -85,6 +93,12 @@ def load_folder(files: Files, *, steal: bool) -> Loaded:
         raise StoreInUseError(
             f"{files.folder} is in use by {holder}: one process at a time may have a folder", holder
         ) from None
+    except IrregularError as exc:
+        # Not put aside: whoever has the folder, and the file that stood there, would lose it.
+        path = os.path.join(files.folder, LOCK_NAME)
+        raise StoreError(
+            f"{path} is not a regular file: stop what uses the folder, and move it away"
+        ) from exc
     try:
         return _load(files, lock, before)
     except BaseException:
@@ -112,7 +126,8 @@ def _load(files: Files, lock: int, before: bytes) -> Loaded:
     if problem is not None:
         rows = {}
         if found.heads:
-            log.warning("the index is rebuilt", extra={"reason": problem})
+            path = os.path.join(files.folder, INDEX_NAME)
+            log.warning("the index is rebuilt", extra={"reason": problem, "path": path})
     changed: dict[str, Row | None] = {}
     work = Replayer(
         files,
@@ -123,6 +138,7 @@ def _load(files: Files, lock: int, before: bytes) -> Loaded:
         has_holes=bool(replay.holes),
     )
     operations = _by_session(replay.operations)
+    missing = _put_aside_logs(files)
     irregular = _put_aside(files, operations)
     # Goes with its session.
     found.torn.extend(irregular)
@@ -172,8 +188,21 @@ def _load(files: Files, lock: int, before: bytes) -> Loaded:
         replayed=work.replayed,
         torn=work.torn + len(replay.cut),
         shortened=work.shortened,
-        lost=sum(hole.records for hole in replay.holes),
+        lost=sum(hole.records for hole in replay.holes) + missing,
     )
+
+
+def _put_aside_logs(files: Files) -> int:
+    """Make room for commit logs, where there is something else. Gives how many cannot be read."""
+    logs = [name for name in files.irregular if is_commit_log(name)]
+    for name in logs:
+        aside = f"{name}.damaged-{make_stamp()}"
+        files.rename(name, aside)
+        log.error(
+            "a commit log is no regular file, and what it had is not read",
+            extra={"path": os.path.join(files.folder, name), "kept_in": aside},
+        )
+    return len(logs)
 
 
 def _put_aside(files: Files, operations: Collection[str]) -> list[str]:

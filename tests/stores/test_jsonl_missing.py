@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import trio
 
 from trialogue.core._line import encode_entry
 from trialogue.core.abc import SessionStore
-from trialogue.core.errors import DamagedError, SessionNotFoundError
+from trialogue.core.errors import DamagedError, SessionNotFoundError, StoreError
 from trialogue.core.events import TurnEnded, TurnStarted
 from trialogue.core.log import Entry
 from trialogue.stores.exporting import read_session
@@ -121,11 +123,11 @@ async def test_session_that_lacks_a_file_is_read_up_to_it_and_said_to_be_damaged
                     await store.read("ses_1", 0, 1)
     outside = tmp_path / "outside.jsonl"
     assert outside.exists() is (change is put_link)
-    if change is not put_folder:
-        assert not list(folder.glob("ses_1*"))
-        async with open_jsonl_store(folder) as store:
-            assert list(await store.list_ids()) == ["ses_2"]
-            assert not store.damaged
+    assert not list(folder.glob("ses_1*"))
+    assert len(list(folder.glob("aside-ses_1*"))) == (change is put_folder)
+    async with open_jsonl_store(folder) as store:
+        assert list(await store.list_ids()) == ["ses_2"]
+        assert not store.damaged
 
 
 @pytest.mark.parametrize("number", [1, -1])
@@ -168,6 +170,106 @@ async def test_file_of_another_session_is_damage_and_none_of_its_entries_is_give
                     )
                 assert store.damaged[session_id].seq == len(found) + 1
                 assert len(found) < len(wanted)
+
+
+def put_dangling_link(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.symlink_to(path.parent.parent / "nowhere")
+
+
+def make_folder(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.mkdir()
+    (path / "kept").touch()
+
+
+def make_pipe(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("name", ["index.jsonl", "index.jsonl.new", "damaged.jsonl.new"])
+@pytest.mark.parametrize("change", [make_folder, put_dangling_link, make_pipe])
+async def test_what_is_in_the_place_of_a_derived_file_keeps_no_store_from_starting(
+    tmp_path: Path, name: str, change: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A bug once seen: the server ended with "not a regular file", and did not say which."""
+    folder = tmp_path / "store"
+    paths = await make_store(folder)
+    change(folder / name)
+    if name != "index.jsonl":
+        # For that name to be needed.
+        take_away(paths[0])
+        take_away(folder / "index.jsonl")
+    for start in range(2):
+        caplog.clear()
+        async with open_jsonl_store(folder) as store:
+            page = await store.list()
+            assert {found.session.id for found in page.summaries} >= {"ses_2"}
+            assert len(await read_session(store, "ses_2")) == 10
+        told = [r for r in caplog.records if getattr(r, "path", "").startswith(str(folder))]
+        assert bool(told) is (start == 0)
+    assert not (folder / "nowhere").exists()
+    (kept,) = folder.glob("aside-*") if change is make_folder else [None]
+    assert kept is None or (kept / "kept").exists()
+
+
+@pytest.mark.parametrize("change", [take_away, make_folder, put_dangling_link])
+async def test_index_that_is_taken_away_under_a_server_is_written_anew(
+    tmp_path: Path, change: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is derived; a bug once seen: the store stopped for good."""
+    folder = tmp_path / "store"
+    writer = Writer("ses_1")
+    settings = JsonlSettings(auto_save_seconds=0.01)
+    async with open_jsonl_store(folder, settings=settings) as store:
+        log = store.create("ses_1")
+        await append(log, writer, [writer.created()])
+        await store.prune(keep_bytes=1 << 40)  # flushes
+        change(folder / "index.jsonl")
+        await append(log, writer, writer.messages(1))
+        with trio.fail_after(5):
+            while not (folder / "index.jsonl").is_file():
+                await append(log, writer, writer.messages(1))
+                await trio.sleep(0.02)
+        assert store.failure is None
+    assert any("written anew" in record.message for record in caplog.records)
+    caplog.clear()
+    async with open_jsonl_store(folder) as store:
+        assert len(await read_session(store, "ses_1")) == writer.state.seq
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("change", [make_folder, put_dangling_link, make_pipe])
+async def test_lock_that_is_no_file_is_refused_with_its_path(
+    tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    """Whoever has the folder would not be noticed: so it is left to the operator."""
+    folder = tmp_path / "store"
+    await make_store(folder)
+    change(folder / "lock")
+    with pytest.raises(StoreError, match=f"{folder / 'lock'} is not a regular file: stop what"):
+        async with open_jsonl_store(folder):
+            pytest.fail("opened")
+    assert not (folder / "nowhere").exists()
+
+
+@pytest.mark.parametrize("change", [make_folder, put_dangling_link])
+async def test_commit_log_that_is_no_file_is_counted_as_lost(
+    tmp_path: Path, change: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """What it had may be missing: a bug once seen: nobody was told."""
+    folder = tmp_path / "store"
+    await make_store(folder)
+    take_away(folder / "lock")
+    change(folder / "commit.1.1.log")
+    async with open_jsonl_store(folder) as store:
+        assert store.statistics()["lostRecords"] == 1
+        assert len(await read_session(store, "ses_1")) == 10
+    (error,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert getattr(error, "path", None) == str(folder / "commit.1.1.log")
+    async with open_jsonl_store(folder) as store:
+        assert store.statistics()["lostRecords"] == 0
 
 
 def put_other_line(path: Path) -> None:
