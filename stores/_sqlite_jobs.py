@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 from ..core._line import encode_entry, encode_note
 from ..core.codec import encode_json, unstructure
 from ..core.errors import FencedError, SessionNotFoundError, StoreError
-from ..core.log import Entry, Note, Summary
+from ..core.log import Damage, Entry, Note, Summary
 from ._sqlite_schema import PLACES
 
 if TYPE_CHECKING:
     from ._sqlite_database import Database
 
-__all__ = ["Append", "Delete", "Job", "Open", "Prune", "WriteNote"]
+__all__ = ["Append", "Delete", "Job", "MarkDamaged", "MarkWhole", "Open", "Prune", "WriteNote"]
 
 #: The largest seq of a session.
 LAST_SEQ: Final = PLACES - 1
@@ -165,6 +165,37 @@ class Open(Job):
         return number, term
 
 
+class MarkDamaged(Job):
+    """Note that a session is damaged, for the next start to know it. A hint, and a small one."""
+
+    frees_space = True
+
+    def __init__(self, session_id: str, damage: Damage) -> None:
+        self._id = session_id
+        self._damage = damage
+
+    def run(self, database: Database) -> None:
+        database.run(
+            "INSERT OR REPLACE INTO damaged SELECT number, ?, ? FROM sessions WHERE id = ?",
+            (self._damage.seq, self._damage.reason, self._id),
+        )
+
+
+class MarkWhole(Job):
+    """A session is damaged no more."""
+
+    frees_space = True
+
+    def __init__(self, session_id: str) -> None:
+        self._id = session_id
+
+    def run(self, database: Database) -> None:
+        database.run(
+            "DELETE FROM damaged WHERE number = (SELECT number FROM sessions WHERE id = ?)",
+            (self._id,),
+        )
+
+
 class Delete(Job):
     """A session, with all that belongs to it."""
 
@@ -237,3 +268,4 @@ def _delete(database: Database, number: int) -> None:
     first = number * PLACES
     database.run("DELETE FROM entries WHERE place BETWEEN ? AND ?", (first, first + LAST_SEQ))
     database.run("DELETE FROM notes WHERE session = ?", (number,))
+    database.run("DELETE FROM damaged WHERE number = ?", (number,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from ..core._line import DamagedLineError, decode_line
@@ -19,12 +20,17 @@ __all__ = [
     "list_ids",
     "list_open_work",
     "list_page",
+    "look_at_damaged",
     "read",
     "read_cursor",
     "recall",
     "summary",
 ]
 
+log = logging.getLogger("trialogue.stores.sqlite")
+
+#: Entries that are read at a time where all are.
+_PAGE: Final = 512
 _SUMMARY: Final = "session, owner, created_key, has_open_work"
 
 
@@ -75,6 +81,31 @@ def recall(database: Database, session_id: str) -> tuple[Recollection, Damage | 
         else:
             partials.append(note)
     return Recollection(snapshot=snapshot, partials=partials), damage
+
+
+def look_at_damaged(database: Database) -> dict[str, Damage | None]:
+    """Read the sessions that are noted as damaged: what is wrong with each, None if it is whole."""
+    try:
+        ids = database.rows("SELECT id FROM sessions JOIN damaged USING (number)")
+    except StoreError as exc:
+        # It is a hint: whoever reads those sessions finds it again.
+        log.warning("which sessions are damaged cannot be read", extra={"error": str(exc)})
+        return {}
+    return {str(session_id): _find_damage(database, session_id) for (session_id,) in ids}
+
+
+def _find_damage(database: Database, session_id: str) -> Damage | None:
+    after = 0
+    while True:
+        try:
+            entries, damage = read(database, session_id, after, _PAGE)
+            if damage is None and len(entries) < _PAGE:
+                return recall(database, session_id)[1]
+        except StoreError as exc:
+            return Damage(seq=after + 1, reason=str(exc))
+        if damage is not None:
+            return damage
+        after += _PAGE
 
 
 def find_created(database: Database, owner: str | None, key: str) -> str | None:

@@ -65,8 +65,18 @@ UPDATE sessions SET bytes = coalesce((
 ), 0);
 """
 
+#: Which sessions are known to be damaged, so that a start knows it without reading them all.
+_VERSION_3: Final = """
+CREATE TABLE damaged (
+    number INTEGER PRIMARY KEY,
+    -- Of the first entry that cannot be read.
+    seq INTEGER NOT NULL,
+    reason TEXT NOT NULL
+) STRICT;
+"""
+
 #: The first makes version 1 of an empty database, and so on.
-MIGRATIONS: Final = (_VERSION_1, _VERSION_2)
+MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3)
 
 
 def check_version(database: Database) -> None:

@@ -23,7 +23,7 @@ from ..core.models import SessionStatus
 from . import _sqlite_queries as queries
 from ._space import MIN_FREE_BYTES
 from ._sqlite_committer import Committer
-from ._sqlite_jobs import Append, Delete, Open, Prune, WriteNote
+from ._sqlite_jobs import Append, Delete, MarkDamaged, MarkWhole, Open, Prune, WriteNote
 from ._sqlite_schema import check_version, migrate
 from .observe import Observers
 
@@ -68,6 +68,13 @@ class _SqliteLog(SessionLog):
 class SqliteStore(SessionStore):
     """Made by `open_sqlite_store`.
 
+    Args:
+        writer: The connection that writes.
+        readers: Those that read.
+        min_free_bytes: See `open_sqlite_store`.
+        noted: What `look_at_damaged` says.
+        is_sealed: Nothing can be written.
+
     Attributes:
         holder: What this process is called where it has the right to write.
         writer: The one connection that writes; the committer has it.
@@ -80,6 +87,8 @@ class SqliteStore(SessionStore):
         readers: Sequence[Database],
         *,
         min_free_bytes: int = MIN_FREE_BYTES,
+        noted: Mapping[str, Damage | None],
+        is_sealed: bool,
     ) -> None:
         self.holder = uuid.uuid4().hex
         self.committer = Committer(writer, min_free_bytes=min_free_bytes)
@@ -88,8 +97,15 @@ class SqliteStore(SessionStore):
         self._readers = deque(readers)
         self._reading = trio.CapacityLimiter(len(readers))
         self._is_closed = False
-        #: The sessions that were found to be damaged since it was opened, and where.
+        self._is_sealed = is_sealed
+        #: The sessions that were found to be damaged, and where.
         self._damaged: dict[str, Damage] = {}
+        for session_id, damage in noted.items():
+            if damage is not None:
+                self._quarantine(session_id, damage, is_noted=True)
+            else:
+                log.warning("a session is whole again", extra={"session_id": session_id})
+                self._note(MarkWhole(session_id))
 
     def create(self, session_id: str) -> SessionLog:
         return _SqliteLog(self, session_id, number=None, term=1)
@@ -118,7 +134,7 @@ class SqliteStore(SessionStore):
             self._quarantine(session_id, damage)
         return recollection
 
-    def _quarantine(self, session_id: str, damage: Damage) -> None:
+    def _quarantine(self, session_id: str, damage: Damage, *, is_noted: bool = False) -> None:
         """Let nobody write to a session that is found to be damaged."""
         known = self._damaged.get(session_id)
         if known is None:
@@ -126,6 +142,12 @@ class SqliteStore(SessionStore):
             log.error("a session is damaged", extra=fault)
         if known is None or damage.seq < known.seq:
             self._damaged[session_id] = damage
+            if not is_noted:
+                self._note(MarkDamaged(session_id, damage))
+
+    def _note(self, job: MarkDamaged | MarkWhole) -> None:
+        if not self._is_sealed:
+            self.committer.note(job)
 
     def check_whole(self, session_id: str) -> None:
         """Check that nothing of a session was found to be damaged.
@@ -144,7 +166,8 @@ class SqliteStore(SessionStore):
         return await self._ask(queries.list_ids)
 
     async def list_open_work(self) -> Sequence[str]:
-        return await self._ask(queries.list_open_work)
+        open_work = await self._ask(queries.list_open_work)
+        return [session_id for session_id in open_work if session_id not in self._damaged]
 
     async def summary(self, session_id: str) -> Summary | None:
         return await self._ask(lambda db: queries.summary(db, session_id))
@@ -209,10 +232,7 @@ class SqliteStore(SessionStore):
         return self._damaged
 
     def statistics(self) -> Mapping[str, Any]:
-        """Say what was done since it was opened, and how many sessions are damaged.
-
-        ``damaged`` counts those that are read-only since it was seen, when they were read.
-        """
+        """Say what was done since it was opened, and how many sessions are known to be damaged."""
         return {
             "storeCommits": self.committer.commits,
             "storeWrites": self.committer.jobs,
@@ -284,9 +304,11 @@ async def open_sqlite_store(
             "the store 'sqlite' needs 'apsw': pip install 'trialogue[sqlite]'"
         ) from None
 
-    def connect() -> tuple[Database, list[Database]]:
-        opened: list[Database] = []
-        is_sealed = False
+    opened: list[Database] = []
+    is_sealed = False
+
+    def connect() -> Mapping[str, Damage | None]:
+        nonlocal is_sealed
         try:
             try:
                 opened.append(Database(path, synchronous=synchronous, vfs=vfs))
@@ -303,14 +325,16 @@ async def open_sqlite_store(
             opened.extend(
                 Database(path, read_only=True, is_sealed=is_sealed, vfs=vfs) for _ in range(READERS)
             )
+            return queries.look_at_damaged(opened[-1])
         except BaseException:
             for database in opened:
                 database.close()
             raise
-        return opened[0], opened[1:]
 
-    writer, readers = await trio.to_thread.run_sync(connect)
-    store = SqliteStore(writer, readers, min_free_bytes=min_free_bytes)
+    noted = await trio.to_thread.run_sync(connect)
+    store = SqliteStore(
+        opened[0], opened[1:], min_free_bytes=min_free_bytes, noted=noted, is_sealed=is_sealed
+    )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(store.committer.run)
         nursery.start_soon(store.committer.watch_space)

@@ -15,7 +15,7 @@ import trio
 from trialogue.core.errors import DamagedError, OverloadedError, SettingsError, StoreError
 from trialogue.core.models import SessionStatus
 from trialogue.stores import _sqlite_schema as schema
-from trialogue.stores._sqlite_database import Database, DatabaseLostError
+from trialogue.stores._sqlite_database import Database, DatabaseLostError, DatabaseReadOnlyError
 from trialogue.stores._sqlite_queries import list_open_work, list_page
 from trialogue.stores.sqlite import SqliteStore, open_sqlite_store
 from trialogue.testing.store_kit import SessionWriter, make_entry, make_summary, read_all
@@ -77,9 +77,22 @@ async def _opened(path: str, **options: Any) -> AsyncGenerator[SqliteStore]:
             yield store
 
 
-async def test_database_of_the_first_version_is_migrated(path: str) -> None:
+#: The same as version 2 left it.
+VERSION_2 = f"""
+{VERSION_1}
+ALTER TABLE sessions ADD COLUMN created_key TEXT;
+ALTER TABLE sessions ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX sessions_by_created_key ON sessions (created_key, owner)
+    WHERE created_key IS NOT NULL;
+UPDATE sessions SET bytes = (SELECT sum(length(line)) FROM entries);
+PRAGMA user_version = 2;
+"""
+
+
+@pytest.mark.parametrize("script", [VERSION_1, VERSION_2], ids=["1", "2"])
+async def test_database_of_an_older_version_is_migrated(path: str, script: str) -> None:
     """Our choice: every released schema opens, and nothing in it is lost."""
-    _by_hand(path, VERSION_1)
+    _by_hand(path, script)
     for _ in range(2):
         async with _opened(path) as store:
             entries = await read_all(store, "ses_old")
@@ -203,6 +216,44 @@ async def test_damaged_line_is_never_returned(path: str) -> None:
         with pytest.raises(DamagedError, match="damaged at seq 3"):
             await store.read("ses_1", 2, 5)
         assert len(await store.read("ses_2", 0, 5)) == 5
+
+
+async def test_note_of_what_is_damaged_that_is_of_no_use_keeps_no_store_from_starting(
+    path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is a hint: whoever reads those sessions finds it again."""
+    async with _opened(path) as store:
+        await SessionWriter(store, "ses_1").append(5)
+    _by_hand(path, "INSERT INTO damaged VALUES (1, 3, 'it was'), (77, 1, 'of another')")
+    async with _opened(path) as store:
+        assert not store.damaged
+        assert [r.getMessage() for r in caplog.records] == ["a session is whole again"]
+    _by_hand(path, "DROP TABLE damaged")
+    async with _opened(path) as store:
+        assert len(await read_all(store, "ses_1")) == 5
+
+
+async def test_damaged_session_is_known_of_a_database_that_cannot_be_written(
+    path: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Finding it must not stop the store for that it cannot be noted."""
+    async with _opened(path) as store:
+        await SessionWriter(store, "ses_1").append(5, text="abcdef")
+    _by_hand(
+        path,
+        "UPDATE entries SET line = CAST(replace(line, 'abcdef', 'abcdeg') AS BLOB)"
+        f" WHERE place = {schema.PLACES} + 3",
+    )
+
+    def refuse(_: object) -> None:
+        raise DatabaseReadOnlyError("the database cannot be written")
+
+    monkeypatch.setattr("trialogue.stores.sqlite.migrate", refuse)
+    async with _opened(path, read_only=True) as store:
+        assert len(await store.read("ses_1", 0, 9)) == 2
+        assert store.statistics()["damaged"] == 1
+        await trio.sleep(0.1)  # longer than a note waits
+        assert store.failure is None
 
 
 async def test_damaged_session_is_counted_and_takes_no_more(

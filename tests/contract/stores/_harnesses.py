@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from pathlib import Path
 from typing import ClassVar
 
 from trialogue.core.abc import SessionStore
 from trialogue.stores._jsonl_committer import Fsync
+from trialogue.stores._sqlite_schema import PLACES
 from trialogue.stores.jsonl import JsonlSettings, open_jsonl_store
 from trialogue.stores.memory import MemoryStore
 from trialogue.stores.sqlite import open_sqlite_store
 from trialogue.testing.store_kit import Promise, StoreHarness
 
 _FORGETS = "it is the process's memory"
+
+
+def _spoil(line: bytes, *, back: bool) -> bytes:
+    """Change what a line says, and not its checksum."""
+    return line.replace(b"_tik.", b"_kit.") if back else line.replace(b"_kit.", b"_tik.")
 
 
 class FolderHarness(StoreHarness):
@@ -31,6 +38,10 @@ class FolderHarness(StoreHarness):
         copy = self.folder.parent / f"killed_{self._copies}"
         shutil.copytree(self.folder, copy / "store")
         return type(self)(copy)
+
+    def spoil(self, session_id: str, seq: int, *, back: bool = False) -> None:
+        """Damage an entry of a closed storage, or mend it. Of stores that survive their closing."""
+        raise NotImplementedError(f"{self.name}: not kept")
 
 
 class MemoryHarness(FolderHarness):
@@ -68,6 +79,17 @@ class SqliteHarness(FolderHarness):
     def open_rival(self) -> AbstractAsyncContextManager[SessionStore]:
         return self.open()
 
+    def spoil(self, session_id: str, seq: int, *, back: bool = False) -> None:
+        with closing(sqlite3.connect(self.folder / "sessions.db")) as connection, connection:
+            ((number,),) = connection.execute(
+                "SELECT number FROM sessions WHERE id = ?", (session_id,)
+            )
+            place = number * PLACES + seq
+            ((line,),) = connection.execute("SELECT line FROM entries WHERE place = ?", (place,))
+            connection.execute(
+                "UPDATE entries SET line = ? WHERE place = ?", (_spoil(line, back=back), place)
+            )
+
 
 class JsonlHarness(FolderHarness):
     fsync: ClassVar[Fsync] = "always"
@@ -83,6 +105,12 @@ class JsonlHarness(FolderHarness):
 
     def open_rival(self) -> AbstractAsyncContextManager[SessionStore]:
         return self.open()
+
+    def spoil(self, session_id: str, seq: int, *, back: bool = False) -> None:
+        path = self.folder / f"{session_id}.jsonl"
+        lines = path.read_bytes().splitlines(keepends=True)
+        lines[seq - 1] = _spoil(lines[seq - 1], back=back)
+        path.write_bytes(b"".join(lines))
 
 
 class JsonlAlwaysHarness(JsonlHarness):
