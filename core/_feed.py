@@ -246,10 +246,13 @@ class SessionFeed:
             self.when_sent(connection, sent.set)
             await sent.wait()
 
-    def detach_all(self, last: Frame) -> None:
-        """End every subscription with one more frame; give up those that lack others before it."""
+    def detach_all(self, last: Frame, *, is_resync: bool = False) -> None:
+        """End every subscription with one more frame.
+
+        Those that lack others before it are given up, unless it stands in for these.
+        """
         for connection, cursor in list(self.cursors.items()):
-            if cursor.is_behind and cursor.next <= self.state.seq:
+            if not is_resync and cursor.is_behind and cursor.next <= self.state.seq:
                 self.lose(cursor)
             else:
                 connection.post(last)

@@ -626,7 +626,7 @@ class LiveSession:
         else:
             # Nothing more will come, and their connections are good for other sessions.
             self.host.subscriptions.detach_all(
-                self.feed, self.feed.make_resync("the log is damaged")
+                self.feed, self.feed.make_resync("the log is damaged"), is_resync=True
             )
         self.host.session_failed(self, exc)
 

@@ -82,11 +82,11 @@ class Subscriptions:
                 f"A connection may have {limit} subscriptions", data={"retryAfterMs": 1000}
             )
 
-    def detach_all(self, feed: SessionFeed, last: Frame) -> None:
+    def detach_all(self, feed: SessionFeed, last: Frame, *, is_resync: bool = False) -> None:
         """End every subscription to a session with one more frame."""
         for connection in list(feed.cursors):
             self._subscribed.get(connection, {}).pop(feed.session_id, None)
-        feed.detach_all(last)
+        feed.detach_all(last, is_resync=is_resync)
 
     def unsubscribe(self, feed: SessionFeed, connection: Connection) -> None:
         """End one subscription, if there is it."""

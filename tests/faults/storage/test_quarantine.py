@@ -196,6 +196,27 @@ async def test_damage_that_is_found_under_a_subscriber_costs_it_no_connection() 
         await peer.call("session.delete", sessionId=session_id)
 
 
+async def test_damage_costs_no_connection_though_its_reader_is_behind() -> None:
+    """A bug once seen: it was closed, with all that went on there, as it lacked what came before."""
+    disk = Disk()
+    session_id, whole = await make_sessions(disk, turns=6)
+    async with serve(disk) as (test, peer), test.open_peer() as slow:
+        await slow.call("session.subscribe", sessionId=session_id)
+        with slow.not_reading():
+            for _ in range(40):
+                await peer.call("message.send", sessionId=session_id, content="x" * 4000, wait=True)
+            position = (await peer.call("session.get", sessionId=session_id))["position"]
+            spoil(disk, f"{session_id}.1.jsonl", 2)
+            await peer.call("event.list", sessionId=session_id)
+            assert await damaged_at(peer, session_id, "message.send", content="x") == 3
+        resync = await slow.expect_event(session_id, "resync")
+        assert resync["data"]["position"] == position
+        seen = [event["position"] for event in slow.durable_events(session_id)]
+        assert seen, "it was told of the turns' beginning"
+        assert position not in seen, "and it was behind"
+        await slow.call("message.send", sessionId=whole, content="x", wait=True)
+
+
 def forget_index(disk: Disk, _: str) -> None:
     del disk.names["index.jsonl"]
 
