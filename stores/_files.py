@@ -18,7 +18,7 @@ from typing import Final
 
 from ..core._clock import utc_now
 
-__all__ = ["NOT_WRITABLE", "Files", "IrregularError", "LockedError", "make_stamp"]
+__all__ = ["NOT_WRITABLE", "Files", "IrregularError", "LockedError", "NoRoomError", "make_stamp"]
 
 log = logging.getLogger("trialogue.store")
 
@@ -30,6 +30,8 @@ FOLDER_MODE: Final = 0o700
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,200}", re.ASCII)
 #: Not blocking: opening a FIFO that somebody put there must not hang.
 _FLAGS: Final = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+#: How the system says that the disk is full.
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 #: What opening a link, a folder, or a FIFO or socket with nobody at it fails with.
 _IRREGULAR: Final = (errno.ELOOP, errno.EISDIR, errno.ENXIO)
 
@@ -44,6 +46,10 @@ class IrregularError(OSError):
     """The name is no regular file's, but a link's, a folder's or the like: it is not followed."""
 
 
+class NoRoomError(OSError):
+    """The disk, or the quota, is full. Never of a sync: what is lost then, nobody knows."""
+
+
 class LockedError(Exception):
     """Somebody else holds the lock. ``holder`` is what that somebody wrote into its file."""
 
@@ -52,10 +58,15 @@ class LockedError(Exception):
         self.holder = holder
 
 
+def _named(exc: OSError) -> OSError:
+    """Give an error the name that it has here."""
+    return NoRoomError(*exc.args) if exc.errno in _NO_ROOM else exc
+
+
 class Files:
     """The files of one folder. Handles are file descriptors.
 
-    Every method raises `OSError` as the system does. There is one user of `write`, `rename` and
+    Every method raises `OSError` as the system does, `open` and `write` a `NoRoomError` where there is none. There is one user of `write`, `rename` and
     the like at a time for a name; reading goes on beside it.
 
     Args:
@@ -190,7 +201,7 @@ class Files:
         except OSError as exc:
             if exc.errno in _IRREGULAR:
                 raise IrregularError(exc.errno, "not a regular file", name) from exc
-            raise
+            raise _named(exc) from exc
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             os.close(handle)
             raise IrregularError(errno.EINVAL, "not a regular file", name)
@@ -206,15 +217,15 @@ class Files:
 
     def write(self, handle: int, data: bytes, offset: int) -> None:
         """Write all of it, or raise: then nobody knows how much of it is there."""
-        written = os.pwrite(handle, data, offset)
-        if written == len(data):
-            return
-        rest = memoryview(data)
-        while written < len(data):
-            count = os.pwrite(handle, rest[written:], offset + written)
-            if not count:
-                raise OSError(errno.EIO, "nothing was written")
-            written += count
+        written, rest = 0, memoryview(data)
+        try:
+            while written < len(data):
+                count = os.pwrite(handle, rest[written:], offset + written)
+                if not count:
+                    raise OSError(errno.EIO, "nothing was written")
+                written += count
+        except OSError as exc:
+            raise _named(exc) from exc
 
     def sync(self, handle: int) -> None:
         """Make durable what was written to an open file, and its size."""

@@ -31,7 +31,7 @@ from ..core._ids import ID_PATTERN
 from ..core._line import DamagedLineError, decode_line
 from ..core.errors import StoreError
 from ..core.log import Entry
-from ._files import Files
+from ._files import Files, NoRoomError
 
 __all__ = [
     "CommitLog",
@@ -119,13 +119,22 @@ class CommitLog:
             self._claimed = before._claimed
 
     def write(self, payload: bytes) -> None:
-        """Append a record."""
-        if self._claimed < self._durable:
-            self._claimed = self._durable
+        """Append a record.
+
+        Raises:
+            NoRoomError: Nothing of it is there, and another may be written.
+        """
+        claimed = self._durable
+        if self._claimed < claimed:
             payload = b"s %d %d\n%b" % (self._durable_from, self._durable, payload)
         lsn = b"%016x" % self.next_lsn
         record = b"%b %08x %08x\n%b" % (lsn, len(payload), crc32(payload, crc32(lsn)), payload)
-        self._files.write(self._handle, record, self.size)
+        try:
+            self._files.write(self._handle, record, self.size)
+        except NoRoomError:
+            self._files.truncate(self._handle, self.size)
+            raise
+        self._claimed = claimed
         self.size += len(record)
         self.next_lsn += 1
 

@@ -16,7 +16,7 @@ import attrs
 import trio
 
 from ..core.errors import FencedError, StoreError, WireError
-from ._files import Files
+from ._files import Files, NoRoomError
 from ._jsonl_commit import CommitLog
 from ._jsonl_segments import head_name
 from ._jsonl_session import OwnedSession
@@ -28,6 +28,8 @@ log = logging.getLogger("trialogue.store")
 
 Fsync: TypeAlias = Literal["always", "interval", "never"]
 
+#: What is written is there twice until a checkpoint: in the commit log, and in its session's file.
+_COPIES: Final = 2
 #: Notes wait for a group to go with for so long.
 NOTE_SECONDS: Final = 0.05
 
@@ -137,9 +139,11 @@ class Committer:
         min_free_bytes: int,
         limiter: trio.CapacityLimiter,
         wait_room: Callable[[], Awaitable[None]],
+        unwritten_bytes: Callable[[], int],
     ) -> None:
         self.failure: Exception | None = None
-        self.space = Space(files.free_bytes, min_free_bytes)
+        # What is acknowledged has to find room in the sessions' files, too.
+        self.space = Space(lambda: files.free_bytes() - unwritten_bytes(), min_free_bytes)
         self.groups = self.syncs = 0
         self.log = commit_log
         self._files = files
@@ -274,7 +278,9 @@ class Committer:
         payloads: list[bytes] = []
         for request in group:
             session = request.session
-            if is_full and not request.frees_space:
+            if not request.frees_space and (
+                is_full or not self.space.fits(_COPIES * len(request.payload))
+            ):
                 refused.append(request)
             elif (
                 session is not None
@@ -284,10 +290,13 @@ class Committer:
                 foreign.append(request)
             else:
                 payloads.append(request.payload)
+                self.space.took(_COPIES * len(request.payload))
         if payloads:
-            payload = b"".join(payloads)
-            self.space.took(len(payload))
-            self.log.write(payload)
+            try:
+                self.log.write(b"".join(payloads))
+            except NoRoomError:
+                self.space.surprise()
+                return _Round([request for request in group if request not in foreign], foreign)
             if self._fsync == "always":
                 self.log.sync()
                 self.syncs += 1

@@ -15,7 +15,7 @@ from typing import Final
 import trio
 
 from ..core.errors import FencedError, StoreError
-from ._files import Files
+from ._files import Files, NoRoomError
 from ._jsonl_commit import CommitLog
 from ._jsonl_committer import Committer
 from ._jsonl_index import Index
@@ -32,6 +32,8 @@ log = logging.getLogger("trialogue.store")
 FLUSH_SECONDS: Final = 0.25
 #: Above it the flush does not wait; four times that, and the commits wait for the flush.
 FLUSH_BYTES: Final = 8 * 1024 * 1024
+#: After a checkpoint that found no room.
+FULL_SECONDS: Final = 1.0
 #: What a start would have to replay.
 CHECKPOINT_BYTES: Final = 32 * 1024 * 1024
 
@@ -42,6 +44,7 @@ class Flusher:
     Attributes:
         flushes, checkpoints: Counted.
         pending_bytes: Given to it, and not planned to be written yet.
+        unwritten_bytes: These, and those that are being written.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Flusher:
         self._dirty: dict[OwnedSession, None] = {}
         self._written: set[str] = set()
         self.pending_bytes = 0
+        self._writing_bytes = 0
         self._wake = trio.Event()
         self._room = trio.Event()
         self._flushed = trio.Event()
@@ -82,9 +86,12 @@ class Flusher:
         self._names_changed = False
         self._is_closed = False
         self._close_mark = close_mark
+        #: Commit logs that are complete, and not dropped yet, oldest first.
+        self._complete: list[str] = []
         self._checkpoint_due = math.inf
         self._save_due = math.inf
         self.on_foreign: Callable[[OwnedSession], None] = lambda session: None
+        self.on_no_room: Callable[[], None] = lambda: None
         self.before_removing: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
         #: Raises if the folder is not ours any more. Called in the worker thread.
         self.check_lock: Callable[[], None] = lambda: None
@@ -109,6 +116,10 @@ class Flusher:
         self._doomed += names
         self._is_urgent = True
         self._wake.set()
+
+    @property
+    def unwritten_bytes(self) -> int:
+        return self.pending_bytes + self._writing_bytes
 
     async def wait_room(self) -> None:
         """Wait until what is unflushed is bounded again."""
@@ -149,7 +160,8 @@ class Flusher:
             if self._is_closed:
                 return
             try:
-                await self.flush()
+                if not await self.flush():
+                    return
                 now = trio.current_time()
                 is_saving = now >= self._save_due
                 if (
@@ -168,8 +180,11 @@ class Flusher:
 
     # -- flushing --------------------------------------------------------------------------
 
-    async def flush(self) -> None:
+    async def flush(self) -> bool:
         """Append to the sessions' files what is only in the commit log.
+
+        Returns:
+            Whether there was room for it. If not, it is tried again.
 
         Raises:
             OSError, FencedError: It failed, now or before: then what it had taken is nowhere but
@@ -179,12 +194,12 @@ class Flusher:
             if self._failure is not None:
                 raise OSError(errno.EIO, "an earlier flush failed") from self._failure
             try:
-                await self._flush()
+                return await self._flush()
             except Exception as exc:
                 self._failure = exc
                 raise
 
-    async def _flush(self) -> None:
+    async def _flush(self) -> bool:
         sessions, self._dirty = self._dirty, {}
         self._is_urgent = False
         jobs = [session.plan_flush() for session in sessions if session.unflushed]
@@ -200,22 +215,32 @@ class Flusher:
             self._checkpoint_due = min(self._checkpoint_due, now + self._checkpoint_seconds)
             self._save_due = min(self._save_due, now + self._auto_save)
         if not jobs:
-            return
+            return True
         self._flushed = trio.Event()
+        self._writing_bytes = sum(job.size for job in jobs)
+        undone = False
         try:
             await trio.to_thread.run_sync(self._write, jobs, limiter=self._limiter)
             for job in jobs:
                 session = job.session
                 self._written.add(head_name(session.id))
                 if job.foreign_size is not None:
-                    session.flushing = 0
-                    session.is_rolling = False
+                    session.not_flushed()
                     self.on_foreign(session)
-                    continue
-                session.flushed_as(job)
+                elif job.is_undone:
+                    session.not_flushed()
+                    self._dirty[session] = None
+                    self.pending_bytes += job.size
+                    undone = True
+                else:
+                    session.flushed_as(job)
             self.flushes += 1
         finally:
+            self._writing_bytes = 0
             self._flushed.set()
+        if undone:
+            self.on_no_room()
+        return not undone
 
     def _remove(self, names: Sequence[str]) -> None:
         """In the worker thread."""
@@ -225,45 +250,73 @@ class Flusher:
 
     def _write(self, jobs: Sequence[FlushJob]) -> None:
         """In the worker thread."""
-        files = self._files
         self.check_lock()
+        is_full = False
         for job in jobs:
-            session_id = job.session.id
-            name = head_name(session_id)
-            is_new = job.expected_size == 0
+            if not is_full:
+                try:
+                    self._write_one(job)
+                except NoRoomError:
+                    is_full = True
+                    self._undo(job)
+            job.is_undone = is_full
+
+    def _write_one(self, job: FlushJob) -> None:
+        files = self._files
+        session_id = job.session.id
+        name = head_name(session_id)
+        is_new = job.expected_size == 0
+        try:
+            handle = files.open(name, create=is_new)
+        except FileNotFoundError:
+            job.foreign_size = 0
+            return
+        try:
+            size = files.size(handle)
+            if size != job.expected_size:
+                job.foreign_size = size
+                return
+            self._names_changed |= is_new
+            if not job.roll:
+                files.write(handle, job.after, size)
+                return
+            if job.before:
+                files.write(handle, job.before, size)
+            # Whatever is in an older segment is durable before the segment has its name,
+            # and its name before another file has the head's: replaying by position then
+            # only ever meets a torn head.
+            if self._sync:
+                files.sync(handle)
+        finally:
+            files.close(handle)
+        files.rename(name, segment_name(session_id, job.session.first))
+        if self._sync:
+            files.sync_folder()
+        if job.after:
+            handle = files.open(name, exclusive=True)
             try:
-                handle = files.open(name, create=is_new)
-            except FileNotFoundError:
-                job.foreign_size = 0
-                continue
-            try:
-                size = files.size(handle)
-                if size != job.expected_size:
-                    job.foreign_size = size
-                    continue
-                self._names_changed |= is_new
-                if not job.roll:
-                    files.write(handle, job.after, size)
-                    continue
-                if job.before:
-                    files.write(handle, job.before, size)
-                # Whatever is in an older segment is durable before the segment has its name,
-                # and its name before another file has the head's: replaying by position then
-                # only ever meets a torn head.
-                if self._sync:
-                    files.sync(handle)
+                files.write(handle, job.after, 0)
             finally:
                 files.close(handle)
-            files.rename(name, segment_name(session_id, job.session.first))
-            if self._sync:
-                files.sync_folder()
-            if job.after:
-                handle = files.open(name, exclusive=True)
-                try:
-                    files.write(handle, job.after, 0)
-                finally:
-                    files.close(handle)
+        self._names_changed = True
+
+    def _undo(self, job: FlushJob) -> None:
+        """Leave a session's files as they were before a write that found no room."""
+        files = self._files
+        name = head_name(job.session.id)
+        segment = segment_name(job.session.id, job.session.first)
+        if job.roll and files.size_of(segment) is not None:
+            # In the place of a new head, if there is one already.
+            files.rename(segment, name)
             self._names_changed = True
+        try:
+            handle = files.open(name)
+        except FileNotFoundError:
+            return
+        try:
+            files.truncate(handle, job.expected_size)
+        finally:
+            files.close(handle)
 
     # -- the checkpoint --------------------------------------------------------------------
 
@@ -272,28 +325,46 @@ class Flusher:
         self._checkpoint_due = math.inf
         self._log_number += 1
         number = self._log_number
-        new = await trio.to_thread.run_sync(
-            lambda: CommitLog(self._files, epoch=self._epoch, number=number),
-            limiter=self._limiter,
-        )
+        try:
+            new = await trio.to_thread.run_sync(
+                lambda: CommitLog(self._files, epoch=self._epoch, number=number),
+                limiter=self._limiter,
+            )
+        except NoRoomError:
+            self._try_later()
+            return
         old = await committer.swap(new)
+        self._complete.append(old.name)
         # As it is now: what changes from here on is in the new log only.
         changes = self._take_changes()
         everything = self._index.rows.copy() if self._wants_rewrite() else None
-        await self.flush()
+        if not await self.flush():
+            self._index.unsaved.update(changes)
+            if self._sync:
+                await trio.to_thread.run_sync(old.sync, limiter=self._limiter)
+            await committer.close_log(old)
+            self._try_later()
+            return
         await self._settle(changes, everything)
         await committer.close_log(old)
-        await trio.to_thread.run_sync(self._drop_log, old.name, limiter=self._limiter)
+        await trio.to_thread.run_sync(self._drop_logs, limiter=self._limiter)
         self.checkpoints += 1
 
-    def _drop_log(self, name: str) -> None:
-        """In the worker thread. It has to be gone for good before the next one can go.
+    def _try_later(self) -> None:
+        """There is no room: what a checkpoint would drop stays until there is."""
+        self._checkpoint_due = trio.current_time() + FULL_SECONDS
+        self.on_no_room()
+
+    def _drop_logs(self) -> None:
+        """In the worker thread. Each has to be gone for good before the next one can go.
 
         Coming back alone, an old log that deletes a session would delete what came after, too.
         """
-        self._files.remove(name)
-        if self._sync:
-            self._files.sync_folder()
+        while self._complete:
+            self._files.remove(self._complete[0])
+            if self._sync:
+                self._files.sync_folder()
+            del self._complete[0]
 
     def _take_changes(self) -> dict[str, Row | None]:
         rows, unsaved = self._index.rows, self._index.unsaved
@@ -368,7 +439,9 @@ class Flusher:
         async with self._working:
             self._is_closed = True
             await committer.finish()
-            await self.flush()
+            if not await self.flush():
+                log.warning("there is no room for the sessions' files: the next start writes them")
+                return False
             rows = self._index.rows
             everything: dict[str, Row] | None = None
             if self._wants_rewrite(is_last=True):
@@ -382,5 +455,6 @@ class Flusher:
             await trio.to_thread.run_sync(self._mark_closed, limiter=self._limiter)
             log_file = committer.log
             await committer.close_log(log_file)
-            await trio.to_thread.run_sync(self._drop_log, log_file.name, limiter=self._limiter)
+            self._complete.append(log_file.name)
+            await trio.to_thread.run_sync(self._drop_logs, limiter=self._limiter)
         return True

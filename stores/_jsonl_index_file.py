@@ -18,7 +18,7 @@ import msgspec
 
 from ..core import codec
 from ..core._line import has_valid_crc, seal
-from ._files import Files, IrregularError
+from ._files import Files, IrregularError, NoRoomError
 from ._jsonl_index_table import TABLE_START, encode_table, read_table
 from ._jsonl_rows import Row, decode_row
 
@@ -190,13 +190,31 @@ class IndexFile:
                 self._files.write(handle, blob, self.size)
             if sync:
                 self._files.sync(handle)
+        except NoRoomError:
+            self._give_up(sync=sync)
+            return
         finally:
             self._files.close(handle)
         self.size += len(blob)
         self._is_unsynced = not sync
 
+    def _give_up(self, *, sync: bool) -> None:
+        """There is no room for it: better none than one that is of the past."""
+        log.warning("there is no room for the index: it is written anew once there is")
+        self._files.remove(_NEW_NAME)
+        self._files.remove(INDEX_NAME)
+        if sync:
+            self._files.sync_folder()
+        self._must_rewrite = True
+
     def rewrite(self, rows: Sequence[Row], *, sync: bool) -> None:
         """Write it anew, and put it in the place of the old one at once."""
+        try:
+            self._rewrite(rows, sync=sync)
+        except NoRoomError:
+            self._give_up(sync=sync)
+
+    def _rewrite(self, rows: Sequence[Row], *, sync: bool) -> None:
         files = self._files
         files.remove(_NEW_NAME)
         handle = files.open(_NEW_NAME, exclusive=True)

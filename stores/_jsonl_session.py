@@ -51,6 +51,7 @@ class FlushJob:
         lines: How many are in both.
         offset: Where ``after`` begins.
         foreign_size: What was found in place of the expected size.
+        is_undone: There was no room for it, and nothing of it is there.
     """
 
     session: OwnedSession
@@ -63,6 +64,12 @@ class FlushJob:
     lines: int
     offset: int
     foreign_size: int | None = None
+    is_undone: bool = False
+
+    @property
+    def size(self) -> int:
+        """How many bytes it writes."""
+        return len(self.before) + len(self.after)
 
 
 class OwnedSession:
@@ -200,6 +207,11 @@ class OwnedSession:
                 if isinstance(record, Note) and record.type == "snapshot":
                     return _first_after(lines[:index], record.after.seq)
         return 0 if self.size >= self.limits.size else None
+
+    def not_flushed(self) -> None:
+        """Note that a job is not done, and nothing of it is in the files."""
+        self.flushing = 0
+        self.is_rolling = False
 
     def flushed_as(self, job: FlushJob) -> None:
         """Note that a job is done."""

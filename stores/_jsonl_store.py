@@ -16,7 +16,7 @@ from ..core._clock import utc_before
 from ..core._ids import ID_PATTERN
 from ..core._line import encode_entry, encode_note
 from ..core.abc import SessionLog, SessionStore
-from ..core.errors import FencedError, SessionNotFoundError, StoreError
+from ..core.errors import FencedError, OverloadedError, SessionNotFoundError, StoreError
 from ..core.log import Damage, Entry, Note, Recollection, Summary, SummaryPage
 from ..core.models import SessionStatus
 from ._jsonl_commit import encode_append, encode_delete, encode_term
@@ -130,10 +130,12 @@ class JsonlStore(SessionStore):
             min_free_bytes=settings.min_free_bytes,
             limiter=trio.CapacityLimiter(2),
             wait_room=self._flusher.wait_room,
+            unwritten_bytes=lambda: self._flusher.unwritten_bytes,
         )
         self._reader = Reader(loaded.files, self._sessions, self._committer, self._flusher)
         self._committer.on_foreign = self._look_at_foreign
         self._flusher.on_foreign = self._fence
+        self._flusher.on_no_room = self._found_no_room
         if settings.fsync == "interval":
             self._flusher.before_removing = self._committer.sync
         self._flusher.check_lock = self._committer.check_lock
@@ -384,6 +386,11 @@ class JsonlStore(SessionStore):
         self._foreign.append(request)
         self._foreign_woken.set()
 
+    def _found_no_room(self) -> None:
+        """The flusher did, whatever was measured: let the committer take no more for now."""
+        self._committer.space.surprise()
+        self._committer.space.tell()
+
     def _fence(self, session: OwnedSession) -> None:
         """The flusher found another size: what it had to write is not written."""
         lost = len(session.unflushed)
@@ -509,10 +516,12 @@ class JsonlStore(SessionStore):
     async def _remove(self, session_ids: Sequence[str]) -> None:
         """Delete for good: in the commit log, then in memory, then the files."""
         requests: list[Request] = []
+        stopped: list[OwnedSession] = []
         for session_id in session_ids:
             session = self._sessions.owned.get(session_id)
-            if session is not None:
+            if session is not None and session.failure is None:
                 session.failure = not_found(session_id)
+                stopped.append(session)
             request = Request(
                 payload=encode_delete(session_id),
                 commit=self._forgetter(session_id),
@@ -522,8 +531,14 @@ class JsonlStore(SessionStore):
             requests.append(request)
         # Once it is decided it is done, or one of many would be half done.
         with trio.CancelScope(shield=True):
-            for request in requests:
-                await request.wait()
+            try:
+                for request in requests:
+                    await request.wait()
+            except OverloadedError:
+                # There was not even room to say so. They were of one group: none is gone.
+                for session in stopped:
+                    session.failure = None
+                raise
             await self._flush()
         await trio.lowlevel.checkpoint()
         self.observers.tell_pruned(session_ids)

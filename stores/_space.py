@@ -46,8 +46,13 @@ class Space:
     # -- where it may block ------------------------------------------------------------------
 
     def took(self, size: int) -> None:
-        """So much was written."""
+        """So much is being written."""
         self._bytes_since += size
+        self._free -= size
+
+    def fits(self, size: int) -> bool:
+        """Whether so much more may be written, by what was seen at the last look."""
+        return self._free - size >= self._min_free // 4
 
     def look(self) -> bool:
         """Say whether there is so little room that nothing may be written."""

@@ -15,7 +15,8 @@ says:
   a session whose file the system wrote in another order may end at a damaged line.
 
 One process may have a folder; the lock's holder is named to the second one. A failed write or
-sync stops the store for good: what is on the disk is only known again after a restart.
+sync stops the store for good: what is on the disk is only known again after a restart. But a
+write that only found no room is taken back, and refused or done later.
 
 Modules, each ``_jsonl_…``: ``segments`` (a session's files), ``read`` (pages of them), ``commit``
 (the commit log), ``committer`` (group commit), ``flusher`` (from the log to the files), ``rows``,
@@ -33,7 +34,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import trio
 
-from ._files import NOT_WRITABLE, Files
+from ._files import NOT_WRITABLE, Files, NoRoomError
 from ._jsonl_start import Loaded, load_folder
 from ._jsonl_store import JsonlSettings, JsonlStore
 from ._overlay_files import OverlayFiles
@@ -59,7 +60,7 @@ async def open_jsonl_store(
         settings: How it is kept.
         steal: Take it though its lock is held: for a server on another machine that is certainly
             gone. If it is not, it finds itself fenced off with its next write.
-        read_only: If it cannot be written, read it all the same, without its lock. What would be
+        read_only: If it cannot be written, for want of room too, read it all the same, without its lock. What would be
             written, to mend it say, is kept in memory until the end, and then gone.
         make_files: What calls the operating system, for tests.
 
@@ -75,7 +76,7 @@ async def open_jsonl_store(
             return load_folder(files, steal=steal)
         except OSError as exc:
             files.close_folder()
-            if not read_only or exc.errno not in NOT_WRITABLE:
+            if not read_only or not (exc.errno in NOT_WRITABLE or isinstance(exc, NoRoomError)):
                 raise
         except BaseException:
             files.close_folder()

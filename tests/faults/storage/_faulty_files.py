@@ -20,7 +20,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import attrs
 
-from trialogue.stores._files import Files, LockedError
+from trialogue.stores._files import Files, LockedError, NoRoomError
 
 SECTOR: Final = 512
 
@@ -76,9 +76,11 @@ class Fault:
             self.hit.append(kind)
         return fails
 
-    def error(self) -> OSError:
-        number = errno.EIO if self.failure == "EIO" else errno.ENOSPC
-        return OSError(number, os.strerror(number))
+    def error(self, kind: Kind) -> OSError:
+        if self.failure == "EIO":
+            return OSError(errno.EIO, os.strerror(errno.EIO))
+        named = NoRoomError if kind in ("create", "write") else OSError
+        return named(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @attrs.define
@@ -238,14 +240,15 @@ class MemoryFiles(Files):
 
     def _record(self, call: Call) -> None:
         """Record a call, or fail it."""
-        if self.fault.next_fails(call.kind):
+        kind = call.kind
+        if self.fault.next_fails(kind):
             if call.kind == "write" and self.fault.failure == "short":
                 call = attrs.evolve(call, data=call.data[: len(call.data) // 2])
                 self.disk.calls.append(call)
                 _apply(self.disk.files[call.inode], call)
             else:
                 self.disk.calls.append(attrs.evolve(call, failed=True, kind=_failed_kind(call)))
-            raise self.fault.error()
+            raise self.fault.error(kind)
         self.disk.calls.append(call)
 
     def _inode(self, handle: int) -> int:
