@@ -314,6 +314,8 @@ class Committer:
             FencedError: It is not.
         """
         if not self._files.is_lock(self._lock_name, self._lock_handle):
+            if self._files.size_of(self._lock_name) is None:
+                raise FencedError(f"{self._files.folder}, or the lock in it, was removed")
             raise FencedError("Another process has taken the store's folder")
 
     async def watch_space(self) -> None:

@@ -149,6 +149,7 @@ class Committer:
     def _write(self, batch: Sequence[_Waiting]) -> None:
         """Do all jobs in one transaction, in a worker thread."""
         database = self._database
+        database.check_file()
         is_full = self.space.look()
         with self._noticing_no_room(), database.transaction():
             for waiting in batch:

@@ -88,7 +88,9 @@ class Database:
             self._connection: Any = apsw.Connection(
                 name, flags=flags, vfs=vfs, statementcachesize=64
             )
-            self._folder = os.path.dirname(os.path.abspath(path))
+            self._path = os.path.abspath(path)
+            self._folder = os.path.dirname(self._path)
+            self._file = _identify(self._path)
             try:
                 self._connection.set_busy_timeout(BUSY_MILLISECONDS)
                 if read_only:
@@ -139,6 +141,15 @@ class Database:
         with _translated():
             self._connection.executemany(sql, parameters)
 
+    def check_file(self) -> None:
+        """Check that what is written is what the next one to open it will find.
+
+        Raises:
+            DatabaseLostError: Its file was removed, or another is in its place.
+        """
+        if _identify(self._path) != self._file:
+            raise DatabaseLostError(f"the database {self._path} was removed or replaced")
+
     def free_bytes(self) -> int:
         """How much may still be written: to its disk, and to pages of what was deleted."""
         found = os.statvfs(self._folder)
@@ -182,6 +193,15 @@ class Database:
         except apsw.Error:
             # SQLite has done it by itself, or never will: the next BEGIN says so.
             pass
+
+
+def _identify(path: str) -> tuple[int, int] | None:
+    """Tell a file from any other of its name; None if there is none."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _make_file(path: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import trio
 
 from trialogue.core._line import encode_entry
 from trialogue.core.abc import SessionStore
-from trialogue.core.errors import DamagedError, SessionNotFoundError, StoreError
+from trialogue.core.errors import DamagedError, FencedError, SessionNotFoundError, StoreError
 from trialogue.core.events import TurnEnded, TurnStarted
 from trialogue.core.log import Entry
 from trialogue.stores.exporting import read_session
@@ -238,6 +239,17 @@ async def test_index_that_is_taken_away_under_a_server_is_written_anew(
     async with open_jsonl_store(folder) as store:
         assert len(await read_session(store, "ses_1")) == writer.state.seq
     assert not caplog.records
+
+
+async def test_folder_that_is_removed_stops_the_store_and_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    async with open_jsonl_store(folder) as store:
+        writer = Writer("ses_1")
+        log = store.create("ses_1")
+        await append(log, writer, [writer.created()])
+        shutil.rmtree(folder)
+        with pytest.raises(FencedError, match=f"{folder}, or the lock in it, was removed"):
+            await append(log, writer, writer.messages(1))
 
 
 @pytest.mark.parametrize("change", [make_folder, put_dangling_link, make_pipe])

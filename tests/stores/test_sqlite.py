@@ -1,10 +1,11 @@
 """What is the SQLite store's own, beside the contract that every store keeps."""
 
 import os
+import shutil
 import sqlite3
 import stat
 import sys
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -355,6 +356,30 @@ async def test_failed_sync_stops_the_store(path: str, monkeypatch: pytest.Monkey
         await writer.reopen(store)
         await writer.append()
         await writer.check()
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path.parent)
+
+
+def _replace(path: Path) -> None:
+    copy = path.with_name("copy")
+    shutil.copy(path, copy)
+    copy.rename(path)
+
+
+@pytest.mark.parametrize("change", [_remove, _replace])
+async def test_database_that_is_taken_away_stops_the_store(
+    path: str, change: Callable[[Path], None]
+) -> None:
+    """A bug once seen: the server went on, and acknowledged what no restart could find."""
+    async with _opened(path) as store:
+        writer = SessionWriter(store, "ses_1")
+        await writer.append()
+        change(Path(path))
+        with pytest.raises(StoreError, match="was removed or replaced"):
+            await writer.append()
+        assert store.failure is not None
 
 
 async def test_closed_store_says_so(path: str) -> None:
