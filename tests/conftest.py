@@ -1,9 +1,12 @@
 """What every test sees. Fixtures that users get too live in ``trialogue.testing``."""
 
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Generator
 from fractions import Fraction
+from functools import partial
 
 import hypothesis
 import pytest
@@ -26,23 +29,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _compile_once(tmp_path_factory: pytest.TempPathFactory) -> Generator[None]:
-    """Let the processes that tests start share what they compile, and leave the tree as it is.
+@pytest.hookimpl(wrapper=True)
+def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
+    """Start one more than there are cores: many tests wait, for a process or for real time."""
+    cores = yield
+    return cores if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else cores + 1
 
-    Where bytecode is not to be written, each of two hundred would compile all that it imports:
-    half of its time.
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep what is compiled with pytest's cache, and leave the tree as it is.
+
+    Where bytecode is not to be written, each worker would compile all tests, and each of two
+    hundred processes that they start all that it imports: half of its time.
     """
     if not sys.dont_write_bytecode or sys.pycache_prefix is not None:
-        yield
         return
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
-        # Of all workers: theirs are folders in one.
-        base = tmp_path_factory.getbasetemp()
-        shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
-        patch.setenv("PYTHONPYCACHEPREFIX", str(shared / "bytecode"))
-        yield
+    if config.pluginmanager.has_plugin("cacheprovider"):
+        folder = str(config.cache.mkdir("bytecode"))
+    else:
+        folder = tempfile.mkdtemp(prefix="trialogue-bytecode-")
+        config.add_cleanup(partial(shutil.rmtree, folder, ignore_errors=True))
+    # What tests themselves write and run is nobody's any more.
+    passing = folder + tempfile.gettempdir()
+    config.add_cleanup(partial(shutil.rmtree, passing, ignore_errors=True))
+    # For the workers and for what they start, and, with `-n 0`, for this process.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix = folder
+    sys.dont_write_bytecode = False
 
 
 @pytest.fixture(scope="session")

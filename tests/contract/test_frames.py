@@ -147,13 +147,17 @@ async def test_unusual_frame_is_answered_like_any_other(loopback: Connect, kind:
 
 async def test_connection_survives_all_that_is_malformed(connect: Connect) -> None:
     """§1.4: while a frame's boundary is known; each answer in its turn, and good ones between."""
+    # Two long ones are about the decoder, which has them in test_malformed_frame_is_answered: of
+    # what comes byte by byte they would be two thirds.
+    malformed = [each for each in MALFORMED.values() if len(each[0]) <= KIB]
+    assert len(malformed) >= len(MALFORMED) - 2
     async with connect(rate_limit=None) as peer:
         await peer.ping()
-        for frame, _ in MALFORMED.values():
+        for frame, _ in malformed:
             await peer.send(frame)
         for frame in ALLOWED.values():
             await peer.send(frame)
-        for _, request_id in MALFORMED.values():
+        for _, request_id in malformed:
             await peer.expect_error(request_id, "INVALID_REQUEST")
         for _ in ALLOWED:
             await peer.expect_result("x")
@@ -207,9 +211,9 @@ async def test_invalid_utf8_is_answered_and_survived(connect: Connect) -> None:
 async def test_frame_of_just_the_largest_size_is_taken(connect: Connect) -> None:
     """§1.4, §11: maxFrameBytes at its edge."""
     empty = request(b'{"a":""}')
-    async with connect(max_frame_bytes=4 * KIB) as peer:
+    async with connect(max_frame_bytes=KIB) as peer:
         for _ in range(2):
-            await peer.send(empty.replace(b'""', b'"%b"' % (b"x" * (4 * KIB - len(empty)))))
+            await peer.send(empty.replace(b'""', b'"%b"' % (b"x" * (KIB - len(empty)))))
             await peer.expect_result("x")
 
 
@@ -228,11 +232,11 @@ async def test_frame_over_the_largest_size_is_refused_and_ends_the_connection(
 ) -> None:
     """§1.4, §11: PAYLOAD_TOO_LARGE, then close; a WebSocket's 1009 is tested elsewhere."""
     empty = request(b'{"a":""}')
-    async with connect(max_frame_bytes=4 * KIB) as peer, connect.another() as other:
+    async with connect(max_frame_bytes=KIB) as peer, connect.another() as other:
         await peer.ping()
-        await peer.send(empty.replace(b'""', b'"%b"' % (b"x" * (4 * KIB - len(empty) + 1))))
+        await peer.send(empty.replace(b'""', b'"%b"' % (b"x" * (KIB - len(empty) + 1))))
         error = await peer.expect_error(None, "PAYLOAD_TOO_LARGE")
-        assert error["data"]["limitBytes"] == 4 * KIB
+        assert error["data"]["limitBytes"] == KIB
         await peer.expect_end()
         assert await other.call("server.health"), "the others live on"
 
@@ -331,7 +335,7 @@ async def test_text_comes_back_as_it_was_sent(connect: Connect) -> None:
 async def test_frames_sent_at_once_are_each_answered(connect: Connect) -> None:
     """§1.1: frames that arrive in one piece are as many as they are."""
     async with connect() as peer:
-        for number in range(30):
+        for number in range(12):
             await peer.send(json.loads(request(id_=b"%d" % number)))
-        for number in range(30):
+        for number in range(12):
             await peer.expect_result(number)
