@@ -7,6 +7,7 @@ acknowledgement, no hang. As `test_failed_calls` does it for the JSON Lines stor
 import random
 import shutil
 from collections import Counter
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 MOST_CALLS = 1000
 #: A run takes some 100 ms. One that takes so long hangs.
 RUN_SECONDS = 20
-#: Of the ordinary run, every so many-th call fails; each kind of failure has calls of its own.
+#: With ``--scale 1``, every so many-th call fails; each kind of failure has calls of its own.
 EVERY = 10
 
 FAILURES: tuple[Failure, ...] = ("EIO", "ENOSPC", "short")
@@ -81,12 +82,15 @@ async def fail_one(
 @pytest.mark.parametrize("for_good", [False, True], ids=["once", "for-good"])
 @pytest.mark.parametrize("failure", FAILURES)
 async def test_no_failed_call_is_taken_for_a_success(
-    failure: Failure, *, for_good: bool, tmp_path: Path, scale: int
+    failure: Failure, *, for_good: bool, tmp_path: Path, scale: int, part: Fraction
 ) -> None:
     """For the calls of the workload, of whatever kind: in the long run, for every one."""
     seen: Counter[str] = Counter()
     every = max(1, EVERY // scale)
+    choose = random.Random(f"{failure} {for_good}")
     for at in range(1 + (2 * FAILURES.index(failure) + for_good) % every, MOST_CALLS, every):
+        if choose.random() >= part:
+            continue
         fault = Fault(at, failure, for_good)
         try:
             hit = await fail_one(tmp_path / str(at), fault, seen)
@@ -94,8 +98,8 @@ async def test_no_failed_call_is_taken_for_a_success(
             raise LossError(f"call {at} ({fault.hit}): {exc.exceptions!r}") from exc
         if not hit:
             break
-    assert seen["runs"] >= 200 // every, seen
-    kinds: tuple[Kind, ...] = ("write", "sync")
+    assert seen["runs"] >= 200 // every * part / 2, seen
+    kinds: tuple[Kind, ...] = ("write", "sync") if part >= 1 else ("write",)
     assert all(seen[kind] for kind in kinds), seen
     # What copies the log into the database may fail: all is in the log.
     assert seen["noticed"] >= seen["runs"] // 3, seen
