@@ -81,6 +81,7 @@ def serve(
         for name, meant in find_unknown_variables(environ, SERVE_OPTIONS, OTHER_VARIABLES).items()
     ]
     if print_config:
+        _check_together(settings)
         print(write_config(settings.values()))
         for notice in unknown:
             print(f"trialogue serve: {notice}", file=sys.stderr)
@@ -121,11 +122,13 @@ def _plan(settings: Mapping[str, Setting]) -> _Plan:
     """
     tls = _tls_files(settings["tls_cert"], settings["tls_key"])
     authenticate = _named(settings["authenticate"], _find_authenticator)
-    _check_transports(settings, encrypts=tls is not None, asks=authenticate is not None)
+    limits = _check_together(settings)
+    if tls is not None:
+        _check_tls(tls, settings["tls_cert"], settings["tls_key"])
     return _Plan(
         agents=_named(settings["agent"], resolve_agents),
         transports=settings["transport"].value,
-        settings=make_settings(settings),
+        settings=limits,
         store=_named(
             settings["store"], partial(find_store, settings=make_store_settings(settings))
         ),
@@ -172,9 +175,27 @@ def _check_readable(setting: Setting) -> None:
         raise setting.error(f"{setting.value}: {exc.strerror}") from None
 
 
-def _check_transports(settings: Mapping[str, Setting], *, encrypts: bool, asks: bool) -> None:
+def _check_tls(files: TlsFiles, certificate: Setting, key: Setting) -> None:
+    from ..transports._tls import server_context  # here, since most servers have none
+
+    try:
+        server_context(files, "")
+    except SettingsError as exc:
+        # It says which of the files.
+        raise certificate.error(f"{certificate.option.name}, {key.option.name}: {exc}") from exc
+
+
+def _check_together(settings: Mapping[str, Setting]) -> Settings:
+    """Refuse what no server could be made of, without looking at files or importing an agent."""
+    _check_transports(settings)
+    return make_settings(settings)
+
+
+def _check_transports(settings: Mapping[str, Setting]) -> None:
     """Refuse addresses that nothing knows, or that would let strangers in."""
     transports = settings["transport"]
+    encrypts = settings["tls_cert"].value is not None
+    asks = settings["authenticate"].value is not None
     for url in transports.value:
         try:
             find_transport(url).check_url(url)

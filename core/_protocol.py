@@ -240,7 +240,7 @@ def _refuse(path: str, message: str, request_id: RequestId | None = None) -> Ref
 #: An id where our own clients and most others write it: the first member of the payload.
 _ID: Final = re.compile(
     rb'"type"\s*:\s*"request"\s*,\s*"payload"\s*:\s*\{\s*"id"\s*:\s*'
-    rb'(?:"([A-Za-z0-9_.:-]{1,64})"|(-?\d{1,15}))\s*,'
+    rb'(?:"([A-Za-z0-9_.:-]{1,64})"|(-?(?:0|[1-9]\d{0,14})))\s*,'
 )
 
 

@@ -178,6 +178,11 @@ def test_file_that_is_missing(config: Path, capsys: pytest.CaptureFixture[str]) 
         (["--store", "memory:x"], {}, "store 'memory' takes nothing after a colon (set by --sto"),
         (["--tls-cert", __file__], {}, "tls_cert: tls_key is missing"),
         (["--tls-cert", "/no", "--tls-key", "/no"], {}, "tls_cert: /no: No such file"),
+        (
+            ["--tls-cert", __file__, "--tls-key", __file__],
+            {},
+            f"tls_cert, tls_key: TLS files {__file__!r}, {__file__!r}: not a certificate chain",
+        ),
         (["--transport", "wss://127.0.0.1:0"], {}, "transport: wss://127.0.0.1:0 needs tls_cert"),
         ([], {"TRIALOGUE_TRANSPORT": "tcp://h"}, "transport: 'tcp://h' names no port, such as"),
         (["--transport", "ws://127.0.0.1:0/x"], {}, "transport: 'ws://127.0.0.1:0/x': the path is"),
@@ -198,6 +203,23 @@ def test_wrong_setting_is_said_in_one_line(
     argv: list[str], environ: dict[str, str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert refused(capsys, *argv, **environ).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--transport=banana"], "transport: "),
+        (["--transport=wss://127.0.0.1:0"], "transport: wss://127.0.0.1:0 needs tls_cert"),
+        (["--transport=tcp://0.0.0.0:1"], "transport: tcp://0.0.0.0:1 can be reached"),
+        (["--max-list-bytes=3MiB"], "max_list_bytes must be at most"),
+    ],
+)
+def test_configuration_that_would_not_serve_is_not_printed(
+    argv: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A bug once seen: it was printed, and code 0 said that it was well."""
+    assert refused(capsys, "--print-config", *argv).startswith(said)
+    assert refused(capsys, *argv).startswith(said)
 
 
 def test_settings_that_only_fit_together_are_taken_together() -> None:
