@@ -210,12 +210,12 @@ async def notes_are_recalled_in_order(harness: StoreHarness) -> None:
 
 @check(Promise.NOTES)
 async def note_is_written_without_an_append(harness: StoreHarness) -> None:
-    """`SessionLog.note`: within 100 ms. Ten times that here, for a busy machine."""
+    """`SessionLog.note`: within 100 ms. Much more here, for a busy machine."""
     async with harness.open() as store:
         writer = SessionWriter(store, "ses_1")
         await writer.append()
         note = writer.note("partial", {"text": "so far"})
-        with trio.fail_after(1):
+        with trio.fail_after(10):
             while not (await store.recall("ses_1")).partials:  # noqa: ASYNC110 - a store tells nobody
                 await trio.sleep(0.02)
         assert list((await store.recall("ses_1")).partials) == [note]

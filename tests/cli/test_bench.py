@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from trialogue.cli.main import main
+
 from ._process import PATIENCE, environ_for, run_command
 
 SMALL = ("--sessions", "3", "--rate", "30")
@@ -64,18 +66,17 @@ def test_ctrl_c_ends_it_with_what_was_measured(tmp_path: Path) -> None:
         while not has_ended_a_turn(tmp_path) and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=15)
+        out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, err
     assert re.search(r"^answered +[1-9]", out, re.MULTILINE)
     assert "stopped early" in out
 
 
-def test_no_server_is_exit_code_3() -> None:
+def test_no_server_is_exit_code_3(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))  # and does not listen
-        done = run_command("bench", f"tcp://127.0.0.1:{sock.getsockname()[1]}")
-    assert done.returncode == 3
-    assert "no connection" in done.stderr
+        assert main(["bench", f"tcp://127.0.0.1:{sock.getsockname()[1]}"], {}) == 3
+    assert "no connection" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -94,8 +95,7 @@ def test_no_server_is_exit_code_3() -> None:
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_started(
-    arguments: tuple[str, ...], said: str
+    arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done = run_command("bench", *arguments)
-    assert done.returncode == 2, done.stderr
-    assert said in done.stderr
+    assert main(["bench", *arguments], {}) == 2
+    assert said in capsys.readouterr().err

@@ -8,7 +8,7 @@ import pytest
 from trialogue import __version__
 from trialogue.cli.main import COMMANDS, main
 
-from ._process import environ_for, run_command
+from ._process import PATIENCE, environ_for, run_command
 
 HEAVY = ["attrs", "cyclopts", "rich", "structlog", "trialogue.core", "trio"]
 
@@ -16,7 +16,9 @@ HEAVY = ["attrs", "cyclopts", "rich", "structlog", "trialogue.core", "trio"]
 def run_code(code: str) -> subprocess.CompletedProcess[bytes]:
     """Run a program in a process of its own, which has imported nothing yet."""
     command = [sys.executable, "-c", code]
-    return subprocess.run(command, capture_output=True, env=environ_for(), timeout=60, check=True)
+    return subprocess.run(
+        command, capture_output=True, env=environ_for(), timeout=PATIENCE, check=True
+    )
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,7 +129,7 @@ def test_without_the_extra_it_says_what_to_install(library: str) -> None:
         [sys.executable, "-c", code],
         capture_output=True,
         env=environ_for(),
-        timeout=10,
+        timeout=PATIENCE,
         check=False,
         encoding="utf-8",
     )
@@ -139,7 +141,7 @@ def test_without_the_extra_it_says_what_to_install(library: str) -> None:
 def test_output_that_nobody_reads_is_no_traceback() -> None:
     pipe = f"{sys.executable} -m trialogue serve --help | head -1"
     done = subprocess.run(
-        pipe, shell=True, capture_output=True, env=environ_for(), timeout=10, check=True
+        pipe, shell=True, capture_output=True, env=environ_for(), timeout=PATIENCE, check=True
     )
     assert done.stderr == b""
 

@@ -90,7 +90,7 @@ def test_a_signal_cancels_what_is_being_answered() -> None:
             begun = os.read(chat.stdout.fileno(), 1000)
             chat.send_signal(signal.SIGINT)
             ended = other.wait_event("turn.ended")
-            out, err = chat.communicate(timeout=10)
+            out, err = chat.communicate(timeout=PATIENCE)
     assert ended["outcome"] == "cancelled"
     assert chat.returncode == 130
     assert (begun + out).startswith(b"word0 ")

@@ -18,6 +18,8 @@ from trialogue.core.plugins import load_object
 from ._process import PATIENCE, LineClient, run_command, serving
 
 TCP = "tcp://127.0.0.1:0"
+#: A second signal ends by force what is not over after 0.15 s; a bug once seen took a second.
+AT_ONCE_SECONDS = 0.5
 
 
 def logged(stderr: str) -> list[dict[str, Any]]:
@@ -120,7 +122,7 @@ def test_a_second_signal_interrupts_at_once(
     one, so that the best of a few is what it takes.
     """
     ends: list[tuple[float, str | None]] = []
-    while not any(took < 0.2 and outcome == "interrupted" for took, outcome in ends):
+    while not any(took < AT_ONCE_SECONDS and outcome == "interrupted" for took, outcome in ends):
         assert len(ends) < 8, ends
         ends.append(insist("agents_for_cli:slow", second, code, tmp_path / str(len(ends))))
 
@@ -132,9 +134,9 @@ def test_a_second_signal_ends_by_force_and_loses_nothing(tmp_path: Path) -> None
         state = tmp_path / str(attempt)
         took, outcome = insist("agents_for_cli:stubborn", signal.SIGINT, 130, state)
         assert outcome is None, "no end is said of a turn that goes on"
-        if took < 0.2:
+        if took < AT_ONCE_SECONDS:
             break
-    assert took < 0.2
+    assert took < AT_ONCE_SECONDS
     environ = {"XDG_STATE_HOME": str(state)}
     with (
         serving("agents_for_cli:stubborn", "--transport", TCP, environ=environ) as server,
@@ -160,9 +162,11 @@ def test_a_second_signal_ends_even_an_agent_that_blocks_everything() -> None:
     ):
         client.start_turn("go")
         time.sleep(0.2)  # until it computes: nothing can be asked of it then
-        server.signal(signal.SIGINT)
-        time.sleep(0.05)  # two signals at once are one to the kernel
-        server.signal(signal.SIGINT)
+        deadline = time.monotonic() + PATIENCE
+        while server.process.poll() is None and time.monotonic() < deadline:
+            # Two signals at once are one to the kernel, and a busy machine is not soon at the first.
+            server.signal(signal.SIGINT)
+            time.sleep(0.05)
         assert server.wait() == 130
     assert "ended by force" in server.stderr
 

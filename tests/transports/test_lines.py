@@ -288,7 +288,7 @@ async def test_stalled_reader_is_closed_after_the_write_timeout_and_delays_nobod
     open_lines: Open,
 ) -> None:
     """PROTOCOL §6.6."""
-    async with open_lines(write_timeout_seconds=0.6, max_outbox_bytes=100_000_000) as server:
+    async with open_lines(write_timeout_seconds=1, max_outbox_bytes=100_000_000) as server:
         stalled = await server.open_raw()
         await stalled.send_all(b"hello\n")
         link = await server.acceptor.wait_link()
@@ -296,12 +296,16 @@ async def test_stalled_reader_is_closed_after_the_write_timeout_and_delays_nobod
         for _ in range(200):
             link.connection.post(Frame(b"x" * 100_000))
         async with server.connect() as channel:
+            meanwhile = 0
             for number in range(20):
                 await channel.send(b"%d" % number)
-                with trio.fail_after(0.5):
+                with trio.fail_after(10):
                     assert await channel.receive() == b"%d" % number
+                meanwhile += not link.closed.is_set()
+        # A busy machine may take longer for all of them than the other one has.
+        assert meanwhile
         await link.closed.wait()
-        assert 0.55 < trio.current_time() - start < 4
+        assert 0.95 < trio.current_time() - start < 15
         assert link.connection.outbound_bytes == 0
         await trio.aclose_forcefully(stalled)
 
@@ -330,7 +334,7 @@ async def test_fast_peer_does_not_keep_the_others_waiting(open_lines: Open) -> N
         async with server.connect() as channel:
             for number in range(10):
                 await channel.send(b"%d" % number)
-                with trio.fail_after(1):
+                with trio.fail_after(10):
                     assert await channel.receive() == b"%d" % number
         nursery.cancel_scope.cancel()
 
