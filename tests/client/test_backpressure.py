@@ -379,7 +379,13 @@ async def test_a_stream_that_is_not_read_has_its_text_and_its_end(
         nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("case", range(40))
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Draw ten cases, and forty times the scale in a campaign."""
+    if "case" in metafunc.fixturenames:
+        scale = metafunc.config.getoption("--scale")
+        metafunc.parametrize("case", range(10 if scale is None else 40 * scale))
+
+
 async def test_readers_of_any_speed_see_the_same(
     connected: Connected, transport: FakeTransport, case: int, seed: int, autojump_clock: MockClock
 ) -> None:
