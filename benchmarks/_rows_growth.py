@@ -63,28 +63,42 @@ def measure_sessions(options: Options) -> tuple[Sequence[Figure], dict[str, Any]
 
 
 def measure_length(options: Options) -> tuple[Sequence[Figure], dict[str, Any]]:
-    """Emit durable events into sessions that are new, and into one that has a million."""
+    """Emit durable events into sessions that are new, and into one that has a million.
+
+    In turns: to count the million takes half a minute, in which a machine becomes another. New
+    sessions are in a server of their own, which has nothing else in memory.
+    """
     length = round(_LENGTH * options.scale)
-    with open_ours(options) as target:
-        short: list[Sample] = []
-        for _ in range(4):
-            client = _open(target)
-            short.append(_emit(target, client, "emit", _EVENTS))
-            client.close()
-        client = _open(target)
+    rounds = min(options.rounds, 5)
+    first: list[float] = []
+    last: list[float] = []
+    with open_ours(options) as fresh, open_ours(options) as full:
+        for target in (fresh, full):  # to warm up
+            _emit_anew(target)
+        client = _open(full)
         # By a hundred at a time, since nothing is measured yet.
-        _emit(target, client, "emitBurst", length - 3 * _EVENTS)
-        long = [_emit(target, client, "emit", _EVENTS) for _ in range(3)]
+        _emit(full, client, "emitBurst", length - rounds * _EVENTS)
+        for _ in range(rounds):
+            first.append(_emit_anew(fresh).microseconds)
+            last.append(_emit(full, client, "emit", _EVENTS).microseconds)
+        grown = full.process.resident_bytes() - fresh.process.resident_bytes()
         client.close()
-    first = [sample.microseconds for sample in short[1:]]  # without the one to warm up
-    last = [sample.microseconds for sample in long]
     ratios = [b / a for a, b in zip(first, last, strict=True)]
     figures = [
         Figure(name=f"ratio, event {length:,} over the first", values=ratios, must=1.15, aim=1.05),
         Figure(name=f"µs an event of the first {_EVENTS:,}", values=first),
         Figure(name=f"µs an event of the last {_EVENTS:,}", values=last),
+        Figure(name="bytes of memory an event", values=[grown / (length - rounds * _EVENTS)]),
     ]
     return figures, {}
+
+
+def _emit_anew(target: Target) -> Sample:
+    """Emit into a session that is new."""
+    client = _open(target)
+    sample = _emit(target, client, "emit", _EVENTS)
+    client.close()
+    return sample
 
 
 def _open(target: Target) -> Client:

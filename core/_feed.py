@@ -185,7 +185,9 @@ class SessionFeed:
         while len(self._tail) > TAIL_ENTRIES or (
             self._tail_bytes > TAIL_BYTES and len(self._tail) > 1
         ):
-            self._tail_bytes -= len(self._tail.popleft().data)
+            old = self._tail.popleft()
+            self._tail_bytes -= len(old.data)
+            old.forget()
 
     # -- attaching -------------------------------------------------------------------------
 

@@ -152,6 +152,13 @@ class Entry(msgspec.Struct, kw_only=True, eq=False, gc=False):
             )
         return frame
 
+    def forget(self) -> None:
+        """Drop what `body` and `frame` have given, which is three times what it was made from.
+
+        A store in memory keeps the entry for as long as its session.
+        """
+        self.parsed = self.framed = None
+
 
 @attrs.frozen(kw_only=True)
 class Note:
