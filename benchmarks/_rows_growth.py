@@ -8,8 +8,9 @@ from typing import Any, Final
 
 from ._measure import Figure, Sample, Target, Window
 from ._measure_sockets import EVENT, KIND, Client, Load, make_request, send
-from ._measure_targets import Options, open_ours
+from ._measure_targets import Options, open_other, open_ours
 from ._measure_work import Streams
+from ._peers import PEERS, QUOTED
 
 __all__ = ["measure_length", "measure_sessions"]
 
@@ -22,44 +23,62 @@ _EVENTS: Final = 10_000
 
 
 def measure_sessions(options: Options) -> tuple[Sequence[Figure], dict[str, Any]]:
-    """Stream in few sessions at a time, and in many: as many tokens, each on its own connection."""
+    """Stream in few sessions at a time, and in many: as many tokens, each on its own connection.
+
+    W does the same and keeps nothing of a session: its ratio is what so many sockets cost anyone.
+    """
     many = max(10 * _FEW, round(_MANY * options.scale))
-    few_samples: list[Sample] = []
-    many_samples: list[Sample] = []
+    limit = ("--max-connections", str(many + _FEW))
+    figures: list[Figure] = []
+    details: dict[str, Any] = {}
+    # One after the other: twice so many sockets are more than a process may have.
+    for name, said, must, aim in (("ours", "", 1.15, 1.05), ("W", " of W", None, None)):
+        with ExitStack() as stack:
+            targets = [
+                stack.enter_context(
+                    open_ours(options, "memory", *limit)
+                    if name == "ours"
+                    else open_other(options, PEERS[QUOTED])
+                )
+                for _ in range(2)
+            ]
+            few_samples, many_samples = _stream_in_turns(options, targets, many)
+        few_cost = [sample.microseconds for sample in few_samples]
+        many_cost = [sample.microseconds for sample in many_samples]
+        ratios = [b / a for a, b in zip(few_cost, many_cost, strict=True)]
+        what = f"ratio{said}, {many:,} sessions over {_FEW}"
+        figures += [
+            Figure(name=what, values=ratios, must=must, aim=aim),
+            Figure(name=f"µs a token{said} at {_FEW}", values=few_cost),
+            Figure(name=f"µs a token{said} at {many:,}", values=many_cost),
+        ]
+        details[name] = {
+            "few": [sample.to_json() for sample in few_samples],
+            "many": [sample.to_json() for sample in many_samples],
+        }
+    return figures, details
+
+
+def _stream_in_turns(
+    options: Options, targets: Sequence[Target], many: int
+) -> tuple[Sequence[Sample], Sequence[Sample]]:
+    """Stream in few sessions of one server and in many of the other, round by round."""
     with ExitStack() as stack:
-        limit = ("--max-connections", str(many + _FEW))
         works = [
-            Streams(
-                stack.enter_context(open_ours(options, "memory", *limit)),
-                connections=count,
-                manner="yield",
-                tokens=_TOKENS,
-                turns=many // count,
-            )
-            for count in (_FEW, many)
+            Streams(target, connections=count, manner="yield", tokens=_TOKENS, turns=many // count)
+            for target, count in zip(targets, (_FEW, many), strict=True)
         ]
         for work in works:
             stack.callback(work.close)
             work.accompany(works)
             work.run()
+        samples: tuple[list[Sample], list[Sample]] = ([], [])
         for _ in range(min(options.rounds, 3)):
-            for work, samples in zip(works, (few_samples, many_samples), strict=True):
+            for work, taken in zip(works, samples, strict=True):
                 for each in works:
                     each.rest()
-                samples.append(work.run())
-    ratios = [
-        b.microseconds / a.microseconds for a, b in zip(few_samples, many_samples, strict=True)
-    ]
-    figures = [
-        Figure(name=f"ratio, {many:,} sessions over {_FEW}", values=ratios, must=1.15, aim=1.05),
-        Figure(name=f"µs a token at {_FEW}", values=[s.microseconds for s in few_samples]),
-        Figure(name=f"µs a token at {many:,}", values=[s.microseconds for s in many_samples]),
-    ]
-    details = {
-        "few": [s.to_json() for s in few_samples],
-        "many": [s.to_json() for s in many_samples],
-    }
-    return figures, details
+                taken.append(work.run())
+    return samples
 
 
 def measure_length(options: Options) -> tuple[Sequence[Figure], dict[str, Any]]:

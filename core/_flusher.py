@@ -24,13 +24,15 @@ class Flushable(Protocol):
 class Flusher:
     """Collects what is dirty, and flushes it once a scheduler tick."""
 
-    __slots__ = ("_feeds", "_held", "_outboxes", "_parked")
+    __slots__ = ("_feeds", "_held", "_left", "_outboxes", "_parked")
 
     def __init__(self) -> None:
         self._feeds: list[Flushable] = []
         self._outboxes: list[Flushable] = []
         self._parked: trio.lowlevel.Task | None = None
         self._held = False
+        #: Feeds that were dirty before `hold`.
+        self._left = 0
 
     def mark_feed(self, feed: Flushable) -> None:
         """Have ``feed`` flushed in the next pass, before any outbox. Mark once until flushed."""
@@ -47,9 +49,12 @@ class Flusher:
     def hold(self) -> None:
         """Wake nobody for what is marked from now on: the caller flushes before it waits.
 
-        Whoever feeds many links in one step saves the task switch for each of those steps.
+        Whoever feeds many links in one step saves the task switch for each of those steps. Text
+        that was written before is left to the next pass, for which the task is awake already: what
+        agents write in one tick is one delta, however often links are fed in it.
         """
         self._held = True
+        self._left = len(self._feeds)
 
     def _wake(self) -> None:
         if self._held:
@@ -59,13 +64,15 @@ class Flusher:
             trio.lowlevel.reschedule(task)
 
     def flush(self) -> None:
-        """Flush until nothing is dirty. Ends what `hold` began.
+        """Flush until nothing is dirty, or since `hold` was, and end that.
 
         A send that drains an outbox may let a lagging cursor post more, which is sent in the same
         pass. What ends it is that sockets fill, or that the next page must come from the store.
         """
-        while self._feeds or self._outboxes:
-            feeds, self._feeds = self._feeds, []
+        left, self._left = self._left, 0
+        while len(self._feeds) > left or self._outboxes:
+            feeds = self._feeds[left:]
+            del self._feeds[left:]
             for feed in feeds:
                 feed.flush()
             outboxes, self._outboxes = self._outboxes, []
