@@ -65,11 +65,12 @@ class NoteTaker:
         session = self._session
         for message in session.journal.writing.values():
             if message.saved < message.length:
-                piece = PartialText(
-                    message_id=message.id,
-                    offset=message.saved,
-                    text=message.slice(message.saved, message.length),
-                )
+                # Of a `PartialText`, which by way of its class costs five times as much.
+                piece = {
+                    "messageId": message.id,
+                    "offset": message.saved,
+                    "text": message.slice(message.saved, message.length),
+                }
                 message.saved = message.length
                 session.journal.note(
                     Note(
@@ -77,7 +78,7 @@ class NoteTaker:
                         type="partial",
                         after=session.state.position,
                         timestamp=utc_now(),
-                        data=codec.encode_json(codec.unstructure(piece)),
+                        data=codec.encode_json(piece),
                     )
                 )
 

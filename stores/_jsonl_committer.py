@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Literal, TypeAlias
 
 import attrs
+import msgspec
 import trio
 
 from ..core.errors import FencedError, StoreError, WireError
@@ -34,9 +35,10 @@ _COPIES: Final = 2
 NOTE_SECONDS: Final = 0.05
 
 
-@attrs.define(eq=False)
-class Request:
+class Request(msgspec.Struct, eq=False):
     """One thing to be written: a batch of entries, notes, a deletion, a term.
+
+    A `msgspec.Struct`, since one is made for each batch and each text in progress.
 
     Attributes:
         commit: Called on the event loop when it is durable, before anybody is told.
