@@ -524,7 +524,7 @@ class RunningTurn(Turn):
             return
         self.outcome = outcome
         if self.stop_reason is not None:
-            self.stop_reason = cut_text(str(self.stop_reason))
+            self.stop_reason = cut_text(self.stop_reason)
         if outcome in ("cancelled", "interrupted") and self.cancel_reason is not None:
             self.stop_reason = self.cancel_reason
         elif outcome == "interrupted":
@@ -551,7 +551,7 @@ class RunningTurn(Turn):
         if isinstance(exc, WireError):
             # It was made to be shown.
             log.info("the agent failed", extra={"turn_id": self._id, "error": exc.message})
-            return ErrorInfo(code=exc.code, message=cut_text(exc.message))
+            return ErrorInfo(code=cut_text(exc.code), message=cut_text(exc.message))
         error_id = new_id("err")
         log.error(
             "the agent raised an exception\n%s",
@@ -567,12 +567,13 @@ class RunningTurn(Turn):
             return cut_text(exc.message)
         if isinstance(exc, LocalProtocolError):
             # Ours, of how this turn was used: no text of somebody's.
-            return cut_text(str(exc))
+            return cut_text(exc)
         error_id = new_id("err")
+        raised = "".join(traceback.format_exception_only(exc)).strip()
         log.warning(
             "%s raised an exception",
             what,
-            extra={"error_id": error_id, "turn_id": self._id, "error": repr(exc)},
+            extra={"error_id": error_id, "turn_id": self._id, "error": raised},
         )
         return f"{what} failed ({error_id})"
 

@@ -22,7 +22,7 @@ from ._json import (
     encode_json,
     json_depth,
 )
-from .errors import LocalProtocolError, PayloadTooLargeError
+from .errors import LocalProtocolError, PayloadTooLargeError, as_text
 
 __all__ = ["check_name", "check_text", "cut_text", "encode_value", "take_object", "take_value"]
 
@@ -33,7 +33,6 @@ MAX_SAID: Final = 8 * 1024
 
 #: Of a name that is shown in an error, in characters.
 _SHOWN: Final = 64
-_SURROGATES: Final = re.compile("[\ud800-\udfff]")
 #: Of what msgspec writes, only an integer beyond ±(2^53-1) is not strict: it has so many digits.
 _MANY_DIGITS: Final = re.compile(rb"\d{16}")
 
@@ -60,11 +59,10 @@ def check_name(value: object, what: str) -> None:
         raise LocalProtocolError(f"{what} has at most {MAX_NAME} characters, all of them printable")
 
 
-def cut_text(text: str) -> str:
-    """Make what somebody says of himself fit to be sent: not too long, and no lone surrogate."""
-    if len(text) > MAX_SAID:
-        text = text[: MAX_SAID - 1] + "…"
-    return _SURROGATES.sub("\ufffd", text)
+def cut_text(said: object) -> str:
+    """Make what somebody says of himself fit to be sent: a text, and not too long. Never raises."""
+    text = as_text(said)
+    return text if len(text) <= MAX_SAID else text[: MAX_SAID - 1] + "…"
 
 
 def take_value(value: Any, place: str, limit: int) -> Any:

@@ -15,7 +15,7 @@ TrialogueError
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Final, cast
+from typing import Any, ClassVar, Final, Self, cast
 
 __all__ = [
     "AgentError",
@@ -52,6 +52,7 @@ __all__ = [
     "UnauthorizedError",
     "UnsupportedVersionError",
     "WireError",
+    "as_text",
     "error_from_wire",
     "find_failure",
     "single_exception",
@@ -121,13 +122,25 @@ class WireError(TrialogueError):
     """An error with a code of PROTOCOL §10.
 
     Args:
-        message: For people; safe to show to the peer.
+        message: For people; safe to show to the peer. What is no text is made one.
         data: Machine-readable details, JSON values, e.g. ``{"retryAfterMs": 500}``.
         retryable: Overrides the code's default (only `AgentError` needs it).
     """
 
     code: ClassVar[str] = "SERVER_ERROR"
     default_retryable: ClassVar[bool] = False
+
+    message: str
+    data: dict[str, Any]
+    retryable: bool
+
+    def __new__(cls, *args: Any, **_: Any) -> Self:
+        """Give each what is read of it, also where a subclass's ``__init__`` does not call ours."""
+        error = super().__new__(cls, *args)
+        error.message = as_text(args[0]) if args else cls.__name__
+        error.data = {}
+        error.retryable = cls.default_retryable
+        return error
 
     def __init__(
         self,
@@ -137,7 +150,7 @@ class WireError(TrialogueError):
         retryable: bool | None = None,
     ) -> None:
         super().__init__(message)
-        self.message = message
+        self.message = as_text(message)
         self.data = dict(data) if data else {}
         self.retryable = self.default_retryable if retryable is None else retryable
 
@@ -345,6 +358,20 @@ _BY_CODE: Final[dict[str, type[WireError]]] = {
         ServerError,
     )
 }
+
+
+def as_text(said: object) -> str:
+    """Make a text that can be sent of what somebody said, whatever it is. Never raises.
+
+    Surrogates are joined, and a lone one becomes U+FFFD.
+    """
+    try:
+        text = str(said)
+    except Exception:  # noqa: BLE001 - somebody's __str__
+        text = f"({type(said).__name__})"
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def single_exception(exc: Exception) -> Exception:

@@ -202,6 +202,69 @@ async def test_what_an_agent_says_of_its_end_fits(loopback: Connect, said: str) 
         assert told[0] == (cut if said.startswith("x") else "half \ufffd of a pair")
 
 
+class Mute(Exception):
+    """One whose text cannot be had."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+
+class Bare(AgentError):
+    """One that leaves our constructor out."""
+
+    def __init__(self, said: object) -> None:
+        self.said = said
+
+
+class Coded(AgentError):
+    """One whose code is none."""
+
+    code = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (AgentError(KeyError("x")), "'x'"),  # type: ignore[arg-type]
+        (AgentError(None), "None"),  # type: ignore[arg-type]
+        (AgentError(b"x"), "b'x'"),  # type: ignore[arg-type]
+        (AgentError(Mute()), "(Mute)"),  # type: ignore[arg-type]
+        (Bare(5), "5"),
+        (Coded("x"), "x"),
+        (Mute(), None),
+    ],
+    ids=["exception", "none", "bytes", "mute inside", "bare", "coded", "mute"],
+)
+async def test_whatever_an_agent_raises_ends_its_turn_only(
+    loopback: Connect, raised: Exception, told: str | None
+) -> None:
+    """§5.5, and a bug once seen: `raise AgentError(exc)` ended the whole server."""
+
+    async def fail(call: ToolCall) -> None:
+        await trio.lowlevel.checkpoint()
+        raise raised
+
+    async def agent(turn: Turn) -> None:
+        with pytest.raises(type(raised)):
+            await turn.call_tool("t", {}, fail)
+        raise raised
+
+    async with loopback(agent) as peer:
+        sid = (await peer.call("session.create"))["id"]
+        await peer.call("message.stream", sessionId=sid, content="go")
+        events = {
+            event["type"]: event["data"] for event in await peer.read_until(sid, "turn.ended")
+        }
+        assert events["turn.ended"]["outcome"] == "failed"
+        error = events["turn.ended"]["error"]
+        assert isinstance(error["code"], str)
+        if told is not None:
+            assert events["tool.completed"]["error"] == error["message"] == told
+        assert (await peer.call("server.health"))["status"] == "ok"
+
+
 @pytest.mark.parametrize("name", ["x" * 129, "a\nb", "\ud800"])
 async def test_names_that_an_agent_gives_are_short(loopback: Connect, name: str) -> None:
     """Our choice: 128 characters that can be seen."""
