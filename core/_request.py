@@ -14,11 +14,10 @@ from . import codec
 from ._command import Command, make_claim
 from ._ids import new_id
 from ._protocol import RequestEnvelope, make_error, make_response
-from ._values import encode_value, take_object
+from ._values import check_error, encode_value
 from .errors import (
     DamagedError,
     FencedError,
-    LocalProtocolError,
     PayloadTooLargeError,
     RequestCancelledError,
     RequestTimeoutError,
@@ -125,11 +124,10 @@ class Request(msgspec.Struct, eq=False):
                 data={"sessionId": exc.session_id, "seq": exc.seq},
             )
         error = exc if isinstance(exc, WireError) else self._hide(exc)
-        if self.method.is_free:
-            try:
-                take_object(error.to_wire(), "error", self.link.settings.max_send_frame_bytes)
-            except (LocalProtocolError, PayloadTooLargeError) as fault:
-                error = self._hide(fault)
+        try:
+            check_error(error, self.link.settings.max_event_bytes)
+        except Exception as fault:  # noqa: BLE001 - ends this request
+            error = self._hide(fault)
         self.error = error
         self.link.stats.errors[error.code] += 1
         self._answer(make_error(self.envelope.id, error))

@@ -28,6 +28,7 @@ from ._ratelimit import RateLimiter
 from ._request import Request
 from ._stats import Stats
 from ._timers import Timers
+from ._values import check_error, check_name
 from ._workers import Workers
 from .abc import (
     Acceptor,
@@ -62,6 +63,9 @@ GOODBYE_SECONDS: Final = 2.0
 SHORT_GOODBYE_SECONDS: Final = 0.02
 #: For turns to notice their cancel, and for what is staged to become durable, when it ends.
 FINISH_SECONDS: Final = 5.0
+#: Of a principal, in characters: it is shown, and stands in each session's log. The issuer and the
+#: subject of an OpenID token, of which each has 255 at most, fit together.
+MAX_PRINCIPAL: Final = 512
 #: Limiters of principals that are not connected are looked through when there are so many more.
 _LIMITERS_STEP: Final = 1024
 
@@ -171,20 +175,31 @@ class Server(Acceptor):
         """
         assert self.authenticate is not None
         try:
-            principal: Any = await self.authenticate(credential, link.connection.peer)
-            if not (isinstance(principal, str) and principal):
-                raise TypeError(f"the authenticator returned {principal!r}, which is no principal")
-        except WireError:
-            raise
+            principal = await self.authenticate(credential, link.connection.peer)
+            check_name(principal, "a principal", MAX_PRINCIPAL)
+            if not principal:
+                raise ValueError("the authenticator returned an empty principal")
         except BaseException as exc:
-            if find_failure(exc) is None:
+            failure = find_failure(exc)
+            if failure is None:
                 raise
-            error_id = new_id("err")
-            log.exception("a credential could not be checked", extra={"error_id": error_id})
-            raise ServerError(  # noqa: ASYNC104 - what is no failure was raised above
-                "Internal error", data={"errorId": error_id}
-            ) from exc
+            raise self._explain(failure) from None  # noqa: ASYNC104 - what is no failure was raised
         return principal
+
+    def _explain(self, failure: Exception) -> WireError:
+        """Say how a check has ended; what is not made to be shown, or cannot be, is only logged."""
+        if isinstance(failure, WireError):
+            try:
+                check_error(failure, self.settings.max_event_bytes)
+            except Exception as fault:  # noqa: BLE001 - becomes a line of the log
+                failure = fault
+            else:
+                return failure
+        error_id = new_id("err")
+        log.error(
+            "a credential could not be checked", exc_info=failure, extra={"error_id": error_id}
+        )
+        return ServerError("Internal error", data={"errorId": error_id})
 
     def spawn_request(self, request: Request, params: Any) -> None:
         """Run a handler that waits, under the connections."""

@@ -22,9 +22,17 @@ from ._json import (
     encode_json,
     json_depth,
 )
-from .errors import LocalProtocolError, PayloadTooLargeError, as_text
+from .errors import LocalProtocolError, PayloadTooLargeError, WireError, as_text
 
-__all__ = ["check_name", "check_text", "cut_text", "encode_value", "take_object", "take_value"]
+__all__ = [
+    "check_error",
+    "check_name",
+    "check_text",
+    "cut_text",
+    "encode_value",
+    "take_object",
+    "take_value",
+]
 
 #: Of a tool's and an event's name and a call's id, in characters: each stands in several places.
 MAX_NAME: Final = 128
@@ -47,16 +55,30 @@ def check_text(value: object, what: str) -> None:
         raise TypeError(f"{what} is a str, and not {type(value).__name__!r}")
 
 
-def check_name(value: object, what: str) -> None:
-    """Check that something is a text that can name things.
+def check_name(value: object, what: str, limit: int = MAX_NAME) -> None:
+    """Check that something is a text of at most ``limit`` characters that can name things.
 
     Raises:
         TypeError: It is no text.
         LocalProtocolError: It is too long, or cannot be shown.
     """
     check_text(value, what)
-    if isinstance(value, str) and not (len(value) <= MAX_NAME and value.isprintable()):
-        raise LocalProtocolError(f"{what} has at most {MAX_NAME} characters, all of them printable")
+    if isinstance(value, str) and not (len(value) <= limit and value.isprintable()):
+        raise LocalProtocolError(f"{what} has at most {limit} characters, all of them printable")
+
+
+def check_error(error: WireError, limit: int) -> None:
+    """Check that an error of somebody's can be sent.
+
+    Args:
+        error: Whose class may be somebody's too.
+        limit: Of its JSON, in bytes.
+
+    Raises:
+        Exception: It cannot, for whatever reason.
+    """
+    check_text(error.code, "error.code")
+    take_object(error.to_wire(), "error", limit)
 
 
 def cut_text(said: object) -> str:

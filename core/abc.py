@@ -339,7 +339,7 @@ class Authenticator(Protocol):
 
     @abstractmethod
     async def __call__(self, credential: Credential, peer: PeerInfo, /) -> str:
-        """Return the principal.
+        """Return the principal: at most 512 characters, all of them printable.
 
         Raises:
             UnauthorizedError: Unknown, wrong, expired: the same message for all of them.

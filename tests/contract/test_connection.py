@@ -289,15 +289,122 @@ async def test_failing_check_of_a_header_ends_that_connection_only(connect: Conn
                 await peer.expect_end()
 
 
-async def test_authenticator_that_names_nobody_lets_nobody_in(connect: Connect) -> None:
-    """§10: one that forgets to return is a bug, and not anonymous."""
+endless: dict[str, Any] = {}
+endless["self"] = endless
+
+
+class Uncoded(UnauthorizedError):
+    """One whose code is none."""
+
+    code = object()  # type: ignore[assignment]
+
+
+UNSENDABLE = {
+    "object": UnauthorizedError("no", data={"at": object()}),
+    "set": UnauthorizedError("no", data={"at": {1, 2}}),
+    "endless": UnauthorizedError("no", data=endless),
+    "surrogate": UnauthorizedError("no", data={"at": "\ud800"}),
+    "large": UnauthorizedError("x" * 3 * KIB * KIB),
+    "code": Uncoded("no"),
+}
+
+
+async def refuse_oddly(credential: Credential, peer: PeerInfo) -> str:
+    """Be an authenticator that raises what cannot be sent."""
+    await trio.lowlevel.checkpoint()
+    if credential.token in UNSENDABLE:
+        raise UNSENDABLE[credential.token]
+    return await check(credential, peer)
+
+
+async def test_refusal_that_cannot_be_sent_is_a_bug_that_shows_nothing(connect: Connect) -> None:
+    """§3.2, and a bug once seen: it ended the whole server."""
+    async with connect.serve(authenticate=refuse_oddly):
+        for name in UNSENDABLE:
+            async with connect.another() as peer:
+                auth = {"scheme": "bearer", "token": name}
+                error = await peer.refused("SERVER_ERROR", "hello", auth=auth)
+                assert error["data"]["errorId"]
+                await peer.expect_end()
+        async with connect.another() as other:
+            assert (await other.call("hello", auth=OTHER))["principal"] == "bob"
+
+
+async def test_refusal_of_a_header_that_cannot_be_sent_is_a_bug_that_shows_nothing(
+    connect: Connect,
+) -> None:
+    """§3.2, and a bug once seen: it ended the whole server."""
+    async with connect.serve(authenticate=refuse_oddly):
+        for name in UNSENDABLE:
+            credential = Credential(scheme="bearer", token=name)
+            async with connect.another(credential=credential) as peer:
+                await peer.expect_error(None, "SERVER_ERROR")
+                await peer.expect_end()
+        async with connect.another() as other:
+            assert (await other.call("hello", auth=OTHER))["principal"] == "bob"
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [(ValueError("v"), "v"), ("x\ud800", "x\ufffd"), (None, "None")],
+    ids=["exception", "surrogate", "none"],
+)
+async def test_message_of_a_refusal_is_made_a_text(
+    loopback: Connect, message: Any, shown: str
+) -> None:
+    """§10, and a bug once seen: it ended the whole server."""
+
+    async def refuse(credential: Credential, peer: PeerInfo) -> str:
+        await trio.lowlevel.checkpoint()
+        raise UnauthorizedError(message)
+
+    async with loopback(authenticate=refuse) as peer:
+        error = await peer.refused("UNAUTHORIZED", "hello", auth=GOOD)
+        assert error["message"] == shown
+        await peer.expect_end()
+
+
+async def test_refusal_out_of_a_nursery_is_a_refusal(loopback: Connect) -> None:
+    """§3.2: the one exception of a nursery's group, as of a request's handler."""
+
+    async def check_in_a_nursery(credential: Credential, peer: PeerInfo) -> str:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(check, credential, peer)
+        raise AssertionError
+
+    async with loopback(authenticate=check_in_a_nursery) as peer:
+        await peer.refused("UNAUTHORIZED", "hello", auth={"scheme": "bearer", "token": "wrong"})
+        await peer.expect_end()
+
+
+@pytest.mark.parametrize(
+    "principal", [None, "", 5, "\ud800", "a\0b", "x" * 513], ids=lambda value: f"{value!a:.9}"
+)
+async def test_authenticator_that_names_nobody_lets_nobody_in(
+    loopback: Connect, principal: Any
+) -> None:
+    """§3.2, §10: one that forgets to return is a bug, and not anonymous."""
 
     async def forgetful(credential: Credential, peer: PeerInfo) -> Any:
         await trio.lowlevel.checkpoint()
+        return principal
 
-    async with connect(authenticate=forgetful) as peer:
+    async with loopback(authenticate=forgetful) as peer:
         await peer.refused("SERVER_ERROR", "hello", auth=GOOD)
         await peer.expect_end()
+
+
+async def test_principal_may_be_just_so_long(loopback: Connect) -> None:
+    """§3.2: 512 characters, whatever they are."""
+
+    async def as_token(credential: Credential, peer: PeerInfo) -> str:
+        await trio.lowlevel.checkpoint()
+        return credential.token
+
+    async with loopback(authenticate=as_token) as peer:
+        auth = {"scheme": "bearer", "token": "é" * 512}
+        assert (await peer.call("hello", auth=auth))["principal"] == "é" * 512
+        assert (await peer.call("session.create"))["status"] == "idle"
 
 
 async def test_header_may_carry_the_credential(connect: Connect) -> None:
