@@ -25,7 +25,7 @@ from ._protocol import (
     make_ping,
     make_pong,
 )
-from ._ratelimit import RateLimiter
+from ._ratelimit import RateLimiter, whole_ms
 from ._registry import LATER
 from ._request import Request
 from .abc import CloseReason, Connection, Link
@@ -215,7 +215,7 @@ class ServerLink(Link):
         wait = (limiter.reserve if reserved else limiter.ordinary).take(self._now)
         if not wait:
             return None
-        retry_after_ms = max(1, round(wait * 1000))
+        retry_after_ms = whole_ms(wait)
         return RateLimitedError(
             f"Too many requests; try again in {retry_after_ms} ms",
             data={"retryAfterMs": retry_after_ms},

@@ -13,9 +13,19 @@ __all__ = ["RateLimit", "RateLimiter", "TokenBucket"]
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
+#: A bucket lends what it will have so soon, or who comes just when told would find it a hair short:
+#: the clock's time and the level are rounded.
+_LENT_SECONDS: Final = 1e-6
+
+
 def _positive(_: object, attribute: attrs.Attribute[float], value: float) -> None:
     if not (value > 0 and math.isfinite(value)):
         raise ValueError(f"{attribute.name} must be a positive number, not {value!r}")
+
+
+def _one_at_least(_: object, attribute: attrs.Attribute[float], value: float) -> None:
+    if not (value >= 1 and math.isfinite(value)):
+        raise ValueError(f"{attribute.name} must be at least 1, not {value!r}: none would be let in")
 
 
 @attrs.frozen(kw_only=True)
@@ -25,15 +35,15 @@ class RateLimit:
     Attributes:
         max_requests: Allowed on average in each window.
         window_seconds: The window's length.
-        burst: How many at once after a pause.
-        reserve: A bucket apart, refilled at the same rate, for what stops work: ``turn.cancel``,
+        burst: How many at once after a pause, 1 or more.
+        reserve: A bucket apart, 1 or more, refilled at the same rate, for what stops work: ``turn.cancel``,
             ``request.cancel``, ``ask.answer`` and ``ping``.
     """
 
     max_requests: float = attrs.field(default=1200.0, validator=_positive)
     window_seconds: float = attrs.field(default=60.0, validator=_positive)
-    burst: float = attrs.field(default=100.0, validator=_positive)
-    reserve: float = attrs.field(default=20.0, validator=_positive)
+    burst: float = attrs.field(default=100.0, validator=_one_at_least)
+    reserve: float = attrs.field(default=20.0, validator=_one_at_least)
 
     @classmethod
     def parse(cls, text: str) -> RateLimit | None:
@@ -72,10 +82,11 @@ class RateLimit:
 class TokenBucket:
     """Allow ``rate`` (> 0) per second on average and ``burst`` at once."""
 
-    __slots__ = ("_at", "_burst", "_level", "_rate")
+    __slots__ = ("_at", "_burst", "_lent", "_level", "_rate")
 
     def __init__(self, rate: float, burst: float) -> None:
         self._rate, self._burst = rate, burst
+        self._lent = min(rate * _LENT_SECONDS, 0.001)
         self._level, self._at = burst, -math.inf
 
     def take(self, now: float, cost: float = 1.0) -> float:
@@ -90,7 +101,7 @@ class TokenBucket:
             if level > self._burst:
                 level = self._burst
             self._at = now
-        if level >= cost:
+        if level >= cost - self._lent:
             self._level = level - cost
             return 0.0
         self._level = level
@@ -99,6 +110,12 @@ class TokenBucket:
     def is_full(self, now: float) -> bool:
         """Whether a fresh bucket would behave the same: it can be forgotten."""
         return self._level + max(0.0, now - self._at) * self._rate >= self._burst
+
+
+def whole_ms(wait: float) -> int:
+    """Give the whole milliseconds, 1 or more, after which what had to wait so long is let in."""
+    # Less by half of what the bucket lends: 50.0000001 ms are 50.
+    return max(1, math.ceil((wait - _LENT_SECONDS / 2) * 1000))
 
 
 class RateLimiter:

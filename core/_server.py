@@ -105,6 +105,7 @@ class Server(Acceptor):
         self.started_at = self.time()
         self.is_draining = False
         self.retry_after_ms = RETRY_AFTER_MS
+        #: Of principals that are connected, or whose past still counts.
         self._limiters: dict[str, RateLimiter] = {}
         self._prune_limiters_at = _LIMITERS_STEP
         self._connection_tasks: trio.Nursery
@@ -159,8 +160,12 @@ class Server(Acceptor):
         if limiter is None:
             if len(self._limiters) >= self._prune_limiters_at:
                 now = trio.current_time()
+                here = {link.principal for link in self.links}
                 self._limiters = {
-                    name: kept for name, kept in self._limiters.items() if not kept.is_idle(now)
+                    name: kept
+                    for name, kept in self._limiters.items()
+                    # One that is idle now may be the one that a connection charges next.
+                    if name in here or not kept.is_idle(now)
                 }
                 self._prune_limiters_at = len(self._limiters) + _LIMITERS_STEP
             limiter = self._limiters[principal] = RateLimiter(limit)

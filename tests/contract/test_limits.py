@@ -177,6 +177,33 @@ async def test_rate_of_a_principal_holds_over_its_connections(connect: Connect) 
         assert await other.call("server.health")
 
 
+async def test_rate_of_a_principal_outlives_any_number_of_others(loopback: Connect) -> None:
+    """§11, and a bug once seen: after a thousand others its next connection had a rate of its own."""
+    limit = RateLimit(burst=5, max_requests=1)
+    async with loopback(authenticate=as_token, rate_limit=limit) as one:
+        await one.call("hello", auth={"scheme": "bearer", "token": "ada"})
+        for number in range(1100):
+            # Nothing of it is spent: to whoever looks it is as good as new.
+            loopback.server.limiter(f"u{number}")
+        async with loopback.another() as two:
+            await two.call("hello", auth={"scheme": "bearer", "token": "ada"})
+            await spend(one)
+            await two.refused("RATE_LIMITED", "server.health")
+
+
+async def test_waiting_just_as_long_as_told_is_enough(
+    loopback: Connect, autojump_clock: MockClock
+) -> None:
+    """§11: retryAfterMs is rounded up, and no rounding of the clock's takes that back."""
+    for count, seconds in ((7, 3), (13, 1), (70, 60), (1e5, 1)):
+        rate = RateLimit(max_requests=count, window_seconds=seconds, burst=2)
+        async with loopback(rate_limit=rate) as peer:
+            for _ in range(10):
+                _, retry_after_ms = await spend(peer)
+                await trio.sleep(retry_after_ms / 1000)
+                assert await peer.call("server.health")
+
+
 # -- sessions in time --------------------------------------------------------------------------
 
 
