@@ -1,0 +1,102 @@
+"""The seam to model providers: one request, text as it comes, one reply.
+
+A provider is a `Model`, one module each (`openai.py`, `anthropic.py`, `local.py`); who calls it is
+`ToolLoop`, or an agent of one's own. Push and not an async generator, as `Turn` is: no stream is
+left open across a ``yield``, and cancelling the call closes it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+from typing import Literal, Protocol, TypeAlias
+
+import attrs
+
+from ..core.models import JsonObject, Message, MessageKind, TokenUsage, ToolCallInfo
+
+__all__ = ["Model", "ModelReply", "ModelRequest", "StopReason", "ToolSpec", "WriteText"]
+
+#: Why a model stopped: it was done, wants tools, came to its limit, or would not answer.
+StopReason: TypeAlias = Literal["end", "toolCalls", "maxTokens", "refusal"]
+
+
+@attrs.frozen(kw_only=True)
+class ToolSpec:
+    """A tool as a model is told of it.
+
+    Attributes:
+        schema: JSON Schema of its arguments, of type object.
+    """
+
+    name: str
+    description: str = ""
+    schema: JsonObject
+
+
+@attrs.frozen(kw_only=True)
+class ModelRequest:
+    """What a model is to answer.
+
+    Attributes:
+        messages: The conversation, oldest first, as `Turn.messages` gives it. Tool calls stand on
+            the assistant's messages, each result is a message of role ``tool`` with its ``call_id``.
+        system: The system prompt, before all of them.
+        model: Another model of the same provider than the one it was made for.
+        max_tokens: Of the reply.
+    """
+
+    messages: Sequence[Message]
+    system: str | None = None
+    tools: Sequence[ToolSpec] = ()
+    model: str | None = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ModelReply:
+    """How a model's answer ended; its text has been written.
+
+    Attributes:
+        tool_calls: What it wants called, in its order, with arguments that are a JSON object.
+        usage: Of this call; zeros where the provider does not say.
+    """
+
+    tool_calls: tuple[ToolCallInfo, ...] = ()
+    usage: TokenUsage = attrs.field(factory=TokenUsage)
+    stop_reason: StopReason = "end"
+
+
+class WriteText(Protocol):
+    """Where a model's text goes; `Turn.write` is one."""
+
+    async def __call__(self, text: str, *, kind: MessageKind = "text") -> None:
+        """Take the next piece."""
+
+
+class Model(ABC):
+    """A language model that can be asked.
+
+    Attributes:
+        name: As the provider calls it.
+        window_tokens: How many tokens fit into a request and its reply; None if it is not known.
+    """
+
+    name: str
+    window_tokens: int | None = None
+
+    @abstractmethod
+    async def generate(self, request: ModelRequest, write: WriteText) -> ModelReply:
+        """Answer one request. Cancelling it closes the provider's stream.
+
+        It is tried again only as long as nothing was written.
+
+        Raises:
+            AgentError: The provider failed; its message can be shown, and holds no secret.
+        """
+
+    def lifespan(self) -> AbstractAsyncContextManager[None]:
+        """Hold what outlives a call, such as connections; entered once, round all calls."""
+        return nullcontext()
