@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import attrs
 
-from .models import InputInfo, Message, MessageKind, SessionConfig
+from .models import (
+    AskKind,
+    ClientTool,
+    Effect,
+    InputInfo,
+    Message,
+    MessageKind,
+    SessionConfig,
+    ToolCallInfo,
+)
 
-__all__ = ["Agent", "ToolCall", "ToolFunction", "Turn"]
+__all__ = ["Agent", "Answer", "ToolCall", "ToolFunction", "Turn"]
 
 
 @attrs.frozen(kw_only=True)
@@ -30,6 +39,20 @@ class ToolCall:
 
 
 ToolFunction: TypeAlias = Callable[[ToolCall], Awaitable[Any]]
+
+
+@attrs.frozen(kw_only=True)
+class Answer:
+    """What became of an ask.
+
+    Attributes:
+        value: The answer, a JSON value; the default if the ask expired.
+        by: The principal who gave it, None if it expired.
+    """
+
+    value: Any
+    by: str | None = None
+    reason: Literal["answered", "expired"] = "answered"
 
 
 class Turn(ABC):
@@ -98,8 +121,17 @@ class Turn(ABC):
         """
 
     @abstractmethod
-    def complete_message(self) -> Message | None:
-        """Complete the message in progress, and give it. None if there is none."""
+    def complete_message(self, tool_calls: Sequence[ToolCallInfo] = ()) -> Message | None:
+        """Complete the message in progress, and give it. None if there is none.
+
+        Args:
+            tool_calls: All the calls of a model's step, which stand in this message from now on:
+                in an empty one, if none is in progress. `call_tool` then runs each, by its id.
+
+        Raises:
+            LocalProtocolError: The arguments are no JSON, or an id stands in this turn already.
+            PayloadTooLargeError: No frame could hold the message with them.
+        """
 
     @abstractmethod
     async def call_tool(
@@ -109,6 +141,8 @@ class Turn(ABC):
         function: ToolFunction,
         *,
         call_id: str | None = None,
+        key: str | None = None,
+        effect: Effect = "unsafe",
     ) -> Any:
         """Run a tool as part of this turn, and give its result, a JSON value.
 
@@ -116,18 +150,103 @@ class Turn(ABC):
         agent's. A tool's exception is logged as ``tool.completed status=error`` and raised here.
         Cancelling the call gives ``status=cancelled``.
 
+        When the agent is called again for this turn (see `attempt`), what the log holds of an
+        earlier attempt is not done twice: the call's result is returned, its error raised as
+        `ToolFailedError`. One of which nobody knows how it ended is run again if its ``effect``
+        allows it; for an unsafe one somebody is asked first, whether to retry or to skip it.
+
         Args:
             name: Of the tool.
             arguments: JSON values. For the log they are copied.
             function: What runs. It is given the arguments as they are.
-            call_id: The model's id of the call.
+            call_id: The model's id of the call. One that stands in a message of this turn, and has
+                no result yet, is not put into another one.
+            key: What it is known by when the agent is called again. Without one that is the
+                ``call_id``, and without that its place among calls of this name and arguments.
+            effect: What the tool does to the world.
 
         Raises:
+            ToolFailedError: It failed in an earlier attempt.
+            ToolOutcomeUnknownError: It ran when the server stopped, and who was asked said ``skip``.
             LocalProtocolError: The arguments or the result are no JSON; the message names the
                 place: ``result.when: a datetime is no JSON value``.
             PayloadTooLargeError: They are larger than ``max_message_bytes``, or no frame could hold
                 the call beside what its message has already.
         """
+
+    @property
+    @abstractmethod
+    def pending_calls(self) -> Sequence[ToolCallInfo]:
+        """This turn's calls that stand in a message and have no result, or an unknown one."""
+
+    @property
+    @abstractmethod
+    def client_tools(self) -> Sequence[ClientTool]:
+        """The tools that subscribers offer now; of several with one name the first's."""
+
+    @abstractmethod
+    async def call_client_tool(
+        self,
+        name: str,
+        arguments: Mapping[str, Any],
+        *,
+        call_id: str | None = None,
+        key: str | None = None,
+        expires_seconds: float | None = None,
+    ) -> Any:
+        """Let a client run a tool, and give its result.
+
+        As `call_tool`, with an ask of kind ``tool`` in place of a function: whoever answers it
+        first has run it. If that client goes, another can.
+
+        Raises:
+            ToolFailedError: The client says that it failed, or nobody answered in time.
+        """
+
+    # -- asks ------------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def ask(
+        self,
+        title: str,
+        *,
+        kind: AskKind = "question",
+        detail: str | None = None,
+        options: Sequence[str] | None = None,
+        schema: Mapping[str, Any] | None = None,
+        default: Any = None,
+        expires_seconds: float | None = None,
+        key: str | None = None,
+        call_id: str | None = None,
+        name: str | None = None,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> Answer:
+        """Ask whoever is attached, now or later, and wait for the first valid answer.
+
+        It completes the message in progress. The time that a turn waits for nothing but asks does
+        not count against its limit, and it goes on waiting when the server is restarted: the agent
+        is called again then (see `attempt`), and this gives what has been answered, without asking
+        twice. Cancelling the wait closes the ask.
+
+        Args:
+            title: The question, in a line.
+            kind: ``approval`` of something, or any other ``question``.
+            detail: More of it.
+            options: The answers that are allowed.
+            schema: JSON Schema that the answer has to fit.
+            default: Stands in for the answer if none comes in time.
+            expires_seconds: How long it waits; None is for ever.
+            key: What it is known by when the agent is called again. Without one that is its place
+                among the asks of this kind and title.
+            call_id: Of the tool call that it is about; with its ``name`` and ``arguments``.
+
+        Raises:
+            LocalProtocolError: Something is no JSON or no schema, or the default is not allowed.
+            PayloadTooLargeError: It is larger than ``max_message_bytes``.
+            OverloadedError: ``max_open_asks`` of this session are open.
+        """
+
+    # -- events, usage, steering -----------------------------------------------------------------
 
     @abstractmethod
     def emit(self, name: str, data: Mapping[str, Any], *, durable: bool = False) -> None:

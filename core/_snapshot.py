@@ -11,6 +11,7 @@ from typing import Final
 import attrs
 
 from . import codec
+from ._record import TurnRecord
 from ._state import SessionState
 from .errors import InvalidRequestError, StoreError
 from .events import SessionCompacted, ToolCalled
@@ -82,8 +83,10 @@ class Snapshot:
     in_progress: tuple[_Begun, ...]
     inputs: tuple[InputInfo, ...]
     asks: tuple[AskInfo, ...]
+    closed_asks: tuple[str, ...] = ()
     tools: tuple[ToolCalled, ...]
     active_turn_id: str | None = None
+    record: TurnRecord | None = None
     outcomes: dict[str, Outcome]
     input_turns: dict[str, str]
     usage: TokenUsage
@@ -121,8 +124,10 @@ def take_snapshot(state: SessionState) -> Snapshot:
         ),
         inputs=tuple(state.inputs),
         asks=tuple(state.asks.values()),
+        closed_asks=tuple(state.closed_asks),
         tools=tuple(state.tools.values()),
         active_turn_id=state.active_turn_id,
+        record=None if state.record is None else state.record.copy(),
         outcomes=dict(state.outcomes),
         input_turns=dict(state.input_turns),
         usage=state.usage,
@@ -179,8 +184,11 @@ def restore(state: SessionState, note: Note) -> bool:
     }
     state.inputs = list(snapshot.inputs)
     state.asks = {ask.ask_id: ask for ask in snapshot.asks}
+    state.closed_asks = set(snapshot.closed_asks)
     state.tools = {tool.call_id: tool for tool in snapshot.tools}
     state.active_turn_id = snapshot.active_turn_id
+    # Two states are restored from one snapshot, and this is what they change in place.
+    state.record = None if snapshot.record is None else snapshot.record.copy()
     state.outcomes = dict(snapshot.outcomes)
     state.input_turns = dict(snapshot.input_turns)
     state.usage = snapshot.usage

@@ -13,9 +13,11 @@ from typing import Any, ClassVar, Final
 
 import attrs
 
+from ._record import AskRecord, CallRecord, TurnRecord
 from .events import (
     AskClosed,
     AskOpened,
+    CustomEvent,
     EventBody,
     InputDelivered,
     InputQueued,
@@ -41,6 +43,7 @@ from .models import (
     InProgress,
     InputInfo,
     Message,
+    MessageStatus,
     Outcome,
     ParentRef,
     Session,
@@ -69,6 +72,7 @@ class SessionState:
         "_keeps_keys",
         "active_turn_id",
         "asks",
+        "closed_asks",
         "compaction",
         "config",
         "created_at",
@@ -87,6 +91,7 @@ class SessionState:
         "outcomes",
         "owner",
         "parent",
+        "record",
         "seq",
         "session_id",
         "summary",
@@ -123,8 +128,11 @@ class SessionState:
         #: Queued inputs in the order in which they will run.
         self.inputs: list[InputInfo] = []
         self.asks: dict[str, AskInfo] = {}
+        self.closed_asks: set[str] = set()
         self.tools: dict[str, ToolCalled] = {}
         self.active_turn_id: str | None = None
+        #: Of the active turn, once it has called a tool or asked something.
+        self.record: TurnRecord | None = None
         self.outcomes: dict[str, Outcome] = {}
         self.input_turns: dict[str, str] = {}
         self.usage = TokenUsage()
@@ -147,7 +155,18 @@ class SessionState:
             return self.ended
         if self.active_turn_id is None:
             return "idle"
-        return "waiting" if self.asks else "running"
+        return "waiting" if self.asks and self.is_only_waiting else "running"
+
+    @property
+    def is_only_waiting(self) -> bool:
+        """Whether the turn does nothing that the log knows of but wait for clients.
+
+        A call that a client runs is such a wait, too.
+        """
+        if self.in_progress or self.record is None:
+            return False
+        at_clients = {ask.opened.call_id for ask in self.record.asks if ask.opened.kind == "tool"}
+        return self.tools.keys() <= at_clients
 
     def holds(self, position: Position) -> bool:
         """Say whether the log has exactly this position, term and seq (PROTOCOL §6.5)."""
@@ -231,7 +250,7 @@ class SessionState:
             if message.turn_id == turn_id:
                 is_past_later_turns = True
                 is_text = message.role == "assistant" and message.kind == "text"
-                if is_text and not _is_implied(message):
+                if is_text and (message.content or not message.tool_calls):
                     return message
             elif is_past_later_turns and message.turn_id is not None:
                 break
@@ -296,7 +315,20 @@ class SessionState:
         self._take(session)
 
     def _session_updated(self, body: SessionUpdated, entry: Entry) -> None:
+        if self.active_turn_id is not None:
+            # Its config stays what it was at its start.
+            self._turn_record()
         self._take(body.session)
+
+    def _turn_record(self) -> TurnRecord:
+        if self.record is None:
+            self.record = TurnRecord(config=self.config)
+        return self.record
+
+    def _acted(self) -> None:
+        """The agent has done something since it was given an answer."""
+        if self.record is not None:
+            self.record.has_answer = False
 
     def _take(self, session: Session) -> None:
         self.name = session.name
@@ -332,6 +364,8 @@ class SessionState:
     def _input_delivered(self, body: InputDelivered, entry: Entry) -> None:
         self._remove_input(body.input_id)
         self.input_turns[body.input_id] = body.turn_id
+        if body.as_ == "steer":
+            self._acted()
         self.last_activity_at = entry.timestamp
 
     def _input_gone(self, body: InputWithdrawn | InputReturned, entry: Entry) -> None:
@@ -345,9 +379,10 @@ class SessionState:
 
     def _turn_started(self, body: TurnStarted, entry: Entry) -> None:
         self.active_turn_id = body.turn_id
+        self.record = None
 
     def _turn_ended(self, body: TurnEnded, entry: Entry) -> None:
-        self.active_turn_id = None
+        self.active_turn_id = self.record = None
         self.outcomes[body.turn_id] = body.outcome
         self.usage = self.usage + body.usage
         self.last_activity_at = entry.timestamp
@@ -361,10 +396,15 @@ class SessionState:
             message_id=body.message_id, turn_id=body.turn_id, role=body.role, kind=body.kind
         )
         self.in_progress[body.message_id] = (message, entry.seq)
+        if self.record is not None:
+            self._acted()
 
     def _message_completed(self, body: MessageCompleted, entry: Entry) -> None:
-        begun = self.in_progress.pop(body.message.id, None)
-        self._append(body.message, entry.seq if begun is None else begun[1])
+        message = body.message
+        begun = self.in_progress.pop(message.id, None)
+        self._append(message, entry.seq if begun is None else begun[1])
+        if message.tool_calls and message.turn_id == self.active_turn_id:
+            self._turn_record().pending += message.tool_calls
 
     def _derive_id(self, wanted: str, entry: Entry, turn_id: str) -> str:
         """Give a message an id that follows from the log, and is the session's only one.
@@ -388,22 +428,24 @@ class SessionState:
         """Keep the call with the assistant's message that made it.
 
         A call made without any text has no message of its own in the log; a model needs one, so
-        the fold makes it: empty, its id derived from the first call's. That call is in it already
-        if the message was completed by it, and has no result yet: an id may come again.
+        the fold makes it: empty, its id derived from the first call's.
         """
         self.tools[body.call_id] = body
+        record = self._turn_record()
+        record.has_answer = False
+        stands = record.stands(body)
+        record.calls.append(CallRecord(called=body))
+        if stands:
+            return
+        record.pending.append(_call_info(body))
         for index in range(len(self.messages) - 1, -1, -1):
             message = self.messages[index]
             if message.turn_id != body.turn_id or message.role not in ("assistant", "tool"):
                 break
             if message.role == "tool":
                 continue
-            calls = message.tool_calls or ()
-            if any(call.call_id == body.call_id for call in calls) and not any(
-                later.call_id == body.call_id for later in self.messages[index + 1 :]
-            ):
-                return
             if _is_implied(message) and not self._has_results_after(index):
+                calls = message.tool_calls or ()
                 self.messages[index] = attrs.evolve(message, tool_calls=(*calls, _call_info(body)))
                 return
             break
@@ -426,9 +468,16 @@ class SessionState:
     def _tool_completed(self, body: ToolCompleted, entry: Entry) -> None:
         text = result_text(body.result) if body.status == "ok" else body.error or body.status
         self.tools.pop(body.call_id, None)
+        record = self._turn_record()
+        record.has_answer = False
+        earlier = record.end_call(body)
+        if earlier is not None and self._replace_result(earlier, body, text):
+            return
+        message_id = self._derive_id(f"msg_{body.call_id}_result", entry, body.turn_id)
+        record.set_result(body.call_id, message_id)
         self._append(
             Message(
-                id=self._derive_id(f"msg_{body.call_id}_result", entry, body.turn_id),
+                id=message_id,
                 session_id=self.session_id,
                 turn_id=body.turn_id,
                 role="tool",
@@ -440,12 +489,31 @@ class SessionState:
             entry.seq,
         )
 
+    def _replace_result(self, message_id: str, body: ToolCompleted, text: str) -> bool:
+        """Put a call's later result where an earlier one stands: a model is shown one of each."""
+        index = self.find_message(message_id)
+        if index is None:
+            return False
+        status: MessageStatus = "complete" if body.status == "ok" else "error"
+        self.messages[index] = attrs.evolve(self.messages[index], content=text, status=status)
+        return True
+
     def _ask_opened(self, body: AskOpened, entry: Entry) -> None:
         self.asks[body.ask_id] = body
+        record = self._turn_record()
+        record.has_answer = False
+        record.asks.append(AskRecord(opened=body))
 
     def _ask_closed(self, body: AskClosed, entry: Entry) -> None:
-        self.asks.pop(body.ask_id, None)
+        if self.asks.pop(body.ask_id, None) is not None:
+            self.closed_asks.add(body.ask_id)
+        record = self._turn_record()
+        record.end_ask(body)
+        record.has_answer = body.reason != "cancelled"
         self.last_activity_at = entry.timestamp
+
+    def _custom(self, body: CustomEvent, entry: Entry) -> None:
+        self._acted()
 
     _folds: ClassVar[dict[type[EventBody], Callable[[SessionState, Any, Entry], None]]] = {
         SessionCreated: _session_created,
@@ -466,6 +534,7 @@ class SessionState:
         ToolCompleted: _tool_completed,
         AskOpened: _ask_opened,
         AskClosed: _ask_closed,
+        CustomEvent: _custom,
     }
 
 

@@ -3,42 +3,39 @@
 from __future__ import annotations
 
 import logging
-import traceback
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from . import codec
+from ._calls import CallingTurn
 from ._clock import utc_now
-from ._feed import make_event
+from ._failures import explain_failure
 from ._frame import Frame
 from ._ids import new_id
-from ._state import result_text
-from ._text import MAX_ESCAPED, LiveMessage
-from ._values import check_name, check_text, cut_text, take_object, take_value
-from .abc import Agent, ToolCall, ToolFunction, Turn
+from ._text import LiveMessage
+from ._values import check_name, check_text, cut_text, take_object
+from .abc import Agent, Answer
 from .errors import (
     AgentError,
     LocalProtocolError,
     PayloadTooLargeError,
     RequestTimeoutError,
-    WireError,
     find_failure,
 )
 from .events import (
     CustomEvent,
     MessageCompleted,
     MessageStarted,
-    ToolCalled,
-    ToolCompleted,
-    ToolProgress,
     TurnEnded,
 )
 from .models import (
+    AskKind,
+    ClientTool,
     ErrorInfo,
     InputInfo,
     Message,
@@ -71,7 +68,7 @@ _STATUS: Final[dict[Outcome, MessageStatus]] = {
 }
 
 
-class RunningTurn(Turn):
+class RunningTurn(CallingTurn):
     """A turn of a session in this process.
 
     Attributes:
@@ -83,10 +80,9 @@ class RunningTurn(Turn):
     def __init__(
         self, session: LiveSession, turn_id: str, first: Message, input_id: str, attempt: int = 1
     ) -> None:
-        self._session = session
+        super().__init__(session, turn_id)
         self._feed = session.feed
         self._notes = session.notes
-        self._id = turn_id
         self._input = first
         self._config = session.state.config
         self._attempt = attempt
@@ -95,22 +91,16 @@ class RunningTurn(Turn):
         self.outcome: Outcome | None = None
         self.cancel_reason: str | None = None
         self._cancel_outcome: Literal["cancelled", "interrupted"] = "cancelled"
-        self._message: LiveMessage | None = None
+        self.message: LiveMessage | None = None
         self._message_usage = TokenUsage()
         self._usage = TokenUsage()
-        self._open_calls: dict[str, ToolCall] = {}
-        #: Of the calls that stand in one message without text, where a further one would too.
-        self._calls_bytes = 0
-        self._has_acted = False
+        self.has_acted = False
         self._steering: trio.Event | None = None
         self._handed: deque[Message] = deque()
         self._writes_left = WRITES_PER_CHECKPOINT
         self._checkpoint_at = 0.0
         self._flushes = self._feed.flushes
-        settings = session.settings
-        self._max_message_bytes = settings.max_message_bytes
-        self._max_event_bytes = settings.max_event_bytes
-        self._max_uncommitted_bytes = settings.max_uncommitted_bytes
+        self._max_uncommitted_bytes = session.settings.max_uncommitted_bytes
 
     # -- what the agent reads --------------------------------------------------------------
 
@@ -165,7 +155,7 @@ class RunningTurn(Turn):
 
     def _write(self, text: str, kind: MessageKind) -> None:
         # As a rule a token costs this, and one look each at whether somebody is to be told.
-        message = self._message
+        message = self.message
         if (
             message is None
             or message.kind != kind
@@ -186,7 +176,7 @@ class RunningTurn(Turn):
         check_text(text, "what turn.write is given")
         if kind not in _KINDS:
             raise ValueError(f"a message's kind is one of {', '.join(_KINDS)}, and not {kind!r}")
-        message = self._message
+        message = self.message
         if message is None or message.kind != kind:
             if not text:
                 return None
@@ -213,8 +203,8 @@ class RunningTurn(Turn):
         self._checkpoint_at = perf_counter() + SECONDS_PER_CHECKPOINT
 
     def _start_message(self, kind: MessageKind) -> LiveMessage:
-        self._check_running()
-        self._has_acted = True
+        self.check_running()
+        self.has_acted = True
         session = self._session
         message = LiveMessage(
             session.id,
@@ -229,16 +219,23 @@ class RunningTurn(Turn):
             on_publish=lambda: session.feed.start_live(message),
         )
         session.journal.writing[message.id] = message
-        self._message = message
+        self.message = message
         return message
 
-    def complete_message(self) -> Message | None:
-        return self._end_message("complete")
+    def complete_message(self, tool_calls: Sequence[ToolCallInfo] = ()) -> Message | None:
+        if not tool_calls:
+            return self.end_message("complete")
+        self.check_running()
+        taken = self._take_calls(tool_calls)
+        with self._session.journal.batch():
+            if self.message is None:
+                self._start_message("text")
+            return self.end_message("complete", taken)
 
-    def _end_message(
+    def end_message(
         self, status: MessageStatus, tool_calls: tuple[ToolCallInfo, ...] | None = None
     ) -> Message | None:
-        live, self._message = self._message, None
+        live, self.message = self.message, None
         if live is None:
             return None
         self._calls_bytes = 0
@@ -262,136 +259,49 @@ class RunningTurn(Turn):
         session.journal.writing.pop(live.id, None)
         return message
 
-    # -- tools -------------------------------------------------------------------------------
+    # -- tools and asks ----------------------------------------------------------------------
 
-    async def call_tool(
+    @property
+    def client_tools(self) -> Sequence[ClientTool]:
+        return ()
+
+    async def call_client_tool(
         self,
         name: str,
         arguments: Mapping[str, Any],
-        function: ToolFunction,
         *,
         call_id: str | None = None,
+        key: str | None = None,
+        expires_seconds: float | None = None,
     ) -> Any:
-        self._check_running()
-        check_name(name, "a tool's name")
-        call_id = call_id or new_id("call")
-        check_name(call_id, "a call's id")
-        if not callable(function):
-            raise TypeError(f"the tool {name!r} is no function, but {function!r:.80}")
-        if call_id in self._open_calls:
-            raise LocalProtocolError(f"the tool call {call_id!r} is open already")
-        session = self._session
-        kept = take_object(arguments, "arguments", self._max_message_bytes)
-        info = ToolCallInfo(call_id=call_id, name=name, arguments=kept)
-        self._add_call(info)
-        self._has_acted = True
-        with session.journal.batch():
-            self._end_message("complete", (info,))
-            session.journal.stage(
-                ToolCalled(call_id=call_id, turn_id=self._id, name=name, arguments=info.arguments)
-            )
-        call = ToolCall(
-            call_id=call_id,
-            turn_id=self._id,
-            session_id=session.id,
-            name=name,
-            arguments=arguments,
-            report_progress=self._make_progress(call_id),
-        )
-        self._open_calls[call_id] = call
-        try:
-            await checkpoint_if_cancelled()
-            running: Any = cast("Callable[[ToolCall], Any]", function)(call)
-            if not hasattr(running, "__await__"):
-                kind = type(running).__name__
-                raise TypeError(f"the tool {name!r} is not async: it returned {kind!r} at once")
-            result = await running
-            kept_result = take_value(result, "result", self._max_message_bytes)
-            self._check_result(kept_result)
-        except BaseException as exc:  # noqa: ASYNC103 - raised, if it is no failure
-            failure = find_failure(exc)
-            if failure is None:
-                self._close_call(call_id, "cancelled")
-            else:
-                error = self._describe(failure, f"the tool {name!r}")
-                self._close_call(call_id, "error", error=error)
-            raise
-        self._close_call(call_id, "ok", result=kept_result)
-        return result
+        raise NotImplementedError
 
-    def _add_call(self, info: ToolCallInfo) -> None:
-        """Count a call to the message that it will stand in.
-
-        Raises:
-            PayloadTooLargeError: No frame could hold the two.
-        """
-        size = len(codec.encode_json(codec.unstructure(info)))
-        message, limit = self._message, self._max_event_bytes
-        beside = self._calls_bytes if message is None else message.max_json_bytes
-        if message is not None and beside + size > limit:
-            beside = len(codec.encode_json(message.text()))
-        if beside + size > limit:
-            raise PayloadTooLargeError(
-                f"A message may have {limit} bytes with its tool calls", data={"limitBytes": limit}
-            )
-        if message is None:
-            self._calls_bytes += size
-
-    def _check_result(self, result: Any) -> None:
-        """Check that a frame can hold the text that a result has in the history, too.
-
-        Raises:
-            PayloadTooLargeError: It is one that nearly doubles as a text.
-        """
-        text, limit = result_text(result), self._max_event_bytes
-        if len(text) * MAX_ESCAPED > limit and len(codec.encode_json(text)) > limit:
-            raise PayloadTooLargeError(
-                f"A tool's result may have {limit} bytes as a text", data={"limitBytes": limit}
-            )
-
-    def _make_progress(self, call_id: str) -> Any:
-        def report_progress(
-            text: str | None = None, progress: float | None = None, total: float | None = None
-        ) -> None:
-            if call_id in self._open_calls:
-                body = ToolProgress(
-                    call_id=call_id,
-                    turn_id=self._id,
-                    text=None if text is None else cut_text(text),
-                    progress=progress,
-                    total=total,
-                )
-                self._session.journal.publish_transient(make_event(self._session.id, body))
-
-        return report_progress
-
-    def _close_call(
+    async def ask(
         self,
-        call_id: str,
-        status: Literal["ok", "error", "cancelled"],
+        title: str,
         *,
-        result: Any = None,
-        error: str | None = None,
-    ) -> None:
-        # A call whose turn was ended under it was closed by that end already.
-        if self._open_calls.pop(call_id, None) is None or self._session.journal.failure:
-            return
-        self._calls_bytes = 0
-        self._session.journal.stage(
-            ToolCompleted(
-                call_id=call_id, turn_id=self._id, status=status, result=result, error=error
-            )
-        )
+        kind: AskKind = "question",
+        detail: str | None = None,
+        options: Sequence[str] | None = None,
+        schema: Mapping[str, Any] | None = None,
+        default: Any = None,
+        expires_seconds: float | None = None,
+        key: str | None = None,
+        call_id: str | None = None,
+        name: str | None = None,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> Answer:
+        raise NotImplementedError
 
     # -- events, usage, steering -------------------------------------------------------------
 
     def emit(self, name: str, data: Mapping[str, Any], *, durable: bool = False) -> None:
-        self._check_running()
+        self.check_running()
         check_name(name, "an event's name")
         if not name.startswith("_"):
             raise LocalProtocolError(f"an agent's own event begins with '_', not {name!r}")
         body = CustomEvent(name, take_object(data, "data", self._max_event_bytes))
-        self._has_acted = True
+        self.has_acted = True
         if durable:
             self._session.journal.stage(body)
         else:
@@ -435,7 +345,7 @@ class RunningTurn(Turn):
             self._steering.set()
 
     async def next_steering(self) -> Message:
-        self._check_running()
+        self.check_running()
         if self._steering is not None:
             raise LocalProtocolError("another task of this turn waits for steering already")
         await checkpoint()
@@ -497,7 +407,7 @@ class RunningTurn(Turn):
             failure = find_failure(exc)
             if failure is None:
                 raise
-            outcome, error = "failed", self._explain(failure)
+            outcome, error = "failed", explain_failure(failure, self._id, self.session_id)
         finally:
             # Also on the way out of a server that was cancelled from outside.
             self._end(outcome, error)
@@ -507,7 +417,7 @@ class RunningTurn(Turn):
         if value is not None:
             kind = type(value).__name__
             raise AgentError(f"The agent returned {kind!r}: what it says it has to turn.write")
-        if not self._has_acted:
+        if not self.has_acted:
             log.warning(
                 "the agent returned without a word; is an await missing before turn.write?",
                 extra={"turn_id": self._id, "session_id": self.session_id},
@@ -530,9 +440,8 @@ class RunningTurn(Turn):
         elif outcome == "interrupted":
             self.stop_reason = "shutdown"
         with session.journal.batch():
-            for call_id in list(self._open_calls):
-                self._close_call(call_id, "cancelled")
-            self._end_message(_STATUS[outcome])
+            self._close_calls()
+            self.end_message(_STATUS[outcome])
             session.journal.stage(
                 TurnEnded(
                     turn_id=self._id,
@@ -546,37 +455,6 @@ class RunningTurn(Turn):
             )
         session.turn_ending(self, outcome, self._usage)
 
-    def _explain(self, exc: Exception) -> ErrorInfo:
-        """Say why the agent failed. Only what was made to be shown is shown."""
-        if isinstance(exc, WireError):
-            # It was made to be shown.
-            log.info("the agent failed", extra={"turn_id": self._id, "error": exc.message})
-            return ErrorInfo(code=cut_text(exc.code), message=cut_text(exc.message))
-        error_id = new_id("err")
-        log.error(
-            "the agent raised an exception\n%s",
-            "".join(traceback.format_exception(exc)),
-            extra={"error_id": error_id, "turn_id": self._id, "session_id": self.session_id},
-        )
-        return ErrorInfo(
-            code=AgentError.code, message=f"The agent failed ({error_id})", error_id=error_id
-        )
-
-    def _describe(self, exc: Exception, what: str) -> str:
-        if isinstance(exc, WireError):
-            return cut_text(exc.message)
-        if isinstance(exc, LocalProtocolError):
-            # Ours, of how this turn was used: no text of somebody's.
-            return cut_text(exc)
-        error_id = new_id("err")
-        raised = "".join(traceback.format_exception_only(exc)).strip()
-        log.warning(
-            "%s raised an exception",
-            what,
-            extra={"error_id": error_id, "turn_id": self._id, "error": raised},
-        )
-        return f"{what} failed ({error_id})"
-
-    def _check_running(self) -> None:
+    def check_running(self) -> None:
         if self.outcome is not None:
             raise LocalProtocolError(f"the turn {self._id} has ended")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import attrs
 import trio
 
-from ._agent import Agent, ToolCall, ToolFunction, Turn
+from ._agent import Agent, Answer, ToolCall, ToolFunction, Turn
 from ._frame import Frame
 from .errors import StoreError
 from .methods import Credential
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Acceptor",
     "Agent",
+    "Answer",
     "Authenticator",
     "Channel",
     "CloseReason",

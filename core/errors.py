@@ -47,6 +47,8 @@ __all__ = [
     "ShuttingDownError",
     "StoreError",
     "StoreInUseError",
+    "ToolFailedError",
+    "ToolOutcomeUnknownError",
     "TrialogueError",
     "TurnNotFoundError",
     "UnauthorizedError",
@@ -320,6 +322,14 @@ class AgentError(WireError):
     """The agent or its model failed. Raise it in an agent with a message that is safe to show."""
 
     code = "AGENT_ERROR"
+
+
+class ToolFailedError(AgentError):
+    """A tool failed elsewhere: at a client, or when an earlier attempt of the turn called it."""
+
+
+class ToolOutcomeUnknownError(AgentError):
+    """A tool ran when the server stopped, nobody knows whether it did its work, and it was skipped."""
 
 
 class ServerError(WireError):

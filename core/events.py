@@ -239,6 +239,7 @@ class ToolCalled(EventBody):
     name: str
     arguments: JsonObject = attrs.field(factory=dict[str, Any])
     child_session_id: str | None = None
+    key: str | None = None
 
 
 @attrs.frozen(kw_only=True)

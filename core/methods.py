@@ -14,6 +14,7 @@ from .log import KeyRecord
 from .models import (
     AskInfo,
     Attachment,
+    ClientTool,
     InProgress,
     InputInfo,
     JsonObject,
@@ -67,7 +68,6 @@ __all__ = [
     "SessionSubscribeResult",
     "SessionUnsubscribe",
     "SessionUpdate",
-    "ToolOffer",
     "TurnCancel",
     "TurnCancelResult",
 ]
@@ -233,16 +233,6 @@ class SessionCompactResult:
 
 
 @attrs.frozen(kw_only=True)
-class ToolOffer:
-    """A tool that this subscriber can run, while the subscription lives."""
-
-    name: str
-    description: str = ""
-    schema: JsonObject = attrs.field(factory=dict[str, Any])
-    effect: Literal["none", "idempotent", "unsafe"] = "unsafe"
-
-
-@attrs.frozen(kw_only=True)
 class SessionSubscribe:
     """``partial`` maps a message in progress to the code points of it that the client has."""
 
@@ -250,7 +240,7 @@ class SessionSubscribe:
     after: str | None = None
     tail: int | None = None
     partial: dict[str, int] = attrs.field(factory=dict)
-    tools: tuple[ToolOffer, ...] | None = None
+    tools: tuple[ClientTool, ...] | None = None
 
 
 @attrs.frozen(kw_only=True)

@@ -13,8 +13,11 @@ import attrs
 
 __all__ = [
     "AskInfo",
+    "AskKind",
     "Attachment",
     "Budget",
+    "ClientTool",
+    "Effect",
     "ErrorInfo",
     "ForkedFrom",
     "InProgress",
@@ -42,6 +45,10 @@ MessageKind: TypeAlias = Literal["text", "reasoning"]
 #: partial: cut by a cancel. interrupted: the process ended or drained.
 MessageStatus: TypeAlias = Literal["streaming", "complete", "partial", "interrupted", "error"]
 Outcome: TypeAlias = Literal["completed", "cancelled", "failed", "interrupted", "budgetExceeded"]
+#: What is asked: leave to do something, anything else, a tool on the client, more of a budget.
+AskKind: TypeAlias = Literal["approval", "question", "tool", "budget"]
+#: What a tool does to the world: nothing, the same however often it runs, or who knows.
+Effect: TypeAlias = Literal["none", "idempotent", "unsafe"]
 #: What an input does that arrives during a turn (PROTOCOL §5.1).
 WhenBusy: TypeAlias = Literal["queue", "reject", "interrupt", "steer"]
 
@@ -198,11 +205,19 @@ class InProgress:
 
 @attrs.frozen(kw_only=True)
 class AskInfo:
-    """An open question of the server's to whoever is attached (PROTOCOL §9)."""
+    """An open question of the server's to whoever is attached (PROTOCOL §9).
+
+    Attributes:
+        options: The answers that are allowed.
+        schema: JSON Schema of those that are.
+        default: Stands in for the answer if none comes before ``expires_at``.
+        call_id, name, arguments: Of the tool call that it is about.
+        key: The agent's own name of it, by which it is known when the agent is called again.
+    """
 
     ask_id: str
     turn_id: str
-    kind: Literal["approval", "question", "tool", "budget"]
+    kind: AskKind
     title: str
     detail: str | None = None
     schema: JsonObject | None = None
@@ -212,6 +227,21 @@ class AskInfo:
     call_id: str | None = None
     name: str | None = None
     arguments: JsonObject | None = None
+    key: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ClientTool:
+    """A tool that a subscriber can run, while its subscription lives.
+
+    Attributes:
+        schema: JSON Schema of its arguments, of type object.
+    """
+
+    name: str
+    description: str = ""
+    schema: JsonObject = attrs.field(factory=dict[str, Any])
+    effect: Effect = "unsafe"
 
 
 @attrs.frozen(kw_only=True)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .core import open_server as open_server
     from .core import run as run
     from .core.abc import Agent as Agent
+    from .core.abc import Answer as Answer
     from .core.abc import ToolCall as ToolCall
     from .core.abc import Turn as Turn
     from .core.errors import AgentError as AgentError
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Agent": "core.abc",
     "AgentError": "core.errors",
+    "Answer": "core.abc",
     "Client": "client",
     "LATER": "core",
     "Message": "core.models",

@@ -10,8 +10,18 @@ from typing import Any
 import attrs
 import trio
 
-from trialogue.core.abc import Agent, ToolCall, ToolFunction, Turn
-from trialogue.core.models import InputInfo, Message, MessageKind, SessionConfig, TokenUsage
+from trialogue.core.abc import Agent, Answer, ToolCall, ToolFunction, Turn
+from trialogue.core.models import (
+    AskInfo,
+    ClientTool,
+    Effect,
+    InputInfo,
+    Message,
+    MessageKind,
+    SessionConfig,
+    TokenUsage,
+    ToolCallInfo,
+)
 
 WHEN = "2026-11-23T12:00:00.000Z"
 
@@ -37,6 +47,7 @@ class FakeTurn(Turn):
         written: The messages of the agent, completed ones.
         tools: Each tool call, in the order they began.
         events: The agent's own: name, data, whether durable.
+        asks: What was asked, in order; the answers come from `answers`, a wait if there is none.
         usage: Of the turn.
         error: What the agent raised, None if it ended by itself or was cancelled.
         cancelled: Whether it was.
@@ -62,6 +73,10 @@ class FakeTurn(Turn):
         self.written: list[Message] = []
         self.tools: list[ToolRun] = []
         self.events: list[tuple[str, Mapping[str, Any], bool]] = []
+        self.asks: list[AskInfo] = []
+        self.answers: deque[Answer] = deque()
+        self._tools: Sequence[ClientTool] = ()
+        self._pending: list[ToolCallInfo] = []
         self.usage = TokenUsage()
         self.error: BaseException | None = None
         self.cancelled = False
@@ -158,12 +173,15 @@ class FakeTurn(Turn):
         self.write_nowait(text, kind=kind)
         await trio.lowlevel.checkpoint()
 
-    def complete_message(self) -> Message | None:
-        if self._open is None:
+    def complete_message(self, tool_calls: Sequence[ToolCallInfo] = ()) -> Message | None:
+        if self._open is None and not tool_calls:
             return None
-        kind, parts = self._open
+        kind, parts = self._open or ("text", [])
         self._open = None
         message = self._message("assistant", kind, "".join(parts))
+        if tool_calls:
+            message = attrs.evolve(message, tool_calls=tuple(tool_calls))
+            self._pending += tool_calls
         self._messages.append(message)
         self.written.append(message)
         return message
@@ -175,6 +193,8 @@ class FakeTurn(Turn):
         function: ToolFunction,
         *,
         call_id: str | None = None,
+        key: str | None = None,
+        effect: Effect = "unsafe",
     ) -> Any:
         self.complete_message()
         run = ToolRun(name, arguments, call_id or f"call_{len(self.tools) + 1}")
@@ -203,7 +223,56 @@ class FakeTurn(Turn):
             run.status, run.error = "error", str(exc)
             raise
         run.status = "ok"
+        self._pending = [call for call in self._pending if call.call_id != run.call_id]
         return run.result
+
+    @property
+    def pending_calls(self) -> Sequence[ToolCallInfo]:
+        return tuple(self._pending)
+
+    @property
+    def client_tools(self) -> Sequence[ClientTool]:
+        return self._tools
+
+    def offer_tools(self, *tools: ClientTool) -> None:
+        """Let it be that subscribers offer these."""
+        self._tools = tools
+
+    async def call_client_tool(
+        self,
+        name: str,
+        arguments: Mapping[str, Any],
+        *,
+        call_id: str | None = None,
+        key: str | None = None,
+        expires_seconds: float | None = None,
+    ) -> Any:
+        async def ask_client(call: ToolCall) -> Any:
+            answer = await self.ask(
+                name, kind="tool", call_id=call.call_id, name=name, arguments=arguments
+            )
+            return answer.value
+
+        return await self.call_tool(name, arguments, ask_client, call_id=call_id)
+
+    async def ask(self, title: str, **members: Any) -> Answer:
+        self.complete_message()
+        members.pop("expires_seconds", None)
+        options = members.pop("options", None)
+        self.asks.append(
+            AskInfo(
+                ask_id=f"ask_{len(self.asks) + 1}",
+                turn_id=self.id,
+                kind=members.pop("kind", "question"),
+                title=title,
+                options=None if options is None else tuple(options),
+                **members,
+            )
+        )
+        await trio.lowlevel.checkpoint()
+        if not self.answers:
+            await trio.sleep_forever()
+        return self.answers.popleft()
 
     def emit(self, name: str, data: Mapping[str, Any], *, durable: bool = False) -> None:
         self.events.append((name, data, durable))

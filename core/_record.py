@@ -1,0 +1,117 @@
+"""What the log holds of the turn that is at work: its calls, its asks, how each ended. Pure.
+
+It is why an agent that is called again for the same turn does nothing twice (PROTOCOL §9).
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from .events import AskClosed, ToolCalled, ToolCompleted
+from .models import AskInfo, SessionConfig, ToolCallInfo
+
+__all__ = ["AskRecord", "CallRecord", "TurnRecord"]
+
+
+@attrs.define(kw_only=True)
+class CallRecord:
+    """One time that a tool was called.
+
+    Attributes:
+        completed: None while it is open.
+        message_id: Of the message that its result is.
+    """
+
+    called: ToolCalled
+    completed: ToolCompleted | None = None
+    message_id: str | None = None
+
+    @property
+    def may_come_again(self) -> bool:
+        """Whether it ended without a result, so that the same call can be made once more."""
+        return self.completed is not None and self.completed.status in ("cancelled", "unknown")
+
+
+@attrs.define(kw_only=True)
+class AskRecord:
+    """One ask; ``closed`` is None while it is open."""
+
+    opened: AskInfo
+    closed: AskClosed | None = None
+
+
+@attrs.define(kw_only=True)
+class TurnRecord:
+    """The calls and asks of one turn, in the order in which they began.
+
+    Attributes:
+        config: The session's as it was when the turn started.
+        attempt: How often the agent has been called for it.
+        pending: Calls that stand in a message and have no result, or an unknown one.
+        has_answer: An ask was closed, and the agent has done nothing since then.
+    """
+
+    config: SessionConfig
+    attempt: int = 1
+    calls: list[CallRecord] = attrs.field(factory=list[CallRecord])
+    asks: list[AskRecord] = attrs.field(factory=list[AskRecord])
+    pending: list[ToolCallInfo] = attrs.field(factory=list[ToolCallInfo])
+    has_answer: bool = False
+
+    def copy(self) -> TurnRecord:
+        """Copy it as it is now; what is in it and never changes is shared."""
+        return attrs.evolve(
+            self,
+            calls=[attrs.evolve(call) for call in self.calls],
+            asks=[attrs.evolve(ask) for ask in self.asks],
+            pending=list(self.pending),
+        )
+
+    def is_pending(self, call_id: str) -> bool:
+        """Whether the call stands in a message already."""
+        return any(call.call_id == call_id for call in self.pending)
+
+    def stands(self, called: ToolCalled) -> bool:
+        """Whether a call that is to be made stands in a message, so that it needs no other."""
+        earlier = self._find_call(called.call_id)
+        return self.is_pending(called.call_id) or (
+            earlier is not None and earlier.may_come_again and _is_same(earlier.called, called)
+        )
+
+    def end_call(self, completed: ToolCompleted) -> str | None:
+        """Note a call's end. Gives the message with an earlier result that it stands in for."""
+        calls = [c for c in self.calls if c.called.call_id == completed.call_id]
+        if completed.status != "unknown":
+            self.pending = [c for c in self.pending if c.call_id != completed.call_id]
+        if not calls:
+            return None
+        calls[-1].completed = completed
+        if len(calls) > 1:
+            earlier = calls[-2]
+            if earlier.may_come_again and _is_same(earlier.called, calls[-1].called):
+                calls[-1].message_id = earlier.message_id
+        return calls[-1].message_id
+
+    def set_result(self, call_id: str, message_id: str) -> None:
+        """Note which message a call's result is."""
+        call = self._find_call(call_id)
+        if call is not None:
+            call.message_id = message_id
+
+    def end_ask(self, closed: AskClosed) -> None:
+        """Note an ask's end."""
+        for ask in reversed(self.asks):
+            if ask.opened.ask_id == closed.ask_id:
+                ask.closed = closed
+                return
+
+    def _find_call(self, call_id: str) -> CallRecord | None:
+        for call in reversed(self.calls):
+            if call.called.call_id == call_id:
+                return call
+        return None
+
+
+def _is_same(one: ToolCalled, other: ToolCalled) -> bool:
+    """Whether two calls of one id are one call, made again: many a model uses an id twice."""
+    return one.name == other.name and one.arguments == other.arguments
