@@ -95,7 +95,13 @@ class Turn(ABC):
     @property
     @abstractmethod
     def attempt(self) -> int:
-        """1, and one more each time the agent is called again for this turn."""
+        """1, and one more each time the agent is called again for this turn.
+
+        That is when the server was restarted while the turn waited for an answer; or, if the agent
+        has an attribute ``resumable`` that is True, while it called tools. `messages` then has what
+        was said before, `pending_calls` what is to be done, and neither `ask` nor `call_tool` does
+        again what has been done. Text that is written again stands there twice.
+        """
 
     stop_reason: str | None = None
     """Why the agent stopped, for ``turn.ended``; set it if there is something to say."""

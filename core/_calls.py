@@ -6,18 +6,26 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
-from trio.lowlevel import checkpoint_if_cancelled
+import attrs
+from trio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from . import codec
 from ._failures import describe_failure
 from ._feed import make_event
 from ._ids import new_id
+from ._recall import Recall
 from ._record import TurnRecord
 from ._state import result_text
 from ._text import MAX_ESCAPED
 from ._values import check_name, cut_text, take_object, take_value
 from .abc import ToolCall, ToolFunction, Turn
-from .errors import LocalProtocolError, PayloadTooLargeError, find_failure
+from .errors import (
+    LocalProtocolError,
+    PayloadTooLargeError,
+    ToolFailedError,
+    ToolOutcomeUnknownError,
+    find_failure,
+)
 from .events import ToolCalled, ToolCompleted, ToolProgress
 from .models import Effect, Message, MessageStatus, ToolCallInfo
 
@@ -36,14 +44,19 @@ class CallingTurn(Turn):
     Attributes:
         message: The one in progress.
         has_acted: The agent has done something.
+        is_suspended: The server stops while it waits for clients: the next one goes on with it.
     """
 
     message: LiveMessage | None
     has_acted: bool
 
-    def __init__(self, session: LiveSession, turn_id: str) -> None:
+    def __init__(self, session: LiveSession, turn_id: str, attempt: int) -> None:
         self._session = session
         self._id = turn_id
+        self._attempt = attempt
+        self.is_suspended = False
+        record = session.state.record
+        self._recall = Recall(record) if attempt > 1 and record is not None else None
         self._open_calls: dict[str, ToolCall] = {}
         #: Of the calls that stand in one message without text, where a further one would too.
         self._calls_bytes = 0
@@ -68,6 +81,10 @@ class CallingTurn(Turn):
         self, status: MessageStatus, tool_calls: tuple[ToolCallInfo, ...] | None = None
     ) -> Message | None:
         """Complete the message in progress, if there is one."""
+
+    @abstractmethod
+    async def _may_retry(self, call: ToolCall, times: int) -> bool:
+        """Ask whether a tool is to run again of which nobody knows what it did."""
 
     @property
     def pending_calls(self) -> Sequence[ToolCallInfo]:
@@ -95,12 +112,20 @@ class CallingTurn(Turn):
             raise ValueError(f"an effect is one of {', '.join(_EFFECTS)}, and not {effect!r}")
         if not callable(function):
             raise TypeError(f"the tool {name!r} is no function, but {function!r:.80}")
-        call_id = call_id or new_id("call")
+        body = ToolCalled(
+            call_id=call_id or new_id("call"),
+            turn_id=self._id,
+            name=name,
+            arguments=take_object(arguments, "arguments", self._max_message_bytes),
+            key=key,
+        )
+        recall = self._recall
+        earlier = None if recall is None else recall.take_call(body, has_id=bool(call_id))
+        if earlier is not None:
+            body = attrs.evolve(body, call_id=earlier.called.call_id)
+        call_id = body.call_id
         if call_id in self._open_calls:
             raise LocalProtocolError(f"the tool call {call_id!r} is open already")
-        kept = take_object(arguments, "arguments", self._max_message_bytes)
-        body = ToolCalled(call_id=call_id, turn_id=self._id, name=name, arguments=kept, key=key)
-        self._begin_call(body)
         call = ToolCall(
             call_id=call_id,
             turn_id=self._id,
@@ -109,6 +134,22 @@ class CallingTurn(Turn):
             arguments=arguments,
             report_progress=self._make_progress(call_id),
         )
+        if earlier is not None and earlier.completed is not None:
+            # It has ended in an earlier attempt.
+            ended = earlier.completed
+            self.end_message("complete")
+            if ended.status == "ok":
+                await checkpoint()
+                return ended.result
+            if ended.status == "error":
+                await checkpoint()
+                raise ToolFailedError(ended.error or f"the tool {name!r} failed")
+            if effect == "unsafe" and not await self._may_retry(call, earlier.times):
+                raise ToolOutcomeUnknownError(
+                    f"Nobody knows whether the tool {name!r} did its work, and it was skipped"
+                )
+        if earlier is None or earlier.completed is not None:
+            self._begin_call(body)
         self._open_calls[call_id] = call
         try:
             await checkpoint_if_cancelled()
@@ -219,7 +260,9 @@ class CallingTurn(Turn):
     ) -> None:
         """Put a call's end into the log, unless it has one."""
         # A call whose turn was ended under it was closed by that end already.
-        if self._open_calls.pop(call_id, None) is None or self._session.journal.failure:
+        if self._open_calls.pop(call_id, None) is None or self.is_suspended:
+            return
+        if self._session.journal.failure is not None:
             return
         self._calls_bytes = 0
         self._session.journal.stage(

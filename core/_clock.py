@@ -6,7 +6,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-__all__ = ["seconds_since", "utc_before", "utc_now"]
+__all__ = ["seconds_since", "seconds_until", "utc_after", "utc_before", "utc_now"]
 
 _FOREVER_SECONDS: Final = 100 * 365 * 24 * 3600.0
 
@@ -39,10 +39,27 @@ def utc_before(seconds: float) -> str:
     """The time so many seconds ago; before all times if that is for ever."""
     if seconds > _FOREVER_SECONDS:
         return ""
-    then = datetime.now(UTC) - timedelta(seconds=seconds)
+    return _write(datetime.now(UTC) - timedelta(seconds=seconds))
+
+
+def utc_after(seconds: float) -> str | None:
+    """The time in so many seconds; None if that is for ever."""
+    return (
+        None
+        if seconds > _FOREVER_SECONDS
+        else _write(datetime.now(UTC) + timedelta(seconds=seconds))
+    )
+
+
+def _write(then: datetime) -> str:
     return f"{then:%Y-%m-%dT%H:%M:%S}.{then.microsecond // 1000:03d}Z"
 
 
 def seconds_since(time: str) -> float:
     """Say how long ago a time of the wire was, 0 if it is still to come."""
     return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds())
+
+
+def seconds_until(time: str) -> float:
+    """Say how long it is until a time of the wire, 0 if it is past."""
+    return max(0.0, (datetime.fromisoformat(time) - datetime.now(UTC)).total_seconds())

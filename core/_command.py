@@ -16,8 +16,10 @@ from .log import KeyRecord
 if TYPE_CHECKING:
     from ._feed import SessionFeed
 
-__all__ = ["Command", "KeyClaim", "Reply", "make_claim", "record_key"]
+__all__ = ["ANONYMOUS", "Command", "KeyClaim", "Reply", "make_claim", "record_key"]
 
+#: The principal of whoever was not asked for a credential.
+ANONYMOUS: Final = "anonymous"
 #: Members that name the answer and not the effect (PROTOCOL §7).
 _NOT_THE_EFFECT: Final = frozenset({"wait"})
 #: JSON with the members of objects in the order of their names.

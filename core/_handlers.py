@@ -99,6 +99,7 @@ _READS: Final = {
     "event.list": "Give a page of the session's durable events.",
     "message.list": "Give a page of the session's messages.",
     "input.list": "Give the queued inputs.",
+    "ask.list": "Give the open asks.",
 }
 _COMMANDS: Final = {
     "session.update": "Change a session's name, configuration, summary or metadata.",
@@ -118,6 +119,7 @@ for _name, _description in _COMMANDS.items():
 _method(
     "turn.cancel", "Cancel a turn; answered when it has ended.", is_counted=False, is_reserved=True
 )(_on_session)
+_method("ask.answer", "Answer an open ask.", is_counted=False, is_reserved=True)(_on_session)
 _method("input.withdraw", "Take back a queued input.", is_counted=False)(_on_session)
 
 

@@ -23,7 +23,7 @@ from ._flusher import Flusher
 from ._housekeeping import Housekeeper
 from ._listing import check_whole, list_entries, list_sessions
 from ._notes import join_partials
-from ._queries import check_range, list_inputs, list_messages
+from ._queries import check_range, list_asks, list_inputs, list_messages
 from ._recovery import recover
 from ._session import LiveSession
 from ._snapshot import restore
@@ -45,6 +45,7 @@ from .errors import (
 from .events import SessionDeleted
 from .log import Recollection
 from .methods import (
+    AskList,
     Empty,
     EventList,
     InputList,
@@ -76,6 +77,7 @@ _READS: Final = (
     SessionGet,
     MessageList,
     InputList,
+    AskList,
     EventList,
     SessionExport,
     SessionSubscribe,
@@ -352,6 +354,8 @@ class LocalHost(SessionHost):
                 reply.succeed(list_messages(feed, params))
             case InputList():
                 reply.succeed(list_inputs(feed, params))
+            case AskList():
+                reply.succeed(list_asks(feed, params))
             case EventList() | SessionExport():
                 list_entries(self, session, params, reply)
             case SessionSubscribe():
@@ -473,8 +477,7 @@ class LocalHost(SessionHost):
     def turn_ended(self, session: LiveSession) -> None:
         """A session's turn is over."""
         self.running.discard(session)
-        if not self.running and self._all_ended is not None:
-            self._all_ended.set()
+        self.turn_rests()
 
     def watch_cancel(self, session: LiveSession, turn: RunningTurn) -> None:
         """Report a turn that does not end after its cancel: nothing can kill it."""
@@ -495,6 +498,21 @@ class LocalHost(SessionHost):
         """Cancel every turn; they end ``interrupted``."""
         for session in list(self.running):
             session.stop_turn(reason)
+
+    def turn_rests(self) -> None:
+        """A session's turn is over, or waits for clients and perhaps for nothing else."""
+        if self._all_ended is not None and not self._is_busy:
+            self._all_ended.set()
+
+    @property
+    def _is_busy(self) -> bool:
+        return any(not session.can_suspend for session in self.running)
+
+    async def wait_turns_rest(self) -> None:
+        """Wait until no turn runs but those that go on when the server is back."""
+        while self._is_busy:
+            self._all_ended = trio.Event()
+            await self._all_ended.wait()
 
     async def wait_turns_ended(self) -> None:
         """Wait until no turn runs."""
@@ -529,8 +547,7 @@ class LocalHost(SessionHost):
         If it has work to do, nobody need ask.
         """
         self.running.discard(session)
-        if not self.running and self._all_ended is not None:
-            self._all_ended.set()
+        self.turn_rests()
         if self.sessions.get(session.id) is session:
             del self.sessions[session.id]
             self.housekeeper.rest(session)

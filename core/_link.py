@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from ._command import ANONYMOUS
 from ._ids import new_id
 from ._protocol import (
     Heartbeat,
@@ -47,12 +48,9 @@ if TYPE_CHECKING:
     from ._server import Server
     from ._timers import Timer
 
-__all__ = ["ANONYMOUS", "ServerLink"]
+__all__ = ["ServerLink"]
 
 log = logging.getLogger("trialogue.connection")
-
-#: The principal of those who were not asked for a credential.
-ANONYMOUS = "anonymous"
 
 
 class ServerLink(Link):

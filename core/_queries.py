@@ -7,9 +7,13 @@ from typing import Any
 
 from ._feed import SessionFeed, count_fitting
 from ._json import MAX_VALUE_DEPTH, json_depth
+from ._state import SessionState
 from ._text import MAX_ESCAPED
+from ._values import MAX_NAME
 from .codec import encode_json, unstructure
 from .errors import (
+    AskClosedError,
+    AskNotFoundError,
     InputNotFoundError,
     InvalidRequestError,
     MessageNotFoundError,
@@ -17,6 +21,8 @@ from .errors import (
 )
 from .log import Position
 from .methods import (
+    AskList,
+    AskListResult,
     InputList,
     InputListResult,
     MessageList,
@@ -26,7 +32,7 @@ from .methods import (
     SessionSubscribeResult,
     SessionUpdate,
 )
-from .models import Attachment, Message, SessionConfig
+from .models import AskInfo, Attachment, ClientTool, Message, SessionConfig
 from .settings import Settings
 
 __all__ = [
@@ -35,10 +41,14 @@ __all__ = [
     "check_range",
     "check_session",
     "check_size",
+    "check_tools",
+    "find_ask",
     "find_start",
+    "list_asks",
     "list_inputs",
     "list_messages",
     "make_snapshot",
+    "refuse_params",
 ]
 
 
@@ -52,10 +62,22 @@ def check_range(name: str, value: int, low: int, high: int) -> None:
         raise _invalid(f"params.{name}", f"expected {low} to {high}")
 
 
-def _invalid(path: str, message: str) -> InvalidRequestError:
+def refuse_params(issues: Sequence[dict[str, str]]) -> None:
+    """Refuse a request for what is wrong with it, if anything is.
+
+    Raises:
+        InvalidRequestError: The first is said, and all are in its data.
+    """
+    if issues:
+        raise _invalid(issues[0]["path"], issues[0]["message"], issues)
+
+
+def _invalid(
+    path: str, message: str, issues: Sequence[dict[str, str]] | None = None
+) -> InvalidRequestError:
     return InvalidRequestError(
         f"Invalid request: {path}: {message}",
-        data={"issues": [{"path": path, "message": message}]},
+        data={"issues": list(issues or [{"path": path, "message": message}])},
     )
 
 
@@ -114,18 +136,42 @@ def check_session(
         check_depth("params.metadata", params.metadata)
 
 
+def check_tools(tools: Sequence[ClientTool], settings: Settings) -> None:
+    """Check the tools that a subscriber offers.
+
+    Raises:
+        PayloadTooLargeError: They are larger than a session's configuration may be.
+        InvalidRequestError: A name cannot be called, is another's too, or a schema is too deep.
+    """
+    check_size("params.tools", tools, settings.max_config_bytes)
+    names = set[str]()
+    for index, tool in enumerate(tools):
+        path = f"params.tools[{index}]"
+        if not 0 < len(tool.name) <= MAX_NAME or not tool.name.isprintable():
+            raise _invalid(f"{path}.name", f"expected 1 to {MAX_NAME} printable characters")
+        if tool.name in names:
+            raise _invalid(f"{path}.name", "another tool has this name")
+        names.add(tool.name)
+        check_depth(f"{path}.schema", tool.schema)
+
+
 def make_snapshot(feed: SessionFeed, replay_from: Position) -> SessionSubscribeResult:
     """Make the answer of ``session.subscribe``, consistent at the published position."""
     state = feed.state
     # Fewer than one, if need be: a client that cannot be given this could never attach.
     room = feed.max_list_bytes - len(feed.session_json())
+    asks = tuple(state.asks.values())
+    if asks:
+        asks = asks[: count_fitting(asks, room)]
+        room -= len(encode_json(unstructure(asks)))
     count = count_fitting(state.inputs, room)
     return SessionSubscribeResult(
         session=feed.session(),
         position=str(state.position),
         replay_from=str(replay_from),
         in_progress=feed.in_progress(),
-        asks=tuple(state.asks.values()),
+        asks=asks,
+        has_more_asks=len(asks) < len(state.asks),
         inputs=tuple(state.inputs[:count]),
         has_more_inputs=count < len(state.inputs),
     )
@@ -189,6 +235,34 @@ def list_inputs(feed: SessionFeed, params: InputList) -> InputListResult:
         inputs = inputs[queued.index(params.after) + 1 :]
     count = max(1, count_fitting(inputs, feed.max_list_bytes))
     return InputListResult(inputs=tuple(inputs[:count]), has_more=count < len(inputs))
+
+
+def list_asks(feed: SessionFeed, params: AskList) -> AskListResult:
+    """Answer ``ask.list``: the open asks, or those behind one of them.
+
+    Raises:
+        AskNotFoundError, AskClosedError: ``after`` names none that is open, or none any more.
+    """
+    asks = list(feed.state.asks.values())
+    if params.after is not None:
+        after = find_ask(feed.state, params.after)
+        asks = asks[asks.index(after) + 1 :]
+    count = max(1, count_fitting(asks, feed.max_list_bytes))
+    return AskListResult(asks=tuple(asks[:count]), has_more=count < len(asks))
+
+
+def find_ask(state: SessionState, ask_id: str) -> AskInfo:
+    """Find an open ask.
+
+    Raises:
+        AskNotFoundError, AskClosedError: There is no such ask, or none any more.
+    """
+    ask = state.asks.get(ask_id)
+    if ask is not None:
+        return ask
+    if ask_id in state.closed_asks:
+        raise AskClosedError(f"The ask was closed: {ask_id}")
+    raise AskNotFoundError(f"Ask not found: {ask_id}")
 
 
 def _index(messages: list[Message], message_id: str) -> int:

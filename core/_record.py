@@ -18,11 +18,13 @@ class CallRecord:
     """One time that a tool was called.
 
     Attributes:
+        times: How often the same call has been made by now.
         completed: None while it is open.
         message_id: Of the message that its result is.
     """
 
     called: ToolCalled
+    times: int = 1
     completed: ToolCompleted | None = None
     message_id: str | None = None
 
@@ -30,6 +32,15 @@ class CallRecord:
     def may_come_again(self) -> bool:
         """Whether it ended without a result, so that the same call can be made once more."""
         return self.completed is not None and self.completed.status in ("cancelled", "unknown")
+
+    def is_same(self, called: ToolCalled) -> bool:
+        """Whether a call of this id is this one, made again: many a model uses an id twice."""
+        mine = self.called
+        return (mine.call_id, mine.name, mine.arguments) == (
+            called.call_id,
+            called.name,
+            called.arguments,
+        )
 
 
 @attrs.define(kw_only=True)
@@ -67,16 +78,35 @@ class TurnRecord:
             pending=list(self.pending),
         )
 
+    @property
+    def calls_at_clients(self) -> set[str]:
+        """The calls that were given to clients to run."""
+        return {
+            ask.opened.call_id
+            for ask in self.asks
+            if ask.opened.kind == "tool" and ask.opened.call_id is not None
+        }
+
     def is_pending(self, call_id: str) -> bool:
         """Whether the call stands in a message already."""
         return any(call.call_id == call_id for call in self.pending)
 
     def stands(self, called: ToolCalled) -> bool:
         """Whether a call that is to be made stands in a message, so that it needs no other."""
+        return self.is_pending(called.call_id) or self._find_earlier(called) is not None
+
+    def begin_call(self, called: ToolCalled) -> None:
+        """Note a call."""
+        earlier = self._find_earlier(called)
+        times = 1 if earlier is None else earlier.times + 1
+        self.calls.append(CallRecord(called=called, times=times))
+
+    def _find_earlier(self, called: ToolCalled) -> CallRecord | None:
+        """Find what a call is made again for."""
         earlier = self._find_call(called.call_id)
-        return self.is_pending(called.call_id) or (
-            earlier is not None and earlier.may_come_again and _is_same(earlier.called, called)
-        )
+        if earlier is None or not (earlier.may_come_again and earlier.is_same(called)):
+            return None
+        return earlier
 
     def end_call(self, completed: ToolCompleted) -> str | None:
         """Note a call's end. Gives the message with an earlier result that it stands in for."""
@@ -88,7 +118,7 @@ class TurnRecord:
         calls[-1].completed = completed
         if len(calls) > 1:
             earlier = calls[-2]
-            if earlier.may_come_again and _is_same(earlier.called, calls[-1].called):
+            if earlier.may_come_again and earlier.is_same(calls[-1].called):
                 calls[-1].message_id = earlier.message_id
         return calls[-1].message_id
 
@@ -110,8 +140,3 @@ class TurnRecord:
             if call.called.call_id == call_id:
                 return call
         return None
-
-
-def _is_same(one: ToolCalled, other: ToolCalled) -> bool:
-    """Whether two calls of one id are one call, made again: many a model uses an id twice."""
-    return one.name == other.name and one.arguments == other.arguments

@@ -18,12 +18,13 @@ from typing import Any, Final, Literal
 import trio
 
 from ._arguments import check_agents, check_authenticator, check_reach, check_store, check_urls
+from ._command import ANONYMOUS
 from ._feed import make_event
 from ._flusher import Flusher
 from ._handlers import PROTOCOL_METHODS
 from ._host import LocalHost
 from ._ids import new_id
-from ._link import ANONYMOUS, ServerLink
+from ._link import ServerLink
 from ._ratelimit import RateLimiter
 from ._request import Request
 from ._stats import Stats
@@ -253,7 +254,7 @@ class Server(Acceptor):
         self._begin_drain(reason)
         seconds = self.settings.drain_seconds if seconds is None else seconds
         with trio.move_on_after(seconds):
-            await self.host.wait_turns_ended()
+            await self.host.wait_turns_rest()
         self.host.stop_turns("shutdown")
         with trio.move_on_after(self.settings.cancel_grace_seconds):
             await self.host.wait_turns_ended()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 import trio
 
+from ._asks import AskDesk
 from ._clock import utc_before, utc_now
 from ._command import Command, KeyClaim, Reply, record_key
 from ._compaction import compact
@@ -23,6 +24,7 @@ from ._ids import new_id
 from ._journal import Journal
 from ._notes import NoteTaker
 from ._queries import check_attachments, check_size
+from ._recovery import call_again, keep_turn
 from ._state import SessionState
 from ._timers import Timer
 from ._turn import RunningTurn
@@ -50,6 +52,7 @@ from .events import (
 )
 from .log import KeyRecord, Position
 from .methods import (
+    AskAnswer,
     Empty,
     InputWithdraw,
     MessageAdd,
@@ -85,6 +88,7 @@ class LiveSession:
     Attributes:
         state: Folded from what was admitted: decisions read it.
         feed: What was published: readers see it.
+        asks: Those of its turn.
         turn: The running turn, until its ``turn.ended`` is published.
         notes: What the log gets beside events; None with a store that forgets anyway.
         texts: Texts of messages in progress, as a last process left them.
@@ -105,6 +109,7 @@ class LiveSession:
             max_entry_bytes=self.settings.max_entry_bytes,
         )
         self.turn: RunningTurn | None = None
+        self.asks = AskDesk(self)
         self.notes = NoteTaker(self) if host.store.durable else None
         self.texts: Mapping[str, str] = {}
         #: Since when it is in memory, and since when nobody used it: the second is also known of a
@@ -176,6 +181,8 @@ class LiveSession:
                 write_checkpoint(self, params, command.claim, reply)
             case SessionCompact():
                 compact(self, params, command.claim, reply)
+            case AskAnswer():
+                self.asks.answer(command, params, reply)
             case InputWithdraw():
                 self._withdraw(params, command.claim, reply)
             case SessionClose():
@@ -427,7 +434,7 @@ class LiveSession:
             self.journal.stage(TurnStarted(turn_id=info.turn_id, input_id=info.input_id))
             self.journal.stage(MessageCreated(message=message))
             # Before the batch is written: what follows from its publication may look at it.
-            turn = self.turn = RunningTurn(self, info.turn_id, message, info.input_id)
+            turn = self.turn = RunningTurn(self, info.turn_id, message, [info.input_id])
         self.host.stats.turns_started += 1
         if self.journal.failure is None:
             self.host.spawn_turn(self, turn)
@@ -482,13 +489,42 @@ class LiveSession:
         if turn.is_cancelled or turn.outcome is not None:
             return
         turn.cancel(reason)
+        if turn.is_dormant:
+            # It ends at once, since it is cancelled: its agent is not called.
+            turn.is_dormant = False
+            self.host.spawn_turn(self, turn)
         self.host.watch_cancel(self, turn)
 
+    @property
+    def can_suspend(self) -> bool:
+        """Whether the turn only waits for clients, and the next process can go on with it."""
+        return (
+            self.turn is not None
+            and not self.turn.is_cancelled
+            and self.host.store.durable
+            and self.state.status == "waiting"
+        )
+
     def stop_turn(self, reason: str) -> None:
-        """End the running turn as ``interrupted``: the server stops."""
-        if self.turn is not None:
-            self.turn.cancel(reason, "interrupted")
-            self.host.watch_cancel(self, self.turn)
+        """End the running turn as ``interrupted``, or leave it waiting: the server stops."""
+        turn = self.turn
+        if turn is None or turn.is_dormant:
+            return
+        if self.can_suspend or turn.is_suspended:
+            turn.suspend()
+        else:
+            turn.cancel(reason, "interrupted")
+        self.host.watch_cancel(self, turn)
+
+    def turn_suspended(self) -> None:
+        """The turn's agent has stopped, and the turn has not ended."""
+        keep_turn(self)
+        self.host.turn_ended(self)
+
+    def ask_closed(self) -> None:
+        """An ask's end is published."""
+        if self.turn is not None and self.turn.is_dormant and not self.host.is_draining:
+            call_again(self, self.turn)
 
     def turn_ending(self, turn: RunningTurn, outcome: Outcome, usage: TokenUsage) -> None:
         """The turn's end was decided, and is on its way to the log."""
@@ -610,6 +646,7 @@ class LiveSession:
         if self.feed.damage is not None:
             why = self.feed.damage.error(self.id)
         turn, self.turn = self.turn, None
+        self.asks.stop()
         if turn is not None:
             turn.cancel("the session's log failed", "interrupted")
         for reply, _ in self._cancels:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final
 
 import attrs
 
-from ._record import AskRecord, CallRecord, TurnRecord
+from ._record import AskRecord, TurnRecord
 from .events import (
     AskClosed,
     AskOpened,
@@ -34,6 +34,7 @@ from .events import (
     ToolCalled,
     ToolCompleted,
     TurnEnded,
+    TurnResumed,
     TurnStarted,
 )
 from .log import Entry, KeyRecord, Position, Summary
@@ -165,8 +166,7 @@ class SessionState:
         """
         if self.in_progress or self.record is None:
             return False
-        at_clients = {ask.opened.call_id for ask in self.record.asks if ask.opened.kind == "tool"}
-        return self.tools.keys() <= at_clients
+        return self.tools.keys() <= self.record.calls_at_clients
 
     def holds(self, position: Position) -> bool:
         """Say whether the log has exactly this position, term and seq (PROTOCOL §6.5)."""
@@ -381,6 +381,9 @@ class SessionState:
         self.active_turn_id = body.turn_id
         self.record = None
 
+    def _turn_resumed(self, body: TurnResumed, entry: Entry) -> None:
+        self._turn_record().attempt = body.attempt
+
     def _turn_ended(self, body: TurnEnded, entry: Entry) -> None:
         self.active_turn_id = self.record = None
         self.outcomes[body.turn_id] = body.outcome
@@ -434,7 +437,7 @@ class SessionState:
         record = self._turn_record()
         record.has_answer = False
         stands = record.stands(body)
-        record.calls.append(CallRecord(called=body))
+        record.begin_call(body)
         if stands:
             return
         record.pending.append(_call_info(body))
@@ -526,6 +529,7 @@ class SessionState:
         InputWithdrawn: _input_gone,
         InputReturned: _input_gone,
         TurnStarted: _turn_started,
+        TurnResumed: _turn_resumed,
         TurnEnded: _turn_ended,
         MessageCreated: _message_created,
         MessageStarted: _message_started,

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from ._command import Command, Reply
 from ._feed import SessionFeed
 from ._frame import Frame
-from ._queries import find_start, make_snapshot
+from ._queries import check_tools, find_start, make_snapshot
 from .abc import Connection
 from .errors import InvalidRequestError, OverloadedError
 from .methods import SessionSubscribe
+from .models import ClientTool
 
 if TYPE_CHECKING:
     from ._session import LiveSession
@@ -28,6 +29,8 @@ class Subscriptions:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._subscribed: dict[Connection, dict[str, SessionFeed]] = {}
+        #: The tools that subscribers offer, by session; few do.
+        self._tools: dict[str, dict[Connection, tuple[ClientTool, ...]]] = {}
 
     def subscribe(
         self, session: LiveSession, command: Command, params: SessionSubscribe, reply: Reply
@@ -38,8 +41,10 @@ class Subscriptions:
             raise InvalidRequestError("This transport has no subscriptions")
         start, resync_reason = find_start(feed, params)
         restart = params.after is not None or params.tail is not None
+        check_tools(params.tools or (), session.settings)
         if connection in feed.cursors and not restart:
-            reply.succeed(make_snapshot(feed, start))
+            if reply.succeed(make_snapshot(feed, start)):
+                self._offer(feed, connection, params.tools)
             return
         self.check_room(session, connection)
         if not reply.succeed(make_snapshot(feed, start)):
@@ -52,6 +57,31 @@ class Subscriptions:
             offsets=params.partial if resync_reason is None else {},
             resync_reason=resync_reason,
         )
+        self._offer(feed, connection, params.tools)
+
+    def _offer(
+        self, feed: SessionFeed, connection: Connection, tools: tuple[ClientTool, ...] | None
+    ) -> None:
+        """Note what a subscriber offers from now on; None is what it did before."""
+        if tools is not None and connection in feed.cursors:
+            self._tools.setdefault(feed.session_id, {})[connection] = tools
+
+    def offered_tools(self, feed: SessionFeed) -> tuple[ClientTool, ...]:
+        """Give the tools that a session's subscribers offer, one of each name."""
+        tools: dict[str, ClientTool] = {}
+        for connection, offered in self._tools.get(feed.session_id, {}).items():
+            if connection in feed.cursors:
+                for tool in offered:
+                    tools.setdefault(tool.name, tool)
+        return tuple(tools.values())
+
+    def _withdraw(self, feed: SessionFeed, connection: Connection) -> None:
+        """Forget what a subscriber has offered."""
+        offers = self._tools.get(feed.session_id)
+        if offers is not None:
+            offers.pop(connection, None)
+            if not offers:
+                del self._tools[feed.session_id]
 
     def attach(
         self,
@@ -86,11 +116,13 @@ class Subscriptions:
         """End every subscription to a session with one more frame."""
         for connection in list(feed.cursors):
             self._subscribed.get(connection, {}).pop(feed.session_id, None)
+        self._tools.pop(feed.session_id, None)
         feed.detach_all(last, is_resync=is_resync)
 
     def unsubscribe(self, feed: SessionFeed, connection: Connection) -> None:
         """End one subscription, if there is it."""
         feed.detach(connection)
+        self._withdraw(feed, connection)
         self._subscribed.get(connection, {}).pop(feed.session_id, None)
 
     def admit(self, connection: Connection) -> None:
@@ -101,3 +133,4 @@ class Subscriptions:
         """As `SessionHost.detach`."""
         for feed in self._subscribed.pop(connection, {}).values():
             feed.detach(connection)
+            self._withdraw(feed, connection)

@@ -12,14 +12,14 @@ import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from . import codec
-from ._calls import CallingTurn
+from ._asking import AskingTurn
 from ._clock import utc_now
 from ._failures import explain_failure
 from ._frame import Frame
 from ._ids import new_id
 from ._text import LiveMessage
 from ._values import check_name, check_text, cut_text, take_object
-from .abc import Agent, Answer
+from .abc import Agent
 from .errors import (
     AgentError,
     LocalProtocolError,
@@ -34,8 +34,6 @@ from .events import (
     TurnEnded,
 )
 from .models import (
-    AskKind,
-    ClientTool,
     ErrorInfo,
     InputInfo,
     Message,
@@ -68,32 +66,41 @@ _STATUS: Final[dict[Outcome, MessageStatus]] = {
 }
 
 
-class RunningTurn(CallingTurn):
+class RunningTurn(AskingTurn):
     """A turn of a session in this process.
 
     Attributes:
         scope: Everything the agent does; cancelling it cancels exactly this turn.
         inputs: The ids of the inputs that were delivered into it.
+        is_dormant: Its agent has not been called: it waits for an answer first.
         outcome: None until it is decided. A turn is over when its ``turn.ended`` is published.
     """
 
     def __init__(
-        self, session: LiveSession, turn_id: str, first: Message, input_id: str, attempt: int = 1
+        self,
+        session: LiveSession,
+        turn_id: str,
+        first: Message,
+        input_ids: Sequence[str],
+        *,
+        attempt: int = 1,
+        config: SessionConfig | None = None,
+        usage: TokenUsage | None = None,
     ) -> None:
-        super().__init__(session, turn_id)
+        super().__init__(session, turn_id, attempt)
         self._feed = session.feed
         self._notes = session.notes
         self._input = first
-        self._config = session.state.config
-        self._attempt = attempt
+        self._config = session.state.config if config is None else config
         self.scope = trio.CancelScope()
-        self.inputs = [input_id]
+        self.inputs = list(input_ids)
         self.outcome: Outcome | None = None
+        self.is_dormant = False
         self.cancel_reason: str | None = None
         self._cancel_outcome: Literal["cancelled", "interrupted"] = "cancelled"
         self.message: LiveMessage | None = None
         self._message_usage = TokenUsage()
-        self._usage = TokenUsage()
+        self._usage = TokenUsage() if usage is None else usage
         self.has_acted = False
         self._steering: trio.Event | None = None
         self._handed: deque[Message] = deque()
@@ -259,40 +266,6 @@ class RunningTurn(CallingTurn):
         session.journal.writing.pop(live.id, None)
         return message
 
-    # -- tools and asks ----------------------------------------------------------------------
-
-    @property
-    def client_tools(self) -> Sequence[ClientTool]:
-        return ()
-
-    async def call_client_tool(
-        self,
-        name: str,
-        arguments: Mapping[str, Any],
-        *,
-        call_id: str | None = None,
-        key: str | None = None,
-        expires_seconds: float | None = None,
-    ) -> Any:
-        raise NotImplementedError
-
-    async def ask(
-        self,
-        title: str,
-        *,
-        kind: AskKind = "question",
-        detail: str | None = None,
-        options: Sequence[str] | None = None,
-        schema: Mapping[str, Any] | None = None,
-        default: Any = None,
-        expires_seconds: float | None = None,
-        key: str | None = None,
-        call_id: str | None = None,
-        name: str | None = None,
-        arguments: Mapping[str, Any] | None = None,
-    ) -> Answer:
-        raise NotImplementedError
-
     # -- events, usage, steering -------------------------------------------------------------
 
     def emit(self, name: str, data: Mapping[str, Any], *, durable: bool = False) -> None:
@@ -380,6 +353,12 @@ class RunningTurn(CallingTurn):
             self._cancel_outcome = outcome
             self.scope.cancel(reason=f"turn {self._id}: {reason}")
 
+    def suspend(self) -> None:
+        """Stop the agent, and leave the turn to the server that comes next."""
+        if self.outcome is None:
+            self.is_suspended = True
+            self.scope.cancel(reason=f"turn {self._id}: the server stops while it waits")
+
     async def run(self, agent: Agent) -> None:
         """Run the agent to its end; ends this turn in any case, and raises nothing of the agent's.
 
@@ -432,6 +411,9 @@ class RunningTurn(CallingTurn):
         session = self._session
         if self.outcome is not None or session.journal.failure is not None:
             return
+        if self.is_suspended:
+            session.turn_suspended()
+            return
         self.outcome = outcome
         if self.stop_reason is not None:
             self.stop_reason = cut_text(self.stop_reason)
@@ -441,6 +423,7 @@ class RunningTurn(CallingTurn):
             self.stop_reason = "shutdown"
         with session.journal.batch():
             self._close_calls()
+            session.asks.close_all()
             self.end_message(_STATUS[outcome])
             session.journal.stage(
                 TurnEnded(
@@ -456,5 +439,5 @@ class RunningTurn(CallingTurn):
         session.turn_ending(self, outcome, self._usage)
 
     def check_running(self) -> None:
-        if self.outcome is not None:
+        if self.outcome is not None or self.is_suspended:
             raise LocalProtocolError(f"the turn {self._id} has ended")

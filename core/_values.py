@@ -25,6 +25,8 @@ from ._json import (
 from .errors import LocalProtocolError, PayloadTooLargeError, WireError, as_text
 
 __all__ = [
+    "MAX_NAME",
+    "MAX_SAID",
     "check_error",
     "check_name",
     "check_text",

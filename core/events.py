@@ -57,6 +57,7 @@ __all__ = [
     "ToolCompleted",
     "ToolProgress",
     "TurnEnded",
+    "TurnResumed",
     "TurnStarted",
 ]
 
@@ -192,6 +193,16 @@ class TurnStarted(EventBody):
 
 
 @attrs.frozen(kw_only=True)
+class TurnResumed(EventBody):
+    """The agent is called again for a turn that an earlier process left; ``attempt`` is 2 or more."""
+
+    type = "turn.resumed"
+    log_class = "turn"
+    turn_id: str
+    attempt: int
+
+
+@attrs.frozen(kw_only=True)
 class TurnEnded(EventBody):
     type = "turn.ended"
     log_class = "turn"
@@ -263,11 +274,14 @@ class AskOpened(AskInfo, EventBody):
 
 @attrs.frozen(kw_only=True)
 class AskClosed(EventBody):
+    """``answer`` is the ask's default if it expired; ``error`` says how a client's tool failed."""
+
     type = "ask.closed"
     log_class = "ask"
     ask_id: str
     turn_id: str
     answer: Any = None
+    error: str | None = None
     by: str | None = None
     reason: Literal["answered", "expired", "cancelled"]
 
@@ -352,6 +366,7 @@ DURABLE_EVENTS: Final[tuple[type[EventBody], ...]] = (
     InputWithdrawn,
     InputReturned,
     TurnStarted,
+    TurnResumed,
     TurnEnded,
     MessageCreated,
     MessageStarted,

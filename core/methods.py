@@ -29,6 +29,9 @@ from .models import (
 
 __all__ = [
     "METHODS",
+    "AskAnswer",
+    "AskList",
+    "AskListResult",
     "ClientInfo",
     "Credential",
     "Empty",
@@ -247,7 +250,8 @@ class SessionSubscribe:
 class SessionSubscribeResult:
     """Consistent at ``position``. Events after ``replay_from`` follow, then ``sync``.
 
-    ``has_more_inputs``: ``input.list`` gives those behind the last of ``inputs``.
+    ``has_more_asks``, ``has_more_inputs``: ``ask.list`` gives those behind the last of ``asks``,
+    ``input.list`` those behind the last of ``inputs``.
     """
 
     session: Session
@@ -255,6 +259,7 @@ class SessionSubscribeResult:
     replay_from: str
     in_progress: tuple[InProgress, ...] = ()
     asks: tuple[AskInfo, ...] = ()
+    has_more_asks: bool = False
     inputs: tuple[InputInfo, ...] = ()
     has_more_inputs: bool = False
 
@@ -397,6 +402,30 @@ class InputWithdraw:
     input_id: str
 
 
+@attrs.frozen(kw_only=True)
+class AskList:
+    """``after`` is the id of an open ask: those behind it are listed."""
+
+    session_id: str
+    after: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class AskListResult:
+    asks: tuple[AskInfo, ...]
+    has_more: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class AskAnswer:
+    """``error``, in place of an answer, says that a tool has failed which the client ran."""
+
+    session_id: str
+    ask_id: str
+    answer: Any = None
+    error: str | None = None
+
+
 #: Method → (parameters, result). ``server.stats`` and ``server.describe`` answer plain objects.
 METHODS: Final[dict[str, tuple[type[Any], type[Any] | None]]] = {
     "hello": (Hello, HelloResult),
@@ -420,6 +449,8 @@ METHODS: Final[dict[str, tuple[type[Any], type[Any] | None]]] = {
     "turn.cancel": (TurnCancel, TurnCancelResult),
     "input.list": (InputList, InputListResult),
     "input.withdraw": (InputWithdraw, Empty),
+    "ask.list": (AskList, AskListResult),
+    "ask.answer": (AskAnswer, Empty),
     "request.cancel": (RequestCancel, RequestCancelResult),
     "server.health": (Empty, Health),
     "server.stats": (Empty, None),

@@ -83,6 +83,7 @@ class Settings:
         max_stored_sessions: Pruned down to it, oldest activity first; None keeps all.
         max_subscriptions: Of one connection.
         max_queued_inputs: Of one session.
+        max_open_asks: Of one session: more at once is no question, but an agent gone astray.
         max_connections: At once, those in their handshake included.
         rate_limit: None is no limit.
         max_stored_seconds: A session whose last activity is older is pruned; None keeps all.
@@ -132,6 +133,7 @@ class Settings:
     resume_inputs: bool = True
     max_subscriptions: int = _limit(64)
     max_queued_inputs: int = _limit(256)
+    max_open_asks: int = _limit(64)
     max_connections: int = _limit(4_000)
     rate_limit: RateLimit | None = attrs.field(factory=RateLimit)
     idempotency_seconds: float = _seconds(24 * 3600.0)
@@ -190,6 +192,7 @@ class Settings:
             "maxOutboxBytes": self.max_outbox_bytes,
             "maxSubscriptions": self.max_subscriptions,
             "maxQueuedInputs": self.max_queued_inputs,
+            "maxOpenAsks": self.max_open_asks,
             "maxSessions": self.max_sessions,
             "maxConnections": self.max_connections,
         }
