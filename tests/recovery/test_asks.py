@@ -563,3 +563,31 @@ async def test_agent_that_is_not_resumable_is_interrupted_in_its_tools(
             "turn.ended",
         ]
     assert worker.attempts == [1]
+
+
+async def test_tool_at_a_client_is_waited_for_across_a_restart(
+    autojump_clock: MockClock,
+) -> None:
+    """§9.3, §9.4: its call goes on, and is made once."""
+    store = SurvivingStore()
+    results: list[Any] = []
+
+    async def call(worker: Worker, turn: Turn) -> None:
+        results.append(await turn.call_client_tool("now", {}, call_id="c"))
+
+    worker = Worker(call)
+    async with running(store, worker) as (_, peer):
+        sid = await begin(peer)
+        ask = (await peer.expect_event(sid, "ask.opened", kind="tool"))["data"]
+        store.crash()
+    async with running(store, worker) as (_, peer):
+        assert await follow(peer, sid) == [ask]
+        assert (await peer.call("session.get", sessionId=sid))["status"] == "waiting"
+        await peer.call("ask.answer", sessionId=sid, askId=ask["askId"], answer="noon")
+        await peer.expect_event(sid, "turn.ended", outcome="completed")
+        events = (await peer.call("event.list", sessionId=sid))["events"]
+        all_types = [event["type"] for event in events]
+        assert all_types.count("tool.called") == all_types.count("tool.completed") == 1
+        messages = (await peer.call("message.list", sessionId=sid))["messages"]
+        assert [message["role"] for message in messages] == ["user", "assistant", "tool"]
+    assert results == ["noon"]
