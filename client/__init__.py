@@ -14,6 +14,7 @@ from ._events import read_event as read_event
 from ._pages import Pages as Pages
 from ._state import ConnectionState as ConnectionState
 from ._state import StateChanges as StateChanges
+from ._stream import AskChunk as AskChunk
 from ._stream import Chunk as Chunk
 from ._stream import DoneChunk as DoneChunk
 from ._stream import ErrorChunk as ErrorChunk
@@ -23,6 +24,7 @@ from ._stream import ToolChunk as ToolChunk
 from ._sync import SyncClient as SyncClient
 from ._sync import SyncStream as SyncStream
 from ._sync import connect_sync as connect_sync
+from ._tools import LocalTool as LocalTool
 from ._wire import Response as Response
 from ._wire import build_request as build_request
 from ._wire import extract_response as extract_response

@@ -13,15 +13,24 @@ import math
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import trio
 
 from ..core.codec import encode_json
-from ..core.errors import InputNotFoundError, SessionNotFoundError
+from ..core.errors import (
+    AskClosedError,
+    AskNotFoundError,
+    InputNotFoundError,
+    SessionNotFoundError,
+    WireError,
+)
 from ..core.log import Entry, Position
 from ..core.methods import (
+    AskAnswer,
+    AskList,
+    AskListResult,
     Credential,
     Empty,
     EventList,
@@ -54,7 +63,9 @@ from ..core.methods import (
     TurnCancelResult,
 )
 from ..core.models import (
+    AskInfo,
     Attachment,
+    ClientTool,
     InputInfo,
     Message,
     MessageRole,
@@ -68,8 +79,12 @@ from ._event_stream import AllEvents, EventStream
 from ._events import Event, EventPage, read_event
 from ._pages import Pages
 from ._stream import MessageStream
+from ._tools import LocalTool, serve_tools
 
 __all__ = ["Client", "connect"]
+
+P = TypeVar("P")
+T = TypeVar("T")
 
 
 class Client(Caller):
@@ -367,20 +382,39 @@ class Client(Caller):
 
     async def list_inputs(self, session_id: str) -> tuple[InputInfo, ...]:
         """Give the inputs that wait for their turn."""
-        found: list[InputInfo] = []
+        return await self._list_all(
+            lambda after: InputList(session_id=session_id, after=after),
+            "input.list",
+            InputListResult,
+            lambda page: (page.inputs, page.has_more),
+            lambda info: info.input_id,
+            (InputNotFoundError,),
+        )
+
+    async def _list_all(
+        self,
+        make_params: Callable[[str | None], Any],
+        method: str,
+        result: type[P],
+        read: Callable[[P], tuple[Sequence[T], bool]],
+        name: Callable[[T], str],
+        gone: tuple[type[WireError], ...],
+    ) -> tuple[T, ...]:
+        """Give all pages of what waits. If the last of a page is ``gone`` by now, begin again."""
+        found: list[T] = []
         after: str | None = None
         while True:
-            params = InputList(session_id=session_id, after=after)
             try:
-                page = await self._read("input.list", params, InputListResult)
-            except InputNotFoundError:
-                # The last one of a page has had its turn meanwhile: begin again.
+                items, has_more = read(await self._read(method, make_params(after), result))
+            except gone:
+                if after is None:
+                    raise
                 found, after = [], None
                 continue
-            found += page.inputs
-            if not page.has_more or not page.inputs:
+            found += items
+            if not has_more or not items:
                 return tuple(found)
-            after = page.inputs[-1].input_id
+            after = name(items[-1])
 
     async def withdraw_input(
         self, session_id: str, input_id: str, *, key: str | None = None
@@ -389,10 +423,75 @@ class Client(Caller):
         params = InputWithdraw(session_id=session_id, input_id=input_id)
         await self._command("input.withdraw", params, Empty, key)
 
+    # -- asks and tools ----------------------------------------------------------------------
+
+    async def list_asks(self, session_id: str) -> tuple[AskInfo, ...]:
+        """Give the questions of a session that nobody has answered yet."""
+        return await self._list_all(
+            lambda after: AskList(session_id=session_id, after=after),
+            "ask.list",
+            AskListResult,
+            lambda page: (page.asks, page.has_more),
+            lambda ask: ask.ask_id,
+            (AskNotFoundError, AskClosedError),
+        )
+
+    async def answer_ask(
+        self,
+        session_id: str,
+        ask_id: str,
+        answer: Any = None,
+        *,
+        error: str | None = None,
+        key: str | None = None,
+    ) -> None:
+        """Answer a question. The first valid answer counts.
+
+        Args:
+            session_id: Whose.
+            ask_id: Which.
+            answer: A JSON value: one of its ``options``, one that fits its ``schema``, any else.
+            error: In place of it: how the tool failed that the ask wanted run.
+            key: See `Client`.
+
+        Raises:
+            AskClosedError: Somebody was faster, or nobody waits any more.
+            InvalidRequestError: It is not among the answers that are allowed.
+        """
+        params = AskAnswer(session_id=session_id, ask_id=ask_id, answer=answer, error=error)
+        await self._command("ask.answer", params, Empty, key)
+
+    async def serve_tools(
+        self,
+        session_id: str,
+        tools: Sequence[LocalTool],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Offer tools to a session's agent, and run them for it, until the session is over.
+
+            async def read_clock(arguments):
+                return {"time": "12:00"}
+
+            clock = ClientTool(name="clock", description="What time it is here.", effect="none")
+            nursery.start_soon(client.serve_tools, session.id,
+                               [LocalTool(tool=clock, function=read_clock)])
+
+        Several calls may run at once; one whose ask is closed meanwhile is cancelled. What a
+        function raises, the agent is told. Cancelling it withdraws the tools, and what ran is left
+        to whoever offers them next.
+        """
+        await serve_tools(self, session_id, tools, task_status=task_status)
+
     # -- events ----------------------------------------------------------------------------
 
     def events(
-        self, session_id: str, *, after: str | None = None, tail: int | None = None
+        self,
+        session_id: str,
+        *,
+        after: str | None = None,
+        tail: int | None = None,
+        tools: Sequence[ClientTool] = (),
     ) -> AbstractAsyncContextManager[EventStream]:
         """Follow a session: ``async with client.events(session_id) as events``.
 
@@ -410,11 +509,12 @@ class Client(Caller):
             after: Go on after this position, e.g. an `Event.position` that you kept; ``0-0`` is
                 from the first event on.
             tail: Begin with the n-th last message. With neither, it begins now.
+            tools: Offered to the agent meanwhile; whoever offers them answers its asks.
 
         Raises:
             SessionNotFoundError: There is no such session.
         """
-        return self._sessions.open_stream(session_id, after=after, tail=tail)
+        return self._sessions.open_stream(session_id, after=after, tail=tail, tools=tuple(tools))
 
     def all_events(self) -> AbstractAsyncContextManager[AllEvents]:
         """Follow every session that this client follows: ``async with client.all_events() as events``.
@@ -433,14 +533,26 @@ class Client(Caller):
         return self._sessions.listening(callback)
 
     async def subscribe(
-        self, session_id: str, *, after: str | None = None, tail: int | None = None
+        self,
+        session_id: str,
+        *,
+        after: str | None = None,
+        tail: int | None = None,
+        tools: Sequence[ClientTool] | None = None,
     ) -> SessionSubscribeResult:
         """Follow a session for `all_events` and `listening`, until `unsubscribe`.
+
+        Args:
+            session_id: Whose.
+            after: As in `events`; the first that follows a session decides.
+            tail: Likewise.
+            tools: Offered to the agent, also on the next connection; None leaves those that are.
 
         Returns:
             The session as it was when this client attached to it.
         """
-        return await self._sessions.subscribe(session_id, after, tail)
+        offered = None if tools is None else tuple(tools)
+        return await self._sessions.subscribe(session_id, after, tail, offered)
 
     async def unsubscribe(self, session_id: str) -> None:
         """Take back one `subscribe`."""

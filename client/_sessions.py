@@ -15,6 +15,7 @@ import trio
 
 from ..core.errors import RequestTimeoutError, TrialogueError
 from ..core.methods import EventList, EventListResult, SessionSubscribe, SessionSubscribeResult
+from ..core.models import ClientTool
 from ._event_stream import AllEvents, EventStream
 from ._events import Event
 from ._reconnect import Uplink, same_error
@@ -24,6 +25,8 @@ __all__ = ["FollowedSessions"]
 
 log = logging.getLogger("trialogue.client")
 
+#: Offers the tools of `Client.subscribe`.
+_PINNED: Final = object()
 #: Events that a reader who fell behind asks for at a time. The server cuts a page at 512 KiB too.
 PAGE_EVENTS: Final = 200
 
@@ -77,12 +80,19 @@ class FollowedSessions:
 
     @asynccontextmanager
     async def open_stream(
-        self, session_id: str, *, after: str | None = None, tail: int | None = None
+        self,
+        session_id: str,
+        *,
+        after: str | None = None,
+        tail: int | None = None,
+        tools: tuple[ClientTool, ...] = (),
     ) -> AsyncGenerator[EventStream]:
         """Follow a session with one more reader. See `Client.events`."""
         subscription, is_first = self._hold(session_id, after, tail)
-        stream = None
+        stream, offer = None, object()
         try:
+            if tools:
+                subscription.offers[offer] = tools
             if not is_first and after is None and tail is not None:
                 after = await self._find_tail(subscription, tail)
             stream = EventStream(
@@ -94,21 +104,34 @@ class FollowedSessions:
             subscription.add(stream.reader)
             await self._wait_ready(subscription)
             stream.position = stream.reader.start
+            if tools and not is_first:
+                await self._offer(subscription)
             yield stream
         finally:
             if stream is not None:
                 subscription.remove(stream.reader)
                 stream.reader.end()
+            self._withdraw(subscription, offer)
             self._release(subscription)
 
     async def subscribe(
-        self, session_id: str, after: str | None, tail: int | None
+        self,
+        session_id: str,
+        after: str | None,
+        tail: int | None,
+        tools: tuple[ClientTool, ...] | None,
     ) -> SessionSubscribeResult:
         """Follow a session without reading it, until `unsubscribe`."""
-        subscription, _ = self._hold(session_id, after, tail)
+        subscription, is_first = self._hold(session_id, after, tail)
         try:
+            if tools is not None:
+                subscription.offers[_PINNED] = tools
             await self._wait_ready(subscription)
+            if tools is not None and not is_first:
+                await self._offer(subscription)
         except BaseException:
+            if not subscription.pins:
+                subscription.offers.pop(_PINNED, None)
             self._release(subscription)
             raise
         subscription.pins += 1
@@ -120,7 +143,31 @@ class FollowedSessions:
         subscription = self._subscriptions.get(session_id)
         if subscription is not None and subscription.pins:
             subscription.pins -= 1
+            if not subscription.pins:
+                self._withdraw(subscription, _PINNED)
             self._release(subscription)
+
+    async def _offer(self, subscription: Subscription) -> None:
+        """Tell the server what tools are offered now, on a subscription that there is."""
+        await self._uplink.request(
+            "session.subscribe",
+            SessionSubscribe(session_id=subscription.session_id, tools=subscription.tools),
+            result=SessionSubscribeResult,
+            seconds=self._request_seconds,
+        )
+
+    def _withdraw(self, subscription: Subscription, offer: object) -> None:
+        """Offer tools no longer. Whoever did need not wait until the server knows."""
+        if subscription.offers.pop(offer, None) and subscription.holds > 1:
+
+            async def tell() -> None:
+                try:
+                    await self._offer(subscription)
+                except TrialogueError:
+                    log.info("tools could not be withdrawn", exc_info=True)
+
+            if self._uplink.failure is None:
+                self._spawn(tell)
 
     def _hold(
         self, session_id: str, after: str | None, tail: int | None

@@ -1,4 +1,4 @@
-"""One input and what comes of it, as chunks: text, tools, and one last chunk that says how it ended.
+"""One input and what comes of it, as chunks: text, tools, asks, and one last chunk that says how it ended.
 
 `ChunkMaker` is pure: events in, chunks out. `MessageStream` is what user code iterates over.
 """
@@ -14,6 +14,8 @@ import trio
 
 from ..core.errors import AgentError, SessionClosedError, WireError, error_from_wire
 from ..core.events import (
+    AskClosed,
+    AskOpened,
     InputDelivered,
     InputReturned,
     InputWithdrawn,
@@ -28,11 +30,12 @@ from ..core.events import (
     TurnEnded,
 )
 from ..core.methods import MessageSendResult, TurnCancelResult
-from ..core.models import JsonObject, Message, MessageKind, Outcome, TokenUsage
+from ..core.models import AskInfo, JsonObject, Message, MessageKind, Outcome, TokenUsage
 from ._event_stream import EventStream
 from ._events import Event
 
 __all__ = [
+    "AskChunk",
     "Chunk",
     "ChunkMaker",
     "DoneChunk",
@@ -79,6 +82,24 @@ class ToolChunk:
 
 
 @attrs.frozen(kw_only=True)
+class AskChunk:
+    """A question of the agent's, opened or closed. `Client.answer_ask` answers it.
+
+    Attributes:
+        ask: As it was opened; None if that was not seen.
+        answer, by, reason: How it was closed.
+    """
+
+    state: Literal["opened", "closed"]
+    ask_id: str
+    turn_id: str
+    ask: AskInfo | None = None
+    answer: Any = None
+    by: str | None = None
+    reason: Literal["answered", "expired", "cancelled"] | None = None
+
+
+@attrs.frozen(kw_only=True)
 class DoneChunk:
     """The last chunk: the turn ended, and not in an error.
 
@@ -104,7 +125,7 @@ class ErrorChunk:
     usage: TokenUsage = attrs.field(factory=TokenUsage)
 
 
-Chunk: TypeAlias = TextChunk | ToolChunk | DoneChunk | ErrorChunk
+Chunk: TypeAlias = TextChunk | ToolChunk | AskChunk | DoneChunk | ErrorChunk
 
 
 class ChunkMaker:
@@ -123,6 +144,7 @@ class ChunkMaker:
         self._message: Message | None = None
         self._kinds: dict[str, MessageKind] = {}
         self._tools: dict[str, str] = {}
+        self._asks: dict[str, AskInfo] = {}
         #: How much of each message was given; and, after a resync, how much will come again.
         self._given: dict[str, int] = {}
         self._again: dict[str, int] = {}
@@ -192,6 +214,19 @@ class ChunkMaker:
                     status=body.status,
                     result=body.result,
                     error=body.error,
+                )
+            case AskOpened():
+                ask = self._asks[body.ask_id] = body.ask
+                return AskChunk(state="opened", ask_id=ask.ask_id, turn_id=ask.turn_id, ask=ask)
+            case AskClosed():
+                return AskChunk(
+                    state="closed",
+                    ask_id=body.ask_id,
+                    turn_id=body.turn_id,
+                    ask=self._asks.pop(body.ask_id, None),
+                    answer=body.answer,
+                    by=body.by,
+                    reason=body.reason,
                 )
             case TurnEnded():
                 return self._ended(body)

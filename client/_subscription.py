@@ -27,7 +27,7 @@ from ..core.events import (
     Sync,
 )
 from ..core.methods import SessionSubscribe, SessionSubscribeResult
-from ..core.models import InProgress, InputInfo, Session
+from ..core.models import ClientTool, InProgress, InputInfo, Session
 from ._connection import Connection, LostError
 from ._events import Event, read_event, seq_of
 from ._reader import Reader
@@ -61,6 +61,7 @@ class Subscription:
         was_left: We unsubscribed.
         holds: How many need it. Readers of all sessions do not.
         pins: How many of these are `Client.subscribe`.
+        offers: The tools that we offer there, by who does.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Subscription:
         self.failure: Exception | None = None
         self.holds = 0
         self.pins = 0
+        self.offers: dict[object, tuple[ClientTool, ...]] = {}
         self.readers: dict[Reader, None] = {}  # in the order in which they came
         self._tail = tail
         self._tell = tell
@@ -114,6 +116,7 @@ class Subscription:
                     after=self.cursor,
                     tail=self._tail if self.cursor is None else None,
                     partial=self.partial,
+                    tools=self.tools if self.offers else None,
                 )
                 try:
                     await connection.request(
@@ -177,6 +180,12 @@ class Subscription:
         await self._ready.wait()
         if self.failure is not None:
             raise same_error(self.failure)
+
+    @property
+    def tools(self) -> tuple[ClientTool, ...]:
+        """All tools that are offered there, one of each name."""
+        tools = {tool.name: tool for offered in self.offers.values() for tool in offered}
+        return tuple(tools.values())
 
     @property
     def partial(self) -> dict[str, int]:

@@ -271,6 +271,11 @@ class AskOpened(AskInfo, EventBody):
     type = "ask.opened"
     log_class = "ask"
 
+    @property
+    def ask(self) -> AskInfo:
+        """The ask, equal to what ``ask.list`` has of it."""
+        return AskInfo(**attrs.asdict(self, recurse=False))
+
 
 @attrs.frozen(kw_only=True)
 class AskClosed(EventBody):
