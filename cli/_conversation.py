@@ -14,6 +14,7 @@ import trio
 
 from ..client import Client, ConnectionState
 from ..core.errors import (
+    AskClosedError,
     InvalidRequestError,
     SessionClosedError,
     SessionExpiredError,
@@ -21,8 +22,9 @@ from ..core.errors import (
     TrialogueError,
     WireError,
 )
-from ..core.events import Sync
-from ..core.models import InputInfo, Session, WhenBusy
+from ..core.events import Resync, Sync
+from ..core.models import AskInfo, InputInfo, Session, WhenBusy
+from ._asks import read_answer
 from ._exits import EXIT_UNREACHABLE, CommandError
 from ._screen import Screen
 from ._tables import render_table, write_age
@@ -93,7 +95,9 @@ class Conversation:
         self.view = View(Screen(lambda: terminal.width, is_empty=False), trio.current_time)
         self._tail = RESUMED_MESSAGES if session.message_count else None
         self._following = trio.CancelScope()
-        self._typed: deque[str] = deque()
+        #: With the question that it answers, if there was one.
+        self._typed: deque[tuple[str, AskInfo | None]] = deque()
+        self._answered: set[str] = set()
         self._has_typed = trio.Event()
         self._is_sending = False
         self._is_reconnecting = False
@@ -124,7 +128,8 @@ class Conversation:
         waiting = None
         is_away = self._is_reconnecting or self._is_draining
         line = () if self._line is None else (self._line,)
-        self.view.unsent = (*line, *self._typed) if is_away else ()
+        typed = (text for text, _ in self._typed)
+        self.view.unsent = (*line, *typed) if is_away else ()
         if self._is_reconnecting:
             waiting = "reconnecting"
         elif self._is_sending and self.view.turn_id is None:
@@ -180,9 +185,14 @@ class Conversation:
             inputs: tuple[InputInfo, ...] = ()
             if events.session.queued_count:
                 inputs = await self._client.list_inputs(session_id)
-            self.view.attach(events.session, inputs)
+            asks: tuple[AskInfo, ...] = ()
+            if events.session.active_turn_id is not None:
+                asks = await self._client.list_asks(session_id)
+            self.view.attach(events.session, inputs, asks)
             async for event in events:
                 self.view.take(event.body)
+                if isinstance(event.body, Resync):
+                    self.view.show_asks(await self._client.list_asks(session_id))
                 if not self.view.is_replaying or isinstance(event.body, Sync):
                     self.show()
 
@@ -207,7 +217,10 @@ class Conversation:
 
     def _put(self, line: str) -> None:
         """Put what was typed behind what was typed before."""
-        self._typed.append(line)
+        ask = None if _is_command(line) else self._next_ask()
+        if ask is not None:
+            self._answered.add(ask.ask_id)
+        self._typed.append((line, ask))
         self._is_sending = True
         self._has_typed.set()
         self.show()
@@ -217,9 +230,12 @@ class Conversation:
         while True:
             self._has_typed = trio.Event()
             while self._typed:
-                self._line = line = self._typed.popleft()
+                line, ask = self._typed.popleft()
+                self._line = line
                 try:
-                    if _is_command(line):
+                    if ask is not None:
+                        await self._answer(ask, line)
+                    elif _is_command(line):
                         await self._obey(line)
                     else:
                         await self._send(
@@ -233,6 +249,24 @@ class Conversation:
             self._is_sending = False
             self.show()
             await self._has_typed.wait()
+
+    def _next_ask(self) -> AskInfo | None:
+        """Give the oldest question that nothing was typed for yet."""
+        for ask in self.view.asks.values():
+            if ask.ask_id not in self._answered:
+                return ask
+        return None
+
+    async def _answer(self, ask: AskInfo, line: str) -> None:
+        """Answer a question; one that is refused can be answered again."""
+        text = line[1:] if line.startswith("//") else line
+        try:
+            await self._client.answer_ask(self.session_id, ask.ask_id, read_answer(ask, text))
+        except AskClosedError:
+            self.view.note("That was answered or given up before.", WARNING)
+        except TrialogueError:
+            self._answered.discard(ask.ask_id)
+            raise
 
     async def _send(self, text: str, when_busy: WhenBusy) -> None:
         session_id = self.session_id
@@ -376,7 +410,9 @@ class Conversation:
             "Alt-Enter begins a new line, Tab or → takes what is suggested, ↑ brings back what "
             "you said before. Ctrl-C cancels the answer or empties the line, a second one leaves; "
             "Ctrl-D leaves. "
-            "A line that begins with // is sent with one /."
+            "A line that begins with // is sent with one /. "
+            "While the agent asks something, what you type is the answer; an option may be named "
+            "by its number."
         )
         self.show()
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import codecs
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 import trio
 
-from ..client import Client, ConnectionState, DoneChunk, ErrorChunk, TextChunk
-from ..core.models import Session, WhenBusy
+from ..client import AskChunk, Client, ConnectionState, DoneChunk, ErrorChunk, TextChunk
+from ..core.errors import AskClosedError, InvalidRequestError
+from ..core.events import AskClosed, AskOpened, MessageCompleted, TurnEnded
+from ..core.models import AskInfo, Message, Session, WhenBusy
+from ._asks import is_for_people, read_answer, write_call, write_options
 from ._exits import EXIT_OK, EXIT_UNREACHABLE, CommandError
 from ._screen import clean
 from ._view import make_name
@@ -33,12 +37,14 @@ async def talk_plainly(client: Client, session: Session, when_busy: WhenBusy | N
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_give_up, client)
         lines = Lines(sys.stdin.fileno())
+        if session.status == "waiting":
+            await _go_on(client, session.id, lines)
         async for line in lines:
             if line.strip():
                 if is_nameless:
                     is_nameless = False
                     await client.update_session(session.id, name=make_name(line))
-                await _answer(client, session.id, line, when_busy)
+                await _answer(client, session.id, line, when_busy, lines)
         nursery.cancel_scope.cancel(reason="all was said")
     return EXIT_OK
 
@@ -56,14 +62,22 @@ async def _give_up(client: Client) -> None:
         )
 
 
-async def _answer(client: Client, session_id: str, text: str, when_busy: WhenBusy | None) -> None:
-    """Say one thing, and print the answer as it comes: each of its messages begins a line."""
+async def _answer(
+    client: Client, session_id: str, text: str, when_busy: WhenBusy | None, lines: Lines
+) -> None:
+    """Say one thing, and print the answer as it comes: each of its messages begins a line.
+
+    What the agent asks begins one as well; the next line of the input is what it is answered.
+    """
     write = _write_clean if sys.stdout.isatty() else _write
     message_id = None
     is_in_line = False
-    async with client.stream_message(
-        session_id, text, when_busy=when_busy, cancel_on_exit=True
-    ) as chunks:
+    async with (
+        client.stream_message(session_id, text, when_busy=when_busy, cancel_on_exit=True) as chunks,
+        trio.open_nursery() as nursery,
+    ):
+        prompts = _Prompts(client, session_id, lines, write)
+        nursery.start_soon(prompts.run)
         async for chunk in chunks:
             match chunk:
                 case TextChunk(kind="text") if chunk.text:
@@ -72,12 +86,121 @@ async def _answer(client: Client, session_id: str, text: str, when_busy: WhenBus
                     message_id = chunk.message_id
                     write(chunk.text)
                     is_in_line = not chunk.text.endswith("\n")
+                case AskChunk(state="opened", ask=AskInfo() as ask) if is_for_people(ask):
+                    if is_in_line:
+                        write("\n")
+                    is_in_line = False
+                    prompts.put(ask)
+                case AskChunk():
+                    prompts.take_back(chunk.ask_id)
                 case DoneChunk() | ErrorChunk():
                     if is_in_line:
                         write("\n")
+                    prompts.close()
                     _check_end(chunk)
                 case _:
                     pass
+
+
+async def _go_on(client: Client, session_id: str, lines: Lines) -> None:
+    """Answer what a session's agent asked before we came, and print what it says then."""
+    write = _write_clean if sys.stdout.isatty() else _write
+    async with client.events(session_id) as events, trio.open_nursery() as nursery:
+        prompts = _Prompts(client, session_id, lines, write)
+        nursery.start_soon(prompts.run)
+        for ask in await client.list_asks(session_id):
+            if is_for_people(ask):
+                prompts.put(ask)
+        async for event in events:
+            match event.body:
+                case AskOpened() if is_for_people(event.body):
+                    prompts.put(event.body)
+                case AskClosed():
+                    prompts.take_back(event.body.ask_id)
+                case MessageCompleted(message=Message(role="assistant", kind="text")):
+                    if event.body.message.content:
+                        write(event.body.message.content.rstrip("\n") + "\n")
+                case TurnEnded():
+                    break
+                case _:
+                    pass
+        prompts.close()
+
+
+class _Prompts:
+    """Puts the agent's questions one after the other, and takes a line for each."""
+
+    def __init__(
+        self, client: Client, session_id: str, lines: Lines, write: Callable[[str], None]
+    ) -> None:
+        self._client = client
+        self._session_id = session_id
+        self._lines = lines
+        self._write = write
+        self._asks: dict[str, AskInfo] = {}
+        self._news = trio.Event()
+        self._is_closed = False
+
+    def put(self, ask: AskInfo) -> None:
+        """Put a question."""
+        self._asks[ask.ask_id] = ask
+        options = write_options(ask)
+        call = "" if ask.name is None else f" {write_call(ask.name, ask.arguments or {})}"
+        self._write(f"? {ask.title}{call}" + (f" [{options}]" if options else "") + "\n")
+        if ask.detail:
+            self._write(f"{ask.detail}\n")
+        self._news.set()
+
+    def take_back(self, ask_id: str) -> None:
+        """It is answered, or not asked any more."""
+        self._asks.pop(ask_id, None)
+
+    def close(self) -> None:
+        """Nothing more is asked."""
+        self._is_closed = True
+        self._asks.clear()
+        self._news.set()
+
+    async def run(self) -> None:
+        """Take lines until nothing more is asked.
+
+        A line that comes when its question is closed is put back: it is said to the agent.
+        """
+        while not self._is_closed:
+            self._news = trio.Event()
+            while self._asks:
+                try:
+                    line = await anext(self._lines)
+                except StopAsyncIteration:
+                    await self._end()
+                    return
+                ask = next(iter(self._asks.values()), None)
+                if ask is None or not await self._try(ask, line):
+                    self._lines.put_back(line)
+                    break
+            await self._news.wait()
+
+    async def _try(self, ask: AskInfo, line: str) -> bool:
+        """Answer with a line. False if nobody wants it."""
+        try:
+            await self._client.answer_ask(self._session_id, ask.ask_id, read_answer(ask, line))
+        except AskClosedError:
+            self._asks.pop(ask.ask_id, None)
+            return False
+        except InvalidRequestError as exc:
+            print(f"trialogue chat: {exc.message}", file=sys.stderr)
+            return True
+        self._asks.pop(ask.ask_id, None)
+        return True
+
+    async def _end(self) -> None:
+        """There are no more lines: wait for those that expire, and give up the others."""
+        while not self._is_closed:
+            for ask in self._asks.values():
+                if ask.expires_at is None:
+                    raise CommandError(f"nobody answers: {ask.title}")
+            self._news = trio.Event()
+            await self._news.wait()
 
 
 def _check_end(chunk: DoneChunk | ErrorChunk) -> None:
@@ -116,9 +239,17 @@ class Lines(AsyncIterator[str]):
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._rest = ""
         self._is_at_end = False
+        self._put_back: deque[str] = deque()
+
+    def put_back(self, line: str) -> None:
+        """Have a line come once more."""
+        self._put_back.append(line)
 
     async def __anext__(self) -> str:
         """Wait for the next one. The last needs no newline."""
+        if self._put_back:
+            await trio.lowlevel.checkpoint()
+            return self._put_back.popleft()
         while True:
             line, newline, rest = self._rest.partition("\n")
             if newline:

@@ -6,13 +6,14 @@ same to whoever typed, to whoever watches, and to whoever comes back.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Final
 
 import attrs
 
 from ..core.events import (
+    AskClosed,
+    AskOpened,
     CustomEvent,
     EventBody,
     InputDelivered,
@@ -36,10 +37,11 @@ from ..core.events import (
     TurnEnded,
     TurnStarted,
 )
-from ..core.models import InputInfo, Message, MessageKind, Session, TokenUsage
+from ..core.models import AskInfo, InputInfo, Message, MessageKind, Session, TokenUsage
+from ._asks import is_for_people, write_call, write_closed, write_options, write_value
 from ._screen import Line, Mark, Screen, cell_width, clean
 
-__all__ = ["View", "make_name", "shorten", "write_call"]
+__all__ = ["View", "make_name", "shorten"]
 
 USER: Final = Mark("› ", "user", "user")
 AGENT: Final = Mark("● ", "agent", "", is_markup=True)
@@ -48,6 +50,7 @@ SYSTEM: Final = Mark("■ ", "dim", "dim")
 NOTE: Final = Mark("  ", "note", "note")
 WARNING: Final = Mark("! ", "warn", "warn")
 ERROR: Final = Mark("✗ ", "error", "error")
+ASK: Final = Mark("? ", "warn", "strong")
 _SPINNER: Final = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _SPINS_PER_SECOND: Final = 10
 #: Of a tool's arguments or result, in characters.
@@ -92,6 +95,7 @@ class View:
         is_replaying: What comes is of the past.
         waiting_for: What we wait for otherwise, in words; None if for nothing.
         unsent: What was said, and waits for a server.
+        asks: Questions to the person that nobody has answered, oldest first.
     """
 
     def __init__(self, screen: Screen, clock: Callable[[], float]) -> None:
@@ -102,6 +106,8 @@ class View:
         self.is_replaying = False
         self.waiting_for: str | None = None
         self.unsent: Sequence[str] = ()
+        self.asks: dict[str, AskInfo] = {}
+        self._asked_before: dict[str, AskInfo] = {}
         self._since = self._waiting_since = 0.0
         self._texts: dict[str, _Text] = {}
         self._open: str | None = None
@@ -134,9 +140,15 @@ class View:
         for line in lines:
             self.screen.add(line)
 
-    def attach(self, session: Session, inputs: Sequence[InputInfo] = ()) -> None:
+    def attach(
+        self,
+        session: Session,
+        inputs: Sequence[InputInfo] = (),
+        asks: Sequence[AskInfo] = (),
+    ) -> None:
         """Begin to show a session, as it is now."""
         self._forget()
+        self._asked_before = {ask.ask_id: ask for ask in asks}
         self.is_replaying = True
         self.turn_id = session.active_turn_id
         self._since = self._clock()
@@ -149,6 +161,8 @@ class View:
         self._texts.clear()
         self._tools.clear()
         self._queued.clear()
+        self.asks.clear()
+        self._asked_before.clear()
 
     def show_message(self, message: Message) -> None:
         """Show a message of the past."""
@@ -197,6 +211,10 @@ class View:
                 self._take_ended(body)
             case ToolCalled() | ToolProgress() | ToolCompleted():
                 self._take_tool(body)
+            case AskOpened():
+                self._take_ask(body)
+            case AskClosed():
+                self._take_closed(body)
             case InputQueued():
                 self._queued[body.input_id] = body.content
             case InputDelivered() | InputWithdrawn() | InputReturned():
@@ -210,6 +228,7 @@ class View:
         match body:
             case Sync():
                 self.is_replaying = False
+                self.show_asks(list(self._asked_before.values()))
             case Resync():
                 self._forget()
                 self.turn_id = body.session.active_turn_id
@@ -232,9 +251,39 @@ class View:
                 self._forget()
                 self.note("The session was deleted. /new begins another.", WARNING)
             case CustomEvent() if body.name.startswith("_"):
-                self.note(f"{body.name} {shorten(_write_json(body.data), _MAX_VALUE)}")
+                self.note(f"{body.name} {shorten(write_value(body.data), _MAX_VALUE)}")
             case _:
                 pass
+
+    def show_asks(self, asks: Sequence[AskInfo]) -> None:
+        """Show questions that were asked before what was shown."""
+        for ask in asks:
+            if ask.ask_id not in self.asks:
+                self._take_ask(ask)
+
+    def _take_ask(self, ask: AskInfo) -> None:
+        self._asked_before.pop(ask.ask_id, None)
+        if not is_for_people(ask):
+            return
+        self._close()
+        self.asks[ask.ask_id] = ask
+        self.screen.gap()
+        self.screen.block(ASK, ask.title)
+        if ask.detail:
+            self.screen.block(NOTE, ask.detail)
+        if ask.name is not None:
+            call = shorten(write_call(ask.name, ask.arguments or {}), self._width - 4)
+            self.screen.add((("tool", f"  ⚙ {call}"),))
+        options = write_options(ask)
+        if options:
+            self.screen.block(NOTE, options)
+        self._is_new_turn = True
+
+    def _take_closed(self, closed: AskClosed) -> None:
+        self._asked_before.pop(closed.ask_id, None)
+        if self.asks.pop(closed.ask_id, None) is not None:
+            self._close()
+            self.screen.block(NOTE, f"→ {shorten(write_closed(closed), self._width - 4)}")
 
     def _take_delta(self, body: MessageDelta) -> None:
         text = self._texts.setdefault(body.message_id, _Text())
@@ -326,7 +375,7 @@ class View:
         self._close()
         took = "" if self.is_replaying else f"  {_write_time(self._clock() - tool.since)}"
         if body.status == "ok":
-            style, result = "dim", f" → {shorten(_write_json(body.result), _MAX_VALUE)}"
+            style, result = "dim", f" → {shorten(write_value(body.result), _MAX_VALUE)}"
         else:
             style, result = "error", f" → {body.status}" + (f": {body.error}" if body.error else "")
         call = shorten(tool.call, max(20, self._width - 4 - cell_width(result) - len(took)))
@@ -374,7 +423,9 @@ class View:
         took = _write_time(self._clock() - self._since)
         if self.is_cancelling:
             return f"cancelling · {took} · Ctrl-C leaves"
-        if self._tools:
+        if self.asks:
+            doing = "waiting for your answer"
+        elif self._tools:
             doing = "using a tool" if len(self._tools) == 1 else f"using {len(self._tools)} tools"
         else:
             doing = "answering" if self._open is not None else "thinking"
@@ -390,18 +441,6 @@ def shorten(text: str, width: int) -> str:
 def make_name(text: str) -> str:
     """Name a session by the first thing that was said in it."""
     return shorten(text, _MAX_NAME)
-
-
-def write_call(name: str, arguments: Mapping[str, Any]) -> str:
-    """Write a tool's call as people write one: ``add(a=2, b=3)``."""
-    inside = ", ".join(f"{key}={_write_json(value)}" for key, value in arguments.items())
-    return f"{name}({inside})"
-
-
-def _write_json(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _write_time(seconds: float) -> str:

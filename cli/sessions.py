@@ -30,13 +30,14 @@ from ..stores.exporting import (
     parse_jsonl,
     parse_markdown,
 )
+from ._asks import write_call
 from ._client_command import open_client, run_client_command
 from ._command import CommandGroup, Environ, option
 from ._exits import EXIT_OK, CommandError
 from ._sources import SessionSource, is_url, open_source
 from ._stores import complete_store, find_store
 from ._tables import print_table, write_age
-from ._view import shorten, write_call
+from ._view import shorten
 
 __all__ = [
     "close_sessions",

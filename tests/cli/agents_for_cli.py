@@ -63,3 +63,17 @@ async def check_token(credential: Credential, peer: PeerInfo) -> str:
     if credential.token != "open sesame":
         raise UnauthorizedError("not this token")
     return "me"
+
+
+async def asking(turn: Turn) -> None:
+    """Ask which, and why, and say what was answered."""
+    await turn.write("Well.")
+    which = await turn.ask("Which one?", options=["red", "green"], detail="Both are fine.")
+    why = await turn.ask("Why?")
+    await turn.write(f"{which.value}, since {why.value}.")
+
+
+async def impatient(turn: Turn) -> None:
+    """Ask, and not wait for long."""
+    answer = await turn.ask("Now?", default="no", expires_seconds=0.3)
+    await turn.write(f"{answer.value} ({answer.reason})")

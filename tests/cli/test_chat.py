@@ -73,6 +73,34 @@ def test_what_is_typed_during_an_answer_is_queued(tmp_path: Path) -> None:
         assert it.wait() == 0
 
 
+def test_what_is_typed_while_the_agent_asks_is_the_answer(tmp_path: Path) -> None:
+    """§9: also for whoever comes back to the session meanwhile."""
+    with (
+        serving("agents_for_cli:asking", "--transport", "tcp://127.0.0.1:0") as server,
+        at_terminal("chat", server.urls[0], state=tmp_path) as it,
+    ):
+        ready(it).type("go")
+        it.wait_for("? Which one?")
+        it.wait_for("1 red · 2 green")
+        it.wait_for_status("waiting for your answer")
+        it.type("blue")
+        it.wait_for("expected one of red, green")
+        it.type("g")
+        it.wait_for("→ green")
+        it.wait_for("? Why?")
+        it.press(CTRL_D)
+        assert it.wait() == 0
+        session_id = it.text.rpartition("--session ")[2].split()[0]
+        with at_terminal("chat", server.urls[0], "--session", session_id, state=tmp_path) as again:
+            ready(again)
+            again.wait_for("? Why?")
+            again.type("it is calm")
+            again.wait_for("→ it is calm")
+            again.wait_for("green, since it is calm.")
+            again.press(CTRL_D)
+            assert again.wait() == 0
+
+
 def test_commands(tmp_path: Path) -> None:
     with at_terminal("chat", "--agent", "echo", state=tmp_path) as it:
         ready(it).type("/help")

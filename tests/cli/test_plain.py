@@ -163,3 +163,44 @@ def test_output_that_cannot_be_written_is_no_lost_connection() -> None:
         )
         said = f"trialogue {command.split()[0]}: standard output: No space left on device\n"
         assert (done.returncode, done.stderr.decode()) == (1, said)
+
+
+def test_what_the_agent_asks_is_answered_by_the_next_line() -> None:
+    """§9: an option by its number or its beginning; what is not allowed can be said again."""
+    done = run_command(
+        "chat", "--agent", "agents_for_cli:asking", stdin="go\nblue\n2\nit is calm\nagain\nr\nso\n"
+    )
+    assert done.stdout == (
+        "Well.\n? Which one? [1 red · 2 green]\nBoth are fine.\n? Why?\ngreen, since it is calm.\n"
+        "Well.\n? Which one? [1 red · 2 green]\nBoth are fine.\n? Why?\nred, since so.\n"
+    )
+    assert done.stderr == (
+        "trialogue chat: Invalid request: params.answer: expected one of red, green\n"
+    )
+    assert done.returncode == 0
+
+
+def test_question_without_an_answer_fails_unless_it_expires() -> None:
+    """Our choice: a script must not hang because nobody is there to say yes."""
+    silent = run_command("chat", "--agent", "agents_for_cli:asking", stdin="go\n1\n")
+    late = run_command("chat", "--agent", "agents_for_cli:impatient", stdin="go\n")
+    assert (silent.returncode, silent.stderr) == (1, "trialogue chat: nobody answers: Why?\n")
+    assert late.stdout == "? Now? [nothing is no]\nno (expired)\n"
+    assert (late.returncode, late.stderr) == (0, "")
+
+
+def test_open_question_of_a_session_is_put_to_whoever_comes_back() -> None:
+    """§9: it shows again in whichever client attaches."""
+    with serving("agents_for_cli:asking", "--transport", TCP) as server:  # noqa: SIM117
+        with LineClient(server.urls[0]) as other:
+            session_id = other.request("session.create")["data"]["id"]
+            other.request("session.subscribe", sessionId=session_id)
+            other.request("message.send", sessionId=session_id, content="go")
+            other.wait_event("ask.opened")
+            done = run_command(
+                "chat", server.urls[0], "--session", session_id, stdin="1\nit is warm\nmore\n2\n-\n"
+            )
+    assert done.stdout.startswith(
+        "? Which one? [1 red · 2 green]\nBoth are fine.\n? Why?\nred, since it is warm.\nWell.\n"
+    )
+    assert (done.returncode, done.stderr) == (0, "")

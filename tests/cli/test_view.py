@@ -4,14 +4,18 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from trialogue import Message, Session, SessionConfig
+from trialogue.cli._asks import read_answer, write_call
 from trialogue.cli._screen import Line, Screen
-from trialogue.cli._view import View, shorten, write_call
+from trialogue.cli._view import View, shorten
 from trialogue.core.events import (
+    AskClosed,
+    AskOpened,
     CustomEvent,
     EventBody,
     InputDelivered,
@@ -23,13 +27,14 @@ from trialogue.core.events import (
     MessageStarted,
     Resync,
     SessionClosed,
+    Sync,
     ToolCalled,
     ToolCompleted,
     ToolProgress,
     TurnEnded,
     TurnStarted,
 )
-from trialogue.core.models import ErrorInfo, Outcome, TokenUsage
+from trialogue.core.models import AskInfo, ErrorInfo, Outcome, TokenUsage
 
 
 class Shown:
@@ -251,3 +256,59 @@ def test_short_forms() -> None:
     assert shorten("a\n b  c", 20) == "a b c"
     assert shorten("abcdef", 4) == "abc…"
     assert write_call("f", {"x": "é", "y": {"z": None}}) == 'f(x=é, y={"z": null})'
+
+
+def test_question_is_shown_with_what_may_be_answered_and_what_was() -> None:
+    """§9: and once, if it was asked before one came."""
+    shown = Shown()
+    opened = AskOpened(
+        ask_id="ask_1",
+        turn_id="trn_1",
+        kind="approval",
+        title="Delete it?",
+        detail="All of it.",
+        options=("yes", "no"),
+        default="no",
+        call_id="c",
+        name="delete",
+        arguments={"path": "/"},
+    )
+    shown.view.attach(session(active_turn_id="trn_1"), (), (opened.ask,))
+    lines = shown.take(Sync(position="1-1"))
+    assert [line for line in lines if line] == [
+        "? Delete it?",
+        "  All of it.",
+        "  ⚙ delete(path=/)",
+        "  1 yes · 2 no · nothing is no",
+    ]
+    assert list(shown.view.asks) == ["ask_1"]
+    assert "waiting for your answer" in shown.live[-1]
+    closed = AskClosed(ask_id="ask_1", turn_id="trn_1", answer="no", by="ada", reason="answered")
+    assert shown.take(closed)[-1] == "  → no (ada)"
+    assert shown.view.asks == {}
+    tool = attrs.evolve(opened, ask_id="ask_2", kind="tool")
+    before = len(shown.lines)
+    assert len(shown.take(tool)) == before, "that is for a program"
+
+
+@pytest.mark.parametrize(
+    ("ask", "typed", "answer"),
+    [
+        ({"options": ("yes", "no")}, "yes", "yes"),
+        ({"options": ("yes", "no")}, " 2 ", "no"),
+        ({"options": ("yes", "no")}, "N", "no"),
+        ({"options": ("no", "never")}, "n", "n"),
+        ({"options": ("10", "2")}, "2", "2"),
+        ({"options": ("yes", "no")}, "3", "3"),
+        ({"options": ("yes", "no"), "default": "no"}, "", "no"),
+        ({"schema": {"type": "integer"}}, "7", 7),
+        ({"schema": {"type": "object"}}, '{"a": 1}', {"a": 1}),
+        ({"schema": {"type": "integer"}}, "seven", "seven"),
+        ({"schema": {"type": "string"}}, "7", "7"),
+        ({}, "7 ", "7 "),
+    ],
+)
+def test_answer_is_what_was_meant(ask: dict[str, Any], typed: str, answer: Any) -> None:
+    """Our choice; whether it is allowed, the server says."""
+    info = AskInfo(ask_id="a", turn_id="t", kind="question", title="?", **ask)
+    assert read_answer(info, typed) == answer
