@@ -1,6 +1,6 @@
 """The server: the tree of tasks of DESIGN §3, from the store outside to the listeners inside.
 
-    store ─ writers ─ flusher, timers ─ turns ─ connections ─ listeners
+    store ─ agents ─ writers ─ flusher, timers ─ turns ─ connections ─ listeners
 
 Each level ends completely before the one outside it is cancelled, so that a turn's terminal event
 still becomes durable, and is still sent, in a shutdown.
@@ -24,6 +24,7 @@ from ._flusher import Flusher
 from ._handlers import PROTOCOL_METHODS
 from ._host import LocalHost
 from ._ids import new_id
+from ._lifespans import open_agents, open_plain_nursery
 from ._link import ServerLink
 from ._ratelimit import RateLimiter
 from ._request import Request
@@ -386,12 +387,15 @@ async def open_server(
         allow_hosts: Host names that requests may name, beside the listener's own address.
         insecure: Listen beyond this machine although credentials or TLS are missing.
 
+    An agent that has a method ``lifespan()``, which gives an async context manager, is held by it
+    from before anything is bound until the last turn has ended.
+
     Leaving the block ends turns as ``interrupted``, makes durable what was decided, and sends
     what was posted; use `Server.drain` before, to give turns time. Bounded to some ten seconds.
 
     Raises:
-        SettingsError: A URL, an agent, a method or the store cannot be used, or strangers would
-            be let in; says which.
+        SettingsError: A URL, an agent, a method or the store cannot be used, an agent cannot
+            start, or strangers would be let in; says which.
         OSError: An address cannot be bound.
     """
     agents = check_agents(agent)
@@ -423,28 +427,19 @@ async def open_server(
             store = await stack.enter_async_context(store)
         else:
             stack.push_async_callback(_close_store, store)
+        await stack.enter_async_context(open_agents(agents))
         listeners: list[Listener] = []
         for url, transport in listening:
             listener = await transport.open_listener(url, options)
             stack.push_async_callback(_close_listener, listener)
             listeners.append(listener)
         server.endpoints = tuple(listener.endpoint for listener in listeners)
-        failure: BaseException | None = None
+        nursery = await stack.enter_async_context(open_plain_nursery())
+        await nursery.start(server.run, agents, store, listeners)
         try:
-            async with trio.open_nursery() as nursery:
-                await nursery.start(server.run, agents, store, listeners)
-                try:
-                    yield server
-                except BaseException as exc:
-                    failure = exc
-                    raise
-                finally:
-                    server.stop()
-        except BaseExceptionGroup as group:
-            # What the block raised leaves it as it was raised.
-            if failure is not None and group.exceptions == (failure,):
-                raise failure from failure.__cause__
-            raise
+            yield server
+        finally:
+            server.stop()
 
 
 def _check_reach(urls: Sequence[str], *, asks: bool) -> None:

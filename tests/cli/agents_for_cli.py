@@ -1,6 +1,8 @@
 """Agents that the tests name on a command line, as ``agents_for_cli:slow``."""
 
 import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
 import trio
 
@@ -56,6 +58,24 @@ async def buggy(turn: Turn) -> None:
     """Print something, and run into a bug."""
     print("a stray print")  # noqa: T201 - what agents do
     raise ZeroDivisionError("the bug")
+
+
+class Unable:
+    """Hold what is not there."""
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+
+    async def __call__(self, turn: Turn) -> None: ...
+
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncGenerator[None]:
+        if self.model not in ("a", "b"):
+            raise AgentError(f"there is no model {self.model!r}")
+        yield
+
+
+unable = Unable("x")
 
 
 async def check_token(credential: Credential, peer: PeerInfo) -> str:

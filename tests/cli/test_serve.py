@@ -181,6 +181,15 @@ def test_a_port_in_use_is_said_in_one_line() -> None:
     )
 
 
+def test_an_agent_that_cannot_start_is_said_in_one_line() -> None:
+    """Issue 5: and nothing listens."""
+    done = run_command("serve", "agents_for_cli:unable", "--transport", TCP)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        "trialogue serve: the agent 'unable' cannot start: there is no model 'x'"
+    ]
+
+
 def test_foreign_origins_and_hosts_are_refused() -> None:
     """Issue 2: a page of another site may not use its visitor's server."""
     arguments = ("--allow-origin", "https://app.example", "--allow-host", "chat.example")
