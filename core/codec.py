@@ -25,6 +25,7 @@ __all__ = [
     "encode_json",
     "make_reader",
     "structure",
+    "take_scalars_strictly",
     "unstructure",
 ]
 
@@ -48,6 +49,14 @@ def _strict(kind: type[Any], word: str, *accepted: type[Any]) -> Callable[[Any, 
         return kind(value)
 
     return hook
+
+
+def take_scalars_strictly(converter: Converter) -> None:
+    """Let a converter make no ``True`` of ``"no"``, and no 3 of 3.9; an integer is a number, too."""
+    converter.register_structure_hook(str, _strict(str, "a string", str))
+    converter.register_structure_hook(int, _strict(int, "an integer", int))
+    converter.register_structure_hook(float, _strict(float, "a number", float, int))
+    converter.register_structure_hook(bool, _strict(bool, "a boolean", bool))
 
 
 def _is_tuple(cls: Any) -> bool:
@@ -125,10 +134,7 @@ def _make_converter(*, detailed: bool) -> Converter:
     converter.register_structure_hook_factory(_is_mapping, mapping_hook)
     # JSON values inside the classes are JSON already.
     converter.register_unstructure_hook_func(_is_mapping, lambda value: value)
-    converter.register_structure_hook(str, _strict(str, "a string", str))
-    converter.register_structure_hook(int, _strict(int, "an integer", int))
-    converter.register_structure_hook(float, _strict(float, "a number", float, int))
-    converter.register_structure_hook(bool, _strict(bool, "a boolean", bool))
+    take_scalars_strictly(converter)
     converter.register_structure_hook_func(lambda cls: cls == str | int, _structure_request_id)
     return converter
 
