@@ -10,16 +10,39 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import Literal, Protocol, TypeAlias
+from typing import Final, Literal, Protocol, TypeAlias
 
 import attrs
 
 from ..core.models import JsonObject, Message, MessageKind, TokenUsage, ToolCallInfo
 
-__all__ = ["Model", "ModelReply", "ModelRequest", "StopReason", "ToolSpec", "WriteText"]
+__all__ = [
+    "MALFORMED",
+    "Model",
+    "ModelReply",
+    "ModelRequest",
+    "StopReason",
+    "ToolSpec",
+    "WriteText",
+    "malformed_arguments",
+]
 
 #: Why a model stopped: it was done, wants tools, came to its limit, or would not answer.
 StopReason: TypeAlias = Literal["end", "toolCalls", "maxTokens", "refusal"]
+
+#: The only argument of a call whose arguments were no JSON object: the text that the model gave.
+#: It stands among the arguments, so that the log has it too: a call that is taken up after a
+#: restart must not be run without arguments either.
+MALFORMED: Final = "_malformed"
+
+
+def malformed_arguments(call: ToolCallInfo) -> str | None:
+    """Give what a model said in place of a JSON object, None if the arguments are good.
+
+    Whoever runs calls does not run such a one, but gives the model an error as its result.
+    """
+    text = call.arguments.get(MALFORMED)
+    return text if isinstance(text, str) else None
 
 
 @attrs.frozen(kw_only=True)
@@ -60,7 +83,8 @@ class ModelReply:
     """How a model's answer ended; its text has been written.
 
     Attributes:
-        tool_calls: What it wants called, in its order, with arguments that are a JSON object.
+        tool_calls: What it wants called, in its order, each with an id that no call of the
+            request has. Arguments that are no JSON object are its text under `MALFORMED`.
         usage: Of this call; zeros where the provider does not say.
     """
 

@@ -29,7 +29,7 @@ import trio
 
 from ..core.abc import ToolCall
 from ..core.errors import AgentError
-from ..core.models import Effect
+from ..core.models import Effect, JsonObject
 from ._schema import Parameters, read_doc, to_json
 from .model import ToolSpec
 
@@ -107,6 +107,13 @@ class Tool(ABC):
             ToolError: It could not; the model is told why.
         """
 
+    def check(self, arguments: JsonObject) -> None:  # noqa: B027 - many have nothing to refuse
+        """Refuse arguments that `run` would, without running; nobody is asked about such a call.
+
+        Raises:
+            ToolError: They do not fit; names the places.
+        """
+
     async def call(self, call: ToolCall, threads: trio.CapacityLimiter) -> Any:
         """As `run`, within its time.
 
@@ -172,11 +179,17 @@ class FunctionTool(Tool, Generic[P, R]):
         """Call the function itself."""
         return self._function(*args, **kwargs)
 
-    async def run(self, call: ToolCall, threads: trio.CapacityLimiter) -> Any:
+    def check(self, arguments: JsonObject) -> None:
+        self._read(arguments)
+
+    def _read(self, arguments: JsonObject) -> dict[str, Any]:
         try:
-            given = self._parameters.read(call.arguments)
+            return self._parameters.read(arguments)
         except ValueError as exc:
             raise ToolError(f"The arguments of {self.name} do not fit: {exc}") from exc
+
+    async def run(self, call: ToolCall, threads: trio.CapacityLimiter) -> Any:
+        given = self._read(call.arguments)
         function = cast("Callable[..., Any]", self._function)
         call_name = self._parameters.call_name
         if self._is_async:

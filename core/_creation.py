@@ -42,7 +42,7 @@ class SessionMaker:
         params: SessionCreate = command.params
         refusal: WireError | None = None
         try:
-            self._host.check_agent(params.config)
+            self._host.check_agent(params.config, params.config)
             check_session(self._host.settings, params, params.config)
         except WireError as exc:
             # Its key is asked first: what was made is there, whatever is allowed today.

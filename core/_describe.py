@@ -10,6 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import attrs
 
+from ._options import describe_options
 from ._protocol import PROTOCOL_VERSION
 from ._registry import Registry
 from .abc import Agent
@@ -121,4 +122,5 @@ def describe(registry: Registry, agents: Mapping[str, Agent], default_agent: str
 
 def _describe_agent(agent: Agent) -> dict[str, Any]:
     doc = inspect.getdoc(agent)
-    return {"description": doc.partition("\n")[0]} if doc else {}
+    described = {"description": doc.partition("\n")[0]} if doc else {}
+    return {**described, **describe_options(agent)}

@@ -44,7 +44,7 @@ def update_session(
     session.check_open()
     state = session.state
     config = state.config if params.config is None else _merge(state.config, params.config)
-    session.host.check_agent(config)
+    session.host.check_agent(config, params.config or SessionConfig())
     check_session(session.settings, params, None if params.config is None else config)
     updated = attrs.evolve(
         state.session(),

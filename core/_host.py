@@ -23,6 +23,7 @@ from ._flusher import Flusher
 from ._housekeeping import Housekeeper
 from ._listing import check_whole, list_entries, list_sessions
 from ._notes import join_partials
+from ._options import check_options
 from ._queries import check_range, list_asks, list_inputs, list_messages
 from ._recovery import recover
 from ._session import LiveSession
@@ -380,8 +381,12 @@ class LocalHost(SessionHost):
     def create(self, command: Command, reply: Reply) -> None:
         self.maker.create(command, reply)
 
-    def check_agent(self, config: SessionConfig) -> None:
-        """Check that a configuration names an agent of ours.
+    def check_agent(self, config: SessionConfig, changed: SessionConfig) -> None:
+        """Check that a configuration names an agent of ours, and says what that one takes.
+
+        Args:
+            config: What would hold.
+            changed: What of it was said just now.
 
         Raises:
             InvalidRequestError: It does not; the issue names the place.
@@ -393,6 +398,8 @@ class LocalHost(SessionHost):
             )
         if config.idle_timeout_ms is not None:
             check_range("config.idleTimeoutMs", config.idle_timeout_ms, 1, 2**53 - 1)
+        name = config.agent or self.default_agent
+        check_options(self.agents.get(name), name, config, changed)
 
     def _delete(self, session: LiveSession, reply: Reply) -> None:
         def closed(failure: Exception | None) -> None:

@@ -20,6 +20,7 @@ import trio
 
 from ._agent import Agent, Answer, ToolCall, ToolFunction, Turn
 from ._frame import Frame
+from ._options import AgentOptions
 from .errors import StoreError
 from .methods import Credential
 from .models import SessionStatus
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Acceptor",
     "Agent",
+    "AgentOptions",
     "Answer",
     "Authenticator",
     "Channel",

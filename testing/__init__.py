@@ -38,6 +38,9 @@ if _TYPE_CHECKING:
     from ._peer import open_peer as open_peer
     from ._puppet import LedTurn as LedTurn
     from ._puppet import Puppet as Puppet
+    from ._scripted_model import ModelAnswer as ModelAnswer
+    from ._scripted_model import ScriptedModel as ScriptedModel
+    from ._scripted_model import tool_call as tool_call
     from ._server import ServerInTest as ServerInTest
     from ._server import open_test_server as open_test_server
 else:
@@ -51,6 +54,7 @@ else:
         "._follower": "Follower",
         "._peer": "ProtocolPeer open_peer",
         "._puppet": "LedTurn Puppet",
+        "._scripted_model": "ModelAnswer ScriptedModel tool_call",
         "._server": "ServerInTest open_test_server",
     }
     _WHERE = {name: module for module, names in _NAMES.items() for name in names.split()}

@@ -1,0 +1,194 @@
+"""A model with tools as an agent: it is asked, its calls are run, it is asked again, until done."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
+
+from ..core.abc import AgentOptions, Turn
+from ..core.errors import SettingsError
+from ..core.models import Message, MessageKind
+from ._toolbox import Toolbox, ToolLike, ToolStep
+from .model import Model, ModelReply, ModelRequest
+from .tools import ApprovalPolicy
+
+__all__ = ["ToolLike", "ToolLoop"]
+
+_TO_SUMMARISE: Final = (
+    "Summarise the conversation so far, for yourself: it will stand in for the messages that you "
+    "see now. Keep what was asked, what was found out and decided, and what is still to be done. "
+    "Answer with the summary alone."
+)
+
+
+class ToolLoop:
+    """An agent that answers by a model with tools. Serve it, or call it from an agent of your own.
+
+    In each step the model is asked; its text is written as it comes. The calls that it makes stand
+    in its message, and are run in their order, each with its start, progress and end in the log;
+    those in a row that may run beside others do so. What was steered into the turn is taken before
+    each step. A tool that fails is the model's business: it is told so as the result.
+
+    What has been done is known by the log alone, so that the agent goes on after a restart where
+    that ends, see `Turn.attempt`.
+
+    Of a session's configuration it takes ``system_prompt``, ``model``, ``temperature``,
+    ``max_tokens``, and ``tools``, the names of those that the model is given.
+
+    Args:
+        model: Who is asked.
+        tools: Functions, tools and sources of tools. A plain function becomes a tool that is
+            ``unsafe``.
+        system_prompt: Where the session's configuration has none.
+        temperature: The same.
+        max_tokens: Of one answer of the model; the same.
+        approvals: Which tools somebody is asked about before they run: ``never``, ``unsafe`` (what
+            is declared so, or not at all), ``always``.
+        approvals_by_tool: The same of single tools, by name; it goes before what they declare.
+        approval_seconds: How long an approval is waited for; then the tool does not run. None is
+            for ever.
+        max_steps: How often the model is asked in one turn. A turn that comes to it ends with
+            ``stop_reason`` ``maxSteps``.
+        max_threads: How many tools that block may run at once, of all turns.
+        description: A line for ``server.describe``.
+
+    Raises:
+        SettingsError: Two tools have one name, or a number is none.
+    """
+
+    #: After a restart it may be called again for a turn whose calls ran when the server stopped.
+    resumable: Final = True
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        tools: Iterable[ToolLike] = (),
+        system_prompt: str | None = None,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        approvals: ApprovalPolicy = "unsafe",
+        approvals_by_tool: Mapping[str, ApprovalPolicy] | None = None,
+        approval_seconds: float | None = None,
+        max_steps: int = 50,
+        max_threads: int = 16,
+        description: str | None = None,
+    ) -> None:
+        for name, number in (("max_steps", max_steps), ("max_threads", max_threads)):
+            if number < 1:
+                raise SettingsError(f"{name} is 1 or more, not {number!r}")
+        self.model = model
+        self.system_prompt = system_prompt
+        self.temperature = temperature
+        self.max_tokens = max_tokens
+        self.max_steps = max_steps
+        self._tools = Toolbox(
+            tools,
+            policy=approvals,
+            policies=approvals_by_tool or {},
+            approval_seconds=approval_seconds,
+            max_threads=max_threads,
+        )
+        self.__doc__ = description or f"The model {model.name}."
+
+    @property
+    def options(self) -> AgentOptions:
+        """What it takes of a session's configuration; the tools are those that there are now."""
+        return AgentOptions(
+            names=frozenset({"model", "system_prompt", "tools", "temperature", "max_tokens"}),
+            tools={
+                name: found.spec.description.partition("\n")[0]
+                for name, found in self._tools.find_tools().items()
+            },
+        )
+
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncGenerator[None]:
+        """Hold what the model and the sources of tools need."""
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self.model.lifespan())
+            for source in self._tools.sources:
+                await stack.enter_async_context(source.lifespan())
+            yield
+
+    async def __call__(self, turn: Turn) -> None:
+        """Run one turn."""
+        step = self._tools.open(turn)
+        await step.run_all(turn.pending_calls)  # of an earlier attempt
+        for left in range(self.max_steps - _count_steps(turn), 0, -1):
+            await _take_steering(turn)
+            step = self._tools.open(turn)
+            reply = await self._ask(turn, step)
+            if not reply.tool_calls:
+                if turn.waiting_steering:
+                    continue
+                turn.stop_reason = None if reply.stop_reason == "end" else reply.stop_reason
+                return
+            if left > 1:
+                await step.run_all(reply.tool_calls)
+                continue
+            for call in reply.tool_calls:  # a call without a result would confuse any model
+                await step.refuse(call, f"Not run: a turn has {self.max_steps} steps.")
+        turn.stop_reason = "maxSteps"
+
+    async def _ask(self, turn: Turn, step: ToolStep) -> ModelReply:
+        """Ask the model once, and complete its message."""
+        config = turn.config
+        request = ModelRequest(
+            messages=turn.messages,
+            system=self.system_prompt if config.system_prompt is None else config.system_prompt,
+            tools=step.specs,
+            model=config.model,
+            temperature=self.temperature if config.temperature is None else config.temperature,
+            max_tokens=self.max_tokens if config.max_tokens is None else config.max_tokens,
+        )
+        ends_thinking = False
+
+        async def write(text: str, *, kind: MessageKind = "text") -> None:
+            nonlocal ends_thinking
+            if text:
+                ends_thinking = kind == "reasoning"
+            await turn.write(text, kind=kind)
+
+        reply = await self.model.generate(request, write)
+        if ends_thinking:
+            turn.complete_message()  # its calls belong to an answer, and not to a thought
+        turn.report_usage(
+            input_tokens=reply.usage.input_tokens, output_tokens=reply.usage.output_tokens
+        )
+        turn.complete_message(reply.tool_calls)
+        return reply
+
+    async def summarize(self, messages: Sequence[Message]) -> str:
+        """Let the model summarise messages, for ``session.compact``."""
+        pieces: list[str] = []
+
+        async def write(text: str, *, kind: MessageKind = "text") -> None:
+            if kind == "text":
+                pieces.append(text)
+
+        last = messages[-1]
+        asked = Message(
+            id=f"{last.id}_summary",
+            session_id=last.session_id,
+            role="user",
+            content=_TO_SUMMARISE,
+            timestamp=last.timestamp,
+        )
+        request = ModelRequest(messages=(*messages, asked), system=self.system_prompt)
+        await self.model.generate(request, write)
+        return "".join(pieces).strip()
+
+
+def _count_steps(turn: Turn) -> int:
+    """Count the steps that the log has of this turn: those whose answers had calls."""
+    if turn.attempt == 1:
+        return 0
+    return sum(bool(m.tool_calls) for m in turn.messages if m.turn_id == turn.id)
+
+
+async def _take_steering(turn: Turn) -> None:
+    """Take what was said meanwhile into the conversation."""
+    while turn.waiting_steering:
+        await turn.next_steering()
