@@ -1,0 +1,120 @@
+"""A `ToolLoop` goes on where its log ends, when the server is restarted in the middle of a step."""
+
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from trialogue.agents.loop import ToolLoop
+from trialogue.agents.tools import Tool, tool
+from trialogue.core.models import Effect
+from trialogue.testing import ModelAnswer, ScriptedModel, tool_call
+
+from .surviving import SurvivingStore
+from .test_asks import begin, follow, running
+
+
+class Bench:
+    """A loop with a tool that is stuck as long as it is told, and what of it ran."""
+
+    def __init__(self, effect: Effect, **options: Any) -> None:
+        self.ran: list[str] = []
+        self.is_stuck = True
+        self.model = ScriptedModel(
+            [
+                ModelAnswer("First.", [tool_call("look"), tool_call("work"), tool_call("look")]),
+                "Done.",
+            ]
+        )
+        tools: list[Tool] = [
+            tool(name="look", effect="none")(self._look),
+            tool(effect=effect)(self.work),
+        ]
+        self.loop = ToolLoop(self.model, tools=tools, **options)
+
+    def _look(self) -> str:
+        self.ran.append("look")
+        return "seen"
+
+    async def work(self) -> str:
+        """Work."""
+        self.ran.append("work")
+        if self.is_stuck:
+            await trio.sleep_forever()
+        return "worked"
+
+    @property
+    def told(self) -> list[str]:
+        """What the model was told that its calls came to."""
+        return [m.content for m in self.model.requests[-1].messages if m.role == "tool"]
+
+
+async def test_approval_outlives_the_server_and_nothing_is_done_twice(
+    autojump_clock: MockClock,
+) -> None:
+    """ISSUE 5, PROTOCOL §9: the ask is still there, and the model is not asked again."""
+    store, bench = SurvivingStore(), Bench("unsafe")
+    bench.is_stuck = False
+    async with running(store, bench.loop) as (_, peer):
+        sid = await begin(peer)
+        asked = (await peer.expect_event(sid, "ask.opened"))["data"]
+        store.crash()
+    async with running(store, bench.loop) as (_, peer):
+        assert await follow(peer, sid) == [asked]
+        assert (asked["kind"], asked["name"]) == ("approval", "work")
+        assert (bench.ran, len(bench.model.requests)) == (["look"], 1)
+        await peer.call("ask.answer", sessionId=sid, askId=asked["askId"], answer="approve")
+        ended = await peer.expect_event(sid, "turn.ended")
+    assert ended["data"]["outcome"] == "completed"
+    assert (bench.ran, bench.told) == (["look", "work", "look"], ["seen", "worked", "seen"])
+    assert len(bench.model.requests) == 2
+
+
+@pytest.mark.parametrize("effect", ["none", "idempotent"])
+async def test_harmless_tool_that_ran_at_a_crash_runs_again(
+    effect: Effect, autojump_clock: MockClock
+) -> None:
+    """ISSUE 5: marked unknown, and run again as it is declared."""
+    store, bench = SurvivingStore(), Bench(effect)
+    async with running(store, bench.loop) as (_, peer):
+        sid = await begin(peer)
+        await peer.expect_event(sid, "tool.called", name="work")
+        store.crash()
+    bench.is_stuck = False
+    async with running(store, bench.loop) as (_, peer):
+        await follow(peer, sid)
+        ended = await peer.expect_event(sid, "turn.ended")
+        events = (await peer.call("event.list", sessionId=sid, limit=1000))["events"]
+    assert ended["data"]["outcome"] == "completed"
+    statuses = [e["data"]["status"] for e in events if e["type"] == "tool.completed"]
+    assert statuses == ["ok", "unknown", "ok", "ok"]
+    assert bench.ran == ["look", "work", "work", "look"]
+    assert bench.told == ["seen", "worked", "seen"]
+    assert len(bench.model.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "again"), [("retry", ["work"]), ("skip", [])], ids=["retry", "skip"]
+)
+async def test_unsafe_tool_that_ran_at_a_crash_is_asked_about(
+    answer: str, again: list[str], autojump_clock: MockClock
+) -> None:
+    """ISSUE 5: retry or skip; the model is told what became of it either way."""
+    store, bench = SurvivingStore(), Bench("unsafe", approvals="never")
+    async with running(store, bench.loop) as (_, peer):
+        sid = await begin(peer)
+        await peer.expect_event(sid, "tool.called", name="work")
+        store.crash()
+    bench.is_stuck = False
+    async with running(store, bench.loop) as (_, peer):
+        asks = await follow(peer, sid)
+        (asked,) = asks or [(await peer.expect_event(sid, "ask.opened"))["data"]]
+        assert asked["options"] == ["retry", "skip"]
+        await peer.call("ask.answer", sessionId=sid, askId=asked["askId"], answer=answer)
+        ended = await peer.expect_event(sid, "turn.ended")
+    assert ended["data"]["outcome"] == "completed"
+    assert bench.ran == ["look", "work", *again, "look"]
+    first, worked, last = bench.told
+    assert (first, last) == ("seen", "seen")
+    assert worked == ("worked" if again else "The server stopped while the tool was running")
