@@ -11,6 +11,8 @@ from trialogue.cli.main import COMMANDS, main
 from ._process import PATIENCE, environ_for, run_command
 
 HEAVY = ["attrs", "cyclopts", "rich", "structlog", "trialogue.core", "trio"]
+#: What models need: from half a second to three each.
+MODELS = ["anthropic", "httpx2", "llama_cpp", "mcp", "openai", "pydantic", "stamina"]
 
 
 def run_code(code: str) -> subprocess.CompletedProcess[bytes]:
@@ -34,6 +36,18 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = run_code(code)
     assert done.stderr == b"[]\n"
+
+
+def test_server_of_a_built_in_agent_imports_nothing_of_models() -> None:
+    """Issue 5. Nor does saying which agents there are."""
+    code = (
+        "import sys; from trialogue.cli import serve; from trialogue.agents import list_agents, "
+        "resolve_agents; resolve_agents(['demo', 'echo']); print(list_agents()); "
+        f"print([name for name in {MODELS} if name in sys.modules])"
+    )
+    said = run_code(code).stdout.decode()
+    assert "'openai:MODEL'" in said
+    assert said.endswith("\n[]\n")
 
 
 def test_server_is_there_before_what_formats_its_log() -> None:

@@ -1,0 +1,56 @@
+"""Tool calls as a model says them, piece by piece, made into calls of ours. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from ..core._ids import new_id
+from ..core._json import MAX_VALUE_DEPTH, JsonError, as_object, decode_strict, json_depth
+from ..core.models import ToolCallInfo
+from .model import MALFORMED
+
+__all__ = ["CallDraft", "make_calls"]
+
+
+@attrs.define
+class CallDraft:
+    """A call that is being said."""
+
+    call_id: str = ""
+    name: str = ""
+    arguments: list[str] = attrs.Factory(list[str])
+
+
+def make_calls(drafts: list[CallDraft], taken: set[str]) -> tuple[ToolCallInfo, ...]:
+    """Make calls of what was said.
+
+    Args:
+        drafts: In their order.
+        taken: Ids that calls of the conversation have. Some servers count from 0 in each answer,
+            or give no ids: such calls get one of ours, since by its id a call's result is known.
+    """
+    calls: list[ToolCallInfo] = []
+    taken = set(taken)
+    for draft in drafts:
+        call_id = draft.call_id
+        if not call_id or call_id in taken:
+            call_id = new_id("call")
+        taken.add(call_id)
+        arguments = _read_arguments("".join(draft.arguments))
+        calls.append(ToolCallInfo(call_id=call_id, name=draft.name, arguments=arguments))
+    return tuple(calls)
+
+
+def _read_arguments(text: str) -> dict[str, Any]:
+    if text.strip() in ("", "null"):
+        return {}  # of a tool that takes none
+    try:
+        found = as_object(decode_strict(text.encode()))
+    except (JsonError, UnicodeEncodeError):
+        found = None
+    # A deeper one could be in no message of ours.
+    if found is None or json_depth(found) > MAX_VALUE_DEPTH:
+        return {MALFORMED: text}
+    return found
