@@ -8,14 +8,14 @@ from abc import abstractmethod
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from ..core._json import as_object
 from ..core.errors import AgentError, SettingsError
 from ._retrying import Patience, retry
-from ._secrets import Secret
-from ._streaming import Reader, StreamFailedError, read_reply
+from ._secrets import Secret, find_secret
+from ._streaming import Reader, StreamFailedError, http_timeout, read_reply
 from .model import Model, ModelReply, ModelRequest, WriteText
 
 if TYPE_CHECKING:
@@ -23,9 +23,12 @@ if TYPE_CHECKING:
 
     from ..core.models import MessageKind
 
-__all__ = ["HttpModel", "check_url", "find_words", "import_extra"]
+__all__ = ["ApiResponse", "HttpModel", "import_extra"]
 
 ClientT = TypeVar("ClientT")
+
+#: What is sent as a key where none is needed: the header must be there.
+_NO_KEY: Final = "none"
 
 #: Of a provider's own words in our message: a sentence or two, and no page of HTML.
 _MAX_WORDS: Final = 300
@@ -47,7 +50,7 @@ def import_extra(extra: str, library: str) -> Any:
         ) from exc
 
 
-def check_url(url: str, source: str) -> str:
+def _check_url(url: str, source: str) -> str:
     """Check where a provider is to be found.
 
     Raises:
@@ -64,7 +67,7 @@ def check_url(url: str, source: str) -> str:
     return url
 
 
-def find_words(body: object) -> str | None:
+def _find_words(body: object) -> str | None:
     """Find what a provider says of its failure in the body of its response."""
     for name in ("error", "message", "detail"):
         found = as_object(body)
@@ -74,43 +77,88 @@ def find_words(body: object) -> str | None:
     return body if isinstance(body, str) and not body.lstrip().startswith("<") else None
 
 
+class ApiResponse(Protocol):
+    """What the SDKs give for a request whose body is not read."""
+
+    @property
+    def http_response(self) -> httpx2.Response:
+        """What is behind it."""
+        ...
+
+
 class HttpModel(Model, Generic[ClientT]):
-    """A model behind HTTP, by its provider's SDK.
+    """A model behind HTTP, by its provider's SDK. Those that there are were made by one generator.
 
     Attributes:
-        service: Whom it asks, for errors: a name or a host.
+        extra: Of ours, and the SDK's name. Its variables are called after it.
+        title: The provider's name for people.
+        original_url: Where the provider itself is, and a key is needed.
+        client_class: Of the SDK.
+        final_codes: Of errors that another attempt does not mend, though their status says so.
+        service: Whom this model asks, for errors: the provider, or another server.
         patience: How long it waits, and how often it asks.
     """
 
+    extra: ClassVar[str]
+    title: ClassVar[str]
+    original_url: ClassVar[str]
+    client_class: ClassVar[str]
+    final_codes: ClassVar[frozenset[str]] = frozenset()
+
     def __init__(
-        self, name: str, *, service: str, patience: Patience, secret: Secret | None
+        self,
+        name: str,
+        *,
+        api_key: str | None,
+        base_url: str | None,
+        patience: Patience | None,
+        environ: Mapping[str, str],
     ) -> None:
+        self._sdk = import_extra(self.extra, self.extra)
+        prefix = self.extra.upper()
+        source = "base_url" if base_url else f"{prefix}_BASE_URL"
+        url = base_url or environ.get(f"{prefix}_BASE_URL") or self.original_url
+        self._base_url = _check_url(url, source)
+        host = urlsplit(url).hostname
+        self.is_original = host == urlsplit(self.original_url).hostname
+        key_name = f"{prefix}_API_KEY"
+        self._secret = Secret(api_key) if api_key else find_secret(key_name, environ)
+        if self._secret is None and self.is_original:
+            raise SettingsError(
+                f"{self.title} wants a key: set {key_name}, or {key_name}_FILE to a file with it; "
+                f"or {prefix}_BASE_URL to another server"
+            )
         self.name = name
-        self.service = service
-        self.patience = patience
-        self._secret = secret
+        self.service = self.title if self.is_original else f"the model server at {host}"
+        self.patience = patience or Patience()
         self._client: ClientT | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
 
     @abstractmethod
-    def _open_client(self) -> AbstractAsyncContextManager[ClientT]:
-        """Make the SDK's client, with its own attempts switched off."""
-
-    @abstractmethod
     def _send(
         self, client: ClientT, request: ModelRequest
-    ) -> AbstractAsyncContextManager[httpx2.Response]:
+    ) -> AbstractAsyncContextManager[ApiResponse]:
         """Ask, and give what comes back, with its body not read."""
 
     @abstractmethod
     def _make_reader(self, request: ModelRequest, write: WriteText) -> Reader:
         """Make what reads one answer."""
 
-    @abstractmethod
-    def _explain(self, exc: Exception) -> AgentError | None:
-        """Say what an exception of the SDK means, None if it is none of those."""
+    def _note_reply(self, reader: Reader, reply: ModelReply) -> None:
+        """Keep what the next request needs of an answer."""
+
+    @asynccontextmanager
+    async def _open_client(self) -> AsyncGenerator[ClientT]:
+        client: Any = getattr(self._sdk, self.client_class)(
+            api_key=self._secret.reveal() if self._secret else _NO_KEY,
+            base_url=self._base_url,
+            max_retries=0,  # ours are the only ones
+            timeout=http_timeout(self.patience.connect_seconds, self.patience.silence_seconds),
+        )
+        async with client:
+            yield client
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncGenerator[None]:
@@ -152,7 +200,9 @@ class HttpModel(Model, Generic[ClientT]):
             try:
                 async with self._send(client, request) as response:
                     reader = self._make_reader(request, write)
-                    return await read_reply(response, reader, self.service)
+                    reply = await read_reply(response.http_response, reader, self.service)
+                self._note_reply(reader, reply)
+                return reply
             except httpx2.TimeoutException:
                 raise self.silence() from None
             except httpx2.HTTPError:
@@ -169,6 +219,19 @@ class HttpModel(Model, Generic[ClientT]):
         return await retry(ask, self.patience, has_begun=has_begun)
 
     # -- errors --------------------------------------------------------------------------------
+
+    def _explain(self, exc: Exception) -> AgentError | None:
+        """Say what an exception of the SDK means, None if it is none of those."""
+        if isinstance(exc, self._sdk.APITimeoutError):
+            return self.silence()
+        if isinstance(exc, self._sdk.APIStatusError):
+            error: Any = exc
+            final = getattr(error, "code", None) in self.final_codes
+            words = _find_words(error.body)
+            return self.refusal(error.status_code, error.response.headers, words, final=final)
+        if isinstance(exc, self._sdk.APIConnectionError):
+            return self.broken()
+        return None
 
     def silence(self) -> AgentError:
         """Say that nothing came for too long."""

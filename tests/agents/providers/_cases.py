@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import attrs
 
 from trialogue.agents._retrying import Patience
+from trialogue.agents.anthropic import AnthropicModel
 from trialogue.agents.model import Model, ModelReply, ModelRequest, ToolSpec
 from trialogue.agents.openai import OpenAIModel
 from trialogue.core.models import Message, MessageKind, ToolCallInfo
@@ -220,9 +221,97 @@ class OpenAICase(Case):
         return json.dumps({"error": error}).encode()
 
 
+class AnthropicCase(Case):
+    """Messages."""
+
+    name = "anthropic"
+    passing_error = "overloaded_error"
+    _reasons = {  # noqa: RUF012
+        "end": "end_turn",
+        "toolCalls": "tool_use",
+        "maxTokens": "max_tokens",
+        "refusal": "refusal",
+    }
+
+    def open_model(self, url: str, patience: Patience = QUICK, key: str = CANARY) -> Model:
+        return AnthropicModel("claude-test", api_key=key, base_url=url, patience=patience)
+
+    def answer(
+        self,
+        *texts: str,
+        thoughts: Sequence[str] = (),
+        calls: Sequence[tuple[str, str, Sequence[str]]] = (),
+        reason: str = "end",
+        usage: tuple[int, int] | None = (11, 7),
+    ) -> list[bytes]:
+        read, said = usage or (0, 0)
+        # What is read is told in three parts, and what was said is counted up.
+        cached = min(read, 4)
+        counts = {
+            "input_tokens": read - cached,
+            "cache_creation_input_tokens": cached // 2,
+            "cache_read_input_tokens": cached - cached // 2,
+            "output_tokens": min(said, 1),
+            "service_tier": "standard",
+        }
+        message = {
+            "id": "msg_01XFDUDYJgAACzvnptvVoYEL",
+            "type": "message",
+            "role": "assistant",
+            "model": "claude-test",
+            "content": [],
+            "stop_reason": None,
+            "stop_sequence": None,
+            "usage": counts,
+        }
+        events = [self._event("message_start", message=message)]
+        index = 0
+
+        def block(begun: dict[str, Any], *deltas: dict[str, Any]) -> None:
+            nonlocal index
+            events.append(self._event("content_block_start", index=index, content_block=begun))
+            events.extend(
+                self._event("content_block_delta", index=index, delta=delta) for delta in deltas
+            )
+            events.append(self._event("content_block_stop", index=index))
+            index += 1
+
+        if thoughts:
+            thinking = [{"type": "thinking_delta", "thinking": thought} for thought in thoughts]
+            signature = {"type": "signature_delta", "signature": "EqQBCgIYAhIM"}
+            block({"type": "thinking", "thinking": "", "signature": ""}, *thinking, signature)
+        events.append(self._event("ping"))
+        if texts:
+            block({"type": "text", "text": ""}, *({"type": "text_delta", "text": t} for t in texts))
+        for call_id, name, pieces in calls:
+            deltas = [{"type": "input_json_delta", "partial_json": piece} for piece in pieces]
+            block({"type": "tool_use", "id": call_id, "name": name, "input": {}}, *deltas)
+        delta = {"stop_reason": self._reasons[reason], "stop_sequence": None}
+        events.append(self._event("message_delta", delta=delta, usage={"output_tokens": said}))
+        return [*events, self._event("message_stop")]
+
+    def _event(self, kind: str, **data: Any) -> bytes:
+        text = json.dumps({"type": kind, **data}, separators=(",", ":"), ensure_ascii=False)
+        return f"event: {kind}\ndata: {text}\n\n".encode()
+
+    def complete_at(self, pieces: Sequence[bytes]) -> int:
+        return sum(map(len, pieces))
+
+    def name_event(self, data: bytes) -> bytes:
+        return b"event: message_start\n" + data
+
+    def error_event(self, kind: str, words: str) -> bytes:
+        return self._event("error", error={"details": None, "type": kind, "message": words})
+
+    def error_body(self, status: int, words: str) -> bytes:
+        kind = "overloaded_error" if status == 529 else "api_error"
+        error = {"type": "error", "error": {"type": kind, "message": words}}
+        return json.dumps(error | {"request_id": "req_011CSHoEeqs5C35K2UUqR7Fy"}).encode()
+
+
 def calls_of(*infos: tuple[str, str, dict[str, Any]]) -> tuple[ToolCallInfo, ...]:
     """Make calls as a reply has them."""
     return tuple(ToolCallInfo(call_id=i, name=n, arguments=a) for i, n, a in infos)
 
 
-HTTP_CASES: list[Case] = [OpenAICase()]
+HTTP_CASES: list[Case] = [OpenAICase(), AnthropicCase()]

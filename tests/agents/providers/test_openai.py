@@ -196,9 +196,12 @@ def test_conversation_is_as_the_server_wants_it() -> None:
 
 
 def test_openai_itself_is_told_the_limit_by_its_new_name() -> None:
-    model = OpenAIModel("gpt-5", api_key=CANARY, environ={})
-    assert model.limit_name == "max_completion_tokens"
-    assert model.service == "OpenAI"
+    request = ModelRequest(messages=[say("Hello")], max_tokens=9)
+    body = build_body(request, "gpt-5", limit_name="max_completion_tokens")
+    assert body["max_completion_tokens"] == 9
+    original, other = (OpenAIModel("m", api_key="k", base_url=url) for url in (None, "http://x/v1"))
+    assert (original.is_original, original.service) == (True, "OpenAI")
+    assert (other.is_original, other.service) == (False, "the model server at x")
 
 
 async def test_other_server_needs_no_key() -> None:
