@@ -22,9 +22,9 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 HERE = Path(__file__).parent
-#: Every wait in these tests ends by then. A machine that is busy with other tests takes seconds to
+#: Every wait in these tests ends by then. A machine that is busy with other tests takes ten to
 #: start a process.
-PATIENCE = 30.0
+PATIENCE = 90.0
 _STATES = tempfile.mkdtemp(prefix="trialogue-tests-")
 atexit.register(shutil.rmtree, _STATES, ignore_errors=True)
 _numbers = itertools.count(1)
