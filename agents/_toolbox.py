@@ -93,7 +93,7 @@ class Toolbox:
     async def ask(self, turn: Turn, call: ToolCallInfo) -> bool:
         """Ask whether a call may be made."""
         answer = await turn.ask(
-            f"May {call.name} be run?",
+            f"Run {call.name}?",
             kind="approval",
             options=("approve", "deny"),
             default="deny",
