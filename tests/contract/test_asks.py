@@ -36,6 +36,11 @@ async def begin(peer: ProtocolPeer, **config: Any) -> tuple[str, Any]:
     return sid, opened["data"]
 
 
+def asking(title: str, detail: str | None = None) -> Callable[[Turn], Awaitable[Answer]]:
+    """A task that asks."""
+    return lambda turn: turn.ask(title, detail=detail)
+
+
 class Crowd:
     """An agent whose tasks are the test's."""
 
@@ -411,6 +416,21 @@ async def test_answers_are_taken_while_the_server_drains(loopback: Connect) -> N
             await peer.expect_event(sid, "turn.ended", outcome="completed")
 
 
+async def test_turn_that_waits_is_interrupted_where_nothing_would_remember_it(
+    loopback: Connect,
+) -> None:
+    """§3.4: the memory store's; with a durable one it stays waiting (tests/recovery)."""
+    async with loopback(Asker()) as peer:
+        sid, _ = await begin(peer)
+        await loopback.server.drain(0)
+        await peer.expect_event(sid, "ask.closed", reason="cancelled")
+        ended = await peer.expect_event(sid, "turn.ended")
+        assert (ended["data"]["outcome"], ended["data"]["stopReason"]) == (
+            "interrupted",
+            "shutdown",
+        )
+
+
 # -- limits ----------------------------------------------------------------------------------------
 
 
@@ -421,7 +441,7 @@ async def test_just_as_many_asks_are_open_as_may_be(loopback: Connect) -> None:
         assert (await peer.call("hello"))["limits"]["maxOpenAsks"] == 2
         sid = await crowd.begin(peer)
         for number in range(2):
-            crowd.start(lambda turn, number=number: turn.ask(f"{number}?"))
+            crowd.start(asking(f"{number}?"))
             await peer.expect_event(sid, "ask.opened")
         failure = await crowd.fail(lambda turn: turn.ask("2?"))
         assert isinstance(failure, OverloadedError)
@@ -445,7 +465,7 @@ async def test_asks_that_do_not_fit_into_an_answer_are_listed_page_by_page(
         sid = await crowd.begin(peer)
         for number in range(5):
             detail = "x" * (6000 if number == 3 else 1000)
-            crowd.start(lambda turn, n=number, d=detail: turn.ask(f"{n}", detail=d))
+            crowd.start(asking(f"{number}", detail))
             await peer.expect_event(sid, "ask.opened")
         attached = await peer.call("session.subscribe", sessionId=sid)
         assert [ask["title"] for ask in attached["asks"]] == ["0", "1", "2"]

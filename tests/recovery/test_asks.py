@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from trialogue.core import Server
 from trialogue.core.abc import Agent, ToolCall, Turn
 from trialogue.core.errors import ToolFailedError, ToolOutcomeUnknownError
 from trialogue.core.models import ToolCallInfo
+from trialogue.stores.jsonl import open_jsonl_store
+from trialogue.stores.sqlite import open_sqlite_store
 from trialogue.testing import ProtocolPeer, open_peer
 
 from .surviving import SurvivingStore
@@ -395,6 +398,39 @@ async def test_config_of_a_turn_is_that_of_its_start_when_its_agent_is_called_ag
         await peer.call("ask.answer", sessionId=sid, askId=opened["data"]["askId"])
         await peer.expect_event(sid, "turn.ended")
     assert models == ["old", "old"]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "sqlite"])
+async def test_stores_on_disk_keep_a_waiting_turn(tmp_path: Path, kind: str) -> None:
+    """§9.4 on what people use: an orderly end, a new server, an answer."""
+    agent = Worker(two_questions)
+
+    def open_store() -> Any:
+        if kind == "jsonl":
+            return open_jsonl_store(tmp_path)
+        return open_sqlite_store(str(tmp_path / "sessions.db"))
+
+    with trio.fail_after(30):
+        async with (
+            open_server(agent, transports=["loopback://"], store=open_store()) as server,
+            open_peer(server.endpoints[0]) as peer,
+        ):
+            sid = await begin(peer)
+            await peer.expect_event(sid, "ask.opened")
+        async with (
+            open_server(agent, transports=["loopback://"], store=open_store()) as server,
+            open_peer(server.endpoints[0]) as peer,
+        ):
+            listed = await peer.call("session.list", status="waiting")
+            assert [session["id"] for session in listed["sessions"]] == [sid]
+            for answer in ("yes", "done"):
+                (ask,) = await follow(peer, sid)
+                await peer.call("ask.answer", sessionId=sid, askId=ask["askId"], answer=answer)
+                await peer.expect_event(sid, "ask.opened" if answer == "yes" else "turn.ended")
+            messages = (await peer.call("message.list", sessionId=sid))["messages"]
+    assert messages[-1]["content"] == "look is done, yes by anonymous, do is done, done"
+    assert agent.ran == ["look", "do"]
+    assert agent.attempts == [1, 2]
 
 
 # -- tools -----------------------------------------------------------------------------------------

@@ -1,0 +1,225 @@
+"""What the fold keeps of a turn's calls and asks, and what a snapshot keeps of that."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from trialogue.core._recall import Recall
+from trialogue.core._snapshot import encode_snapshot, restore, take_snapshot
+from trialogue.core._state import SessionState
+from trialogue.core.events import (
+    AskClosed,
+    AskOpened,
+    EventBody,
+    InputDelivered,
+    MessageCompleted,
+    MessageCreated,
+    SessionCreated,
+    SessionUpdated,
+    ToolCalled,
+    ToolCompleted,
+    TurnEnded,
+    TurnStarted,
+)
+from trialogue.core.log import Entry
+from trialogue.core.models import Message, Session, SessionConfig, ToolCallInfo
+
+WHEN = "2030-01-01T00:00:00.000Z"
+
+
+class Folded:
+    """A session's state, one event after another."""
+
+    def __init__(self) -> None:
+        self.state = SessionState("ses_1")
+        session = Session(
+            id="ses_1",
+            status="idle",
+            config=SessionConfig(model="old"),
+            created_at=WHEN,
+            last_activity_at=WHEN,
+            position="1-1",
+        )
+        self.session = session
+        self.take(
+            SessionCreated(session=session),
+            InputDelivered(input_id="inp_1", turn_id="trn_1", as_="start"),
+            TurnStarted(turn_id="trn_1", input_id="inp_1"),
+            MessageCreated(message=message("msg_1", "user", "go")),
+        )
+
+    def take(self, *bodies: EventBody) -> None:
+        for body in bodies:
+            self.state.apply(
+                Entry(
+                    session_id="ses_1",
+                    term=1,
+                    seq=self.state.seq + 1,
+                    timestamp=WHEN,
+                    event=body.type,
+                    log_class=body.log_class or "metadata",
+                    data=b"",
+                    parsed=body,
+                )
+            )
+
+    def from_snapshot(self) -> SessionState:
+        """Give the state as the next process restores it."""
+        other = SessionState("ses_1")
+        assert restore(other, encode_snapshot(take_snapshot(self.state), WHEN))
+        return other
+
+    @property
+    def pending(self) -> list[str]:
+        record = self.state.record
+        return [] if record is None else [call.call_id for call in record.pending]
+
+
+def message(message_id: str, role: Any, content: str, **more: Any) -> Message:
+    return Message(
+        id=message_id,
+        session_id="ses_1",
+        turn_id="trn_1",
+        role=role,
+        content=content,
+        timestamp=WHEN,
+        **more,
+    )
+
+
+def called(call_id: str, **more: Any) -> ToolCalled:
+    return ToolCalled(**{"call_id": call_id, "turn_id": "trn_1", "name": "t", **more})
+
+
+def completed(call_id: str, status: Any, **more: Any) -> ToolCompleted:
+    return ToolCompleted(call_id=call_id, turn_id="trn_1", status=status, **more)
+
+
+def opened(ask_id: str, **more: Any) -> AskOpened:
+    return AskOpened(
+        **{"ask_id": ask_id, "turn_id": "trn_1", "kind": "question", "title": "?", **more}
+    )
+
+
+def closed(ask_id: str, reason: Any = "answered", **more: Any) -> AskClosed:
+    return AskClosed(ask_id=ask_id, turn_id="trn_1", reason=reason, **more)
+
+
+def test_snapshot_in_the_middle_of_a_turn_keeps_all_of_its_record() -> None:
+    """§9: a state that is restored decides as the one that was folded."""
+    folded = Folded()
+    calls = tuple(ToolCallInfo(call_id=name, name="t") for name in ("c1", "c2", "c3"))
+    folded.take(
+        MessageCompleted(message=message("msg_2", "assistant", "", tool_calls=calls)),
+        called("c1"),
+        completed("c1", "ok", result={"n": 1}),
+        called("c2", key="k"),
+        completed("c2", "unknown"),
+        opened("ask_1", key="q", options=("a", "b")),
+        SessionUpdated(session=attrs.evolve(folded.session, config=SessionConfig(model="new"))),
+        closed("ask_1", answer="a"),
+        opened("ask_2", kind="tool", call_id="c3", name="t", arguments={"x": 1}),
+    )
+    state = folded.state
+    assert folded.pending == ["c2", "c3"]
+    assert state.record is not None
+    assert (state.record.config.model, state.config.model) == ("old", "new")
+    restored = folded.from_snapshot()
+    assert restored.record is not None
+    assert [attrs.asdict(call) for call in restored.record.calls] == [
+        attrs.asdict(call) for call in state.record.calls
+    ]
+    assert [attrs.asdict(ask) for ask in restored.record.asks] == [
+        attrs.asdict(ask) for ask in state.record.asks
+    ]
+    assert restored.record.pending == state.record.pending
+    assert restored.record.config == state.record.config
+    assert restored.closed_asks == {"ask_1"}
+    assert list(restored.asks) == ["ask_2"]
+    assert restored.status == state.status
+
+
+def test_snapshot_does_not_change_with_the_state_it_was_taken_of() -> None:
+    """It is written down by a thread, while the turn goes on."""
+    folded = Folded()
+    folded.take(called("c1"), opened("ask_1"))
+    snapshot = take_snapshot(folded.state)
+    folded.take(completed("c1", "ok"), closed("ask_1"), called("c2"))
+    assert snapshot.record is not None
+    assert [call.completed for call in snapshot.record.calls] == [None]
+    assert [ask.closed for ask in snapshot.record.asks] == [None]
+    assert [call.call_id for call in snapshot.record.pending] == ["c1"]
+
+
+def test_record_is_that_of_one_turn() -> None:
+    """What a turn did is nothing to the next one."""
+    folded = Folded()
+    folded.take(called("c1"), completed("c1", "ok"), opened("ask_1"), closed("ask_1"))
+    assert folded.state.record is not None
+    folded.take(TurnEnded(turn_id="trn_1", outcome="completed"))
+    assert folded.state.record is None
+    assert folded.state.closed_asks == {"ask_1"}
+
+
+def test_later_result_of_a_call_stands_in_the_place_of_the_unknown_one() -> None:
+    """§4: a model is shown one result of each call; another call of that id has its own."""
+    folded = Folded()
+    folded.take(
+        called("c1"),
+        completed("c1", "unknown", error="who knows"),
+        called("c2"),
+        completed("c2", "ok", result="two"),
+        called("c1"),
+        completed("c1", "ok", result="one"),
+    )
+    messages = folded.state.messages
+    assert [m.role for m in messages] == ["user", "assistant", "tool", "assistant", "tool"]
+    assert (messages[2].content, messages[2].status) == ("one", "complete")
+    assert folded.pending == []
+    folded.take(called("c1", arguments={"other": True}), completed("c1", "ok", result="three"))
+    assert [m.content for m in folded.state.messages if m.role == "tool"] == ["one", "two", "three"]
+
+
+def test_recall_gives_each_once_and_the_last_of_what_was_made_again() -> None:
+    """§9.4: by key, by id, and without either by name and arguments, in their order."""
+    folded = Folded()
+    folded.take(
+        called("x1", arguments={"n": 1}),
+        completed("x1", "ok", result="first"),
+        called("x2", arguments={"n": 1}),
+        completed("x2", "ok", result="second"),
+        called("x3", key="k"),
+        completed("x3", "unknown"),
+        called("x3", key="k"),
+        completed("x3", "ok", result="again"),
+    )
+    assert folded.state.record is not None
+    recall = Recall(folded.state.record)
+
+    def result(call_id: str | None = None, **members: Any) -> Any:
+        wanted = called(call_id or "new", **members)
+        found = recall.take_call(wanted, has_id=call_id is not None)
+        return None if found is None or found.completed is None else found.completed.result
+
+    assert result(arguments={"n": 2}) is None
+    assert result(name="other", arguments={"n": 1}) is None
+    assert result(key="other") is None
+    assert result(arguments={"n": 1}) == "first"
+    assert result("x2", arguments={"n": 9}) == "second"
+    assert result(arguments={"n": 1}) is None
+    assert result(key="k", name="whatever") == "again"
+    assert result(key="k") is None
+
+
+def test_recall_forgets_asks_that_the_agent_gave_up() -> None:
+    """§9.4: one that was closed by the agent is asked anew, and one that is open is waited for."""
+    folded = Folded()
+    folded.take(opened("ask_1"), closed("ask_1", "cancelled"), opened("ask_2"))
+    assert folded.state.record is not None
+    recall = Recall(folded.state.record)
+    found = recall.take_ask(opened("new"))
+    assert found is not None
+    assert found.opened.ask_id == "ask_2"
+    assert recall.take_ask(opened("new")) is None
