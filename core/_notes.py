@@ -65,7 +65,7 @@ class NoteTaker:
         session = self._session
         for message in session.journal.writing.values():
             if message.saved < message.length:
-                # Of a `PartialText`, which by way of its class costs five times as much.
+                # Of a `PartialText`, which by way of its class costs more.
                 piece = {
                     "messageId": message.id,
                     "offset": message.saved,
