@@ -39,8 +39,11 @@ def build_body(
     """
     steps = arrange(request.messages)
     system = [request.system] if request.system else []
-    while steps and isinstance(steps[0], Said) and steps[0].role == "system":
-        system += [message.content for message in steps.pop(0).messages]
+    first = steps[0] if steps else None
+    if isinstance(first, Said) and first.role == "system":
+        # A summary of what was compacted.
+        system += [message.content for message in first.messages]
+        del steps[0]
     body: dict[str, Any] = {
         "model": request.model or model,
         "max_tokens": request.max_tokens or max_tokens,

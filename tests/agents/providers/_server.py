@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import attrs
 import trio
 
-__all__ = ["FakeProvider", "Received", "Response", "open_provider"]
+__all__ = ["FakeProvider", "Received", "Response", "Then", "open_provider"]
 
 #: What the server does behind the pieces: ends properly, says nothing more, or cuts the connection.
-Then = Literal["end", "stall", "cut"]
+Then: TypeAlias = Literal["end", "stall", "cut"]
 
 
 @attrs.frozen(kw_only=True)

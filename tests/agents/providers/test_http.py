@@ -15,7 +15,7 @@ from trialogue.core.errors import AgentError
 from trialogue.core.models import MessageKind, TokenUsage
 
 from ._cases import CANARY, HELLO, HTTP_CASES, QUICK, WEATHER, Case, Kit, ask, calls_of, say
-from ._server import Response, open_provider
+from ._server import Response, Then, open_provider
 
 
 @pytest.fixture(params=HTTP_CASES, ids=lambda case: case.name)
@@ -237,7 +237,11 @@ async def test_answer_that_is_cut_anywhere_is_an_error(case: Case) -> None:
         ends.append(ends[-1] + len(piece))
     cuts = sorted({*ends, *((a + b) // 2 for a, b in pairwise(ends))})
     complete_at = case.complete_at(pieces)
-    scripts = [(cut, "cut") for cut in cuts] + [(cut, "end") for cut in cuts if cut < complete_at]
+    scripts: list[tuple[int, Then]] = []
+    for cut in cuts:
+        scripts.append((cut, "cut"))
+        if cut < complete_at:
+            scripts.append((cut, "end"))
     async with open_provider(case.response()) as provider:
         model = case.open_model(provider.url, attrs.evolve(QUICK, attempts=1))
         async with model.lifespan():

