@@ -36,26 +36,21 @@ _method = PROTOCOL_METHODS.add
 @_method("hello", is_counted=False)
 def hello(request: Request, params: Hello) -> Any:
     """Say who is there; with a credential where one is needed."""
-    link, server = request.link, request.link.server
+    link = request.link
     if link.principal is not None:
         # Renewal of a credential comes with identity; so far a second hello only asks again.
         return _greet(request)
-    credential = params.auth
-    if credential is None:
-        link.refuse_credential(request, UnauthorizedError("A credential is needed"))
-        return LATER
-    link.pause()
+    if params.auth is None:
+        raise UnauthorizedError("A credential is needed")
 
-    async def check() -> None:
-        try:
-            link.authenticated(await server.check_credential(credential, link))
+    def checked(refusal: WireError | None) -> None:
+        if refusal is None:
             request.succeed(_greet(request))
-        except WireError as exc:
-            link.refuse_credential(request, exc)
-        finally:
-            link.resume()
+        else:
+            request.fail(refusal)
 
-    server.spawn_check(check)
+    link.check(params.auth, checked)
+    request.when_abandoned(link.end_check)
     return LATER
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -31,12 +32,14 @@ from ._registry import LATER
 from ._request import Request
 from .abc import CloseReason, Connection, Link
 from .errors import (
+    ForbiddenError,
     InvalidRequestError,
     MethodNotFoundError,
     OverloadedError,
     PayloadTooLargeError,
     RateLimitedError,
     RequestCancelledError,
+    RequestTimeoutError,
     ShuttingDownError,
     UnauthorizedError,
     WireError,
@@ -62,10 +65,10 @@ class ServerLink(Link):
     """
 
     __slots__ = (
+        "_check",
         "_first",
         "_heard_at",
         "_heartbeat",
-        "_held",
         "_in_flight",
         "_is_closed",
         "_is_ending",
@@ -99,7 +102,7 @@ class ServerLink(Link):
         self._limiter: RateLimiter | None = None
         self._first = connection.first_frame_must_parse
         self._paused = False
-        self._held: list[bytes] = []
+        self._check: trio.CancelScope | None = None
         self._is_ending = False
         self._is_closed = False
         server.host.admit(connection)
@@ -116,7 +119,7 @@ class ServerLink(Link):
                 now + self.settings.connect_seconds, self._not_authenticated
             )
             if connection.peer.credential is not None:
-                self._authenticate_by_header(connection.peer.credential)
+                self.check(connection.peer.credential, self._checked_header)
 
     @property
     def max_frame_bytes(self) -> int:
@@ -124,15 +127,15 @@ class ServerLink(Link):
             return self.settings.max_handshake_frame_bytes
         return self.settings.max_frame_bytes
 
+    @property
+    def is_ready(self) -> bool:
+        return not self._paused
+
     # -- frames ----------------------------------------------------------------------------
 
     def feed(self, payload: bytes) -> bool:
         if self._is_ending:
             return True
-        if self._paused:
-            # The driver could not know: it was paused before anything was fed.
-            self._held.append(payload)
-            return False
         self.stats.frames_received += 1
         try:
             envelope = decode_envelope(payload)
@@ -160,10 +163,6 @@ class ServerLink(Link):
             return False
         return True
 
-    def pause(self) -> None:
-        """Read nothing until `resume`: what follows depends on what is being done."""
-        self._paused = True
-
     def end(self, reason: CloseReason) -> None:
         """Close the connection once what was posted is sent; what still arrives is ignored."""
         self._is_ending = True
@@ -173,10 +172,7 @@ class ServerLink(Link):
         """Read on."""
         self._paused = False
         self._now = trio.current_time()
-        held, self._held = self._held, []
-        for payload in held:
-            self.feed(payload)
-        if self.on_ready is not None and not self._paused and not self._is_closed:
+        if self.on_ready is not None and not self._is_closed:
             self.on_ready()
 
     def _refuse(self, refusal: Refusal) -> None:
@@ -259,6 +255,8 @@ class ServerLink(Link):
             if failure is None:
                 raise
             request.fail(failure)
+            if self.principal is None:
+                self._end_unauthenticated(failure)
 
     def _shutting_down(self) -> ShuttingDownError:
         return ShuttingDownError(
@@ -318,10 +316,50 @@ class ServerLink(Link):
 
     # -- who is there ------------------------------------------------------------------------
 
-    def authenticated(self, principal: str) -> None:
+    def check(self, credential: Credential, checked: Callable[[WireError | None], object]) -> None:
+        """Find out who a credential names. Until then nothing is read: it is judged by the answer.
+
+        Args:
+            credential: Of a ``hello``, or of the transport's own handshake.
+            checked: Called once, unless `end_check` is: with the refusal, if there is one. After
+                that the connection is closed.
+        """
+        self._paused = True
+        scope = self._check = trio.CancelScope()
+
+        async def check() -> None:
+            refusal: WireError | None = None
+            principal = ""
+            try:
+                principal = await self.server.check_credential(credential, self, scope)
+            except WireError as exc:
+                refusal = exc
+            if self._check is not scope:
+                return
+            self._check = None
+            if refusal is None:
+                self._authenticated(principal)
+            checked(refusal)
+            if refusal is not None:
+                self._end_unauthenticated(refusal)
+            self.resume()
+
+        self.server.spawn_check(check)
+
+    def end_check(self, reason: str) -> None:
+        """Stop the check of a credential, if there is one; whoever waits for it has his answer."""
+        scope, self._check = self._check, None
+        if scope is not None:
+            scope.cancel(reason=reason)
+            self.resume()
+
+    def _checked_header(self, refusal: WireError | None) -> None:
+        if refusal is not None:
+            self.stats.errors[refusal.code] += 1
+            self.connection.post(make_error(None, refusal))
+
+    def _authenticated(self, principal: str) -> None:
         """From now on it may do what this principal may."""
-        if self._is_closed or self.principal is not None:
-            return
         self.principal = principal
         self.owner = None if principal == ANONYMOUS else principal
         self._limiter = self.server.limiter(principal)
@@ -329,36 +367,30 @@ class ServerLink(Link):
         first = trio.current_time() + random.random() * self.settings.heartbeat_seconds
         self._heartbeat = self.server.timers.at(first, self._beat)
 
-    def _authenticate_by_header(self, credential: Credential) -> None:
-        """Check the credential of the handshake before anything is read."""
-        self.pause()
-
-        async def check() -> None:
-            try:
-                self.authenticated(await self.server.check_credential(credential, self))
-            except WireError as exc:
-                self.stats.errors[exc.code] += 1
-                self.connection.post(make_error(None, exc))
-                self.end_unauthenticated(exc)
-            finally:
-                self.resume()
-
-        self.server.spawn_check(check)
-
-    def refuse_credential(self, request: Request, error: WireError) -> None:
-        """Answer a ``hello`` without a valid credential, then close."""
-        request.fail(error)
-        self.end_unauthenticated(error)
-
-    def end_unauthenticated(self, error: WireError) -> None:
-        """Close after the check of a credential has ended so."""
-        is_refused = isinstance(error, UnauthorizedError)
-        self.end(CloseReason.UNAUTHORIZED if is_refused else CloseReason.SERVER_ERROR)
+    def _end_unauthenticated(self, error: Exception) -> None:
+        """Close for want of a valid credential."""
+        match error:
+            case UnauthorizedError() | ForbiddenError() | InvalidRequestError():
+                self.end(CloseReason.UNAUTHORIZED)
+            case RequestTimeoutError():
+                self.end(CloseReason.TIMEOUT)
+            case _:
+                self.end(CloseReason.SERVER_ERROR)
 
     def _not_authenticated(self) -> None:
-        error = UnauthorizedError("No credential in time")
-        self.connection.post(make_error(None, error))
-        self.end(CloseReason.UNAUTHORIZED)
+        """Close at the end of the time for it."""
+        error: WireError = UnauthorizedError("No credential in time")
+        if self._check is not None:
+            # Which is not the peer's fault: it may come again.
+            log.info("a credential was not checked in time", extra={"peer": str(self)})
+            error = RequestTimeoutError("The credential could not be checked in time")
+        waiting = list(self._requests.values())
+        for request in waiting:
+            request.fail(error)
+        if not waiting:
+            self._checked_header(error)
+        self._end_unauthenticated(error)
+        self.end_check("no credential in time")
 
     # -- time ------------------------------------------------------------------------------
 
@@ -389,6 +421,7 @@ class ServerLink(Link):
         self._is_closed = self._is_ending = True
         self._heartbeat.cancel()
         self.server.host.detach(self.connection)
+        self.end_check("the connection is gone")
         for request in list(self._requests.values()):
             # Requests are under their connection; turns and inputs are not.
             request.is_answered = True

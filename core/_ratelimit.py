@@ -25,7 +25,9 @@ def _positive(_: object, attribute: attrs.Attribute[float], value: float) -> Non
 
 def _one_at_least(_: object, attribute: attrs.Attribute[float], value: float) -> None:
     if not (value >= 1 and math.isfinite(value)):
-        raise ValueError(f"{attribute.name} must be at least 1, not {value!r}: none would be let in")
+        raise ValueError(
+            f"{attribute.name} must be at least 1, not {value!r}: none would be let in"
+        )
 
 
 @attrs.frozen(kw_only=True)

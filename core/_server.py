@@ -173,8 +173,10 @@ class Server(Acceptor):
             limiter = self._limiters[principal] = RateLimiter(limit)
         return limiter
 
-    async def check_credential(self, credential: Credential, link: ServerLink) -> str:
-        """Ask who a credential names.
+    async def check_credential(
+        self, credential: Credential, link: ServerLink, scope: trio.CancelScope
+    ) -> str:
+        """Ask who a credential names; cancelling ``scope`` ends it, with an answer that is none.
 
         Raises:
             UnauthorizedError: Nobody.
@@ -182,16 +184,19 @@ class Server(Acceptor):
         """
         assert self.authenticate is not None
         try:
-            principal = await self.authenticate(credential, link.connection.peer)
-            check_name(principal, "a principal", MAX_PRINCIPAL)
-            if not principal:
-                raise ValueError("the authenticator returned an empty principal")
+            # What a cancel leaves of a nursery's group comes out of the scope, and is caught too.
+            with scope:
+                principal = await self.authenticate(credential, link.connection.peer)
+                check_name(principal, "a principal", MAX_PRINCIPAL)
+                if not principal:
+                    raise ValueError("the authenticator returned an empty principal")
+                return principal
         except BaseException as exc:
             failure = find_failure(exc)
             if failure is None:
                 raise
             raise self._explain(failure) from None  # noqa: ASYNC104 - what is no failure was raised
-        return principal
+        return ""
 
     def _explain(self, failure: Exception) -> WireError:
         """Say how a check has ended; what is not made to be shown, or cannot be, is only logged."""

@@ -158,6 +158,15 @@ class Link(ABC):
     def max_frame_bytes(self) -> int:
         """The largest frame that may be buffered now. Grows when the peer is authenticated."""
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether it takes anything; if not, feed and read nothing until `on_ready`.
+
+        To be asked before the first read of a peer whose handshake brought a credential: what it
+        sends is judged once that was checked.
+        """
+        return True
+
     @abstractmethod
     def feed(self, payload: bytes) -> bool:
         """Take one whole frame. Synchronous: requests that never wait are answered within.

@@ -29,7 +29,8 @@ class LineSplitter:
 
     def __init__(self) -> None:
         self._rest = bytearray()
-        #: A line was, or has already become, longer than allowed. Nothing comes after it.
+        #: A line was, or has already become, longer than allowed. Nothing comes after it, unless
+        #: it is allowed in the end: see `split_again`.
         self.oversize = False
 
     @property
@@ -64,12 +65,18 @@ class LineSplitter:
             self.oversize = True
         return lines
 
+    def split_again(self, limit: int) -> list[bytes]:
+        """Go on, from a line that was too long, with another limit."""
+        data, self._rest, self.oversize = bytes(self._rest), bytearray(), False
+        return self.split(data, limit)
+
     def _check(self, lines: list[bytes], limit: int) -> list[bytes]:
         checked: list[bytes] = []
-        for line in lines:
+        for index, line in enumerate(lines):
             text = line[:-1] if line[-1:] == b"\r" else line
             if len(text) > limit:
                 self.oversize = True
+                self._rest[:0] = b"\n".join([*lines[index:], b""])
                 break
             checked.append(text)
         return checked
@@ -91,19 +98,27 @@ async def drive_lines(connection: StreamConnection, accept: Acceptor) -> None:
     while data := await receive():
         link.heard()
         fed = 0
-        for line in splitter.split(data, link.max_frame_bytes):
-            if not feed(line):
-                await connection.wait_ready()
-                fed = 0
-            if connection.closed:
+        limit = link.max_frame_bytes
+        lines = splitter.split(data, limit)
+        while True:
+            for line in lines:
+                if not feed(line):
+                    await connection.wait_ready()
+                    fed = 0
+                if connection.closed:
+                    return
+                fed += 1
+                if fed == FRAMES_PER_CHECKPOINT:
+                    await trio.lowlevel.checkpoint()
+                    fed = 0
+            if not splitter.oversize:
+                break
+            if link.max_frame_bytes == limit:
+                link.refuse_oversize()
                 return
-            fed += 1
-            if fed == FRAMES_PER_CHECKPOINT:
-                await trio.lowlevel.checkpoint()
-                fed = 0
-        if splitter.oversize:
-            link.refuse_oversize()
-            return
+            # What came before it has brought a credential.
+            limit = link.max_frame_bytes
+            lines = splitter.split_again(limit)
 
 
 class LineChannel(Channel):

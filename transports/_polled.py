@@ -104,6 +104,7 @@ class PolledConnection(Polled):
 
     __slots__ = (
         "_accept",
+        "_early",
         "_is_over",
         "_is_paused",
         "_is_soon",
@@ -129,14 +130,19 @@ class PolledConnection(Polled):
         self._spawn = spawn
         self._wire = wire
         self._is_over = False
+        #: Came before the link was ready.
+        self._early = b""
         #: The link said no. The socket is not registered.
         self._is_paused = False
         #: Something that was read is left over. It comes first.
         self._is_soon = False
         self.link: Link
 
-    def start(self) -> None:
+    def start(self, early: bytes = b"") -> None:
         """Open the link, and read from now on.
+
+        Args:
+            early: What was read already.
 
         Raises:
             OSError: See `Poller.add`.
@@ -149,6 +155,11 @@ class PolledConnection(Polled):
             raise
         self.link.on_ready = self.ready
         self.connection.on_end = self._end
+        if not self.link.is_ready:
+            self._early = early
+            self._pause()
+        elif early:
+            self.take(early)
 
     def read(self) -> None:
         """Read what there is, at most 64 KiB, and feed it."""
@@ -182,8 +193,12 @@ class PolledConnection(Polled):
         if self.connection.closed:
             self._end()
             return
+        early, self._early = self._early, b""
         try:
-            self._feed_rest()
+            if early:
+                self._feed(early)
+            else:
+                self._feed_rest()
         except Exception:  # noqa: BLE001 - ends this connection
             self._fail()
 
@@ -240,7 +255,7 @@ class PolledConnection(Polled):
 class PolledLines(PolledConnection):
     """Lines. See `drive_lines`, which does the same in a task."""
 
-    __slots__ = ("_rest", "_splitter")
+    __slots__ = ("_limit", "_rest", "_splitter")
 
     def __init__(
         self,
@@ -251,11 +266,13 @@ class PolledLines(PolledConnection):
         spawn: Spawn,
     ) -> None:
         self._rest: Iterator[bytes] = iter(())
+        self._limit = 0
         self._splitter = LineSplitter()
         super().__init__(poller, wire, connection, accept, spawn)
 
     def _feed(self, data: bytes) -> None:
-        self._rest = iter(self._splitter.split(data, self.link.max_frame_bytes))
+        self._limit = self.link.max_frame_bytes
+        self._rest = iter(self._splitter.split(data, self._limit))
         self._feed_rest()
 
     def _feed_rest(self) -> None:
@@ -273,6 +290,14 @@ class PolledLines(PolledConnection):
             if not budget:
                 self._leave_rest()
                 return
-        if self._splitter.oversize:
+        if not self._splitter.oversize:
+            return
+        limit = self.link.max_frame_bytes
+        if limit == self._limit:
             self.link.refuse_oversize()
             self._end()
+            return
+        # What came before it has brought a credential.
+        self._limit = limit
+        self._rest = iter(self._splitter.split_again(limit))
+        self._leave_rest()

@@ -123,13 +123,19 @@ class FrameScanner:
         self._over = False
         #: `deliver` said no: call `scan` with no data, until this is False, before any new data.
         self.stopped = False
-        #: A message was larger than allowed, or announced that it would be. Nothing comes after.
+        #: A message was larger than allowed, or announced that it would be. Nothing comes after,
+        #: unless it is allowed in the end: call `scan` with no data and another limit.
         self.oversize = False
 
     @property
     def is_library_inside(self) -> bool:
         """Whether the library holds a data message, or a part of one."""
         return self._in_library > 0 or self._fragments > 0
+
+    @property
+    def is_message_inside(self) -> bool:
+        """Whether the library holds a whole data message, which will come out of it."""
+        return self._in_library > 0
 
     def library_done(self) -> None:
         """Note that a data message which went to the library has come out of it."""
@@ -161,7 +167,7 @@ class FrameScanner:
             self._held = bytearray()
         else:
             buffer = data
-        self.stopped = False
+        self.stopped = self.oversize = False
         end, mask_bit = len(buffer), self._mask_bit
         rest: list[bytes] = []
         while True:
@@ -185,7 +191,7 @@ class FrameScanner:
             # A plain text message.
             if first == _FIN | TEXT and not self._in_library and not self._fragments:
                 if size > limit:
-                    self.oversize = self._over = True
+                    self.oversize = True
                     break
                 if size >= least and second & _MASKED == mask_bit:
                     if stop > end:
@@ -211,7 +217,7 @@ class FrameScanner:
                 break
             if opcode < CLOSE:
                 if self._fragment_bytes + size > limit or self._fragments >= MAX_FRAGMENTS:
-                    self.oversize = self._over = True
+                    self.oversize = True
                     break
                 if stop <= end:
                     self._count_fragment(first, size)
@@ -225,7 +231,9 @@ class FrameScanner:
                 rest.append(buffer[position:])
                 position = end
                 break
-        if position < end and not self._over:
+        if self.oversize:
+            self._paused = buffer, position
+        elif position < end and not self._over:
             self._held += buffer[position:]
         return b"".join(rest)
 

@@ -65,7 +65,7 @@ class PolledUpgrade(PolledHandshake):
 class PolledWebSocket(PolledConnection):
     """Text messages. See `drive_websocket`, which does the same in a task."""
 
-    __slots__ = ("_budget", "_events", "_is_refused", "_library", "_parts", "_scanner")
+    __slots__ = ("_budget", "_events", "_is_refused", "_library", "_limit", "_parts", "_scanner")
 
     connection: ServerConnection
 
@@ -80,6 +80,7 @@ class PolledWebSocket(PolledConnection):
         super().__init__(poller, wire, connection, accept, spawn)
         self._scanner = FrameScanner(masked=True)
         self._budget = 0
+        self._limit = 0  # by which what was read has been scanned
         self._is_refused = False  # by the link, while a read is being scanned
         #: Made for anything unusual.
         self._library: Connection | None = None
@@ -90,7 +91,8 @@ class PolledWebSocket(PolledConnection):
 
     def _feed(self, data: bytes) -> None:
         self._budget = FRAMES_PER_CHECKPOINT
-        other = self._scanner.scan(data, self.link.max_frame_bytes, self._feed_plain)
+        self._limit = self.link.max_frame_bytes
+        other = self._scanner.scan(data, self._limit, self._feed_plain)
         if other and not self.connection.closed:
             if self._library is None:
                 self._library = Connection(ConnectionType.SERVER)
@@ -104,7 +106,7 @@ class PolledWebSocket(PolledConnection):
         self._budget = FRAMES_PER_CHECKPOINT
         if self._library is not None and not self._feed_unusual(self._library):
             return
-        if self._scanner.stopped:
+        if self._scanner.stopped or self._scanner.oversize:
             self._feed(b"")
         else:
             self._look_up()
@@ -124,7 +126,8 @@ class PolledWebSocket(PolledConnection):
         elif self._is_refused:
             self._is_refused = False
             self._pause()
-        elif scanner.stopped:
+        elif scanner.stopped or (scanner.oversize and self.link.max_frame_bytes > self._limit):
+            # What came before a frame that was too large may have brought a credential.
             self._leave_rest()
         elif scanner.oversize:
             limit = self.link.max_frame_bytes

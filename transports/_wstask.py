@@ -36,19 +36,25 @@ class _LibraryStream(trio.abc.Stream):
         self._scanner = FrameScanner(masked=True)
         self._link: Link | None = None
         self._opened = trio.Event()
+        self._limit = 0  # by which what was read has been scanned
+        #: The library has handed on what it held.
+        self._handed_on = trio.Event()
         self._refused = False  # by the link: it takes no more before it is ready
         self._budget = 0
         #: What ended the receiving.
         self.failure: Exception | None = None
         #: A message was too large: nothing more is read.
         self.oversize = False
-        #: A data message has come out of the library.
-        self.message_done = self._scanner.library_done
 
     def open(self, link: Link) -> None:
         """Begin to read messages."""
         self._link = link
         self._opened.set()
+
+    def message_done(self) -> None:
+        """Note that a data message has come out of the library, and was fed."""
+        self._scanner.library_done()
+        self._handed_on.set()
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Post. A close frame is the last that is taken."""
@@ -79,26 +85,44 @@ class _LibraryStream(trio.abc.Stream):
             await self._opened.wait()
         link = self._link
         assert link is not None
-        while not self.oversize:
+        while True:
+            await self._wait_fed(link)
             data, self._early = self._early, b""
-            if not data:
+            if self._scanner.oversize:
+                # What came before it may have brought a credential.
+                if link.max_frame_bytes == self._limit:
+                    self.oversize = True
+                    break
+            elif not data:
                 if self._connection.is_congested:
                     # The link would say no, but not everything that is answered is fed to it.
                     await self._connection.wait_room()
                 data = await self._connection.wire.receive_some()
-            if not data:
-                return b""
-            link.heard()
+                if not data:
+                    return b""
+                link.heard()
             other = await self._scan(data, link)
             if other:
                 return other
         await trio.lowlevel.checkpoint()
         return b""
 
+    async def _wait_fed(self, link: Link) -> None:
+        """Wait until all that was read is fed, and the link takes more.
+
+        What comes next is judged by that: an authenticated peer may send larger frames.
+        """
+        while self._scanner.is_message_inside:
+            self._handed_on = trio.Event()
+            await self._handed_on.wait()
+        while not link.is_ready and not self._connection.closed:
+            await self._connection.wait_ready()
+
     async def _scan(self, data: bytes, link: Link) -> bytes:
         self._budget = FRAMES_PER_CHECKPOINT
         scanner, connection = self._scanner, self._connection
-        other = scanner.scan(data, link.max_frame_bytes, self._deliver)
+        self._limit = link.max_frame_bytes
+        other = scanner.scan(data, self._limit, self._deliver)
         while scanner.stopped and not connection.closed:
             if self._refused:
                 self._refused = False
@@ -107,10 +131,10 @@ class _LibraryStream(trio.abc.Stream):
                 await trio.lowlevel.checkpoint()
             if not connection.closed:
                 self._budget = FRAMES_PER_CHECKPOINT
-                other += scanner.scan(b"", link.max_frame_bytes, self._deliver)
+                self._limit = link.max_frame_bytes
+                other += scanner.scan(b"", self._limit, self._deliver)
         if connection.closed:
             raise trio.ClosedResourceError("this connection is closed")
-        self.oversize = scanner.oversize
         return other
 
     def _deliver(self, payload: bytes) -> bool:

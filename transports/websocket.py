@@ -105,9 +105,7 @@ class WebSocketListener(TcpListener):
             connection = self._connect(wire, upgrade, address, accept, spawn)
             connection.raw(accept_upgrade(upgrade))
             polled = PolledWebSocket(poller, wire, connection, accept, spawn)
-            polled.start()
-            if early:
-                polled.take(early)
+            polled.start(early)
 
         handshake = PolledUpgrade(poller, wire, accept, self.boundary, take_head)
         handshake.start()

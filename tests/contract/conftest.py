@@ -41,6 +41,10 @@ CANNOT: Final[dict[str, tuple[str, str]]] = {
         "loopback tcp unix tcps",
         "lines have no headers",
     ),
+    "test_frames_behind_a_header_may_be_large": (
+        "loopback tcp unix tcps",
+        "lines have no headers",
+    ),
     "test_refusal_of_a_header_that_cannot_be_sent_is_a_bug_that_shows_nothing": (
         "loopback tcp unix tcps",
         "lines have no headers",
@@ -51,6 +55,7 @@ CANNOT: Final[dict[str, tuple[str, str]]] = {
 #: Tests that run again with what is sent coming byte by byte: where frames are cut matters to
 #: them. For all that a conversation holds, the kit's own does that (test_transport_kit.py).
 DRIBBLED: Final = {
+    "test_frame_behind_a_refused_hello_does_nothing",
     "test_bad_line_after_a_good_one_is_survived",
     "test_connection_survives_all_that_is_malformed",
     "test_first_line_that_is_no_envelope_ends_the_connection",
@@ -65,6 +70,14 @@ DRIBBLED: Final = {
 #: Modules whose tests run on the driver that is not the default here too: they are about what
 #: drivers do. A session does not see which one feeds it, and the rest would take a minute more.
 BOTH_DRIVERS: Final = {"test_frames", "test_transport_kit", "test_websocket"}
+#: Tests of other modules of which that is true as well.
+BOTH_DRIVERS_TOO: Final = {
+    "test_frame_behind_a_hello_has_its_limit_too",
+    "test_frame_behind_a_refused_hello_does_nothing",
+    "test_frames_behind_a_header_may_be_large",
+    "test_frames_behind_a_hello_may_be_large",
+    "test_header_may_carry_the_credential",
+}
 OTHER_DRIVER: Final = ("tcp+task", "wss+task")
 
 
@@ -74,7 +87,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         test = metafunc.function.__name__
         cannot, _ = CANNOT.get(test, ("", ""))
         transports = TRANSPORTS
-        if metafunc.definition.path.stem in BOTH_DRIVERS:
+        if metafunc.definition.path.stem in BOTH_DRIVERS or test in BOTH_DRIVERS_TOO:
             transports += OTHER_DRIVER
         names = [name for name in transports if name.partition("+")[0] not in cannot.split()]
         if test in DRIBBLED:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trialogue.core import Request
 from trialogue.core.abc import PeerInfo
@@ -257,9 +257,154 @@ async def test_slow_check_of_a_credential_is_bounded_too(
 
     async with loopback(authenticate=dawdle) as peer:
         start = trio.current_time()
-        await peer.send_request("hello", auth=GOOD)
+        hello = await peer.send_request("hello", auth=GOOD)
+        await peer.expect_error(hello, "TIMEOUT")
         await peer.expect_end()
         assert trio.current_time() - start == pytest.approx(10, abs=0.01)
+        assert len(peer.frames) == 1, "it has one response, its own"
+
+
+async def test_check_of_a_credential_ends_with_its_connection(
+    loopback: Connect, autojump_clock: MockClock
+) -> None:
+    """A bug once seen: one that hung outlived its connection, and they added up."""
+    running = 0
+
+    async def dawdle(credential: Credential, peer: PeerInfo) -> str:
+        nonlocal running
+        running += 1
+        try:
+            async with trio.open_nursery():
+                await trio.sleep_forever()
+        finally:
+            running -= 1
+            # Beside a Cancelled this makes a group, which ends nobody either.
+            raise RuntimeError("and then this")
+        raise AssertionError
+
+    async with loopback.serve(authenticate=dawdle) as server:
+        for _ in range(5):
+            async with loopback.another() as peer:
+                await peer.send_request("hello", auth=GOOD)
+                await wait_all_tasks_blocked()
+        assert 0 < running <= 5
+        await trio.sleep(11)
+        assert running == 0
+        assert server.stats()["connections"] == 0
+
+
+async def test_hello_may_have_a_time_of_its_own(
+    loopback: Connect, autojump_clock: MockClock
+) -> None:
+    """§2.3: the check is cancelled, and the connection may say hello again."""
+    cancelled = 0
+
+    async def dawdle(credential: Credential, peer: PeerInfo) -> str:
+        nonlocal cancelled
+        if credential.token == "slow":
+            try:
+                await trio.sleep(2)
+            finally:
+                cancelled += 1
+        return await check(credential, peer)
+
+    async with loopback(authenticate=dawdle) as peer:
+        start = trio.current_time()
+        slow = {"auth": {"scheme": "bearer", "token": "slow"}}
+        hello = await peer.send_request("hello", timeout_ms=1500, params=slow)
+        again = await peer.send_request("hello", auth=GOOD)
+        await peer.expect_error(hello, "TIMEOUT")
+        assert trio.current_time() - start == pytest.approx(1.5, abs=0.01)
+        assert cancelled == 1
+        assert (await peer.expect_result(again))["principal"] == "ada"
+        await trio.sleep(20)
+        assert (await peer.call("server.health"))["status"] == "ok"
+
+
+async def test_hello_that_cannot_be_read_is_told_so_and_ends_the_connection(
+    connect: Connect,
+) -> None:
+    """§3.2."""
+    async with connect(authenticate=check) as peer:
+        await peer.refused("INVALID_REQUEST", "hello", auth={"scheme": "basic", "token": "x"})
+        await peer.expect_end()
+
+
+# -- what comes behind a credential ----------------------------------------------------------------
+
+
+def frame_of(size: int, request_id: str) -> bytes:
+    """Make a request of so many bytes, for anybody who is authenticated."""
+    payload = {"id": request_id, "method": "server.health", "params": {"pad": ""}}
+    frame: dict[str, Any] = {"version": "1.0", "type": "request", "payload": payload}
+    length = len(json.dumps(frame))
+    payload["params"] = {"pad": "x" * (size - length)}
+    return json.dumps(frame).encode()
+
+
+@pytest.mark.parametrize("pause", [0, 0.05], ids=["quick", "slow"])
+async def test_frames_behind_a_hello_may_be_large(connect: Connect, pause: float) -> None:
+    """§3.2: they are judged when the credential was checked, however they come."""
+
+    async def take_time(credential: Credential, peer: PeerInfo) -> str:
+        await trio.sleep(pause)
+        return await check(credential, peer)
+
+    async with connect(authenticate=take_time) as peer:
+        await peer.ping()
+        hello = await peer.send_request("hello", auth=GOOD)
+        for size in (8 * KIB, 8 * KIB + 1, 20 * KIB, 256 * KIB):
+            await peer.send(frame_of(size, f"r{size}"))
+        assert (await peer.expect_result(hello))["principal"] == "ada"
+        for size in (8 * KIB, 8 * KIB + 1, 20 * KIB, 256 * KIB):
+            await peer.expect_result(f"r{size}")
+
+
+@pytest.mark.parametrize("pause", [0, 0.05], ids=["quick", "slow"])
+async def test_frames_behind_a_header_may_be_large(connect: Connect, pause: float) -> None:
+    """§3.2: nobody can know when it was checked."""
+
+    async def take_time(credential: Credential, peer: PeerInfo) -> str:
+        await trio.sleep(pause)
+        return await check(credential, peer)
+
+    async with connect.serve(authenticate=take_time):
+        credential = Credential(scheme="bearer", token="good")
+        async with connect.another(credential=credential) as peer:
+            for size in (8 * KIB + 1, 20 * KIB, 256 * KIB):
+                await peer.send(frame_of(size, f"r{size}"))
+            for size in (8 * KIB + 1, 20 * KIB, 256 * KIB):
+                await peer.expect_result(f"r{size}")
+
+
+async def test_frame_behind_a_hello_has_its_limit_too(connect: Connect) -> None:
+    """§11: one byte more than maxFrameBytes, though it came while 8 KiB still held."""
+    async with connect(authenticate=check, max_frame_bytes=20 * KIB) as peer:
+        await peer.ping()
+        hello = await peer.send_request("hello", auth=GOOD)
+        for size in (20 * KIB, 20 * KIB + 1):
+            try:
+                await peer.send(frame_of(size, f"r{size}"))
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                pass
+        assert (await peer.expect_result(hello))["principal"] == "ada"
+        await peer.expect_result(f"r{20 * KIB}")
+        await peer.expect_end()
+        assert not peer.is_answered(f"r{20 * KIB + 1}")
+
+
+@pytest.mark.parametrize("size", [8 * KIB, 8 * KIB + 1, 100 * KIB])
+async def test_frame_behind_a_refused_hello_does_nothing(connect: Connect, size: int) -> None:
+    """§3.2: of whatever size, and the hello is answered as without it."""
+    async with connect(authenticate=check) as peer:
+        hello = await peer.send_request("hello", auth={"scheme": "bearer", "token": "wrong"})
+        try:
+            await peer.send(frame_of(size, "behind"))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+        await peer.expect_error(hello, "UNAUTHORIZED")
+        await peer.expect_end()
+        assert len(peer.frames) == 1
 
 
 async def test_failing_check_of_a_credential_is_a_bug_that_shows_nothing(
@@ -293,7 +438,7 @@ endless: dict[str, Any] = {}
 endless["self"] = endless
 
 
-class Uncoded(UnauthorizedError):
+class UncodedError(UnauthorizedError):
     """One whose code is none."""
 
     code = object()  # type: ignore[assignment]
@@ -305,7 +450,7 @@ UNSENDABLE = {
     "endless": UnauthorizedError("no", data=endless),
     "surrogate": UnauthorizedError("no", data={"at": "\ud800"}),
     "large": UnauthorizedError("x" * 3 * KIB * KIB),
-    "code": Uncoded("no"),
+    "code": UncodedError("no"),
 }
 
 

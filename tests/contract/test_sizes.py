@@ -202,7 +202,7 @@ async def test_what_an_agent_says_of_its_end_fits(loopback: Connect, said: str) 
         assert told[0] == (cut if said.startswith("x") else "half \ufffd of a pair")
 
 
-class Mute(Exception):
+class MuteError(Exception):
     """One whose text cannot be had."""
 
     def __str__(self) -> str:
@@ -211,14 +211,14 @@ class Mute(Exception):
     __repr__ = __str__
 
 
-class Bare(AgentError):
+class BareError(AgentError):
     """One that leaves our constructor out."""
 
     def __init__(self, said: object) -> None:
         self.said = said
 
 
-class Coded(AgentError):
+class CodedError(AgentError):
     """One whose code is none."""
 
     code = None  # type: ignore[assignment]
@@ -230,10 +230,10 @@ class Coded(AgentError):
         (AgentError(KeyError("x")), "'x'"),  # type: ignore[arg-type]
         (AgentError(None), "None"),  # type: ignore[arg-type]
         (AgentError(b"x"), "b'x'"),  # type: ignore[arg-type]
-        (AgentError(Mute()), "(Mute)"),  # type: ignore[arg-type]
-        (Bare(5), "5"),
-        (Coded("x"), "x"),
-        (Mute(), None),
+        (AgentError(MuteError()), "(MuteError)"),  # type: ignore[arg-type]
+        (BareError(5), "5"),
+        (CodedError("x"), "x"),
+        (MuteError(), None),
     ],
     ids=["exception", "none", "bytes", "mute inside", "bare", "coded", "mute"],
 )

@@ -192,6 +192,38 @@ async def test_fragments_are_counted_together(open_raw: Open) -> None:
         assert await raw.receive_close() == 1009
 
 
+@pytest.mark.parametrize("open_raw", ["ws", "ws+task"], indirect=True)
+@pytest.mark.parametrize("in_fragments", [False, True], ids=["whole", "in fragments"])
+@pytest.mark.parametrize("over", [0, 1])
+async def test_message_that_comes_with_its_hello_is_judged_behind_it(
+    open_raw: Open, in_fragments: bool, over: int
+) -> None:
+    """§3.2: though one read brings both, while 8 KiB still hold; its own limit holds then."""
+
+    async def anybody(credential: Credential, peer: PeerInfo) -> str:
+        await trio.sleep(0.01)
+        return credential.token
+
+    hello = (
+        b'{"version":"1.0","type":"request","payload":{"id":1,"method":"hello","params":'
+        b'{"auth":{"scheme":"bearer","token":"ada"}}}}'
+    )
+    large = HEALTH + b" " * (20 * KIB + over - len(HEALTH))
+    async with open_raw(authenticate=anybody, max_frame_bytes=20 * KIB) as (raw, _):
+        head = raw.head
+        if in_fragments:
+            said = head(TEXT, 50, final=False) + hello[:50] + head(MORE, len(hello) - 50)
+            said += hello[50:]
+        else:
+            said = head(TEXT, len(hello)) + hello
+        await raw.stream.send_all(said + head(TEXT, len(large)) + large)
+        assert (await raw.receive_json())["payload"]["data"]["principal"] == "ada"
+        if over:
+            assert await raw.receive_close() == 1009
+        else:
+            assert (await raw.receive_json())["payload"]["success"] is True
+
+
 async def test_malformed_json_does_not_close(open_raw: Open) -> None:
     """§1.4: the boundary of a message is known; the first may be wrong too."""
     async with open_raw() as (raw, _):

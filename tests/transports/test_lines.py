@@ -46,6 +46,25 @@ def test_any_split_gives_the_same_lines(
     assert split([data], limit) == (texts[:fitting], fitting < len(texts))
 
 
+@given(lines, st.integers(1, 6), st.integers(0, 6), st.lists(st.integers(0, 200)))
+def test_line_that_was_too_long_is_judged_again(
+    content: list[bytes], limit: int, more: int, cuts: list[int]
+) -> None:
+    """Wherever the limit grows: what comes of it is what the larger one gives, but for that."""
+    data = b"".join(line + b"\n" for line in content)
+    places = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
+    splitter = LineSplitter()
+    got: list[bytes] = []
+    for a, b in itertools.pairwise(places):
+        got += splitter.split(data[a:b], limit)
+        if splitter.oversize and limit <= 6:
+            limit += more
+            got += splitter.split_again(limit)
+        if splitter.oversize:
+            break
+    assert (got, splitter.oversize) == split([data], limit)
+
+
 def test_splitter_refuses_before_it_buffers() -> None:
     splitter = LineSplitter()
     assert splitter.split(b"x" * 100, 100) == []

@@ -213,6 +213,28 @@ def test_large_frame_is_refused_by_its_header(first: int) -> None:
         assert scanner.oversize == oversize
 
 
+@pytest.mark.parametrize("first", [0x81, 0x82, 0x01])
+def test_large_frame_is_judged_again(first: int) -> None:
+    """With a larger limit it is taken as if that had held before, and what comes behind it."""
+    data = raw(0x81, b"a") + raw(first, bytes(LIMIT + 1)) + (raw(0x80, b"") if first == 1 else b"")
+    for cut in (len(data), LIMIT, 12):
+        scanner, got = FrameScanner(masked=True), list[bytes]()
+
+        def take(payload: bytes, got: list[bytes] = got) -> bool:
+            got.append(payload)
+            return True
+
+        assert scanner.scan(data[:cut], LIMIT, take) == b""
+        assert scanner.oversize
+        assert scanner.scan(b"", LIMIT, take) == b""
+        assert scanner.oversize, "the same limit changes nothing"
+        other = scanner.scan(b"", LIMIT + 1, take) + scanner.scan(data[cut:], LIMIT + 1, take)
+        assert not scanner.oversize
+        assert b"".join(got) + other == (
+            b"a" + bytes(LIMIT + 1) if first == 0x81 else b"a" + data[len(raw(0x81, b"a")) :]
+        )
+
+
 def test_fragments_are_summed() -> None:
     scanner = FrameScanner(masked=True)
     scan(scanner, raw(0x01, bytes(LIMIT - 1)))
