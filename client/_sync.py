@@ -12,6 +12,7 @@ interrupted (Ctrl-C) is cancelled there, and so on the server.
 from __future__ import annotations
 
 import queue
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, contextmanager
@@ -81,6 +82,8 @@ class SyncStream(Generic[T]):
 
         with client.events(session.id) as events:
             for event in events: ...
+
+    Threads may share it: each item goes to one of them. Who catches a Ctrl-C may read on.
     """
 
     def __init__(
@@ -89,15 +92,35 @@ class SyncStream(Generic[T]):
         self._bridge = bridge
         self._context = context
         self._stream: AsyncIterator[T] | None = None
-        self._is_closed = False
+        self._has_begun = self._is_closed = False
+        #: Taken from the stream, and not yet by a caller: an interrupt may come between the two.
+        self._taken: deque[T] = deque()
+        #: Held in the thread that runs Trio, by the one that opens or reads.
+        self._lock = trio.Lock()
 
     def open(self) -> AsyncIterator[T]:
-        """Open it now."""
+        """Open it now.
+
+        Raises:
+            ValueError: It is closed, or could not be opened before.
+        """
         if self._is_closed:
             raise ValueError("this stream is closed")
-        if self._stream is None:
-            self._stream = self._bridge.run(self._context.__aenter__)
-        return self._stream
+        return self._stream or self._bridge.run(self._enter)
+
+    async def _enter(self) -> AsyncIterator[T]:
+        async with self._lock:
+            if self._stream is None:
+                if self._has_begun:
+                    raise ValueError("this stream could not be opened, and is of no more use")
+                self._has_begun = True
+                self._stream = await self._context.__aenter__()
+            return self._stream
+
+    async def _take(self, stream: AsyncIterator[T]) -> None:
+        async with self._lock:
+            if not self._taken:
+                self._taken.append(await stream.__anext__())
 
     def close(self) -> None:
         """Close it. Idempotent."""
@@ -117,14 +140,16 @@ class SyncStream(Generic[T]):
         return self
 
     def __next__(self) -> T:
-        if self._is_closed:
-            raise StopIteration
-        stream = self.open()
-        try:
-            return self._bridge.run(stream.__anext__)
-        except StopAsyncIteration:
-            self.close()
-            raise StopIteration from None
+        while not self._is_closed:
+            stream = self.open()
+            try:
+                self._bridge.run(partial(self._take, stream))
+                return self._taken.popleft()
+            except StopAsyncIteration:
+                self.close()
+            except IndexError:
+                pass  # another thread was faster
+        raise StopIteration
 
 
 def _mirror(
@@ -300,7 +325,11 @@ def connect_sync(
     tls: Any = None,
     reconnect: bool = True,
 ) -> Generator[SyncClient]:
-    """Connect to a server from a program without Trio. See `connect`."""
+    """Connect to a server from a program without Trio. See `connect`.
+
+    `SyncClient.send_message` has no time limit: it waits for the turn, and for the server to come
+    back. For a script that would rather fail there is ``reconnect=False``.
+    """
     bridges: queue.SimpleQueue[Bridge | None] = queue.SimpleQueue()
     clients: queue.SimpleQueue[Client | None] = queue.SimpleQueue()
     scope = trio.CancelScope()

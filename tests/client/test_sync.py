@@ -192,6 +192,88 @@ def test_ctrl_c_cancels_the_call_on_the_server(url: str) -> None:
         assert ended.outcome == "cancelled"
 
 
+def test_ctrl_c_that_is_caught_loses_nothing_of_a_stream(url: str) -> None:
+    """A bug once seen: what had been taken when it came was dropped."""
+    words = "".join(f"w{number} " for number in range(400))
+    interrupts = 0
+    main = threading.get_ident()
+    for _ in range(5):
+        text = ""
+        read = threading.Event()
+
+        def pest(read: threading.Event = read) -> None:
+            while not read.wait(0.01):
+                signal.pthread_kill(main, signal.SIGINT)
+
+        thread = threading.Thread(target=pest)
+        with default_interrupts(), connect_sync(url) as client:
+            stream = client.stream_message(client.create_session().id, words)
+            stream.open()
+            with quiet_interrupts():
+                thread.start()
+            while not read.is_set():
+                try:
+                    for chunk in stream:
+                        # One that comes between the two is not the client's to keep.
+                        with quiet_interrupts():
+                            if isinstance(chunk, TextChunk):
+                                text += chunk.text
+                    read.set()
+                except KeyboardInterrupt:
+                    interrupts += 1
+            with quiet_interrupts():
+                thread.join()
+        assert text == words
+    assert interrupts > 20
+
+
+@contextmanager
+def quiet_interrupts() -> Generator[None]:
+    """Hold SIGINT back."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+
+
+def test_threads_may_share_a_stream(url: str) -> None:
+    """A bug once seen: the second that opened it met an AttributeError."""
+    words = "".join(f"w{number} " for number in range(50))
+    chunks: queue.SimpleQueue[str | BaseException] = queue.SimpleQueue()
+    with connect_sync(url) as client:
+        stream = client.stream_message(client.create_session().id, words)
+        start = threading.Barrier(3)
+
+        def read() -> None:
+            start.wait()
+            try:
+                for chunk in stream:
+                    if isinstance(chunk, TextChunk):
+                        chunks.put(chunk.text)
+            except BaseException as exc:
+                chunks.put(exc)
+
+        threads = [threading.Thread(target=read) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+    got = [chunks.get() for _ in range(chunks.qsize())]
+    assert all(isinstance(text, str) for text in got), got
+    assert sorted("".join(map(str, got)).split()) == sorted(words.split())
+
+
+def test_stream_that_could_not_be_opened_says_so_again(url: str) -> None:
+    """A bug once seen: the second attempt was an AttributeError."""
+    with connect_sync(url) as client:
+        stream = client.stream_message("ses_unknown", "hello")
+        with pytest.raises(SessionNotFoundError):
+            next(stream)
+        with pytest.raises(ValueError, match="could not be opened"):
+            next(stream)
+
+
 def test_ctrl_c_while_connecting_ends_the_attempt() -> None:
     """Not after its ten seconds, and with no thread left."""
     with socket.create_server(("127.0.0.1", 0)) as deaf, default_interrupts():
