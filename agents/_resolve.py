@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 from ..core._arguments import describe_function, is_function_of
 from ..core.abc import Agent
 from ..core.errors import SettingsError, TrialogueError
-from ..core.plugins import AGENTS, explain_import, list_plugins, load_object
+from ..core.plugins import AGENTS, explain_import, list_plugins, load_object, load_plugin
 from ._loader import AgentLoader
 
 __all__ = ["list_agents", "resolve_agent", "resolve_agents"]
@@ -55,7 +55,7 @@ def resolve_agent(spec: str) -> tuple[str, Agent]:
     installed = list_plugins(AGENTS)
     found: Any = None
     if head in installed:
-        found = _import_installed(head)
+        found = load_plugin(AGENTS, head)
         if isinstance(found, AgentLoader):
             return given or head, _load(found, head, argument)
         if not colon:
@@ -72,7 +72,7 @@ def list_agents() -> list[str]:
     listed: list[str] = []
     for name in sorted(list_plugins(AGENTS)):
         try:
-            found = _import_installed(name)
+            found = load_plugin(AGENTS, name)
         except SettingsError:
             listed.append(name)  # its library is missing; asking for the agent says so
         else:
@@ -93,13 +93,6 @@ def _suggest(spec: str, names: list[str]) -> str:
     close = get_close_matches(spec, names, n=1)
     meant = f"did you mean {close[0]!r}? " if close else ""
     return f"{meant}there are {', '.join(list_agents())}, {_OWN}"
-
-
-def _import_installed(name: str) -> Any:
-    try:
-        return list_plugins(AGENTS)[name].load()
-    except (Exception, SystemExit) as exc:  # whatever an import does
-        raise SettingsError(f"agent {name!r} cannot be imported: {explain_import(exc)}") from exc
 
 
 def _load(loader: AgentLoader[...], name: str, argument: str) -> Agent:

@@ -41,15 +41,19 @@ def load_plugin(group: str, name: str) -> Any:
     """Import the object that an entry point names.
 
     Raises:
-        SettingsError: There is none of that name; the message lists those there are.
+        SettingsError: There is none of that name, and the message lists those there are; or
+            importing it failed.
     """
     plugins = list_plugins(group)
+    kind = group.rpartition(".")[2].removesuffix("s")
     if name not in plugins:
-        kind = group.rpartition(".")[2].removesuffix("s")
         raise SettingsError(
             f"unknown {kind} {name!r}: there are {', '.join(sorted(plugins)) or 'none installed'}"
         )
-    return plugins[name].load()
+    try:
+        return plugins[name].load()
+    except (Exception, SystemExit) as exc:  # whatever somebody's module does
+        raise SettingsError(f"{kind} {name!r} cannot be imported: {explain_import(exc)}") from exc
 
 
 def find_transport(url: str) -> Transport:

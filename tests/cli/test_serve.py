@@ -238,3 +238,26 @@ def test_authenticator_of_the_current_folder_is_found(
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
     assert callable(load_object("keys_of_here:check"))
     del sys.modules["keys_of_here"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("serve", "echo", "--transport", "broken://x"), ("chat", "--plain", "broken://x")],
+    ids=["serve", "chat"],
+)
+def test_plugin_that_cannot_be_imported_is_one_line(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    """A bug once seen: it was a traceback."""
+    (tmp_path / "broken_plugin.py").write_text("import nothing_of_that_name\n")
+    info = tmp_path / "broken_plugin-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-plugin\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(
+        "[trialogue.transports]\nbroken = broken_plugin:transport\n"
+    )
+    ended = run_command(*arguments, environ={"PYTHONPATH": str(tmp_path)})
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert len(ended.stderr.strip().splitlines()) == 1, ended.stderr
+    assert "transport 'broken' cannot be imported" in ended.stderr
+    assert "nothing_of_that_name" in ended.stderr
