@@ -240,7 +240,9 @@ class Client(Caller):
     ) -> MessageSendResult:
         """Say something, and wait for the answer.
 
-        It waits as long as the turn takes; put a `trio.fail_after` round it if you will not.
+        It waits as long as the turn takes, and as long as the server is away: under its key it
+        goes on where the next connection finds it. Put a `trio.fail_after` round it if you will
+        not, or connect with ``reconnect=False``.
         Cancelling the call withdraws the input, or cancels the turn that it started.
 
         Returns:
