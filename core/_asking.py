@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
@@ -109,7 +109,7 @@ class AskingTurn(CallingTurn):
         return closed
 
     @contextmanager
-    def _clock_stopped(self) -> Iterator[None]:
+    def _clock_stopped(self) -> Generator[None]:
         """Let the turn's time stand still: it is somebody else who takes it."""
         scope = self.scope
         if not self._asks_waited_for:

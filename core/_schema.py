@@ -81,7 +81,8 @@ def _references(value: Any) -> Iterator[str]:
 def find_issues(value: Any, schema: JsonObject, place: str) -> list[dict[str, str]]:
     """Say where and why a value does not fit a schema; nothing if it does."""
     try:
-        errors = list(islice(_make_validator(schema).iter_errors(value), _MAX_ISSUES))
+        found: Iterator[Any] = _make_validator(schema).iter_errors(value)
+        errors = list(islice(found, _MAX_ISSUES))
     except RecursionError:
         return [{"path": place, "message": "the schema goes round in a circle"}]
     return [{"path": _join(place, e.absolute_path), "message": _say(e)} for e in errors]

@@ -19,6 +19,7 @@ from trio.testing import MockClock
 
 import trialogue
 from trialogue.client import (
+    AskChunk,
     Client,
     DoneChunk,
     ErrorChunk,
@@ -142,7 +143,7 @@ class World:
                         texts[chunk.message_id] = have + chunk.text
                     case ToolChunk(state="called" | "completed"):
                         tools[f"{chunk.call_id} {chunk.state}"] += 1
-                    case ToolChunk():
+                    case ToolChunk() | AskChunk():
                         pass
                     case DoneChunk() | ErrorChunk():
                         last = chunk

@@ -504,7 +504,7 @@ async def test_ask_that_is_none_is_refused_where_it_is_made(
     crowd = Crowd()
     async with loopback(crowd) as peer:
         sid = await crowd.begin(peer)
-        given = {"title": "?", **members}
+        given: dict[str, Any] = {"title": "?", **members}
         failure = await crowd.fail(lambda turn: turn.ask(**given))
         assert isinstance(failure, LocalProtocolError)
         assert said in str(failure)

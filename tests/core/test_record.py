@@ -90,7 +90,8 @@ def message(message_id: str, role: Any, content: str, **more: Any) -> Message:
 
 
 def called(call_id: str, **more: Any) -> ToolCalled:
-    return ToolCalled(**{"call_id": call_id, "turn_id": "trn_1", "name": "t", **more})
+    told: dict[str, Any] = {"name": "t", **more}
+    return ToolCalled(call_id=call_id, turn_id="trn_1", **told)
 
 
 def completed(call_id: str, status: Any, **more: Any) -> ToolCompleted:
@@ -98,9 +99,8 @@ def completed(call_id: str, status: Any, **more: Any) -> ToolCompleted:
 
 
 def opened(ask_id: str, **more: Any) -> AskOpened:
-    return AskOpened(
-        **{"ask_id": ask_id, "turn_id": "trn_1", "kind": "question", "title": "?", **more}
-    )
+    told: dict[str, Any] = {"kind": "question", "title": "?", **more}
+    return AskOpened(ask_id=ask_id, turn_id="trn_1", **told)
 
 
 def closed(ask_id: str, reason: Any = "answered", **more: Any) -> AskClosed:

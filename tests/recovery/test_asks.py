@@ -237,11 +237,12 @@ async def test_tasks_of_an_agent_find_their_own_asks_and_calls_again(
             result = await turn.call_tool("t", arguments, tool, call_id=call_id, key=key)
             results[f"call {arguments} {call_id} {key}"] = result
 
+        nothing = dict[str, Any]()
         async with trio.open_nursery() as nursery:
             for number in range(3):
                 nursery.start_soon(call, {"n": number}, None, None)
-                nursery.start_soon(call, {}, f"c{number}", None)
-                nursery.start_soon(call, {}, None, f"k{number}")
+                nursery.start_soon(call, nothing, f"c{number}", None)
+                nursery.start_soon(call, nothing, None, f"k{number}")
         async with trio.open_nursery() as nursery:
             for letter in "abc":
                 nursery.start_soon(ask, letter, None)
