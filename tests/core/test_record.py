@@ -157,8 +157,9 @@ def test_record_is_that_of_one_turn() -> None:
     """What a turn did is nothing to the next one."""
     folded = Folded()
     folded.take(called("c1"), completed("c1", "ok"), opened("ask_1"), closed("ask_1"))
-    assert folded.state.record is not None
+    before = folded.state.record
     folded.take(TurnEnded(turn_id="trn_1", outcome="completed"))
+    assert before is not None
     assert folded.state.record is None
     assert folded.state.closed_asks == {"ask_1"}
 
