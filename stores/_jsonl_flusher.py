@@ -353,6 +353,8 @@ class Flusher:
     def _try_later(self) -> None:
         """There is no room: what a checkpoint would drop stays until there is."""
         self._checkpoint_due = trio.current_time() + FULL_SECONDS
+        # A save may have been what asked for it, and would again, at once.
+        self._save_due = max(self._save_due, self._checkpoint_due)
         self.on_no_room()
 
     def _drop_logs(self) -> None:

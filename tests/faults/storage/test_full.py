@@ -12,6 +12,7 @@ import random
 from collections import Counter
 from pathlib import Path
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock
@@ -45,6 +46,10 @@ class CappedFiles(MemoryFiles):
     def __init__(self, disk: Disk, seen: Counter[str]) -> None:
         super().__init__(disk)
         self.capacity = math.inf
+        #: There is room for another file.
+        self.has_names = True
+        #: So often it says that there is no room, and then that it is broken.
+        self.patience = math.inf
         self.seen = seen
 
     @property
@@ -53,12 +58,15 @@ class CappedFiles(MemoryFiles):
 
     def _refuse(self, name: str) -> None:
         self.seen[f"no room: {name.partition('.')[0].partition('_')[0]}"] += 1
+        self.patience -= 1
+        if self.patience < 0:
+            raise OSError(errno.EIO, "asked too often", name)
         raise NoRoomError(errno.ENOSPC, "No space left on device", name)
 
     def open(self, name: str, *, create: bool = False, exclusive: bool = False) -> int:
         with self.disk.guard:
             is_new = name not in self.disk.names and (create or exclusive)
-            if is_new and self.used >= self.capacity:
+            if is_new and (self.used >= self.capacity or not self.has_names):
                 self._refuse(f"new {name}")
             return super().open(name, create=create, exclusive=exclusive)
 
@@ -152,6 +160,29 @@ async def test_folder_without_room_for_a_start_can_be_read(tmp_path: Path) -> No
             pytest.fail("opened")
     async with open_jsonl_store(tmp_path, read_only=True, make_files=FullFiles) as store:
         assert len(await read_all(store, "ses_1")) == 3
+
+
+async def test_checkpoint_without_room_is_tried_again_now_and_then(
+    autojump_clock: MockClock,
+) -> None:
+    """A bug once seen: at once, over and over, and nothing else had its turn."""
+    files = CappedFiles(Disk(), Counter())
+    async with open_on(files, attrs.evolve(quick(), checkpoint_seconds=60.0)) as store:
+        writer = SessionWriter(store, "ses_1")
+        # An index that has to be written anew asks for one with the next save.
+        files.remove("index.jsonl")
+        await writer.append()
+        await trio.sleep(0.1)
+        files.has_names = False
+        files.patience = 100
+        await writer.append()
+        await trio.sleep(5)
+        assert store.failure is None
+        assert 3 <= files.seen["no room: new commit"] <= 10
+        assert store.statistics()["checkpoints"] == 0
+        files.has_names = True
+        await trio.sleep(2)
+        assert store.statistics()["checkpoints"] == 1
 
 
 @pytest.mark.slow
