@@ -23,8 +23,7 @@ def test_who_waits_as_long_as_told_is_let_in(
     bucket, now = TokenBucket(rate.per_second, rate.burst), start
     for pace in [*paces, 0.0]:
         now += pace / rate.per_second
-        wait = next(filter(None, (bucket.take(now) for _ in range(300))), 0.0)
-        assert wait, "there is a limit"
+        wait = next(filter(None, (bucket.take(now) for _ in range(300))))
         told = whole_ms(wait)
         assert told - wait * 1000 < 1.001, "not longer than it takes"
         now += told / 1000
@@ -47,4 +46,4 @@ def test_bucket_that_would_let_nobody_in_is_refused(name: str) -> None:
     """A bug once seen: it was taken, and then everything was a SERVER_ERROR."""
     with pytest.raises(ValueError, match=f"{name} must be at least 1, not 0.5"):
         RateLimit(**{name: 0.5})
-    assert getattr(RateLimit(**{name: 1}), name) == 1
+    RateLimit(**{name: 1})

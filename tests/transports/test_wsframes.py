@@ -218,19 +218,18 @@ def test_large_frame_is_judged_again(first: int) -> None:
     """With a larger limit it is taken as if that had held before, and what comes behind it."""
     data = raw(0x81, b"a") + raw(first, bytes(LIMIT + 1)) + (raw(0x80, b"") if first == 1 else b"")
     for cut in (len(data), LIMIT, 12):
-        scanner, got = FrameScanner(masked=True), list[bytes]()
+        scanner, got, oversize = FrameScanner(masked=True), list[bytes](), list[bool]()
 
         def take(payload: bytes, got: list[bytes] = got) -> bool:
             got.append(payload)
             return True
 
-        assert scanner.scan(data[:cut], LIMIT, take) == b""
-        first_time = scanner.oversize
-        assert scanner.scan(b"", LIMIT, take) == b""
-        again = scanner.oversize
-        assert (first_time, again) == (True, True), "the same limit changes nothing"
+        for piece in (data[:cut], b""):
+            assert scanner.scan(piece, LIMIT, take) == b""
+            oversize.append(scanner.oversize)
         other = scanner.scan(b"", LIMIT + 1, take) + scanner.scan(data[cut:], LIMIT + 1, take)
-        assert not scanner.oversize
+        oversize.append(scanner.oversize)
+        assert oversize == [True, True, False], "the same limit changes nothing"
         assert b"".join(got) + other == (
             b"a" + bytes(LIMIT + 1) if first == 0x81 else b"a" + data[len(raw(0x81, b"a")) :]
         )
