@@ -13,7 +13,6 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from ..core.abc import Agent
-from ._answering import answer_with
 from ._anthropic_messages import Block, build_body
 from ._anthropic_stream import MessageReader
 from ._conversation import collect_call_ids
@@ -21,6 +20,7 @@ from ._loader import agent_loader
 from ._provider import ApiResponse, HttpModel
 from ._retrying import Patience as Patience
 from ._streaming import Reader
+from .loop import ToolLoop
 from .model import ModelReply, ModelRequest, WriteText
 
 if TYPE_CHECKING:
@@ -109,4 +109,4 @@ def load_anthropic(name: str) -> Agent:
     Raises:
         SettingsError: The extra is not installed, or the key is missing.
     """
-    return answer_with(AnthropicModel(name))
+    return ToolLoop(AnthropicModel(name))

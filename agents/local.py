@@ -17,10 +17,10 @@ import trio
 from ..core.abc import Agent
 from ..core.errors import AgentError, SettingsError
 from ..core.models import TokenUsage
-from ._answering import answer_with
 from ._conversation import Said, arrange, read_file
 from ._loader import agent_loader
 from ._provider import import_extra
+from .loop import ToolLoop
 from .model import Model, ModelReply, ModelRequest, WriteText
 
 __all__ = ["LocalModel", "load_local"]
@@ -187,4 +187,4 @@ def load_local(path: str) -> Agent:
     Raises:
         SettingsError: The extra is not installed, or there is no such model.
     """
-    return answer_with(LocalModel(path))
+    return ToolLoop(LocalModel(path))

@@ -14,7 +14,6 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, cast
 
 from ..core.abc import Agent
-from ._answering import answer_with
 from ._conversation import collect_call_ids
 from ._loader import agent_loader
 from ._openai_messages import build_body
@@ -22,6 +21,7 @@ from ._openai_stream import ChatReader
 from ._provider import ApiResponse, HttpModel
 from ._retrying import Patience as Patience
 from ._streaming import Reader
+from .loop import ToolLoop
 from .model import ModelRequest, WriteText
 
 if TYPE_CHECKING:
@@ -87,4 +87,4 @@ def load_openai(name: str) -> Agent:
     Raises:
         SettingsError: The extra is not installed, or the key is missing.
     """
-    return answer_with(OpenAIModel(name))
+    return ToolLoop(OpenAIModel(name))
