@@ -73,8 +73,7 @@ _HTTP_TIMEOUT: Final = httpx2.Timeout(30.0, read=None)
 _LISTEN_AGAIN_SECONDS: Final = 5.0
 #: Of what a server says of a failure, to the model or in the log.
 _MAX_ERROR_CHARS: Final = 4000
-#: How the SDK says that a server answered 404 to a session that there was.
-_FORGOTTEN: Final = "Session terminated"
+_SESSION_HEADER: Final = "mcp-session-id"
 _LEVELS: Final = {
     "debug": logging.DEBUG,
     "info": logging.INFO,
@@ -104,7 +103,7 @@ async def open_connection(
                 raise
             raise cancelled from None
         raise _explain_end(  # noqa: ASYNC104 - what is no failure was raised above
-            session.lost or failure, redactor
+            session.lost or failure, session.status, redactor
         ) from failure
 
 
@@ -128,7 +127,7 @@ def _find_secrets(server: McpServer, environ: Mapping[str, str]) -> dict[str, st
     return headers
 
 
-def _explain_end(failure: Exception, redactor: Redactor) -> Exception:
+def _explain_end(failure: Exception, status: int | None, redactor: Redactor) -> Exception:
     """Say why a connection ended, in words that go on after the server's name."""
     leaves = list(_leaves(failure))
     for kind in (SettingsError, McpLostError):
@@ -137,7 +136,7 @@ def _explain_end(failure: Exception, redactor: Redactor) -> Exception:
                 return leaf
     match leaves[0]:
         case MCPError() as exc:
-            why = f"refused: {exc.message}"
+            why = f"refused: {exc.message}" + ("" if status is None else f" (HTTP {status})")
         case httpx2.HTTPError() as exc:
             why = f"cannot be reached: {exc or type(exc).__name__}"
         case ValidationError() | UnicodeError():
@@ -173,7 +172,11 @@ async def _open_transport(
         ) as child:
             yield _open_lines(child, session)
     else:
-        async with httpx2.AsyncClient(headers=dict(secrets), timeout=_HTTP_TIMEOUT) as http:
+        async with httpx2.AsyncClient(
+            headers=dict(secrets),
+            timeout=_HTTP_TIMEOUT,
+            event_hooks={"response": [session.take_response]},
+        ) as http:
             yield streamable_http_client(
                 server.url, http_client=http, max_sse_event_size=MAX_LINE_BYTES
             )
@@ -238,6 +241,8 @@ class _Session(McpConnection):
     def __init__(self, name: str, redactor: Redactor) -> None:
         self.said = SaidLog(log, name, redactor.text)
         self.lost: McpLostError | None = None
+        self.status: int | None = None
+        self._is_forgotten = False
         self._redactor = redactor
         self._client: Client | None = None
         self._woken = trio.Event()
@@ -335,8 +340,7 @@ class _Session(McpConnection):
         """Tell what ended the connection from what the server said of the call."""
         if self.lost is not None:
             return self.lost
-        if exc.message == _FORGOTTEN:
-            self.doubt()
+        if self._is_forgotten and exc.code != CONNECTION_CLOSED:
             return McpLostError("has forgotten the session", was_refused=True)
         if exc.code == CONNECTION_CLOSED:
             # Over HTTP it may be this call's connection alone, or the server's own use of the code.
@@ -345,6 +349,7 @@ class _Session(McpConnection):
         return ToolError(self._show(exc.message))
 
     def _lost_by(self, why: str) -> McpLostError:
+        why = "has forgotten the session" if self._is_forgotten else why
         return self.lost or McpLostError(self._show(why))
 
     def _show(self, text: str) -> str:
@@ -360,6 +365,17 @@ class _Session(McpConnection):
     async def _take_message(self, message: object) -> None:
         await trio.lowlevel.checkpoint()
         if isinstance(message, ToolListChangedNotification):
+            self.doubt()
+
+    async def take_response(self, response: httpx2.Response) -> None:
+        """Look at what HTTP says, which the SDK does not pass on."""
+        await trio.lowlevel.checkpoint()
+        if response.is_error:
+            self.status = response.status_code
+        if response.status_code == httpx2.codes.NOT_FOUND and (
+            _SESSION_HEADER in response.request.headers
+        ):
+            self._is_forgotten = True
             self.doubt()
 
     async def _take_log(self, params: LoggingMessageNotificationParams) -> None:
@@ -395,7 +411,8 @@ class _ProgressRelay:
         await trio.lowlevel.checkpoint()
         now = trio.current_time()
         is_next = progress > self._done and math.isfinite(progress)
-        if self.is_over or not is_next or now - self._at < _PROGRESS_SECONDS:
+        is_soon = now - self._at < _PROGRESS_SECONDS and progress != total
+        if self.is_over or not is_next or is_soon:
             return
         self._done, self._at = progress, now
         self._report(message, progress, total if total and math.isfinite(total) else None)

@@ -22,7 +22,19 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import Any, Final, Generic, Literal, ParamSpec, TypeAlias, TypeVar, cast, overload
+from typing import (
+    Any,
+    Final,
+    Generic,
+    Literal,
+    ParamSpec,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    cast,
+    overload,
+    runtime_checkable,
+)
 
 import attrs
 import trio
@@ -33,7 +45,15 @@ from ..core.models import Effect, JsonObject
 from ._schema import Parameters, read_doc, to_json
 from .model import ToolSpec
 
-__all__ = ["ApprovalPolicy", "FunctionTool", "Tool", "ToolError", "ToolSource", "tool"]
+__all__ = [
+    "ApprovalPolicy",
+    "FunctionTool",
+    "TakesTools",
+    "Tool",
+    "ToolError",
+    "ToolSource",
+    "tool",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -139,6 +159,14 @@ class ToolSource(ABC):
     def lifespan(self) -> AbstractAsyncContextManager[None]:
         """Hold what the tools need; entered once, before the server listens."""
         return nullcontext()
+
+
+@runtime_checkable
+class TakesTools(Protocol):
+    """An agent that can be given tools when it has been made already, as a command line does."""
+
+    def add_source(self, source: ToolSource) -> None:
+        """Take the tools of a source. Who gives it holds its lifespan, round the agent's."""
 
 
 class FunctionTool(Tool, Generic[P, R]):

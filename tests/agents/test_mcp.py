@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import Any
 
 import attrs
@@ -20,7 +21,7 @@ from trialogue.agents._mcp_connection import (
 )
 from trialogue.agents._mcp_results import read_result
 from trialogue.agents._mcp_server import Redactor
-from trialogue.agents.mcp import McpServer, McpTools, McpToolOptions
+from trialogue.agents.mcp import McpServer, McpToolOptions, McpTools
 from trialogue.agents.tools import ToolError
 from trialogue.core.errors import SettingsError
 
@@ -99,7 +100,7 @@ async def test_restarts_come_less_and_less_often(autojump_clock: MockClock) -> N
         await trio.sleep(200)
         assert len(servers.opened) == 2
     tried = servers.tried_at
-    waits = [round(after - before, 3) for before, after in zip(tried, tried[1:], strict=False)]
+    waits = [round(after - before, 3) for before, after in pairwise(tried)]
     assert waits == [0.5, 1, 2, 4, 8, 16, 30, 30, 30, 30]
 
 
@@ -210,7 +211,7 @@ async def test_start_fails_where_it_is_required_and_waits_for_nobody_else(
     autojump_clock: MockClock,
 ) -> None:
     servers = FakeServers(failures=1)
-    with pytest.raises(SettingsError, match="^the MCP server fake is not up yet$"):
+    with pytest.raises(SettingsError, match=r"^the MCP server fake is not up yet$"):
         async with servers.source().lifespan():
             pass
     servers = FakeServers(failures=1)
