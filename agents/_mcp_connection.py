@@ -88,7 +88,7 @@ class OpenConnection(Protocol):
     """How a connection comes about."""
 
     def __call__(
-        self, server: McpServer, environ: Mapping[str, str]
+        self, server: McpServer, environ: Mapping[str, str], /
     ) -> AbstractAsyncContextManager[McpConnection]:
         """Connect for as long as the block lasts.
 
@@ -96,3 +96,4 @@ class OpenConnection(Protocol):
             McpLostError: There is no connection, or it has ended.
             SettingsError: A secret is not there.
         """
+        ...

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, cast
 from urllib.parse import parse_qsl, urlsplit
 
 import attrs
@@ -15,8 +15,6 @@ from ..core.models import Effect
 from .tools import ApprovalPolicy
 
 __all__ = ["McpServer", "McpToolOptions", "Redactor", "find_secrets"]
-
-T = TypeVar("T")
 
 #: No underscore, so that SERVER_tool has one meaning; short, so that the tool has room.
 _NAME: Final = re.compile(r"[A-Za-z0-9-]{1,24}")
@@ -74,7 +72,32 @@ class McpToolOptions:
     timeout_seconds: float | None = attrs.field(default=None, validator=_some_seconds)
 
 
-def _freeze(value: Mapping[str, T] | None) -> dict[str, T]:
+def _check_name(_: object, __: object, value: str) -> None:
+    if not _NAME.fullmatch(value):
+        raise ValueError(f"name: up to 24 letters, digits and -, not {value!r}")
+
+
+def _check_token(_: object, __: object, value: str | None) -> None:
+    if value is not None and not _SOURCE.fullmatch(value):
+        raise ValueError("bearer_token: write env:VARIABLE or file:PATH, where it is")
+
+
+def _check_url(_: object, __: object, value: str | None) -> None:
+    if value is None:
+        return
+    try:
+        parts = urlsplit(value)
+        is_web = parts.scheme in {"http", "https"} and bool(parts.hostname)
+        _ = parts.port
+    except ValueError:
+        is_web, parts = False, urlsplit("")
+    if not is_web:
+        raise ValueError("url: it begins with http:// or https://, and has a host")
+    if "@" in parts.netloc:
+        raise ValueError("url: credentials belong into bearer_token or headers")
+
+
+def _freeze(value: Mapping[str, Any] | None) -> dict[str, Any]:
     return dict(value or {})
 
 
@@ -107,9 +130,9 @@ class McpServer(McpToolOptions):
         ValueError: Something is wrong; begins with the attribute's name.
     """
 
-    name: str = attrs.field()
+    name: str = attrs.field(validator=_check_name)
     command: tuple[str, ...] = attrs.field(default=(), converter=tuple[str, ...])
-    url: str | None = attrs.field(default=None)
+    url: str | None = attrs.field(default=None, validator=_check_url)
     env: Mapping[str, str] = attrs.field(
         default=None, converter=_freeze, validator=_sources(_VARIABLE)
     )
@@ -117,38 +140,13 @@ class McpServer(McpToolOptions):
     headers: Mapping[str, str] = attrs.field(
         default=None, converter=_freeze, validator=_sources(_HEADER)
     )
-    bearer_token: str | None = attrs.field(default=None)
+    bearer_token: str | None = attrs.field(default=None, validator=_check_token)
     connect_seconds: float = attrs.field(default=30.0, validator=_some_seconds)
     required: bool = True
     only: tuple[str, ...] | None = attrs.field(
         default=None, converter=attrs.converters.optional(tuple[str, ...])
     )
     tools: Mapping[str, McpToolOptions] = attrs.field(default=None, converter=_freeze)
-
-    @name.validator
-    def _check_name(self, _: object, value: str) -> None:
-        if not _NAME.fullmatch(value):
-            raise ValueError(f"name: up to 24 letters, digits and -, not {value!r}")
-
-    @bearer_token.validator
-    def _check_token(self, _: object, value: str | None) -> None:
-        if value is not None and not _SOURCE.fullmatch(value):
-            raise ValueError("bearer_token: write env:VARIABLE or file:PATH, where it is")
-
-    @url.validator
-    def _check_url(self, _: object, value: str | None) -> None:
-        if value is None:
-            return
-        try:
-            parts = urlsplit(value)
-            is_web = parts.scheme in {"http", "https"} and bool(parts.hostname)
-            _ = parts.port
-        except ValueError:
-            is_web, parts = False, urlsplit("")
-        if not is_web:
-            raise ValueError("url: it begins with http:// or https://, and has a host")
-        if "@" in parts.netloc:
-            raise ValueError("url: credentials belong into bearer_token or headers")
 
     def __attrs_post_init__(self) -> None:
         if bool(self.command) == bool(self.url):
@@ -158,8 +156,9 @@ class McpServer(McpToolOptions):
             if getattr(self, name):
                 kind = "program" if self.command else "URL"
                 raise ValueError(f"{name}: it is not for a {kind}")
-        for name in self.tools if self.only is not None else ():
-            if name not in self.only:
+        taken = self.tools if self.only is None else self.only
+        for name in self.tools:
+            if name not in taken:
                 raise ValueError(f"tools.{name}: `only` leaves it out")
 
     @property
@@ -239,9 +238,9 @@ class Redactor:
             case str():
                 return self.text(value)
             case list():
-                return [self.value(item) for item in cast("list[Any]", value)]
+                return [self.value(item) for item in cast("Sequence[Any]", value)]
             case dict():
-                given = cast("dict[str, Any]", value)
+                given = cast("Mapping[str, Any]", value)
                 return {self.text(key): self.value(item) for key, item in given.items()}
             case _:
                 return value

@@ -73,6 +73,7 @@ _HTTP_TIMEOUT: Final = httpx2.Timeout(30.0, read=None)
 _LISTEN_AGAIN_SECONDS: Final = 5.0
 #: Of what a server says of a failure, to the model or in the log.
 _MAX_ERROR_CHARS: Final = 4000
+_NOT_FOUND: Final = 404
 _SESSION_HEADER: Final = "mcp-session-id"
 _LEVELS: Final = {
     "debug": logging.DEBUG,
@@ -112,7 +113,7 @@ def _only_cancelled(exc: BaseException) -> BaseException:
     if isinstance(exc, BaseExceptionGroup):
         cancelled, rest = cast("BaseExceptionGroup[BaseException]", exc).split(trio.Cancelled)
         if cancelled is not None and (rest is None or find_failure(rest) is not None):
-            return cancelled
+            return cast("BaseException", cancelled)
     return exc
 
 
@@ -138,7 +139,7 @@ def _explain_end(failure: Exception, status: int | None, redactor: Redactor) -> 
         case MCPError() as exc:
             why = f"refused: {exc.message}" + ("" if status is None else f" (HTTP {status})")
         case httpx2.HTTPError() as exc:
-            why = f"cannot be reached: {exc or type(exc).__name__}"
+            why = f"cannot be reached: {str(exc) or type(exc).__name__}"
         case ValidationError() | UnicodeError():
             why = "answered something that is not MCP"
         case RuntimeError() | OSError() as exc:
@@ -372,9 +373,7 @@ class _Session(McpConnection):
         await trio.lowlevel.checkpoint()
         if response.is_error:
             self.status = response.status_code
-        if response.status_code == httpx2.codes.NOT_FOUND and (
-            _SESSION_HEADER in response.request.headers
-        ):
+        if response.status_code == _NOT_FOUND and (_SESSION_HEADER in response.request.headers):
             self._is_forgotten = True
             self.doubt()
 

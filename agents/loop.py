@@ -11,7 +11,7 @@ from ..core.errors import SettingsError
 from ..core.models import Message, MessageKind
 from ._toolbox import Toolbox, ToolLike, ToolStep
 from .model import Model, ModelReply, ModelRequest
-from .tools import ApprovalPolicy
+from .tools import ApprovalPolicy, ToolSource
 
 __all__ = ["ToolLike", "ToolLoop"]
 
@@ -90,6 +90,7 @@ class ToolLoop:
             approval_seconds=approval_seconds,
             max_threads=max_threads,
         )
+        self._held = tuple(self._tools.sources)
         self.__doc__ = description or f"The model {model.name}."
 
     @property
@@ -103,12 +104,16 @@ class ToolLoop:
             },
         )
 
+    def add_source(self, source: ToolSource) -> None:
+        """Take the tools of a source too. Who gives it holds its lifespan, round this one's."""
+        self._tools.sources.append(source)
+
     @asynccontextmanager
     async def lifespan(self) -> AsyncGenerator[None]:
         """Hold what the model and the sources of tools need."""
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.model.lifespan())
-            for source in self._tools.sources:
+            for source in self._held:
                 await stack.enter_async_context(source.lifespan())
             yield
 

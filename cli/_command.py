@@ -82,7 +82,7 @@ def given_flags(flags: Any) -> dict[str, Any]:
 def _make_flags(options: Iterable[Option]) -> Any:
     attributes: dict[str, Any] = {}
     for each in options:
-        if each.is_positional:
+        if each.is_positional or each.is_file_only:
             continue
         hint: Any = str | None
         if each.is_repeated:

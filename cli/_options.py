@@ -7,6 +7,7 @@ one parser of the option, and every error names the setting and where it was set
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
@@ -44,6 +45,7 @@ class Option:
         group: The heading in ``--help``.
         is_repeated: The flag may be given several times, and each adds to the list.
         is_positional: The flags are arguments without a name.
+        is_file_only: It is a table, which no flag and no variable could hold.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Option:
     group: str
     is_repeated: bool = False
     is_positional: bool = False
+    is_file_only: bool = False
 
     @property
     def flag(self) -> str:
@@ -125,7 +128,7 @@ def load_options(
         if said is not None and said != ():
             source = "the command line" if option.is_positional else option.flag
             found[option.name] = option.read(said, source)
-        elif environ.get(option.variable):
+        elif environ.get(option.variable) and not option.is_file_only:
             found[option.name] = option.read(environ[option.variable], option.variable)
         elif option.name in file:
             found[option.name] = option.read(file[option.name], str(config))
@@ -138,7 +141,7 @@ def find_unknown_variables(
     environ: Iterable[str], options: Sequence[Option], others: Collection[str] = ()
 ) -> dict[str, str | None]:
     """Find variables that look like settings and are none, each with what was perhaps meant."""
-    known = {option.variable for option in options} | set(others)
+    known = {option.variable for option in options if not option.is_file_only} | set(others)
     return {
         name: _closest(name, known)
         for name in sorted(environ)
@@ -189,6 +192,10 @@ def write_config(settings: Iterable[Setting]) -> str:
     return "\n".join(lines)
 
 
+def _write_key(key: str) -> str:
+    return key if re.fullmatch(r"[\w-]+", key, re.ASCII) else _write_toml(key)
+
+
 def _write_toml(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -197,5 +204,9 @@ def _write_toml(value: Any) -> str:
     if isinstance(value, (tuple, list)):
         items = cast("Iterable[object]", value)
         return f"[{', '.join(_write_toml(item) for item in items)}]"
+    if isinstance(value, Mapping):
+        table = cast("Mapping[str, object]", value)
+        lines = (f"{_write_key(key)} = {_write_toml(item)}" for key, item in table.items())
+        return f"{{ {', '.join(lines)} }}" if table else "{}"
     text = str(value).replace("\\", "\\\\").replace('"', '\\"')
     return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08X}" for c in text) + '"'

@@ -13,6 +13,7 @@ from ..core import Settings
 from ..core.errors import SettingsError
 from ..core.settings import DRIVERS
 from ..stores.jsonl import JsonlSettings
+from ._mcp import parse_mcp, show_mcp, write_mcp
 from ._options import Option, Setting
 from ._stores import DEFAULT_STORE
 from ._values import (
@@ -74,6 +75,16 @@ def _own_options() -> list[Option]:
             metavar="[NAME=]AGENT",
             group=_LISTENING,
             is_positional=True,
+        ),
+        Option(
+            name="mcp",
+            help="MCP servers, whose tools are given to every agent that takes tools.",
+            parse=parse_mcp,
+            write=write_mcp,
+            show=show_mcp,
+            default=(),
+            group=_LISTENING,
+            is_file_only=True,
         ),
         Option(
             name="transport",

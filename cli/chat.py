@@ -24,7 +24,10 @@ from ._client_command import open_client, run_client_command
 from ._command import Environ, option
 from ._exits import EXIT_OK
 from ._logging import set_up_logging
+from ._mcp import find_takers, open_mcp_tools
+from ._options import load_options
 from ._screen import Line
+from ._settings import SERVE_OPTIONS
 from ._stores import StoreUnavailableError, complete_store, find_store, state_folder
 
 __all__ = ["chat"]
@@ -62,6 +65,13 @@ def chat(
             metavar="STORE",
         ),
     ] = None,
+    config: Annotated[
+        str | None,
+        option(
+            "Without URL, the TOML file of trialogue serve: of it, [mcp.NAME] is taken.",
+            metavar="FILE",
+        ),
+    ] = None,
     token: Annotated[
         str | None, option("The credential. Better put it into TRIALOGUE_TOKEN.", metavar="TOKEN")
     ] = None,
@@ -95,11 +105,14 @@ def chat(
     set_up_logging("console", "warning", max_frames=MAX_FRAMES)
     if store is not None and url is not None:
         raise SettingsError(f"--store is for a chat without URL: {url} has a store of its own")
+    if config is not None and url is not None:
+        raise SettingsError(f"--config is for a chat without URL: {url} has one of its own")
     asked = _Asked(
         url=url,
         agent=agent,
         session=session,
         store=store,
+        config=config or environ.get("TRIALOGUE_CONFIG") or None,
         token=token,
         tls_ca=tls_ca,
         when_busy=when_busy,
@@ -117,6 +130,7 @@ class _Asked:
     agent: str | None
     session: str | None
     store: str | None
+    config: str | None
     token: str | None = attrs.field(repr=False)
     tls_ca: str | None
     when_busy: WhenBusy
@@ -152,6 +166,10 @@ async def _open_partner(asked: _Asked) -> AsyncGenerator[_Partner]:
     # A store that was named may hold others' sessions too.
     settings = Settings(max_stored_sessions=None if asked.store else MAX_STORED_SESSIONS)
     async with AsyncExitStack() as stack:
+        if asked.config is not None:
+            loaded = load_options(SERVE_OPTIONS, flags={}, environ={}, config=asked.config)
+            tools = open_mcp_tools(loaded["mcp"].value, find_takers(agents), asked.environ)
+            await stack.enter_async_context(tools)
         store, notice = await _enter_store(asked, stack)
         server = await stack.enter_async_context(
             open_server(agents, transports=["loopback://"], settings=settings, store=store)

@@ -22,6 +22,7 @@ from ..core.plugins import find_transport, load_object
 from ._command import Environ, given_flags, option, takes_flags
 from ._exits import EXIT_OK, EXIT_USAGE, CommandError
 from ._logging import set_up_logging
+from ._mcp import find_takers, open_mcp_tools
 from ._options import Setting, find_unknown_variables, load_options, write_config
 from ._settings import OTHER_VARIABLES, SERVE_OPTIONS, make_settings, make_store_settings
 from ._signals import StopSignals, catch_stop_signals
@@ -87,10 +88,12 @@ def serve(
             print(f"trialogue serve: {notice}", file=sys.stderr)
         return EXIT_OK
     with catch_stop_signals() as signals:
-        plan = _plan(settings)
+        plan = _plan(settings, environ)
         set_up_logging(settings["log"].value, settings["log_level"].value)
         for notice in unknown:
             log.warning("%s", notice)
+        if settings["mcp"].value and not find_takers(plan.agents):
+            log.warning("none of the agents takes tools: the MCP servers are not started")
         try:
             return trio.run(_run, plan, signals)
         except StoreUnavailableError as exc:
@@ -112,9 +115,10 @@ class _Plan:
     tls: TlsFiles | None
     allow_origins: tuple[str, ...]
     allow_hosts: tuple[str, ...]
+    tools: AbstractAsyncContextManager[None]
 
 
-def _plan(settings: Mapping[str, Setting]) -> _Plan:
+def _plan(settings: Mapping[str, Setting], environ: Mapping[str, str]) -> _Plan:
     """Find what the settings name.
 
     Raises:
@@ -122,11 +126,16 @@ def _plan(settings: Mapping[str, Setting]) -> _Plan:
     """
     tls = _tls_files(settings["tls_cert"], settings["tls_key"])
     authenticate = _named(settings["authenticate"], _find_authenticator)
+<<<<<<< HEAD
     limits = _check_together(settings)
     if tls is not None:
         _check_tls(tls, settings["tls_cert"], settings["tls_key"])
+=======
+    _check_transports(settings, encrypts=tls is not None, asks=authenticate is not None)
+    agents: Mapping[str, Agent] = _named(settings["agent"], resolve_agents)
+>>>>>>> 07d4788 (MCP servers by configuration, for serve and chat)
     return _Plan(
-        agents=_named(settings["agent"], resolve_agents),
+        agents=agents,
         transports=settings["transport"].value,
         settings=limits,
         store=_named(
@@ -136,6 +145,7 @@ def _plan(settings: Mapping[str, Setting]) -> _Plan:
         tls=tls,
         allow_origins=settings["allow_origin"].value,
         allow_hosts=settings["allow_host"].value,
+        tools=open_mcp_tools(settings["mcp"].value, find_takers(agents), environ),
     )
 
 
@@ -214,17 +224,20 @@ def _check_transports(settings: Mapping[str, Setting]) -> None:
 
 
 async def _run(plan: _Plan, signals: StopSignals) -> int:
-    async with open_server(
-        plan.agents,
-        transports=plan.transports,
-        settings=plan.settings,
-        store=plan.store,
-        authenticate=plan.authenticate,
-        tls=plan.tls,
-        allow_origins=plan.allow_origins,
-        allow_hosts=plan.allow_hosts,
-        insecure=True,  # or _check_transports has refused it
-    ) as server:
+    async with (
+        plan.tools,
+        open_server(
+            plan.agents,
+            transports=plan.transports,
+            settings=plan.settings,
+            store=plan.store,
+            authenticate=plan.authenticate,
+            tls=plan.tls,
+            allow_origins=plan.allow_origins,
+            allow_hosts=plan.allow_hosts,
+            insecure=True,  # or _check_transports has refused it
+        ) as server,
+    ):
         for url in server.endpoints:
             print(f"listening {url}")
         sys.stdout.flush()

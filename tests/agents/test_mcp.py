@@ -273,8 +273,9 @@ async def test_names_are_safe_and_stay_apart(autojump_clock: MockClock) -> None:
     ],
 )
 def test_server_that_cannot_be_is_refused(given: dict[str, Any], problem: str) -> None:
+    given.setdefault("name", "x")
     with pytest.raises(ValueError, match=re.escape(problem)) as caught:
-        McpServer(**{"name": "x", **given})
+        McpServer(**given)
     assert "sk-123" not in str(caught.value)
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import hypercorn.trio
 import pytest
 import trio
 from hypercorn.config import Config
+from hypercorn.trio import serve as serve_app  # pyright: ignore[reportUnknownVariableType]
 from mcp.server.mcpserver import Context, MCPServer, exceptions
 from mcp_types import ToolAnnotations
 
@@ -108,7 +108,7 @@ async def serve(seen: Seen, port: int = 0, *, legacy: bool = False) -> AsyncGene
     config.graceful_timeout = 0.1
     config.accesslog = config.errorlog = None
     over = trio.Event()
-    run = partial(hypercorn.trio.serve, app, config, shutdown_trigger=over.wait)  # type: ignore[arg-type]
+    run: Any = partial(serve_app, app, config, shutdown_trigger=over.wait)
     async with trio.open_nursery() as nursery:
         bound: list[str] = await nursery.start(run)
         try:
