@@ -126,14 +126,10 @@ def _plan(settings: Mapping[str, Setting], environ: Mapping[str, str]) -> _Plan:
     """
     tls = _tls_files(settings["tls_cert"], settings["tls_key"])
     authenticate = _named(settings["authenticate"], _find_authenticator)
-<<<<<<< HEAD
     limits = _check_together(settings)
     if tls is not None:
         _check_tls(tls, settings["tls_cert"], settings["tls_key"])
-=======
-    _check_transports(settings, encrypts=tls is not None, asks=authenticate is not None)
     agents: Mapping[str, Agent] = _named(settings["agent"], resolve_agents)
->>>>>>> 07d4788 (MCP servers by configuration, for serve and chat)
     return _Plan(
         agents=agents,
         transports=settings["transport"].value,
