@@ -18,20 +18,13 @@ import cattrs
 from cattrs import Converter, cols, transform_error
 from cattrs.gen import make_dict_structure_fn
 
+from ..core._describe import SCALAR_SCHEMAS
 from ..core.abc import ToolCall
 from ..core.codec import take_scalars_strictly
 from ..core.models import JsonObject
 
 __all__ = ["Parameters", "read_doc", "to_json"]
 
-_SCALARS: Final[dict[Any, dict[str, Any]]] = {
-    str: {"type": "string"},
-    int: {"type": "integer"},
-    float: {"type": "number"},
-    bool: {"type": "boolean"},
-    type(None): {"type": "null"},
-    Any: {},
-}
 _SECTION: Final = re.compile(r"(Args|Arguments|Attributes|Returns|Raises|Yields|Examples?|Notes?):")
 _ITEM: Final = re.compile(r"\*{0,2}(\w+)(?: *\([^)]*\))?: *(.*)")
 #: Problems that a model is told of at once: enough to mend them, and no page of them.
@@ -139,8 +132,8 @@ def _make_schema(kind: Any, inside: tuple[Any, ...] = ()) -> dict[str, Any]:
     Raises:
         TypeError: A model cannot give a value of it.
     """
-    if kind in _SCALARS:
-        return dict(_SCALARS[kind])
+    if kind in SCALAR_SCHEMAS:
+        return dict(SCALAR_SCHEMAS[kind])
     origin, args = get_origin(kind), get_args(kind)
     if origin is Annotated:
         said = [extra for extra in args[1:] if isinstance(extra, str)]

@@ -17,9 +17,9 @@ from .abc import Agent
 from .codec import camel_case
 from .events import DURABLE_EVENTS, TRANSIENT_EVENTS, EventBody
 
-__all__ = ["describe", "json_schema"]
+__all__ = ["SCALAR_SCHEMAS", "describe", "json_schema"]
 
-_SCALARS: dict[Any, dict[str, Any]] = {
+SCALAR_SCHEMAS: dict[Any, dict[str, Any]] = {
     str: {"type": "string"},
     int: {"type": "integer"},
     float: {"type": "number"},
@@ -39,8 +39,8 @@ def json_schema(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
     Raises:
         TypeError: There is no schema for it.
     """
-    if kind in _SCALARS:
-        return dict(_SCALARS[kind])
+    if kind in SCALAR_SCHEMAS:
+        return dict(SCALAR_SCHEMAS[kind])
     origin, args = get_origin(kind), get_args(kind)
     if origin is Literal:
         return {"enum": list(args)}
