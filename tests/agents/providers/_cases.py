@@ -1,4 +1,4 @@
-"""The providers under test: how each is made, and what its server sends, in shapes that were recorded."""
+"""The providers under test: how each is made, and what its server sends, written after its documents."""
 
 from __future__ import annotations
 

@@ -25,6 +25,7 @@ async def heard(*chunks: str) -> Kit:
         return await ask(OpenAICase().open_model(provider.url))
 
 
+# Written after what these servers document, with all that they send beside what is read.
 OLLAMA = r"""
 {"id":"chatcmpl-554","object":"chat.completion.chunk","created":1764331200,"model":"qwen3","system_fingerprint":"fp_ollama","choices":[{"index":0,"delta":{"role":"assistant","content":"","reasoning":"Hm"},"finish_reason":null}]}
 {"id":"chatcmpl-554","object":"chat.completion.chunk","created":1764331200,"model":"qwen3","system_fingerprint":"fp_ollama","choices":[{"index":0,"delta":{"role":"assistant","content":"","tool_calls":[{"id":"call_f0x","index":0,"type":"function","function":{"name":"weather","arguments":"{\"city\":\"Rome\"}"}}]},"finish_reason":null}]}
