@@ -3,7 +3,9 @@
 import itertools
 import json
 import math
+from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import trio
@@ -358,6 +360,29 @@ async def test_frames_behind_a_hello_may_be_large(connect: Connect, pause: float
         assert (await peer.expect_result(hello))["principal"] == "ada"
         for size in (8 * KIB, 8 * KIB + 1, 20 * KIB, 256 * KIB):
             await peer.expect_result(f"r{size}")
+
+
+@pytest.mark.parametrize("driver", ["tcp", "tcp+task"])
+@pytest.mark.parametrize("over", [0, 1])
+async def test_line_that_comes_with_its_hello_is_judged_behind_it(
+    make_connect: Callable[..., Connect], driver: str, over: int
+) -> None:
+    """§3.2: though one read brings both, while 8 KiB still hold; its own limit holds then."""
+    connect = make_connect(driver)
+    payload = {"id": "h", "method": "hello", "params": {"auth": GOOD}}
+    hello = json.dumps({"version": "1.0", "type": "request", "payload": payload}).encode()
+    async with connect.serve(authenticate=check, max_frame_bytes=20 * KIB) as server:
+        address = urlsplit(server.endpoints[0])
+        stream = await trio.open_tcp_stream("127.0.0.1", address.port or 0)
+        with trio.fail_after(5):
+            await stream.send_all(hello + b"\n" + frame_of(20 * KIB + over, "big") + b"\n")
+            data = b""
+            while data.count(b"\n") < 2:
+                data += await stream.receive_some()
+        greeting, answer = (json.loads(line)["payload"] for line in data.splitlines()[:2])
+        assert greeting["data"]["principal"] == "ada"
+        assert answer["success"] is not bool(over), answer
+        await stream.aclose()
 
 
 @pytest.mark.parametrize("pause", [0, 0.05], ids=["quick", "slow"])
