@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib.metadata import version
 from typing import Any, Final, TypeAlias, cast
 
 import anyio
@@ -27,7 +28,6 @@ from mcp_types import (
 )
 from pydantic import ValidationError
 
-from .. import __version__
 from ..core.errors import SettingsError, find_failure
 from ._mcp_connection import McpConnection, McpLostError, McpToolInfo, ReportProgress
 from ._mcp_process import MAX_LINE_BYTES, Child, SaidLog, open_child
@@ -254,7 +254,7 @@ class _Session(McpConnection):
         """Come to terms with the server, and hold that."""
         client = Client(
             transport,
-            client_info=Implementation(name="trialogue", version=__version__),
+            client_info=Implementation(name="trialogue", version=version("trialogue")),
             cache=None,
             logging_callback=self._take_log,
             message_handler=self._take_message,
