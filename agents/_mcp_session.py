@@ -110,11 +110,13 @@ async def open_connection(
 
 def _only_cancelled(exc: BaseException) -> BaseException:
     """Leave out what broke because the connection was cancelled."""
-    if isinstance(exc, BaseExceptionGroup):
-        cancelled, rest = cast("BaseExceptionGroup[BaseException]", exc).split(trio.Cancelled)
-        if cancelled is not None and (rest is None or find_failure(rest) is not None):
-            return cast("BaseException", cancelled)
-    return exc
+    if not isinstance(exc, BaseExceptionGroup):
+        return exc
+    group = cast("BaseExceptionGroup[BaseException]", exc)
+    cancelled, rest = group.split(trio.Cancelled)
+    if cancelled is None or (rest is not None and find_failure(rest) is None):
+        return group
+    return cancelled
 
 
 def _find_secrets(server: McpServer, environ: Mapping[str, str]) -> dict[str, str]:
