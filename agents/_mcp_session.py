@@ -102,7 +102,7 @@ async def open_connection(
         if failure is None:
             if (cancelled := _only_cancelled(exc)) is exc:
                 raise
-            raise cancelled from None
+            raise cancelled from None  # noqa: ASYNC104 - it is a Cancelled, or a group of them
         raise _explain_end(  # noqa: ASYNC104 - what is no failure was raised above
             session.lost or failure, session.status, redactor
         ) from failure

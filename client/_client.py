@@ -463,7 +463,7 @@ class Client(Caller):
         params = AskAnswer(session_id=session_id, ask_id=ask_id, answer=answer, error=error)
         await self._command("ask.answer", params, Empty, key)
 
-    async def serve_tools(
+    async def serve_tools(  # noqa: ASYNC128 - the function of that name starts it
         self,
         session_id: str,
         tools: Sequence[LocalTool],

@@ -539,6 +539,7 @@ async def test_refusal_out_of_a_nursery_is_a_refusal(loopback: Connect) -> None:
 
     async def check_in_a_nursery(credential: Credential, peer: PeerInfo) -> str:
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
             nursery.start_soon(check, credential, peer)
         raise AssertionError
 

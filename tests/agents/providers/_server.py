@@ -137,6 +137,6 @@ async def open_provider(*responses: Response) -> AsyncGenerator[FakeProvider]:
     provider = FakeProvider(f"http://127.0.0.1:{listener.socket.getsockname()[1]}")
     provider.responses.extend(responses)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(trio.serve_listeners, provider.serve, [listener])
+        await nursery.start(trio.serve_listeners, provider.serve, [listener])
         yield provider
         nursery.cancel_scope.cancel(reason="the test is over")
