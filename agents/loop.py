@@ -156,11 +156,15 @@ class ToolLoop:
                 ends_thinking = kind == "reasoning"
             await turn.write(text, kind=kind)
 
+        await turn.check_budget()
         reply = await self.model.generate(request, write)
         if ends_thinking:
             turn.complete_message()  # its calls belong to an answer, and not to a thought
         turn.report_usage(
-            input_tokens=reply.usage.input_tokens, output_tokens=reply.usage.output_tokens
+            input_tokens=reply.usage.input_tokens,
+            output_tokens=reply.usage.output_tokens,
+            model=config.model or self.model.name,
+            cost=reply.usage.cost,
         )
         turn.complete_message(reply.tool_calls)
         return reply

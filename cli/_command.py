@@ -107,7 +107,7 @@ def _default_of(each: Option) -> str:
     written: Any = each.write(each.default) if each.default is not None else ""
     if each.is_repeated:
         written = " ".join(written)
-    return f" [{written}]" if written not in ("", False) else ""
+    return f" [{written}]" if written not in ("", False, {}) else ""
 
 
 _groups: Final[dict[str, Group]] = {}

@@ -199,8 +199,12 @@ def _write_key(key: str) -> str:
 def _write_toml(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, int):
+    if isinstance(value, (int, float)):
         return str(value)
+    if isinstance(value, Mapping):
+        members = cast("Mapping[str, object]", value).items()
+        inner = ", ".join(f"{_write_toml(key)} = {_write_toml(item)}" for key, item in members)
+        return f"{{ {inner} }}" if inner else "{}"
     if isinstance(value, (tuple, list)):
         items = cast("Iterable[object]", value)
         return f"[{', '.join(_write_toml(item) for item in items)}]"

@@ -11,23 +11,26 @@ import attrs
 
 from ..core import Settings
 from ..core.errors import SettingsError
-from ..core.settings import DRIVERS
+from ..core.settings import DRIVERS, WHEN_EXCEEDED
 from ..stores.jsonl import JsonlSettings
 from ._mcp import parse_mcp, show_mcp, write_mcp
 from ._options import Option, Setting
 from ._stores import DEFAULT_STORE
 from ._values import (
     mask_url,
+    parse_amount,
     parse_choice,
     parse_count,
     parse_flag,
     parse_hosts,
     parse_list,
     parse_origins,
+    parse_prices,
     parse_rate,
     parse_seconds,
     parse_size,
     parse_text,
+    write_prices,
     write_rate,
     write_seconds,
     write_size,
@@ -224,6 +227,10 @@ def _kind_of(name: str, default: Any) -> tuple[Callable[[Any], Any], Callable[[A
     match name:
         case "rate_limit":
             return parse_rate, write_rate, "RATE"
+        case "prices":
+            return parse_prices, write_prices, "MODEL=IN/OUT"
+        case "when_budget_exceeded":
+            return parse_choice(*WHEN_EXCEEDED), str, "end|ask"
         case "driver":
             return parse_choice(*DRIVERS), str, "DRIVER"
         case "server_name":
@@ -232,6 +239,8 @@ def _kind_of(name: str, default: Any) -> tuple[Callable[[Any], Any], Callable[[A
             return parse_choice("always", "interval", "never"), str, "POLICY"
         case _ if name.endswith("_seconds"):
             parse, write, metavar = parse_seconds, write_seconds, "TIME"
+        case _ if name.endswith("_cost"):
+            parse, write, metavar = parse_amount, float, "AMOUNT"
         case _ if name.endswith("_bytes"):
             parse, write, metavar = parse_size, write_size, "SIZE"
         case _:

@@ -9,23 +9,26 @@ from __future__ import annotations
 import math
 import re
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, cast
 
-from ..core import RateLimit
+from ..core import Price, RateLimit
 
 __all__ = [
     "mask_url",
+    "parse_amount",
     "parse_choice",
     "parse_count",
     "parse_flag",
     "parse_hosts",
     "parse_list",
     "parse_origins",
+    "parse_prices",
     "parse_rate",
     "parse_seconds",
     "parse_size",
     "parse_text",
+    "write_prices",
     "write_rate",
     "write_seconds",
     "write_size",
@@ -74,6 +77,53 @@ def parse_count(value: Any) -> int:
     if isinstance(value, str) and re.fullmatch(r"\s*-?\d[\d_]*\s*", value):
         return int(value)
     raise ValueError(f"{value!r} is not a whole number")
+
+
+def parse_amount(value: Any) -> float:
+    """Read a number that need not be whole: ``2.5``."""
+    if _is_number(value):
+        return float(value)
+    if isinstance(value, str) and re.fullmatch(r"\s*\d[\d_]*(\.\d+)?\s*", value):
+        return float(value)
+    raise ValueError(f"{value!r} is not a number such as 10 or 2.5")
+
+
+def parse_prices(value: Any) -> dict[str, Price]:
+    """Read what models cost: a table of tables, or ``MODEL=1.25/10,MODEL=…``."""
+    if isinstance(value, str):
+        return dict(_read_price(said) for said in value.split(",") if said.strip())
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{value!r} is no table of models")  # noqa: TRY004 - as all of them
+    prices: dict[str, Price] = {}
+    for model, said in cast("Mapping[str, Any]", value).items():
+        if not isinstance(said, Mapping) or set(cast("Mapping[str, Any]", said)) != {
+            "input",
+            "output",
+        }:
+            raise ValueError(f"of {model!r} it needs input and output, and nothing else")
+        prices[model] = _make_price(model, said["input"], said["output"])
+    return prices
+
+
+def _read_price(said: str) -> tuple[str, Price]:
+    # A model's name may have any of these signs in it.
+    model, equals, numbers = said.strip().rpartition("=")
+    read, slash, written = numbers.partition("/")
+    if not (model and equals and slash):
+        raise ValueError(f"{said.strip()!r} is not a price such as MODEL=1.25/10")
+    return model, _make_price(model, read, written)
+
+
+def _make_price(model: str, read: Any, written: Any) -> Price:
+    try:
+        return Price(input=parse_amount(read), output=parse_amount(written))
+    except ValueError as exc:
+        raise ValueError(f"of {model!r}: {exc}") from None
+
+
+def write_prices(prices: Mapping[str, Price]) -> dict[str, dict[str, float]]:
+    """Write prices as the table that `parse_prices` reads."""
+    return {name: {"input": price.input, "output": price.output} for name, price in prices.items()}
 
 
 def parse_size(value: Any) -> int:

@@ -450,7 +450,8 @@ def _write_time(seconds: float) -> str:
 
 
 def _write_usage(usage: TokenUsage) -> str:
-    return f"{usage.input_tokens} tokens in, {usage.output_tokens} out"
+    cost = "" if usage.cost is None else f" · cost {usage.cost:,.6g}"
+    return f"{usage.input_tokens} tokens in, {usage.output_tokens} out{cost}"
 
 
 def _write_progress(body: ToolProgress) -> str:

@@ -8,6 +8,7 @@ if __name__ != "trialogue.core":
     # Two copies of one module are two of every class: fail here rather than in an isinstance().
     raise ImportError(f"import this as 'trialogue.core', not as {__name__!r}")
 
+from ._prices import Price as Price
 from ._ratelimit import RateLimit as RateLimit
 from ._registry import LATER as LATER
 from ._request import Request as Request

@@ -264,8 +264,33 @@ class Turn(ABC):
         """
 
     @abstractmethod
-    def report_usage(self, *, input_tokens: int = 0, output_tokens: int = 0) -> None:
-        """Add to the usage of the turn, and of the message in progress or completed last."""
+    def report_usage(
+        self,
+        *,
+        input_tokens: int = 0,
+        output_tokens: int = 0,
+        model: str | None = None,
+        cost: float | None = None,
+    ) -> None:
+        """Add to the usage of the turn, and of the message in progress or the next one.
+
+        Args:
+            input_tokens: That a model read.
+            output_tokens: That it wrote.
+            model: Which one; by the server's price table it has a cost.
+            cost: What it cost, where that is known otherwise.
+        """
+
+    @abstractmethod
+    async def check_budget(self) -> None:
+        """Make sure that more may be spent: call it before each call of a model.
+
+        `call_tool` does so itself. At a bound of the turn's or the session's budget somebody is
+        asked, if the session is configured so, and this waits for the answer.
+
+        Raises:
+            BudgetExceededError: Nothing more may be spent. It ends the turn as ``budgetExceeded``.
+        """
 
     @property
     @abstractmethod

@@ -43,6 +43,10 @@ class AskingTurn(CallingTurn):
         super().__init__(session, turn_id, attempt)
         self._asks_waited_for = 0
         self._seconds_left = math.inf
+        #: For `active_seconds`: since when it runs, and what of that time was not its own.
+        self._runs_since = trio.current_time()
+        self._stopped_at = 0.0
+        self._stopped_seconds = 0.0
 
     async def ask(
         self,
@@ -113,7 +117,8 @@ class AskingTurn(CallingTurn):
         """Let the turn's time stand still: it is somebody else who takes it."""
         scope = self.scope
         if not self._asks_waited_for:
-            self._seconds_left = scope.deadline - trio.current_time()
+            self._stopped_at = trio.current_time()
+            self._seconds_left = scope.deadline - self._stopped_at
             scope.deadline = math.inf
         self._asks_waited_for += 1
         try:
@@ -121,7 +126,15 @@ class AskingTurn(CallingTurn):
         finally:
             self._asks_waited_for -= 1
             if not self._asks_waited_for:
-                scope.deadline = trio.current_time() + self._seconds_left
+                now = trio.current_time()
+                self._stopped_seconds += now - self._stopped_at
+                scope.deadline = now + self._seconds_left
+
+    @property
+    def active_seconds(self) -> float:
+        """How long its agent has run by now, without the time in which it waited for an ask."""
+        until = self._stopped_at if self._asks_waited_for else trio.current_time()
+        return until - self._runs_since - self._stopped_seconds
 
     # -- tools of clients ------------------------------------------------------------------------
 

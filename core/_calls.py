@@ -86,6 +86,10 @@ class CallingTurn(Turn):
     async def _may_retry(self, call: ToolCall, times: int) -> bool:
         """Ask whether a tool is to run again of which nobody knows what it did."""
 
+    @abstractmethod
+    async def _check_calls(self) -> None:
+        """Make sure that the budget allows one more call."""
+
     @property
     def pending_calls(self) -> Sequence[ToolCallInfo]:
         record = self.record
@@ -124,8 +128,7 @@ class CallingTurn(Turn):
         if earlier is not None:
             body = attrs.evolve(body, call_id=earlier.called.call_id)
         call_id = body.call_id
-        if call_id in self._open_calls:
-            raise LocalProtocolError(f"the tool call {call_id!r} is open already")
+        self._check_not_open(call_id)
         call = ToolCall(
             call_id=call_id,
             turn_id=self._id,
@@ -149,6 +152,8 @@ class CallingTurn(Turn):
                     f"Nobody knows whether the tool {name!r} did its work, and it was skipped"
                 )
         if earlier is None or earlier.completed is not None:
+            await self._check_calls()
+            self._check_not_open(call_id)
             self._begin_call(body)
         self._open_calls[call_id] = call
         try:
@@ -170,6 +175,10 @@ class CallingTurn(Turn):
             raise
         self._close_call(call_id, "ok", result=kept_result)
         return result
+
+    def _check_not_open(self, call_id: str) -> None:
+        if call_id in self._open_calls:
+            raise LocalProtocolError(f"the tool call {call_id!r} is open already")
 
     def _begin_call(self, body: ToolCalled) -> None:
         """Put a call into the log, and into a message if it stands in none."""

@@ -15,6 +15,7 @@ from typing import Final
 import attrs
 import trio
 
+from ._budget import find_issues
 from ._clock import utc_now
 from ._command import Command, Reply
 from ._creation import SessionMaker
@@ -24,7 +25,8 @@ from ._housekeeping import Housekeeper
 from ._listing import check_whole, list_entries, list_sessions
 from ._notes import join_partials
 from ._options import check_options
-from ._queries import check_range, list_asks, list_inputs, list_messages
+from ._prices import PriceList
+from ._queries import check_range, list_asks, list_inputs, list_messages, refuse_params
 from ._recovery import recover
 from ._session import LiveSession
 from ._snapshot import restore
@@ -148,6 +150,7 @@ class LocalHost(SessionHost):
         self.default_agent = next(iter(self.agents))
         self.settings = settings
         self.stats = stats
+        self.prices = PriceList(settings.prices)
         self.sessions: dict[str, LiveSession] = {}
         self.running: set[LiveSession] = set()
         self.is_draining = False
@@ -398,6 +401,7 @@ class LocalHost(SessionHost):
             )
         if config.idle_timeout_ms is not None:
             check_range("config.idleTimeoutMs", config.idle_timeout_ms, 1, 2**53 - 1)
+        refuse_params(list(find_issues(config.budget, "params.config.budget")))
         name = config.agent or self.default_agent
         check_options(self.agents.get(name), name, config, changed)
 

@@ -60,6 +60,7 @@ class TurnRecord:
         attempt: How often the agent has been called for it.
         pending: Calls that stand in a message and have no result, or an unknown one.
         has_answer: An ask was closed, and the agent has done nothing since then.
+        raises: How often each bound of the turn's budget was raised.
     """
 
     config: SessionConfig
@@ -68,6 +69,7 @@ class TurnRecord:
     asks: list[AskRecord] = attrs.field(factory=list[AskRecord])
     pending: list[ToolCallInfo] = attrs.field(factory=list[ToolCallInfo])
     has_answer: bool = False
+    raises: dict[str, int] = attrs.field(factory=dict[str, int])
 
     def copy(self) -> TurnRecord:
         """Copy it as it is now; what is in it and never changes is shared."""
@@ -76,6 +78,7 @@ class TurnRecord:
             calls=[attrs.evolve(call) for call in self.calls],
             asks=[attrs.evolve(ask) for ask in self.asks],
             pending=list(self.pending),
+            raises=dict(self.raises),
         )
 
     @property

@@ -67,7 +67,14 @@ def recover(session: LiveSession) -> bool:
                     )
                 )
             session.asks.close_all()
-            journal.stage(TurnEnded(turn_id=turn_id, outcome="interrupted", stop_reason="restart"))
+            journal.stage(
+                TurnEnded(
+                    turn_id=turn_id,
+                    outcome="interrupted",
+                    stop_reason="restart",
+                    usage=_sum_usage(state, turn_id),
+                )
+            )
         elif turn_id is not None and state.record is not None:
             has_answer = state.record.has_answer
             _end_calls(session, state.record.calls_at_clients)

@@ -532,6 +532,7 @@ class LiveSession:
         stats.turns_ended[outcome] += 1
         stats.input_tokens += usage.input_tokens
         stats.output_tokens += usage.output_tokens
+        stats.cost = round(stats.cost + (usage.cost or 0.0), 12)
 
     def turn_ended(self, turn: RunningTurn) -> None:
         """``turn.ended`` is published: only now is the session idle again."""

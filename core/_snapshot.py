@@ -38,7 +38,7 @@ SNAPSHOT_ENTRIES: Final = 1000
 #: the log has to have grown by a quarter as well.
 SNAPSHOT_GROWTH: Final = 0.25
 #: Of the snapshot's form. One of another version is passed over, and the log is folded instead.
-VERSION: Final = 1
+VERSION: Final = 2
 
 
 @attrs.frozen(kw_only=True)
@@ -90,6 +90,9 @@ class Snapshot:
     outcomes: dict[str, Outcome]
     input_turns: dict[str, str]
     usage: TokenUsage
+    spent_ms: int = 0
+    tool_calls: int = 0
+    raises: dict[str, int] = attrs.field(factory=dict[str, int])
     compaction: SessionCompacted | None = None
     ended: SessionStatus | None = None
     keys: tuple[_Key, ...]
@@ -131,6 +134,9 @@ def take_snapshot(state: SessionState) -> Snapshot:
         outcomes=dict(state.outcomes),
         input_turns=dict(state.input_turns),
         usage=state.usage,
+        spent_ms=state.spent_ms,
+        tool_calls=state.tool_calls,
+        raises=dict(state.raises),
         compaction=state.compaction,
         ended=state.ended,
         keys=tuple(
@@ -192,6 +198,9 @@ def restore(state: SessionState, note: Note) -> bool:
     state.outcomes = dict(snapshot.outcomes)
     state.input_turns = dict(snapshot.input_turns)
     state.usage = snapshot.usage
+    state.spent_ms = snapshot.spent_ms
+    state.tool_calls = snapshot.tool_calls
+    state.raises = dict(snapshot.raises)
     state.compaction = snapshot.compaction
     state.ended = snapshot.ended
     state.restore_keys((key.record, key.timestamp, key.seq) for key in snapshot.keys)

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Final
 
 import attrs
 
+from ._budget import find_raised
 from ._record import AskRecord, TurnRecord
 from .events import (
     AskClosed,
@@ -92,12 +93,15 @@ class SessionState:
         "outcomes",
         "owner",
         "parent",
+        "raises",
         "record",
         "seq",
         "session_id",
+        "spent_ms",
         "summary",
         "term",
         "term_starts",
+        "tool_calls",
         "tools",
         "usage",
     )
@@ -137,6 +141,11 @@ class SessionState:
         self.outcomes: dict[str, Outcome] = {}
         self.input_turns: dict[str, str] = {}
         self.usage = TokenUsage()
+        #: How long its turns took, how many calls they made, and how often each bound of the
+        #: session's budget was raised.
+        self.spent_ms = 0
+        self.tool_calls = 0
+        self.raises: dict[str, int] = {}
         #: What stands in for the oldest messages when a model is shown the conversation.
         self.compaction: SessionCompacted | None = None
         self.ended: SessionStatus | None = None
@@ -388,6 +397,7 @@ class SessionState:
         self.active_turn_id = self.record = None
         self.outcomes[body.turn_id] = body.outcome
         self.usage = self.usage + body.usage
+        self.spent_ms += body.duration_ms or 0
         self.last_activity_at = entry.timestamp
 
     def _message_created(self, body: MessageCreated, entry: Entry) -> None:
@@ -434,6 +444,7 @@ class SessionState:
         the fold makes it: empty, its id derived from the first call's.
         """
         self.tools[body.call_id] = body
+        self.tool_calls += 1
         record = self._turn_record()
         record.has_answer = False
         stands = record.stands(body)
@@ -508,9 +519,14 @@ class SessionState:
         record.asks.append(AskRecord(opened=body))
 
     def _ask_closed(self, body: AskClosed, entry: Entry) -> None:
-        if self.asks.pop(body.ask_id, None) is not None:
-            self.closed_asks.add(body.ask_id)
+        opened = self.asks.pop(body.ask_id, None)
         record = self._turn_record()
+        if opened is not None:
+            self.closed_asks.add(body.ask_id)
+            scope, member = find_raised(opened, body.answer)
+            raises = self.raises if scope == "session" else record.raises
+            if member:
+                raises[member] = raises.get(member, 0) + 1
         record.end_ask(body)
         record.has_answer = body.reason != "cancelled"
         self.last_activity_at = entry.timestamp

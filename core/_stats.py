@@ -13,7 +13,7 @@ __all__ = ["Stats"]
 
 @attrs.define
 class Stats:
-    """Plain integers that the code counts up; nobody resets them."""
+    """Plain numbers that the code counts up; nobody resets them."""
 
     connections_opened: int = 0
     connections_refused: int = 0
@@ -32,6 +32,7 @@ class Stats:
     turns_stuck: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    cost: float = 0.0
     turns_ended: Counter[str] = attrs.field(factory=Counter)
     requests: Counter[str] = attrs.field(factory=Counter)
     errors: Counter[str] = attrs.field(factory=Counter)

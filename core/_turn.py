@@ -12,11 +12,11 @@ import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from . import codec
-from ._asking import AskingTurn
 from ._clock import utc_now
 from ._failures import explain_failure
 from ._frame import Frame
 from ._ids import new_id
+from ._spending import SpendingTurn, find_exceeded
 from ._text import LiveMessage
 from ._values import check_name, check_text, cut_text, take_object
 from .abc import Agent
@@ -66,7 +66,7 @@ _STATUS: Final[dict[Outcome, MessageStatus]] = {
 }
 
 
-class RunningTurn(AskingTurn):
+class RunningTurn(SpendingTurn):
     """A turn of a session in this process.
 
     Attributes:
@@ -87,11 +87,10 @@ class RunningTurn(AskingTurn):
         config: SessionConfig | None = None,
         usage: TokenUsage | None = None,
     ) -> None:
-        super().__init__(session, turn_id, attempt)
+        super().__init__(session, turn_id, attempt, config, usage)
         self._feed = session.feed
         self._notes = session.notes
         self._input = first
-        self._config = session.state.config if config is None else config
         self.scope = trio.CancelScope()
         self.inputs = list(input_ids)
         self.outcome: Outcome | None = None
@@ -99,8 +98,6 @@ class RunningTurn(AskingTurn):
         self.cancel_reason: str | None = None
         self._cancel_outcome: Literal["cancelled", "interrupted"] = "cancelled"
         self.message: LiveMessage | None = None
-        self._message_usage = TokenUsage()
-        self._usage = TokenUsage() if usage is None else usage
         self.has_acted = False
         self._steering: trio.Event | None = None
         self._handed: deque[Message] = deque()
@@ -118,10 +115,6 @@ class RunningTurn(AskingTurn):
     @property
     def session_id(self) -> str:
         return self._session.id
-
-    @property
-    def config(self) -> SessionConfig:
-        return self._config
 
     @property
     def metadata(self) -> Mapping[str, Any]:
@@ -247,7 +240,6 @@ class RunningTurn(AskingTurn):
             return None
         self._calls_bytes = 0
         session = self._session
-        usage, self._message_usage = self._message_usage, TokenUsage()
         message = Message(
             id=live.id,
             session_id=session.id,
@@ -258,7 +250,7 @@ class RunningTurn(AskingTurn):
             timestamp=utc_now(),
             status=status,
             tool_calls=tool_calls,
-            usage=usage if usage.total_tokens else None,
+            usage=self.take_message_usage(),
         )
         session.journal.stage(
             MessageCompleted(message=message), on_publish=lambda: session.feed.end_live(live)
@@ -266,7 +258,7 @@ class RunningTurn(AskingTurn):
         session.journal.writing.pop(live.id, None)
         return message
 
-    # -- events, usage, steering -------------------------------------------------------------
+    # -- events, steering --------------------------------------------------------------------
 
     def emit(self, name: str, data: Mapping[str, Any], *, durable: bool = False) -> None:
         self.check_running()
@@ -284,18 +276,6 @@ class RunningTurn(AskingTurn):
                     codec.encode_json({"version": "1.0", "type": "event", "payload": payload}), name
                 )
             )
-
-    def report_usage(self, *, input_tokens: int = 0, output_tokens: int = 0) -> None:
-        for count in (input_tokens, output_tokens):
-            if type(count) is not int or count < 0:
-                raise TypeError(f"a count of tokens is an int of 0 or more, and not {count!r:.80}")
-        usage = TokenUsage(
-            input_tokens=input_tokens,
-            output_tokens=output_tokens,
-            total_tokens=input_tokens + output_tokens,
-        )
-        self._usage = self._usage + usage
-        self._message_usage = self._message_usage + usage
 
     @property
     def waiting_steering(self) -> Sequence[InputInfo]:
@@ -368,7 +348,9 @@ class RunningTurn(AskingTurn):
         outcome: Outcome = "interrupted"
         error: ErrorInfo | None = None
         returned = False
-        self.scope.deadline = trio.current_time() + self._session.settings.turn_seconds
+        self._runs_since = trio.current_time()
+        seconds = min(self._session.settings.turn_seconds, self.budget_seconds)
+        self.scope.deadline = self._runs_since + seconds
         try:
             if not self.is_cancelled:
                 with self.scope:
@@ -380,13 +362,19 @@ class RunningTurn(AskingTurn):
                 outcome = "completed"
             elif self.is_cancelled:
                 outcome = self._cancel_outcome
+            elif (exceeded := self.find_overtime()) is not None:
+                outcome, self.stop_reason = "budgetExceeded", str(exceeded)
             else:
                 outcome, error = "failed", self._overtime()
         except BaseException as exc:  # noqa: ASYNC103 - raised, if it is no failure
             failure = find_failure(exc)
             if failure is None:
                 raise
-            outcome, error = "failed", explain_failure(failure, self._id, self.session_id)
+            exceeded = find_exceeded(failure)
+            if exceeded is not None:
+                outcome, self.stop_reason = "budgetExceeded", exceeded.message
+            else:
+                outcome, error = "failed", explain_failure(failure, self._id, self.session_id)
         finally:
             # Also on the way out of a server that was cancelled from outside.
             self._end(outcome, error)
@@ -431,12 +419,13 @@ class RunningTurn(AskingTurn):
                     outcome=outcome,
                     stop_reason=self.stop_reason,
                     error=error,
-                    usage=self._usage,
+                    usage=self.usage,
+                    duration_ms=self.duration_ms,
                 ),
                 keys=session.take_cancel_keys(),
                 on_publish=lambda: session.turn_ended(self),
             )
-        session.turn_ending(self, outcome, self._usage)
+        session.turn_ending(self, outcome, self.usage)
 
     def check_running(self) -> None:
         if self.outcome is not None or self.is_suspended:

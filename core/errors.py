@@ -21,6 +21,7 @@ __all__ = [
     "AgentError",
     "AskClosedError",
     "AskNotFoundError",
+    "BudgetExceededError",
     "CapacityExceededError",
     "ConflictError",
     "ConnectionLostError",
@@ -330,6 +331,10 @@ class ToolFailedError(AgentError):
 
 class ToolOutcomeUnknownError(AgentError):
     """A tool ran when the server stopped, nobody knows whether it did its work, and it was skipped."""
+
+
+class BudgetExceededError(AgentError):
+    """The turn or its session has spent its budget. It ends the turn as ``budgetExceeded``."""
 
 
 class ServerError(WireError):

@@ -204,6 +204,8 @@ class TurnResumed(EventBody):
 
 @attrs.frozen(kw_only=True)
 class TurnEnded(EventBody):
+    """``duration_ms`` is what it took, without the time in which it waited for an ask."""
+
     type = "turn.ended"
     log_class = "turn"
     turn_id: str
@@ -211,6 +213,7 @@ class TurnEnded(EventBody):
     stop_reason: str | None = None
     error: ErrorInfo | None = None
     usage: TokenUsage = attrs.field(factory=TokenUsage)
+    duration_ms: int | None = None
 
 
 @attrs.frozen(kw_only=True)

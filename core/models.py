@@ -16,6 +16,7 @@ __all__ = [
     "AskKind",
     "Attachment",
     "Budget",
+    "BudgetLimits",
     "ClientTool",
     "Effect",
     "ErrorInfo",
@@ -35,6 +36,7 @@ __all__ = [
     "TokenUsage",
     "ToolCallInfo",
     "WhenBusy",
+    "WhenExceeded",
 ]
 
 JsonObject: TypeAlias = Mapping[str, Any]
@@ -51,32 +53,61 @@ AskKind: TypeAlias = Literal["approval", "question", "tool", "budget"]
 Effect: TypeAlias = Literal["none", "idempotent", "unsafe"]
 #: What an input does that arrives during a turn (PROTOCOL §5.1).
 WhenBusy: TypeAlias = Literal["queue", "reject", "interrupt", "steer"]
+#: What becomes of a turn that has spent its budget.
+WhenExceeded: TypeAlias = Literal["ask", "end"]
 
 
 @attrs.frozen(kw_only=True)
 class TokenUsage:
-    """Tokens, summed over whatever it stands on: a message, a turn, a session."""
+    """Tokens, summed over whatever it stands on: a message, a turn, a session.
+
+    Attributes:
+        cost: In the currency of the server's price table; None if no model of it has a price.
+    """
 
     input_tokens: int = 0
     output_tokens: int = 0
     total_tokens: int = 0
+    cost: float | None = None
 
     def __add__(self, other: TokenUsage) -> TokenUsage:
         return TokenUsage(
             input_tokens=self.input_tokens + other.input_tokens,
             output_tokens=self.output_tokens + other.output_tokens,
             total_tokens=self.total_tokens + other.total_tokens,
+            cost=_add_costs(self.cost, other.cost),
         )
 
 
+def _add_costs(one: float | None, other: float | None) -> float | None:
+    if one is None or other is None:
+        return other if one is None else one
+    # A sum of decimals that is just a budget is not to miss it by the last bit.
+    return round(one + other, 12)
+
+
 @attrs.frozen(kw_only=True)
-class Budget:
-    """Upper bounds of a session or turn; None is no bound."""
+class BudgetLimits:
+    """What may be spent; None is no bound, or the server's."""
 
     max_tokens: int | None = None
     max_cost: float | None = None
     max_duration_ms: int | None = None
     max_tool_calls: int | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Budget(BudgetLimits):
+    """What a session may spend in all its turns.
+
+    Attributes:
+        per_turn: What each of them may.
+        when_exceeded: End the turn, or ask whether the same may be spent once more; None takes the
+            server's setting.
+    """
+
+    per_turn: BudgetLimits | None = None
+    when_exceeded: WhenExceeded | None = None
 
 
 @attrs.frozen(kw_only=True)

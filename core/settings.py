@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
 
+from ._prices import Price, check_prices
 from ._ratelimit import RateLimit
+from .codec import camel_case
 
-__all__ = ["DRIVERS", "Settings"]
+__all__ = ["DRIVERS", "WHEN_EXCEEDED", "Settings"]
 
 #: See `Settings.driver`.
 DRIVERS = ("auto", "poller", "task")
+#: See `Settings.when_budget_exceeded`.
+WHEN_EXCEEDED = ("end", "ask")
 #: The default of idle expiry with a store that forgets anyway (PROTOCOL §11).
 FORGETFUL_IDLE_SECONDS = 30 * 60.0
 KIB = 1024
@@ -42,6 +47,11 @@ def _limit(default: int, low: int = 1) -> Any:
     return attrs.field(
         default=default, validator=[attrs.validators.instance_of(int), _at_least(low)]
     )
+
+
+def _bound(low: float) -> Any:
+    """Make a bound of a budget; None is none."""
+    return attrs.field(default=None, validator=attrs.validators.optional(_at_least(low)))
 
 
 def _seconds(default: float, low: float = 0.0) -> Any:
@@ -92,6 +102,17 @@ class Settings:
         resume_inputs: After a restart, queued inputs run at once; else with the next input.
         idempotency_seconds: How long a key is kept at least.
         max_uncommitted_bytes: Of one session; above it the agent's writes wait for the store.
+        session_max_tokens: The budget of a session that brings none: tokens of all its turns.
+        session_max_cost: What they cost, in the currency of the prices.
+        session_max_seconds: How long they take; waiting for an ask does not count.
+        session_max_tool_calls: How many tools they call.
+        turn_max_tokens: The same of one turn: tokens.
+        turn_max_cost: What it costs.
+        turn_max_seconds: How long it takes. Past ``turn_seconds`` it fails, past this it just ends.
+        turn_max_tool_calls: How many tools it calls.
+        when_budget_exceeded: A turn that has spent its budget: end it, or ask whether the same may be spent once more.
+        budget_ask_seconds: How long that is asked, before the turn ends.
+        prices: Of models, for a million tokens that they read and write.
         driver: What reads sockets: poller, task, or auto: the poller where the system has one.
         server_name: What ``hello`` says.
     """
@@ -138,6 +159,19 @@ class Settings:
     rate_limit: RateLimit | None = attrs.field(factory=RateLimit)
     idempotency_seconds: float = _seconds(24 * 3600.0)
     max_uncommitted_bytes: int = _limit(4 * MIB)
+    session_max_tokens: int | None = _bound(1)
+    session_max_cost: float | None = _bound(1e-12)
+    session_max_seconds: float | None = _bound(0.001)
+    session_max_tool_calls: int | None = _bound(1)
+    turn_max_tokens: int | None = _bound(1)
+    turn_max_cost: float | None = _bound(1e-12)
+    turn_max_seconds: float | None = _bound(0.001)
+    turn_max_tool_calls: int | None = _bound(1)
+    when_budget_exceeded: str = attrs.field(
+        default="end", validator=attrs.validators.in_(WHEN_EXCEEDED)
+    )
+    budget_ask_seconds: float = _seconds(math.inf)
+    prices: Mapping[str, Price] = attrs.field(factory=dict[str, Price], validator=check_prices)
     driver: str = attrs.field(default="auto", validator=attrs.validators.in_(DRIVERS))
     server_name: str = "trialogue"
 
@@ -170,6 +204,14 @@ class Settings:
         if self.idle_timeout_seconds is not None:
             return self.idle_timeout_seconds
         return math.inf if durable else FORGETFUL_IDLE_SECONDS
+
+    def budget_default(self, scope: str, member: str) -> float | None:
+        """Give a default of a session's ``budget``, or of its ``perTurn``."""
+        if member == "max_duration_ms":
+            seconds: float | None = getattr(self, f"{scope}_max_seconds")
+            return None if seconds is None else seconds * 1000
+        value: float | None = getattr(self, f"{scope}_{member}")
+        return value
 
     def wire_limits(self, *, durable: bool) -> dict[str, Any]:
         """Give the limits that apply to a connection, as ``hello`` announces them.
@@ -209,6 +251,11 @@ class Settings:
         ):
             if seconds is not None and math.isfinite(seconds):
                 limits[name] = round(seconds * 1000)
+        for scope in ("session", "turn"):
+            for member in ("max_tokens", "max_cost", "max_duration_ms", "max_tool_calls"):
+                bound = self.budget_default(scope, member)
+                if bound is not None and math.isfinite(bound):
+                    limits[camel_case(f"{scope}_{member}")] = bound
         if self.max_stored_sessions is not None:
             limits["maxStoredSessions"] = self.max_stored_sessions
         if self.max_stored_bytes is not None:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from .client import connect as connect
     from .client import connect_sync as connect_sync
     from .core import LATER as LATER
+    from .core import Price as Price
     from .core import RateLimit as RateLimit
     from .core import Request as Request
     from .core import Server as Server
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from .core.abc import ToolCall as ToolCall
     from .core.abc import Turn as Turn
     from .core.errors import AgentError as AgentError
+    from .core.errors import BudgetExceededError as BudgetExceededError
     from .core.errors import TrialogueError as TrialogueError
     from .core.errors import UnauthorizedError as UnauthorizedError
     from .core.errors import WireError as WireError
@@ -33,9 +35,11 @@ _HOMES = {
     "Agent": "core.abc",
     "AgentError": "core.errors",
     "Answer": "core.abc",
+    "BudgetExceededError": "core.errors",
     "Client": "client",
     "LATER": "core",
     "Message": "core.models",
+    "Price": "core",
     "RateLimit": "core",
     "Request": "core",
     "Server": "core",

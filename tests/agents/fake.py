@@ -277,7 +277,17 @@ class FakeTurn(Turn):
     def emit(self, name: str, data: Mapping[str, Any], *, durable: bool = False) -> None:
         self.events.append((name, data, durable))
 
-    def report_usage(self, *, input_tokens: int = 0, output_tokens: int = 0) -> None:
+    async def check_budget(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    def report_usage(
+        self,
+        *,
+        input_tokens: int = 0,
+        output_tokens: int = 0,
+        model: str | None = None,
+        cost: float | None = None,
+    ) -> None:
         self.usage += TokenUsage(
             input_tokens=input_tokens,
             output_tokens=output_tokens,

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock
@@ -179,6 +180,19 @@ async def test_steering_is_taken_between_steps_and_behind_the_last(
         ["x", "first"],
         ["x", "first", "second"],
     ]
+
+
+async def test_model_is_not_asked_beyond_the_budget_and_no_tool_is_run() -> None:
+    """ISSUE 5: checked before the model is called; of its calls, each before it is made."""
+    look = tool_call("add", a=1, b=1)
+    spent = ModelAnswer(calls=[look], usage=usage(6, 4))
+    for budget, asked, ran in (({"maxTokens": 20}, 2, 2), ({"maxToolCalls": 1}, 2, 1)):
+        model = ScriptedModel([spent, attrs.evolve(spent, calls=[tool_call("add", a=1, b=2)])])
+        async with open_talk(ToolLoop(model, tools=[add]), budget=budget) as talk:
+            events = await talk.tell("x")
+        assert events[-1]["data"]["outcome"] == "budgetExceeded"
+        assert len(model.requests) == asked
+        assert len([e for e in events if e["type"] == "tool.completed"]) == ran
 
 
 # -- tools that fail -------------------------------------------------------------------------

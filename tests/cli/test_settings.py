@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trialogue import RateLimit, Settings
+from trialogue import Price, RateLimit, Settings
 from trialogue.cli._options import load_options
 from trialogue.cli._settings import SERVE_OPTIONS, make_settings
 from trialogue.cli._values import (
@@ -17,9 +17,11 @@ from trialogue.cli._values import (
     parse_hosts,
     parse_list,
     parse_origins,
+    parse_prices,
     parse_rate,
     parse_seconds,
     parse_size,
+    write_prices,
     write_rate,
     write_seconds,
     write_size,
@@ -300,6 +302,69 @@ def test_times_are_read_as_they_were_written(seconds: float) -> None:
 )
 def test_rates_are_read_as_they_were_written(rate: RateLimit | None) -> None:
     assert parse_rate(write_rate(rate)) == rate
+
+
+def test_prices_and_budgets_from_a_file_and_what_is_printed_is_the_same_file(
+    config: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """ISSUE 5: a price table in the config."""
+    config.write_text(
+        'turn_max_cost = 0.5\nsession_max_tokens = 100_000\nwhen_budget_exceeded = "ask"\n'
+        'turn_max_seconds = "5m"\n[prices."org/m-1.5"]\ninput = 1.25\noutput = 10\n'
+    )
+    assert main(["serve", "--print-config", "--config", str(config)], {}) == 0
+    again = tmp_path / "again.toml"
+    again.write_text(capsys.readouterr().out)
+    for file in (config, again):
+        loaded = load_options(SERVE_OPTIONS, flags={}, environ={}, config=str(file))
+        settings = make_settings(loaded)
+        assert settings.prices == {"org/m-1.5": Price(input=1.25, output=10)}
+        assert (settings.turn_max_cost, settings.session_max_tokens) == (0.5, 100_000)
+        assert (settings.turn_max_seconds, settings.turn_max_tokens) == (300, None)
+        assert settings.when_budget_exceeded == "ask"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("prices = 3", "prices: 3 is no table of models"),
+        ("[prices.m]\ninput = 1", "prices: of 'm' it needs input and output, and nothing else"),
+        ("[prices.m]\ninput=1\noutput=1\ntotal=1", "prices: of 'm' it needs input and output"),
+        ("[prices]\nm = 3", "prices: of 'm' it needs input and output"),
+        ("[prices.m]\ninput=1\noutput='much'", "prices: of 'm': 'much' is not a number such as"),
+        ("[prices.m]\ninput=1\noutput=true", "prices: of 'm': True is not a number such as"),
+        ("[prices.m]\ninput=-1\noutput=1", "prices of 'm': input must be at least 0, not -1"),
+        ("turn_max_cost = 0", "turn_max_cost must be at least"),
+        ("turn_max_cost = 'some'", "turn_max_cost: 'some' is not a number such as 10 or 2.5"),
+        ("session_max_tokens = 0", "session_max_tokens must be at least 1"),
+        ("when_budget_exceeded = 'cry'", "when_budget_exceeded: 'cry' is not one of end, ask"),
+    ],
+)
+def test_wrong_price_or_budget_in_the_file_is_said_in_one_line(
+    line: str, said: str, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.write_text(line)
+    message = refused(capsys, "--config", str(config))
+    assert message.startswith(said)
+    assert message.endswith(f"(set by {config})")
+
+
+@given(
+    st.dictionaries(
+        st.from_regex(r"[a-z][a-z0-9./:=-]{0,10}", fullmatch=True),
+        st.builds(Price, input=st.floats(0, 1e6), output=st.floats(0, 1e6)),
+    )
+)
+def test_prices_are_read_as_they_were_written(prices: dict[str, Price]) -> None:
+    assert parse_prices(write_prices(prices)) == prices
+
+
+def test_prices_in_a_variable() -> None:
+    prices = {"a=b": Price(input=1.25, output=10), "c": Price(input=0, output=2)}
+    assert parse_prices("a=b=1.25/10, c=0/2") == prices
+    for text in ("m", "m=", "m=1", "=1/2", "m=1/x"):
+        with pytest.raises(ValueError, match="is not a"):
+            parse_prices(text)
 
 
 def test_origins_and_hosts_that_can_match() -> None:

@@ -24,7 +24,7 @@ from trialogue.core.events import (
     TurnStarted,
 )
 from trialogue.core.log import Entry
-from trialogue.core.models import Message, Session, SessionConfig, ToolCallInfo
+from trialogue.core.models import Message, Session, SessionConfig, TokenUsage, ToolCallInfo
 
 WHEN = "2030-01-01T00:00:00.000Z"
 
@@ -139,6 +139,41 @@ def test_snapshot_in_the_middle_of_a_turn_keeps_all_of_its_record() -> None:
     assert restored.closed_asks == {"ask_1"}
     assert list(restored.asks) == ["ask_2"]
     assert restored.status == state.status
+
+
+def test_snapshot_keeps_what_was_spent_and_what_was_granted() -> None:
+    """§5.6: of earlier turns and of this one."""
+    folded = Folded()
+    usage = TokenUsage(input_tokens=1, output_tokens=2, total_tokens=3, cost=0.5)
+    raised = {"kind": "budget", "options": ("raise", "stop")}
+    folded.take(
+        called("c1"),
+        completed("c1", "ok"),
+        TurnEnded(turn_id="trn_1", outcome="completed", usage=usage, duration_ms=70),
+        TurnStarted(turn_id="trn_2", input_id="inp_2"),
+        called("c2"),
+        opened("ask_1", key="budget session max_tokens 1", **raised),
+        closed("ask_1", answer="raise"),
+        opened("ask_2", key="budget turn max_cost 1", **raised),
+        closed("ask_2", answer="raise"),
+        opened("ask_3", key="budget turn max_cost 2", **raised),
+        closed("ask_3", answer="stop"),
+        opened("ask_4", key="budget of my own", **raised),
+        closed("ask_4", answer="raise"),
+    )
+    snapshot = take_snapshot(folded.state)
+    for state in (folded.state, folded.from_snapshot()):
+        assert state.record is not None
+        assert (state.usage, state.spent_ms, state.tool_calls) == (usage, 70, 2)
+        assert (state.raises, state.record.raises) == ({"max_tokens": 1}, {"max_cost": 1})
+    folded.take(
+        opened("ask_5", key="budget session max_tokens 2", **raised),
+        closed("ask_5", answer="raise"),
+        opened("ask_6", key="budget turn max_cost 3", **raised),
+        closed("ask_6", answer="raise"),
+    )
+    assert snapshot.record is not None
+    assert (snapshot.raises, snapshot.record.raises) == ({"max_tokens": 1}, {"max_cost": 1})
 
 
 def test_snapshot_does_not_change_with_the_state_it_was_taken_of() -> None:

@@ -1,0 +1,116 @@
+"""What a session and a turn may spend (PROTOCOL §5): bounds, and the answers that raise them. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Final, Literal, TypeAlias
+
+import attrs
+
+from .codec import camel_case
+from .models import AskInfo, Budget, BudgetLimits
+from .settings import Settings
+
+__all__ = [
+    "MEMBERS",
+    "RAISE",
+    "STOP",
+    "Bound",
+    "Scope",
+    "find_bounds",
+    "find_issues",
+    "find_raised",
+]
+
+#: What a bound is of.
+Scope: TypeAlias = Literal["turn", "session"]
+
+#: The answers to an ask of kind ``budget``.
+RAISE: Final = "raise"
+STOP: Final = "stop"
+
+MEMBERS: Final = ("max_tokens", "max_cost", "max_duration_ms", "max_tool_calls")
+_SCOPES: Final[tuple[Scope, ...]] = ("turn", "session")
+_UNITS: Final[Mapping[str, str]] = {
+    "max_tokens": "tokens",
+    "max_cost": "of its cost",
+    "max_duration_ms": "ms",
+    "max_tool_calls": "tool calls",
+}
+#: Before the key of an ask that the server opens about a budget.
+_KEY: Final = "budget"
+
+
+@attrs.frozen(kw_only=True)
+class Bound:
+    """One bound of a budget.
+
+    Attributes:
+        limit: What the budget says.
+        raises: How often the same was granted once more.
+    """
+
+    scope: Scope
+    member: str
+    limit: float
+    raises: int = 0
+
+    @property
+    def allowed(self) -> float:
+        """What may be spent by now."""
+        return round(self.limit * (1 + self.raises), 12)
+
+    def explain(self, spent: float) -> str:
+        """Say that it was reached."""
+        return (
+            f"The {self.scope} has spent {spent:,.12g} of {self.allowed:,.12g} "
+            f"{_UNITS[self.member]} (budget: {camel_case(self.member)})"
+        )
+
+    @property
+    def ask_key(self) -> str:
+        """By which an agent that is called again finds the ask about it, and a fold the answer."""
+        return f"{_KEY} {self.scope} {self.member} {self.raises + 1}"
+
+
+def find_bounds(budget: Budget | None, settings: Settings) -> tuple[tuple[Scope, str, float], ...]:
+    """Give every bound that there is, those of the turn first.
+
+    A member of the session's own goes before the server's default.
+    """
+    found: list[tuple[Scope, str, float]] = []
+    for scope in _SCOPES:
+        own: BudgetLimits | None = budget
+        if budget is not None and scope == "turn":
+            own = budget.per_turn
+        for member in MEMBERS:
+            limit = None if own is None else getattr(own, member)
+            if limit is None:
+                limit = settings.budget_default(scope, member)
+            if limit is not None and limit < math.inf:
+                found.append((scope, member, limit))
+    return tuple(found)
+
+
+def find_raised(ask: AskInfo, answer: object) -> tuple[Scope | None, str]:
+    """Say which bound an answer has raised; no member if it has raised none."""
+    if ask.kind == "budget" and answer == RAISE and ask.key is not None:
+        match ask.key.split(" "):
+            case [kind, ("turn" | "session") as scope, member, _] if kind == _KEY:
+                return scope, member
+            case _:
+                pass
+    return None, ""
+
+
+def find_issues(limits: BudgetLimits | None, path: str) -> Iterator[dict[str, str]]:
+    """Say what is wrong with the budget of a configuration, and where."""
+    for member in MEMBERS if limits is not None else ():
+        limit = getattr(limits, member)
+        low = 0 if member == "max_cost" else 1
+        if limit is not None and not (limit > 0 and low <= limit <= 2**53 - 1):
+            expected = "1 or more" if low else "more than 0"
+            yield {"path": f"{path}.{camel_case(member)}", "message": f"expected {expected}"}
+    if isinstance(limits, Budget):
+        yield from find_issues(limits.per_turn, f"{path}.perTurn")

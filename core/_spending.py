@@ -1,0 +1,194 @@
+"""A running turn, as far as it spends, and what becomes of it where its budget ends."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from ._asking import AskingTurn
+from ._budget import RAISE, STOP, Bound, find_bounds
+from .errors import BudgetExceededError
+from .models import SessionConfig, TokenUsage
+
+if TYPE_CHECKING:
+    from ._session import LiveSession
+
+__all__ = ["SpendingTurn", "find_exceeded"]
+
+#: Looked at before a model is called, and before a tool is.
+_BEFORE_MODEL: Final = ("max_tokens", "max_cost", "max_duration_ms")
+_BEFORE_CALL: Final = ("max_tool_calls", "max_duration_ms")
+
+
+class SpendingTurn(AskingTurn):
+    """What a running turn does about its usage and its budget. The rest of it is `RunningTurn`.
+
+    Attributes:
+        usage: By now.
+    """
+
+    def __init__(
+        self,
+        session: LiveSession,
+        turn_id: str,
+        attempt: int,
+        config: SessionConfig | None,
+        usage: TokenUsage | None,
+    ) -> None:
+        super().__init__(session, turn_id, attempt)
+        self._config = session.state.config if config is None else config
+        self.usage = TokenUsage() if usage is None else usage
+        self._message_usage = TokenUsage()
+        budget, settings = self._config.budget, session.settings
+        self._limits = find_bounds(budget, settings)
+        policy = None if budget is None else budget.when_exceeded
+        self._asks_for_more = (policy or settings.when_budget_exceeded) == "ask"
+        self._asking = trio.Lock() if self._limits else None
+        self._refused: BudgetExceededError | None = None
+
+    @property
+    def config(self) -> SessionConfig:
+        return self._config
+
+    # -- usage -----------------------------------------------------------------------------------
+
+    def report_usage(
+        self,
+        *,
+        input_tokens: int = 0,
+        output_tokens: int = 0,
+        model: str | None = None,
+        cost: float | None = None,
+    ) -> None:
+        for count in (input_tokens, output_tokens):
+            if type(count) is not int or count < 0:
+                raise TypeError(f"a count of tokens is an int of 0 or more, and not {count!r:.80}")
+        if cost is not None:
+            if type(cost) not in (int, float):
+                raise TypeError(f"a cost is a number, and not {cost!r:.80}")
+            if not 0 <= cost < math.inf:
+                raise ValueError(f"a cost is 0 or more, and not {cost!r}")
+        elif model is not None:
+            needed = any(member == "max_cost" for _, member, _ in self._limits)
+            cost = self._session.host.prices.cost(model, input_tokens, output_tokens, needed)
+        usage = TokenUsage(
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            total_tokens=input_tokens + output_tokens,
+            cost=cost,
+        )
+        self.usage = self.usage + usage
+        self._message_usage = self._message_usage + usage
+
+    def take_message_usage(self) -> TokenUsage | None:
+        """Give what a message has cost that is complete now, None if nobody said."""
+        usage, self._message_usage = self._message_usage, TokenUsage()
+        return usage if usage != TokenUsage() else None
+
+    @property
+    def duration_ms(self) -> int:
+        """How long it has been at work."""
+        return round(self.active_seconds * 1000)
+
+    # -- the budget ------------------------------------------------------------------------------
+
+    async def check_budget(self) -> None:
+        self.check_running()
+        await trio.lowlevel.checkpoint()
+        await self._check(_BEFORE_MODEL)
+
+    async def _check_calls(self) -> None:
+        await self._check(_BEFORE_CALL)
+
+    async def _check(self, members: tuple[str, ...]) -> None:
+        """Make sure that more may be spent, or ask. Waits only to ask.
+
+        Raises:
+            BudgetExceededError: It may not.
+        """
+        if self._asking is None:
+            return
+        while (exceeded := self._find_exceeded(*members)) is not None:
+            if self._refused is not None:
+                raise self._refused
+            bound, spent = exceeded
+            if not self._asks_for_more:
+                raise BudgetExceededError(bound.explain(spent))
+            # Tools that run side by side ask once.
+            async with self._asking:
+                if self._refused is None and self._find_exceeded(*members) == exceeded:
+                    await self._ask_for_more(bound, spent)
+
+    async def _ask_for_more(self, bound: Bound, spent: float) -> None:
+        explained = bound.explain(spent)
+        answer = await self.ask(
+            f"{explained}. Go on?",
+            kind="budget",
+            detail=f"{RAISE}: the same once more. {STOP}: the turn ends.",
+            options=(RAISE, STOP),
+            default=STOP,
+            expires_seconds=self._session.settings.budget_ask_seconds,
+            key=bound.ask_key,
+        )
+        if answer.value != RAISE:
+            self._refused = BudgetExceededError(explained)
+
+    @property
+    def budget_seconds(self) -> float:
+        """How long the turn may go on, if nobody is to be asked then."""
+        if self._asks_for_more:
+            # It is asked at the next call; until then `Settings.turn_seconds` bounds it.
+            return math.inf
+        left = [
+            (bound.allowed - self._spent(bound)) / 1000 for bound in self._bounds("max_duration_ms")
+        ]
+        return min(left, default=math.inf)
+
+    def find_overtime(self) -> BudgetExceededError | None:
+        """Say which bound of its time a turn has come to that was past its deadline."""
+        exceeded = None if self._asks_for_more else self._find_exceeded("max_duration_ms")
+        return None if exceeded is None else BudgetExceededError(exceeded[0].explain(exceeded[1]))
+
+    def _bounds(self, *members: str) -> Iterator[Bound]:
+        state = self._session.state
+        for scope, member, limit in self._limits:
+            if member not in members:
+                continue
+            raises = state.raises
+            if scope == "turn":
+                raises = {} if state.record is None else state.record.raises
+            yield Bound(scope=scope, member=member, limit=limit, raises=raises.get(member, 0))
+
+    def _find_exceeded(self, *members: str) -> tuple[Bound, float] | None:
+        for bound in self._bounds(*members):
+            spent = self._spent(bound)
+            if spent >= bound.allowed:
+                return bound, spent
+        return None
+
+    def _spent(self, bound: Bound) -> float:
+        state, is_turns = self._session.state, bound.scope == "turn"
+        usage = self.usage if is_turns else state.usage + self.usage
+        match bound.member:
+            case "max_tokens":
+                return usage.total_tokens
+            case "max_cost":
+                return usage.cost or 0.0
+            case "max_duration_ms":
+                return self.duration_ms + (0 if is_turns else state.spent_ms)
+            case _ if is_turns:
+                return 0 if state.record is None else len(state.record.calls)
+            case _:
+                return state.tool_calls
+
+
+def find_exceeded(failure: Exception) -> BudgetExceededError | None:
+    """Give the budget's end, if an agent failed of nothing else: perhaps in several tasks."""
+    if isinstance(failure, BudgetExceededError):
+        return failure
+    inner: tuple[Exception, ...] = getattr(failure, "exceptions", ())
+    found = [find_exceeded(exc) for exc in inner]
+    return found[0] if found and None not in found else None
