@@ -15,11 +15,13 @@ from .models import (
     InputInfo,
     Message,
     MessageKind,
+    Outcome,
     SessionConfig,
+    TokenUsage,
     ToolCallInfo,
 )
 
-__all__ = ["Agent", "Answer", "ToolCall", "ToolFunction", "Turn"]
+__all__ = ["Agent", "Answer", "ChildResult", "ToolCall", "ToolFunction", "Turn"]
 
 
 @attrs.frozen(kw_only=True)
@@ -53,6 +55,21 @@ class Answer:
     value: Any
     by: str | None = None
     reason: Literal["answered", "expired"] = "answered"
+
+
+@attrs.frozen(kw_only=True)
+class ChildResult:
+    """What became of a sub-agent's turn.
+
+    Attributes:
+        message: The last that it wrote, None if it wrote nothing.
+        usage: Of its session.
+    """
+
+    session_id: str
+    outcome: Outcome
+    message: Message | None = None
+    usage: TokenUsage = attrs.field(factory=TokenUsage)
 
 
 class Turn(ABC):
@@ -207,6 +224,42 @@ class Turn(ABC):
 
         Raises:
             ToolFailedError: The client says that it failed, or nobody answered in time.
+        """
+
+    @abstractmethod
+    async def run_child(
+        self,
+        agent: str,
+        input: str,  # noqa: A002 - it is the child's `Turn.input`
+        *,
+        config: SessionConfig | None = None,
+        name: str | None = None,
+        call_id: str | None = None,
+        key: str | None = None,
+    ) -> ChildResult:
+        """Have another agent of this server do something, and wait until it has.
+
+        It works in a session of its own, of the same owner, whose ``parent`` names this turn. Here
+        it is a tool call, with ``childSessionId`` for those who want to follow it. Whatever it asks
+        is asked there. However its turn ended, that is the result, and no exception.
+
+        What it spends counts to this turn, and it may spend no more than what is left here; its
+        time is its own, and within what is left of this turn's. When this wait is cancelled its
+        turn is, too, and its end is waited for, as long as ``cancel_grace_seconds``. When the agent
+        is called again for this turn, it finds the same child.
+
+        Args:
+            agent: The name of one of the server's agents.
+            input: What it is told.
+            config: Of its session; the agent is the one named.
+            name: Of its session.
+            call_id: As of `call_tool`.
+            key: As there.
+
+        Raises:
+            InvalidRequestError: There is no such agent, or it does not take the configuration.
+            CapacityExceededError: There are too many sessions.
+            BudgetExceededError: Nothing more may be spent.
         """
 
     # -- asks ------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from .errors import (
     find_failure,
 )
 from .events import ToolCalled, ToolCompleted, ToolProgress
-from .models import Effect, Message, MessageStatus, ToolCallInfo
+from .models import Effect, Message, MessageStatus, TokenUsage, ToolCallInfo
 
 if TYPE_CHECKING:
     from ._session import LiveSession
@@ -58,6 +58,9 @@ class CallingTurn(Turn):
         record = session.state.record
         self._recall = Recall(record) if attempt > 1 and record is not None else None
         self._open_calls: dict[str, ToolCall] = {}
+        #: What their sub-agents have spent, until that is in the log.
+        self._call_usages: dict[str, TokenUsage] = {}
+        self._children_usage = TokenUsage() if record is None else record.children_usage
         #: Of the calls that stand in one message without text, where a further one would too.
         self._calls_bytes = 0
         self._max_message_bytes = session.settings.max_message_bytes
@@ -105,7 +108,6 @@ class CallingTurn(Turn):
         key: str | None = None,
         effect: Effect = "unsafe",
     ) -> Any:
-        session = self._session
         self.check_running()
         check_name(name, "a tool's name")
         if call_id:
@@ -123,10 +125,36 @@ class CallingTurn(Turn):
             arguments=take_object(arguments, "arguments", self._max_message_bytes),
             key=key,
         )
+        return await self._call(
+            body, function, effect=effect, has_id=bool(call_id), arguments=arguments
+        )
+
+    async def _call(
+        self,
+        body: ToolCalled,
+        function: ToolFunction,
+        *,
+        effect: Effect,
+        has_id: bool,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Carry out `Turn.call_tool`.
+
+        Args:
+            body: The call as the log is to have it; what it is about is checked.
+            function: What runs.
+            effect: As there.
+            has_id: The call's id is the agent's own.
+            arguments: What the function is given, if not those of the log.
+        """
+        session, name = self._session, body.name
         recall = self._recall
-        earlier = None if recall is None else recall.take_call(body, has_id=bool(call_id))
+        earlier = None if recall is None else recall.take_call(body, has_id=has_id)
         if earlier is not None:
-            body = attrs.evolve(body, call_id=earlier.called.call_id)
+            called = earlier.called
+            body = attrs.evolve(
+                body, call_id=called.call_id, child_session_id=called.child_session_id
+            )
         call_id = body.call_id
         self._check_not_open(call_id)
         call = ToolCall(
@@ -134,7 +162,7 @@ class CallingTurn(Turn):
             turn_id=self._id,
             session_id=session.id,
             name=name,
-            arguments=arguments,
+            arguments=body.arguments if arguments is None else arguments,
             report_progress=self._make_progress(call_id),
         )
         if earlier is not None and earlier.completed is not None:
@@ -274,9 +302,17 @@ class CallingTurn(Turn):
         if self._session.journal.failure is not None:
             return
         self._calls_bytes = 0
+        usage = self._call_usages.pop(call_id, None)
+        if usage is not None:
+            self._children_usage = self._children_usage + usage
         self._session.journal.stage(
             ToolCompleted(
-                call_id=call_id, turn_id=self._id, status=status, result=result, error=error
+                call_id=call_id,
+                turn_id=self._id,
+                status=status,
+                result=result,
+                error=error,
+                usage=usage,
             )
         )
 

@@ -16,7 +16,7 @@ from ._state import SessionState
 from .errors import ConflictError, MessageNotFoundError, SessionNotFoundError, WireError
 from .events import MessageCreated, SessionCreated
 from .log import KeyRecord
-from .methods import SessionCreate, SessionFork
+from .methods import ChildCreate, SessionCreate, SessionFork
 from .models import ForkedFrom, Message, Session
 
 if TYPE_CHECKING:
@@ -136,7 +136,8 @@ class SessionMaker:
         host.store.check_writable()
         self._forget_keys()
         host.housekeeper.make_room()
-        session = host.make_session(new_id("ses"))
+        child = params if isinstance(params, ChildCreate) else None
+        session = host.make_session(new_id("ses") if child is None else child.session_id)
         session.journal.open(host.store.create(session.id))
         now = utc_now()
         shape = Session(
@@ -148,6 +149,7 @@ class SessionMaker:
             last_activity_at=now,
             position=str(session.journal.next_position),
             metadata=params.metadata,
+            parent=None if child is None else child.parent,
             forked_from=forked_from,
         )
         keys: tuple[KeyRecord, ...] = ()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import attrs
 
 from .events import AskClosed, ToolCalled, ToolCompleted
-from .models import AskInfo, SessionConfig, ToolCallInfo
+from .models import AskInfo, SessionConfig, TokenUsage, ToolCallInfo
 
 __all__ = ["AskRecord", "CallRecord", "TurnRecord"]
 
@@ -89,6 +89,15 @@ class TurnRecord:
             for ask in self.asks
             if ask.opened.kind == "tool" and ask.opened.call_id is not None
         }
+
+    @property
+    def children_usage(self) -> TokenUsage:
+        """What sub-agents have spent."""
+        usage = TokenUsage()
+        for call in self.calls:
+            if call.completed is not None and call.completed.usage is not None:
+                usage = usage + call.completed.usage
+        return usage
 
     def is_pending(self, call_id: str) -> bool:
         """Whether the call stands in a message already."""

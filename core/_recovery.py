@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
+from ._children import cancel_child
 from ._clock import utc_now
 from ._turn import RunningTurn
 from .events import MessageCompleted, SessionResumed, ToolCompleted, TurnEnded, TurnResumed
@@ -40,6 +41,7 @@ def recover(session: LiveSession) -> bool:
     state, journal = session.state, session.journal
     turn_id = state.active_turn_id
     fate = _decide(session)
+    children: list[str | None] = []
     is_over = turn_id is not None and fate == "ends"
     with journal.batch():
         if journal.next_position.term > state.term:
@@ -50,6 +52,8 @@ def recover(session: LiveSession) -> bool:
                 )
             )
         if is_over and turn_id is not None:
+            spent = TokenUsage() if state.record is None else state.record.children_usage
+            children = [call.child_session_id for call in state.tools.values()]
             _end_calls(session, set())
             for message, _ in list(state.in_progress.values()):
                 journal.stage(
@@ -72,7 +76,7 @@ def recover(session: LiveSession) -> bool:
                     turn_id=turn_id,
                     outcome="interrupted",
                     stop_reason="restart",
-                    usage=_sum_usage(state, turn_id),
+                    usage=_sum_usage(state, turn_id) + spent,
                 )
             )
         elif turn_id is not None and state.record is not None:
@@ -83,6 +87,8 @@ def recover(session: LiveSession) -> bool:
             turn = keep_turn(session)
             if fate == "resumes":
                 call_again(session, turn)
+    for child in filter(None, children):
+        cancel_child(session.host, child, state.owner)
     if session.settings.resume_inputs:
         session.start_next()
     return is_over

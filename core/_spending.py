@@ -27,7 +27,7 @@ class SpendingTurn(AskingTurn):
     """What a running turn does about its usage and its budget. The rest of it is `RunningTurn`.
 
     Attributes:
-        usage: By now.
+        own_usage: By now, without that of its sub-agents.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class SpendingTurn(AskingTurn):
     ) -> None:
         super().__init__(session, turn_id, attempt)
         self._config = session.state.config if config is None else config
-        self.usage = TokenUsage() if usage is None else usage
+        self.own_usage = TokenUsage() if usage is None else usage
         self._message_usage = TokenUsage()
         budget, settings = self._config.budget, session.settings
         self._limits = find_bounds(budget, settings)
@@ -80,13 +80,18 @@ class SpendingTurn(AskingTurn):
             total_tokens=input_tokens + output_tokens,
             cost=cost,
         )
-        self.usage = self.usage + usage
+        self.own_usage = self.own_usage + usage
         self._message_usage = self._message_usage + usage
 
     def take_message_usage(self) -> TokenUsage | None:
         """Give what a message has cost that is complete now, None if nobody said."""
         usage, self._message_usage = self._message_usage, TokenUsage()
         return usage if usage != TokenUsage() else None
+
+    @property
+    def usage(self) -> TokenUsage:
+        """Of the turn and of all who worked for it."""
+        return self.own_usage + self._children_usage
 
     @property
     def duration_ms(self) -> int:
@@ -98,6 +103,9 @@ class SpendingTurn(AskingTurn):
     async def check_budget(self) -> None:
         self.check_running()
         await trio.lowlevel.checkpoint()
+        await self._check_budget()
+
+    async def _check_budget(self) -> None:
         await self._check(_BEFORE_MODEL)
 
     async def _check_calls(self) -> None:
@@ -151,6 +159,14 @@ class SpendingTurn(AskingTurn):
         """Say which bound of its time a turn has come to that was past its deadline."""
         exceeded = None if self._asks_for_more else self._find_exceeded("max_duration_ms")
         return None if exceeded is None else BudgetExceededError(exceeded[0].explain(exceeded[1]))
+
+    def find_left(self) -> dict[str, float]:
+        """Say what may still be spent of what is looked at before a model is called."""
+        left: dict[str, float] = {}
+        for bound in self._bounds(*_BEFORE_MODEL):
+            most = round(bound.allowed - self._spent(bound), 12)
+            left[bound.member] = min(most, left.get(bound.member, math.inf))
+        return left
 
     def _bounds(self, *members: str) -> Iterator[Bound]:
         state = self._session.state

@@ -12,11 +12,12 @@ import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from . import codec
+from ._children import ParentTurn
 from ._clock import utc_now
 from ._failures import explain_failure
 from ._frame import Frame
 from ._ids import new_id
-from ._spending import SpendingTurn, find_exceeded
+from ._spending import find_exceeded
 from ._text import LiveMessage
 from ._values import check_name, check_text, cut_text, take_object
 from .abc import Agent
@@ -66,7 +67,7 @@ _STATUS: Final[dict[Outcome, MessageStatus]] = {
 }
 
 
-class RunningTurn(SpendingTurn):
+class RunningTurn(ParentTurn):
     """A turn of a session in this process.
 
     Attributes:
@@ -425,7 +426,7 @@ class RunningTurn(SpendingTurn):
                 keys=session.take_cancel_keys(),
                 on_publish=lambda: session.turn_ended(self),
             )
-        session.turn_ending(self, outcome, self.usage)
+        session.turn_ending(self, outcome, self.own_usage)
 
     def check_running(self) -> None:
         if self.outcome is not None or self.is_suspended:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import attrs
 import trio
 
-from ._agent import Agent, Answer, ToolCall, ToolFunction, Turn
+from ._agent import Agent, Answer, ChildResult, ToolCall, ToolFunction, Turn
 from ._frame import Frame
 from ._options import AgentOptions
 from .errors import StoreError
@@ -37,6 +37,7 @@ __all__ = [
     "Answer",
     "Authenticator",
     "Channel",
+    "ChildResult",
     "CloseReason",
     "ConnectOptions",
     "Connection",

@@ -258,6 +258,8 @@ class ToolCalled(EventBody):
 
 @attrs.frozen(kw_only=True)
 class ToolCompleted(EventBody):
+    """``usage`` is that of a sub-agent, which counts to its parent's."""
+
     type = "tool.completed"
     log_class = "tool_result"
     call_id: str
@@ -265,6 +267,7 @@ class ToolCompleted(EventBody):
     status: Literal["ok", "error", "cancelled", "unknown"]
     result: Any = None
     error: str | None = None
+    usage: TokenUsage | None = None
 
 
 @attrs.frozen(kw_only=True)

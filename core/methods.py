@@ -21,6 +21,7 @@ from .models import (
     Message,
     MessageRole,
     Outcome,
+    ParentRef,
     Session,
     SessionConfig,
     SessionStatus,
@@ -32,6 +33,7 @@ __all__ = [
     "AskAnswer",
     "AskList",
     "AskListResult",
+    "ChildCreate",
     "ClientInfo",
     "Credential",
     "Empty",
@@ -158,6 +160,14 @@ class SessionCreate:
     config: SessionConfig = attrs.field(factory=SessionConfig)
     name: str | None = None
     metadata: JsonObject = attrs.field(factory=dict[str, Any])
+
+
+@attrs.frozen(kw_only=True)
+class ChildCreate(SessionCreate):
+    """What a turn says to have a session made for a sub-agent. No client can."""
+
+    session_id: str
+    parent: ParentRef
 
 
 @attrs.frozen(kw_only=True)

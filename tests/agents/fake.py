@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 import trio
 
-from trialogue.core.abc import Agent, Answer, ToolCall, ToolFunction, Turn
+from trialogue.core.abc import Agent, Answer, ChildResult, ToolCall, ToolFunction, Turn
 from trialogue.core.models import (
     AskInfo,
     ClientTool,
@@ -254,6 +254,10 @@ class FakeTurn(Turn):
             return answer.value
 
         return await self.call_tool(name, arguments, ask_client, call_id=call_id)
+
+    async def run_child(self, agent: str, input: str, **members: Any) -> ChildResult:  # noqa: A002
+        await trio.lowlevel.checkpoint()
+        raise NotImplementedError
 
     async def ask(self, title: str, **members: Any) -> Answer:
         self.complete_message()

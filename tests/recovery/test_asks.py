@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from .surviving import SurvivingStore
 
 @asynccontextmanager
 async def running(
-    store: SurvivingStore, agent: Agent, **settings: Any
+    store: SurvivingStore, agent: Agent | Mapping[str, Agent], **settings: Any
 ) -> AsyncGenerator[tuple[Server, ProtocolPeer]]:
     async with (
         open_server(

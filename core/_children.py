@@ -1,0 +1,263 @@
+"""A running turn, as far as it has other agents work for it, each in a session of its own."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import trio
+
+from . import codec
+from ._command import Command, Reply, make_claim
+from ._ids import new_id
+from ._spending import SpendingTurn
+from ._values import check_name, check_text
+from .abc import ChildResult, ToolCall
+from .errors import WireError
+from .events import ToolCalled
+from .methods import (
+    ChildCreate,
+    MessageSend,
+    MessageSendResult,
+    SessionGet,
+    TurnCancel,
+)
+from .models import Budget, Message, ParentRef, Session, SessionConfig, TokenUsage
+
+if TYPE_CHECKING:
+    from ._feed import SessionFeed
+    from ._host import SessionHost
+
+__all__ = ["ParentTurn", "cancel_child"]
+
+log = logging.getLogger("trialogue.turn")
+
+#: How a sub-agent stands in its parent's log.
+TOOL_NAME: Final = "run_child"
+#: Beside the message in a call's result: ids, numbers, and how the message is wrapped.
+_RESULT_ROOM: Final = 2048
+
+
+class ParentTurn(SpendingTurn):
+    """What a running turn does about sub-agents. The rest of it is `RunningTurn`."""
+
+    async def run_child(
+        self,
+        agent: str,
+        input: str,  # noqa: A002 - what the turn of the child calls it, too
+        *,
+        config: SessionConfig | None = None,
+        name: str | None = None,
+        call_id: str | None = None,
+        key: str | None = None,
+    ) -> ChildResult:
+        check_name(agent, "an agent's name")
+        check_text(input, "what a sub-agent is told")
+        self.check_running()
+        await self._check_budget()
+        config = SessionConfig() if config is None else config
+        config = attrs.evolve(config, agent=agent, budget=self._share_budget(config.budget))
+
+        async def run(call: ToolCall) -> Any:
+            called = self._session.state.tools[call.call_id]
+            assert called.child_session_id is not None
+            child = _Child(self._session.host, called.child_session_id, self._session.state.owner)
+            parent = ParentRef(session_id=self.session_id, turn_id=self._id, call_id=call.call_id)
+            # It is the child whose time runs, within what is left of this turn's.
+            with self._clock_stopped():
+                return await self._run_child(
+                    call.call_id, child, input, config=config, name=name, parent=parent
+                )
+
+        body = ToolCalled(
+            call_id=call_id or new_id("call"),
+            turn_id=self._id,
+            name=TOOL_NAME,
+            arguments={"agent": agent, "input": input},
+            child_session_id=new_id("ses"),
+            key=key,
+        )
+        # Idempotent: an agent that is called again finds the session that the log names.
+        result = await self._call(body, run, effect="idempotent", has_id=bool(call_id))
+        return codec.structure(result, ChildResult)
+
+    async def _run_child(
+        self, call_id: str, child: _Child, content: str, **about: Any
+    ) -> dict[str, Any]:
+        try:
+            await child.create(**about)
+            ended = await child.run(content)
+        except BaseException:
+            grace = self._session.settings.cancel_grace_seconds
+            with trio.move_on_after(grace, shield=True) as scope:
+                usage = await child.cancel("the turn that it works for ends")
+                if usage is not None:
+                    self._call_usages[call_id] = usage
+            if scope.cancelled_caught:
+                log.warning(
+                    "a sub-agent has not ended %g s after its cancel",
+                    grace,
+                    extra={"session_id": self.session_id, "child_session_id": child.session_id},
+                )
+            raise
+        usage = self._call_usages[call_id] = await child.usage()
+        result = ChildResult(
+            session_id=child.session_id,
+            outcome=ended.outcome or "interrupted",
+            message=self._fit(ended.message),
+            usage=usage,
+        )
+        wire: dict[str, Any] = codec.unstructure(result)
+        return wire
+
+    def _fit(self, message: Message | None) -> Message | None:
+        """Cut a message that would not fit into the result of a call; the child has all of it."""
+        if message is None:
+            return None
+        message = attrs.evolve(message, tool_calls=None)
+        limit = min(self._max_message_bytes, self._max_event_bytes) - _RESULT_ROOM
+        # Twice JSON: the result stands in the history as a text.
+        if 2 * len(codec.encode_json(message.content)) <= limit:
+            return message
+        return attrs.evolve(message, content=message.content[: limit // 16] + "…")
+
+    def _share_budget(self, own: Budget | None) -> Budget:
+        """Bound a child's budget by what is left of this turn's and its session's."""
+        shared = Budget() if own is None else own
+        left = self.find_left()
+        settings = self._session.settings
+        for member, most in left.items():
+            mine = getattr(shared, member)
+            if mine is None:
+                mine = settings.budget_default("session", member)
+            if mine is None or mine > most:
+                whole = most if member == "max_cost" else max(1, math.floor(most))
+                shared = attrs.evolve(shared, **{member: whole})
+        if shared.when_exceeded is None and self._asks_for_more:
+            shared = attrs.evolve(shared, when_exceeded="ask")
+        return shared
+
+
+def cancel_child(host: SessionHost, session_id: str, principal: str | None) -> None:
+    """Cancel the turn of a sub-agent whose parent's turn is over, without waiting."""
+    params = TurnCancel(session_id=session_id, reason="the turn that it works for is over")
+    host.submit(session_id, Command(params=params, principal=principal), _Answer())
+
+
+class _Child:
+    """A sub-agent's session, wherever it lives: it is reached by commands alone."""
+
+    def __init__(self, host: SessionHost, session_id: str, principal: str | None) -> None:
+        self._host = host
+        self.session_id = session_id
+        self._principal = principal
+        self._turn_id: str | None = None
+
+    async def create(self, *, config: SessionConfig, name: str | None, parent: ParentRef) -> None:
+        """Create it, if that has not been done."""
+        params = ChildCreate(config=config, name=name, session_id=self.session_id, parent=parent)
+        claim = make_claim(f"child {self.session_id}", "session.create", _Created(self.session_id))
+        command = Command(params=params, principal=self._principal, claim=claim)
+        await _ask(lambda reply: self._host.create(command, reply))
+
+    async def run(self, content: str) -> MessageSendResult:
+        """Give it its input, once, and wait for the turn's end."""
+        started = await self._send(content, wait=False)
+        self._turn_id = started.turn_id
+        return await self._send(content, wait=True)
+
+    async def _send(self, content: str, *, wait: bool) -> MessageSendResult:
+        params = MessageSend(
+            session_id=self.session_id, content=content, when_busy="queue", wait=wait
+        )
+        claim = make_claim(f"input {self.session_id}", "message.send", params)
+        result: MessageSendResult = await self._submit(params, MessageSendResult, claim=claim)
+        return result
+
+    async def usage(self) -> TokenUsage:
+        """Say what it has spent."""
+        session: Session = await self._submit(SessionGet(session_id=self.session_id), Session)
+        return session.token_usage
+
+    async def cancel(self, reason: str) -> TokenUsage | None:
+        """Cancel its turn, wait for its end, and say what it has spent, if it can be found."""
+        params = TurnCancel(session_id=self.session_id, turn_id=self._turn_id, reason=reason)
+        try:
+            await self._submit(params, None)
+        except WireError:
+            pass  # it has ended otherwise, or never began
+        try:
+            return await self.usage()
+        except WireError:
+            return None
+
+    async def _submit(self, params: Any, kind: type[Any] | None, **more: Any) -> Any:
+        command = Command(params=params, principal=self._principal, **more)
+        result = await _ask(lambda reply: self._host.submit(self.session_id, command, reply))
+        return result if kind is None or isinstance(result, kind) else codec.structure(result, kind)
+
+
+@attrs.frozen
+class _Created:
+    """What makes a child's creation the same: all else follows from the call that names it."""
+
+    session_id: str
+
+
+async def _ask(submit: Callable[[Reply], object]) -> Any:
+    """Carry out a command, and give its result or raise its error."""
+    reply = _Answer()
+    submit(reply)
+    return await reply.wait()
+
+
+class _Answer(Reply):
+    """Where the answer to a command of ours goes."""
+
+    def __init__(self) -> None:
+        self.is_answered = False
+        self._done = trio.Event()
+        self._result: Any = None
+        self._failure: Exception | None = None
+        self._abandon: Callable[[str], None] | None = None
+
+    async def wait(self) -> Any:
+        try:
+            await self._done.wait()
+        except trio.Cancelled:
+            self.is_answered = True
+            if self._abandon is not None:
+                self._abandon("nobody waits for it any more")
+            raise
+        if self._failure is not None:
+            raise self._failure
+        return self._result
+
+    def when_abandoned(self, abandon: Callable[[str], None]) -> None:
+        if self.is_answered:
+            abandon("nobody waits for it any more")
+        else:
+            self._abandon = abandon
+
+    def succeed(self, result: Any) -> bool:
+        self._answer(result, None)
+        return True
+
+    def succeed_after(self, feed: SessionFeed, result: Any) -> None:
+        self._answer(result, None)
+
+    def succeed_encoded(self, data: bytes) -> bool:
+        self._answer(codec.decode_json(data), None)
+        return True
+
+    def fail(self, exc: Exception) -> None:
+        self._answer(None, exc)
+
+    def _answer(self, result: Any, failure: Exception | None) -> None:
+        if not self.is_answered:
+            self.is_answered = True
+            self._result, self._failure = result, failure
+            self._done.set()

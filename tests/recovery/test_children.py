@@ -1,0 +1,205 @@
+"""PROTOCOL §5.7: a turn that works for another, when the server is restarted or it is cancelled."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import trio
+from trio.abc import Instrument
+from trio.testing import MockClock
+
+from trialogue.core.abc import Turn
+from trialogue.testing import ProtocolPeer
+
+from .surviving import SurvivingStore
+from .test_asks import begin, follow, running, types
+
+
+class Parent:
+    """An agent that has another one work; it may be called again."""
+
+    def __init__(self, *, resumable: bool = True) -> None:
+        self.resumable = resumable
+        self.outcomes: list[str] = []
+
+    async def __call__(self, turn: Turn) -> None:
+        result = await turn.run_child("worker", "work")
+        self.outcomes.append(result.outcome)
+        said = "" if result.message is None else result.message.content
+        again = await turn.ask("Well done?")
+        await turn.write(f"{said} {again.value}")
+
+
+async def asker(turn: Turn) -> None:
+    if turn.attempt == 1:
+        turn.report_usage(input_tokens=7)
+        await turn.write("Hm.")
+    answer = await turn.ask("Which?")
+    await turn.write(f"{answer.value}")
+
+
+async def child_of(peer: ProtocolPeer, sid: str) -> str:
+    called: Any = (await peer.expect_event(sid, "tool.called"))["data"]["childSessionId"]
+    for _ in range(1000):
+        request = await peer.send_request("ask.list", sessionId=called)
+        response = await peer.expect_response(request)
+        if response["success"] and response["data"]["asks"]:
+            return str(called)
+        await trio.sleep(0.01)
+    raise AssertionError("the child asks nothing")
+
+
+async def answer(peer: ProtocolPeer, sid: str, value: str) -> None:
+    for _ in range(1000):
+        asks = (await peer.call("ask.list", sessionId=sid))["asks"]
+        if asks:
+            break
+        await trio.sleep(0.01)
+    await peer.call("ask.answer", sessionId=sid, askId=asks[0]["askId"], answer=value)
+
+
+async def test_parent_finds_its_child_again(autojump_clock: MockClock) -> None:
+    """§5.7, §9: no second child, and each of the two goes on where its log ends."""
+    store, parent = SurvivingStore(), Parent()
+    agents = {"parent": parent, "worker": asker}
+    async with running(store, agents) as (_, peer):
+        sid = await begin(peer)
+        child = await child_of(peer, sid)
+        store.crash()
+    async with running(store, agents) as (_, peer):
+        await follow(peer, sid)
+        await answer(peer, child, "that one")
+        completed = (await peer.expect_event(sid, "tool.completed", status="ok"))["data"]
+        assert completed["usage"]["totalTokens"] == 7
+        await peer.expect_event(sid, "ask.opened")
+        events = (await peer.call("event.list", sessionId=sid))["events"]
+        called = [e["data"]["childSessionId"] for e in events if e["type"] == "tool.called"]
+        assert called == [child, child]
+        store.crash()
+    # What the child did is in the parent's log by now.
+    async with running(store, agents) as (_, peer):
+        await follow(peer, sid)
+        await answer(peer, sid, "yes")
+        ended = (await peer.expect_event(sid, "turn.ended"))["data"]
+        assert (ended["outcome"], ended["usage"]["totalTokens"]) == ("completed", 7)
+        history = (await peer.call("message.list", sessionId=sid))["messages"]
+        assert history[-1]["content"] == "that one yes"
+        assert len((await peer.call("session.list"))["sessions"]) == 2
+        assert (await types(peer, child)).count("turn.ended") == 1
+    assert parent.outcomes == ["completed", "completed"]
+
+
+async def test_child_whose_parent_was_interrupted_is_cancelled(autojump_clock: MockClock) -> None:
+    """§5.7: nobody would take its answer."""
+    store = SurvivingStore()
+    agents = {"parent": Parent(resumable=False), "worker": asker}
+    async with running(store, agents) as (_, peer):
+        sid = await begin(peer)
+        child = await child_of(peer, sid)
+        store.crash()
+    async with running(store, agents) as (_, peer):
+        await trio.sleep(1)
+        events = (await peer.call("event.list", sessionId=sid, limit=1000))["events"]
+        assert events[-1]["data"]["outcome"] == "interrupted"
+        events = (await peer.call("event.list", sessionId=child, limit=1000))["events"]
+        assert events[-1]["data"]["outcome"] == "cancelled"
+        assert events[-1]["data"]["stopReason"] == "the turn that it works for is over"
+
+
+async def test_child_that_was_interrupted_is_a_result(autojump_clock: MockClock) -> None:
+    """A child that was at work when the server stopped is not begun a second time."""
+    store, parent = SurvivingStore(), Parent()
+
+    async def busy(turn: Turn) -> None:
+        await turn.write("x")
+        await trio.sleep_forever()
+
+    agents = {"parent": parent, "worker": busy}
+    async with running(store, agents) as (_, peer):
+        sid = await begin(peer)
+        called = (await peer.expect_event(sid, "tool.called"))["data"]
+        await trio.sleep(1)
+        store.crash()
+    async with running(store, agents) as (_, peer):
+        await trio.sleep(1)
+        await answer(peer, sid, "no")
+        await trio.sleep(1)
+        types_of_child = await types(peer, called["childSessionId"])
+    assert parent.outcomes == ["interrupted"]
+    assert types_of_child.count("turn.started") == 1
+
+
+# -- cancelled wherever it waits -------------------------------------------------------------------
+
+
+class CancelAt(Instrument):
+    """Cancels the parent's turn when the turns' tasks have waited so many times."""
+
+    def __init__(self, server: Any, sid: str, after: int) -> None:
+        self._server = server
+        self._sid = sid
+        self.left = after
+        self.tasks: set[trio.lowlevel.Task] = set()
+
+    def task_spawned(self, task: trio.lowlevel.Task) -> None:
+        if task.name.startswith("turn "):
+            self.tasks.add(task)
+
+    def task_exited(self, task: trio.lowlevel.Task) -> None:
+        self.tasks.discard(task)
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        turn = self._server.host.sessions[self._sid].turn
+        if task not in self.tasks or turn is None or turn.outcome is not None:
+            return
+        self.left -= 1
+        if self.left == 0:
+            turn.cancel("wherever it is")
+
+
+async def run_once(after: int) -> tuple[bool, str]:
+    """Run a turn with a child, cancelled at its ``after``-th wait, and check both logs."""
+
+    async def worker(turn: Turn) -> None:
+        await trio.sleep(0.001)
+        await turn.write("x")
+        await trio.sleep(0.001)
+
+    async def parent(turn: Turn) -> None:
+        await turn.run_child("worker", "go")
+        await turn.write("y")
+
+    store = SurvivingStore()
+    agents = {"parent": parent, "worker": worker}
+    async with running(store, agents) as (server, peer):
+        sid = (await peer.call("session.create"))["id"]
+        instrument = CancelAt(server, sid, after)
+        trio.lowlevel.add_instrument(instrument)
+        try:
+            await peer.call("message.stream", sessionId=sid, content="go")
+            events = await peer.read_until(sid, "turn.ended")
+            await server.host.wait_turns_ended()
+        finally:
+            trio.lowlevel.remove_instrument(instrument)
+        assert instrument.tasks == set()
+        counts = Counter(event["type"] for event in events)
+        assert counts["tool.called"] == counts["tool.completed"]
+        for session in (await peer.call("session.list"))["sessions"]:
+            assert session["status"] == "idle"
+            log = Counter(await types(peer, session["id"]))
+            assert log["turn.started"] == log["turn.ended"] <= 1
+            assert log["message.started"] == log["message.completed"]
+    return instrument.left <= 0, events[-1]["data"]["outcome"]
+
+
+async def test_cancel_at_every_wait_ends_both_turns_once(autojump_clock: MockClock) -> None:
+    """ISSUE 5: one terminal event of each turn, and no task."""
+    outcomes: list[str] = []
+    has_come = True
+    while has_come:
+        has_come, outcome = await run_once(len(outcomes) + 1)
+        outcomes.append(outcome)
+    assert len(outcomes) > 8
+    assert set(outcomes[:-3]) == {"cancelled"}
+    assert outcomes[-1] == "completed"
