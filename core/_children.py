@@ -135,7 +135,8 @@ class ParentTurn(SpendingTurn):
                 mine = settings.budget_default("session", member)
             if mine is None or mine > most:
                 whole = most if member == "max_cost" else max(1, math.floor(most))
-                shared = attrs.evolve(shared, **{member: whole})
+                bound: Any = {member: whole}
+                shared = attrs.evolve(shared, **bound)
         if shared.when_exceeded is None and self._asks_for_more:
             shared = attrs.evolve(shared, when_exceeded="ask")
         return shared

@@ -127,8 +127,12 @@ class SpendingTurn(AskingTurn):
                 raise BudgetExceededError(bound.explain(spent))
             # Tools that run side by side ask once.
             async with self._asking:
-                if self._refused is None and self._find_exceeded(*members) == exceeded:
+                if self._is_unanswered(exceeded, *members):
                     await self._ask_for_more(bound, spent)
+
+    def _is_unanswered(self, exceeded: tuple[Bound, float], *members: str) -> bool:
+        """Whether no tool beside this one has asked meanwhile."""
+        return self._refused is None and self._find_exceeded(*members) == exceeded
 
     async def _ask_for_more(self, bound: Bound, spent: float) -> None:
         explained = bound.explain(spent)

@@ -128,7 +128,7 @@ async def test_bounds_of_the_session_are_of_all_its_turns_and_those_of_a_turn_of
     loopback: Connect, autojump_clock: MockClock
 ) -> None:
     spender = Spender(steps=2, calls=1, seconds=1)
-    budgets = [
+    budgets: list[dict[str, Any]] = [
         {"maxTokens": 50},
         {"maxDurationMs": 10_000},
         {"maxToolCalls": 5},
@@ -197,7 +197,7 @@ async def test_agent_may_say_a_word_when_its_budget_is_over(loopback: Connect) -
         try:
             await turn.check_budget()
         except BudgetExceededError:
-            await turn.write("I have to stop.")
+            turn.write_nowait("I have to stop.")
             raise
 
     async with loopback(polite) as peer:
@@ -415,5 +415,6 @@ def test_price_that_is_none_is_refused(price: Price) -> None:
 )
 def test_settings_that_are_no_budget_are_refused(names: Sequence[str]) -> None:
     for name in names:
+        none: dict[str, Any] = {name: 0}
         with pytest.raises(ValueError, match=f"{name} must be at least"):
-            Settings(**{name: 0})
+            Settings(**none)

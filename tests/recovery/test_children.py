@@ -9,7 +9,7 @@ import trio
 from trio.abc import Instrument
 from trio.testing import MockClock
 
-from trialogue.core.abc import Turn
+from trialogue.core.abc import Agent, Turn
 from trialogue.testing import ProtocolPeer
 
 from .surviving import SurvivingStore
@@ -51,6 +51,7 @@ async def child_of(peer: ProtocolPeer, sid: str) -> str:
 
 
 async def answer(peer: ProtocolPeer, sid: str, value: str) -> None:
+    asks: list[Any] = []
     for _ in range(1000):
         asks = (await peer.call("ask.list", sessionId=sid))["asks"]
         if asks:
@@ -62,7 +63,7 @@ async def answer(peer: ProtocolPeer, sid: str, value: str) -> None:
 async def test_parent_finds_its_child_again(autojump_clock: MockClock) -> None:
     """§5.7, §9: no second child, and each of the two goes on where its log ends."""
     store, parent = SurvivingStore(), Parent()
-    agents = {"parent": parent, "worker": asker}
+    agents: dict[str, Agent] = {"parent": parent, "worker": asker}
     async with running(store, agents) as (_, peer):
         sid = await begin(peer)
         child = await child_of(peer, sid)
@@ -93,7 +94,7 @@ async def test_parent_finds_its_child_again(autojump_clock: MockClock) -> None:
 async def test_child_whose_parent_was_interrupted_is_cancelled(autojump_clock: MockClock) -> None:
     """§5.7: nobody would take its answer."""
     store = SurvivingStore()
-    agents = {"parent": Parent(resumable=False), "worker": asker}
+    agents: dict[str, Agent] = {"parent": Parent(resumable=False), "worker": asker}
     async with running(store, agents) as (_, peer):
         sid = await begin(peer)
         child = await child_of(peer, sid)
@@ -115,7 +116,7 @@ async def test_child_that_was_interrupted_is_a_result(autojump_clock: MockClock)
         await turn.write("x")
         await trio.sleep_forever()
 
-    agents = {"parent": parent, "worker": busy}
+    agents: dict[str, Agent] = {"parent": parent, "worker": busy}
     async with running(store, agents) as (_, peer):
         sid = await begin(peer)
         called = (await peer.expect_event(sid, "tool.called"))["data"]
@@ -171,7 +172,7 @@ async def run_once(after: int) -> tuple[bool, str]:
         await turn.write("y")
 
     store = SurvivingStore()
-    agents = {"parent": parent, "worker": worker}
+    agents: dict[str, Agent] = {"parent": parent, "worker": worker}
     async with running(store, agents) as (server, peer):
         sid = (await peer.call("session.create"))["id"]
         instrument = CancelAt(server, sid, after)
