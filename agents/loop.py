@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
 from ..core.abc import AgentOptions, Turn
-from ..core.errors import SettingsError
-from ..core.models import Message, MessageKind
+from ..core.errors import AgentError, BudgetExceededError, SettingsError
+from ..core.models import Message, MessageKind, TokenUsage
 from ._toolbox import Toolbox, ToolLike, ToolStep
+from ._window import Gauge, summarize
 from .model import Model, ModelReply, ModelRequest
 from .tools import ApprovalPolicy, ToolSource
 
 __all__ = ["ToolLike", "ToolLoop"]
 
-_TO_SUMMARISE: Final = (
-    "Summarise the conversation so far, for yourself: it will stand in for the messages that you "
-    "see now. Keep what was asked, what was found out and decided, and what is still to be done. "
-    "Answer with the summary alone."
-)
+log = logging.getLogger("trialogue.turn")
 
 
 class ToolLoop:
@@ -50,6 +48,9 @@ class ToolLoop:
             for ever.
         max_steps: How often the model is asked in one turn. A turn that comes to it ends with
             ``stop_reason`` ``maxSteps``.
+        compact_at: The share of the model's window that a conversation may take before its oldest
+            part is summarised, by the model; None never does that.
+        window_tokens: The window, where the model does not say its own.
         max_threads: How many tools that block may run at once, of all turns.
         description: A line for ``server.describe``.
 
@@ -72,12 +73,20 @@ class ToolLoop:
         approvals_by_tool: Mapping[str, ApprovalPolicy] | None = None,
         approval_seconds: float | None = None,
         max_steps: int = 50,
+        compact_at: float | None = 0.8,
+        window_tokens: int | None = None,
         max_threads: int = 16,
         description: str | None = None,
     ) -> None:
         for name, number in (("max_steps", max_steps), ("max_threads", max_threads)):
             if number < 1:
                 raise SettingsError(f"{name} is 1 or more, not {number!r}")
+        if compact_at is not None and not 0 < compact_at <= 1:
+            raise SettingsError(f"compact_at is a share from 0 to 1, not {compact_at!r}")
+        if window_tokens is not None and window_tokens < 1:
+            raise SettingsError(f"window_tokens is 1 or more, not {window_tokens!r}")
+        self.compact_at = compact_at
+        self.window_tokens = window_tokens
         self.model = model
         self.system_prompt = system_prompt
         self.temperature = temperature
@@ -119,12 +128,13 @@ class ToolLoop:
 
     async def __call__(self, turn: Turn) -> None:
         """Run one turn."""
+        gauge = self._make_gauge()
         step = self._tools.open(turn)
         await step.run_all(turn.pending_calls)  # of an earlier attempt
         for left in range(self.max_steps - _count_steps(turn), 0, -1):
             await _take_steering(turn)
             step = self._tools.open(turn)
-            reply = await self._ask(turn, step)
+            reply = await self._ask(turn, step, gauge)
             if not reply.tool_calls:
                 if turn.waiting_steering:
                     continue
@@ -137,10 +147,9 @@ class ToolLoop:
                 await step.refuse(call, f"Not run: a turn has {self.max_steps} steps.")
         turn.stop_reason = "maxSteps"
 
-    async def _ask(self, turn: Turn, step: ToolStep) -> ModelReply:
-        """Ask the model once, and complete its message."""
+    def _make_request(self, turn: Turn, step: ToolStep) -> ModelRequest:
         config = turn.config
-        request = ModelRequest(
+        return ModelRequest(
             messages=turn.messages,
             system=self.system_prompt if config.system_prompt is None else config.system_prompt,
             tools=step.specs,
@@ -148,6 +157,17 @@ class ToolLoop:
             temperature=self.temperature if config.temperature is None else config.temperature,
             max_tokens=self.max_tokens if config.max_tokens is None else config.max_tokens,
         )
+
+    async def _ask(self, turn: Turn, step: ToolStep, gauge: Gauge | None) -> ModelReply:
+        """Ask the model once, and complete its message."""
+        config = turn.config
+        request = self._make_request(turn, step)
+        if (
+            gauge is not None
+            and gauge.is_full(request)
+            and await self._compact(turn, request, gauge)
+        ):
+            request = self._make_request(turn, step)
         ends_thinking = False
 
         async def write(text: str, *, kind: MessageKind = "text") -> None:
@@ -171,23 +191,56 @@ class ToolLoop:
 
     async def summarize(self, messages: Sequence[Message]) -> str:
         """Let the model summarise messages, for ``session.compact``."""
-        pieces: list[str] = []
-
-        async def write(text: str, *, kind: MessageKind = "text") -> None:
-            if kind == "text":
-                pieces.append(text)
-
-        last = messages[-1]
-        asked = Message(
-            id=f"{last.id}_summary",
-            session_id=last.session_id,
-            role="user",
-            content=_TO_SUMMARISE,
-            timestamp=last.timestamp,
+        gauge = self._make_gauge()
+        return await summarize(
+            self.model,
+            messages,
+            system=self.system_prompt,
+            limit=None if gauge is None else gauge.summary_limit,
+            report=lambda _: None,
         )
-        request = ModelRequest(messages=(*messages, asked), system=self.system_prompt)
-        await self.model.generate(request, write)
-        return "".join(pieces).strip()
+
+    def _make_gauge(self) -> Gauge | None:
+        window = self.window_tokens or self.model.window_tokens
+        if window is None or self.compact_at is None:
+            return None
+        return Gauge(window, self.compact_at)
+
+    async def _compact(self, turn: Turn, request: ModelRequest, gauge: Gauge) -> bool:
+        """Let the model summarise the oldest part of a conversation that nears its window."""
+        model = request.model or self.model.name
+
+        def report(usage: TokenUsage) -> None:
+            turn.report_usage(
+                input_tokens=usage.input_tokens,
+                output_tokens=usage.output_tokens,
+                model=model,
+                cost=usage.cost,
+            )
+
+        async def ask_model(messages: Sequence[Message]) -> str:
+            await turn.check_budget()
+            turn.emit("_compacting", {"turnId": turn.id, "messages": len(messages)})
+            return await summarize(
+                self.model,
+                messages,
+                system=request.system,
+                limit=gauge.summary_limit,
+                report=report,
+            )
+
+        keep = gauge.count_kept(request)
+        try:
+            done = await turn.compact(ask_model, keep_last=keep)
+        except BudgetExceededError:
+            raise
+        except AgentError as exc:
+            # Or no turn of this session would ever come through again.
+            log.warning("the model could not summarise, and an extract stands in: %s", exc.message)
+            done = await turn.compact(keep_last=keep)
+        if done:
+            gauge.note_compacted(request)
+        return done
 
 
 def _count_steps(turn: Turn) -> int:

@@ -345,6 +345,30 @@ class Turn(ABC):
             BudgetExceededError: Nothing more may be spent. It ends the turn as ``budgetExceeded``.
         """
 
+    @abstractmethod
+    async def compact(
+        self,
+        summarize: Callable[[Sequence[Message]], Awaitable[str]] | None = None,
+        *,
+        keep_last: int = 10,
+    ) -> bool:
+        """Let a summary stand in for the oldest messages in `messages`, also of this turn.
+
+        The log keeps all of them, as after ``session.compact``; a call is not parted from its
+        result. Cancelled or failed, it has changed nothing.
+
+        Args:
+            summarize: An async function of those messages that gives the summary; usage that is
+                reported meanwhile stands in ``session.compacted``. None is an extract.
+            keep_last: How many of the last messages stay as they are, at least.
+
+        Returns:
+            Whether there was anything to compact.
+
+        Raises:
+            PayloadTooLargeError: The summary is larger than ``max_message_bytes``.
+        """
+
     @property
     @abstractmethod
     def waiting_steering(self) -> Sequence[InputInfo]:

@@ -6,14 +6,14 @@ The log keeps everything, and so do readers; only `Turn.messages` changes (PROTO
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ._command import KeyClaim, Reply
 from ._edits import stage_answered
 from ._ids import new_id
 from ._queries import check_range
-from ._state import SUMMARY_HEADING
+from ._state import SUMMARY_HEADING, SessionState
 from .errors import InvalidRequestError, SessionBusyError, find_failure
 from .events import SessionCompacted
 from .methods import SessionCompact, SessionCompactResult
@@ -22,7 +22,7 @@ from .models import Message
 if TYPE_CHECKING:
     from ._session import LiveSession
 
-__all__ = ["compact", "extract_summary"]
+__all__ = ["KEEP_LAST", "compact", "extract_summary", "find_old", "whole_steps"]
 
 #: The messages that stay as they are, if the request does not say.
 KEEP_LAST: Final = 10
@@ -49,21 +49,16 @@ def compact(
         check_range("keepLast", params.keep_last, 0, 2**53 - 1)
     if session.turn is not None:
         raise SessionBusyError(f"Session busy: {session.id}")
-    state = session.state
-    done = 0 if state.compaction is None else state.compaction.compacted_count
     keep = KEEP_LAST if params.keep_last is None else params.keep_last
-    count = _whole_turns(state.messages, len(state.messages) - keep)
-    if count <= done:
-        message = "nothing to compact"
-        raise InvalidRequestError(
-            f"Invalid request: params.keepLast: {message}",
-            data={"issues": [{"path": "params.keepLast", "message": message}]},
-        )
-    shown = state.model_messages()
-    old = shown[: len(shown) - (len(state.messages) - count)]
+    found = find_old(session.state, keep, _whole_turns)
+    if found is None:
+        raise _nothing()
+    count, old = found
 
     def write(summary: str) -> None:
         session.check_open()
+        if count <= _compacted_count(session.state):
+            raise _nothing()  # a turn that began meanwhile has gone further
         body = SessionCompacted(compaction_id=new_id("cmp"), summary=summary, compacted_count=count)
         result = SessionCompactResult(
             compaction_id=body.compaction_id,
@@ -91,6 +86,63 @@ def compact(
             reply.fail(failure)
 
     session.host.spawn_writer(ask_agent)
+
+
+def _compacted_count(state: SessionState) -> int:
+    return 0 if state.compaction is None else state.compaction.compacted_count
+
+
+def _nothing() -> InvalidRequestError:
+    message = "nothing to compact"
+    return InvalidRequestError(
+        f"Invalid request: params.keepLast: {message}",
+        data={"issues": [{"path": "params.keepLast", "message": message}]},
+    )
+
+
+def find_old(
+    state: SessionState, keep: int, cut: Callable[[Sequence[Message], int], int]
+) -> tuple[int, Sequence[Message]] | None:
+    """Find what is to be compacted, if there is anything.
+
+    Args:
+        state: The session's.
+        keep: How many of the last messages are to stay.
+        cut: Gives the last place up to a count where they may be cut.
+
+    Returns:
+        The count of messages that the summary stands in for from then on, and what it is made of:
+        an earlier summary first.
+    """
+    count = cut(state.messages, len(state.messages) - keep)
+    if count <= _compacted_count(state):
+        return None
+    shown = state.model_messages()
+    return count, shown[: len(shown) - (len(state.messages) - count)]
+
+
+def whole_steps(
+    messages: Sequence[Message], count: int, pending: Collection[tuple[str | None, str]] = ()
+) -> int:
+    """Cut between the steps of a turn, too: where no result would stand without its call.
+
+    Args:
+        messages: All of them.
+        count: How many are to be cut off at most.
+        pending: Calls whose results are to come, with their turns.
+    """
+    called: set[tuple[str | None, str]] = set(pending)
+    if count >= len(messages) and not called:
+        return len(messages)
+    for index in range(len(messages) - 1, -1, -1):
+        message = messages[index]
+        if message.call_id is not None:
+            called.add((message.turn_id, message.call_id))
+        for call in message.tool_calls or ():
+            called.discard((message.turn_id, call.call_id))
+        if index <= count and not called:
+            return index
+    return 0
 
 
 def _whole_turns(messages: Sequence[Message], count: int) -> int:

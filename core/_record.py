@@ -61,6 +61,7 @@ class TurnRecord:
         pending: Calls that stand in a message and have no result, or an unknown one.
         has_answer: An ask was closed, and the agent has done nothing since then.
         raises: How often each bound of the turn's budget was raised.
+        compaction_usage: What was spent on summaries.
     """
 
     config: SessionConfig
@@ -70,6 +71,7 @@ class TurnRecord:
     pending: list[ToolCallInfo] = attrs.field(factory=list[ToolCallInfo])
     has_answer: bool = False
     raises: dict[str, int] = attrs.field(factory=dict[str, int])
+    compaction_usage: TokenUsage = attrs.field(factory=TokenUsage)
 
     def copy(self) -> TurnRecord:
         """Copy it as it is now; what is in it and never changes is shared."""

@@ -161,4 +161,4 @@ def _sum_usage(state: SessionState, turn_id: str) -> TokenUsage:
     for message in state.messages:
         if message.turn_id == turn_id and message.usage is not None:
             usage = usage + message.usage
-    return usage
+    return usage if state.record is None else usage + state.record.compaction_usage

@@ -350,6 +350,9 @@ class SessionState:
 
     def _session_compacted(self, body: SessionCompacted, entry: Entry) -> None:
         self.compaction = body
+        if body.usage is not None and self.active_turn_id is not None:
+            record = self._turn_record()
+            record.compaction_usage = record.compaction_usage + body.usage
 
     def _input_queued(self, body: InputQueued, entry: Entry) -> None:
         info = InputInfo(

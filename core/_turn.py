@@ -12,8 +12,8 @@ import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from . import codec
-from ._children import ParentTurn
 from ._clock import utc_now
+from ._compacting import CompactingTurn
 from ._failures import explain_failure
 from ._frame import Frame
 from ._ids import new_id
@@ -67,7 +67,7 @@ _STATUS: Final[dict[Outcome, MessageStatus]] = {
 }
 
 
-class RunningTurn(ParentTurn):
+class RunningTurn(CompactingTurn):
     """A turn of a session in this process.
 
     Attributes:

@@ -129,6 +129,7 @@ class SessionCompacted(EventBody):
     compaction_id: str
     summary: str
     compacted_count: int
+    usage: TokenUsage | None = None
 
 
 @attrs.frozen(kw_only=True)

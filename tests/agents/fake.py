@@ -259,6 +259,10 @@ class FakeTurn(Turn):
         await trio.lowlevel.checkpoint()
         raise NotImplementedError
 
+    async def compact(self, summarize: Any = None, *, keep_last: int = 10) -> bool:
+        await trio.lowlevel.checkpoint()
+        return False
+
     async def ask(self, title: str, **members: Any) -> Answer:
         self.complete_message()
         members.pop("expires_seconds", None)
