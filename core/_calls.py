@@ -317,6 +317,10 @@ class CallingTurn(Turn):
         )
 
     def _close_calls(self) -> None:
-        """The turn ends: so do its calls."""
+        """The turn ends: so do its calls, and those that clients had and it has not made again."""
         for call_id in list(self._open_calls):
             self._close_call(call_id, "cancelled")
+        for call_id in list(self._session.state.tools):
+            self._session.journal.stage(
+                ToolCompleted(call_id=call_id, turn_id=self._id, status="cancelled")
+            )

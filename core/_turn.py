@@ -371,11 +371,11 @@ class RunningTurn(CompactingTurn):
             failure = find_failure(exc)
             if failure is None:
                 raise
-            exceeded = find_exceeded(failure)
-            if exceeded is not None:
+            outcome = "failed"
+            if (exceeded := find_exceeded(failure)) is not None:
                 outcome, self.stop_reason = "budgetExceeded", exceeded.message
-            else:
-                outcome, error = "failed", explain_failure(failure, self._id, self.session_id)
+            elif not self.is_suspended:  # else it did something on its way out: it is called again
+                error = explain_failure(failure, self._id, self.session_id)
         finally:
             # Also on the way out of a server that was cancelled from outside.
             self._end(outcome, error)

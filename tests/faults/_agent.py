@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import attrs
 import trio
 
-from trialogue.core.abc import ToolCall, Turn
-from trialogue.core.errors import AgentError
+from trialogue.core.abc import Answer, ToolCall, Turn
+from trialogue.core.errors import AgentError, ToolFailedError
 from trialogue.core.models import Message, MessageKind
 
 __all__ = ["Profile", "RandomAgent", "TurnRecord", "join_text"]
@@ -59,14 +60,18 @@ class TurnRecord:
         messages: For each, its kind and its parts.
         tools: The ids of the calls.
         marks: How many durable events it emitted.
+        asks: What was asked and answered: the ask's key, and what its answer was.
         is_open: The last message has not been completed by the agent itself.
+        is_resumed: It was called again, and remembers only the last time.
     """
 
     messages: list[tuple[str, list[str]]] = attrs.field(factory=list)
     tools: list[str] = attrs.field(factory=list)
     steered: list[str] = attrs.field(factory=list)
+    asks: dict[str, Answer] = attrs.field(factory=dict)
     marks: int = 0
     is_open: bool = False
+    is_resumed: bool = False
     has_ended: bool = False
 
 
@@ -87,7 +92,8 @@ class RandomAgent:
     async def __call__(self, turn: Turn) -> None:
         self._count += 1
         rng = random.Random(f"agent {self._seed} {self._count}")
-        record = self.records[turn.id] = TurnRecord()
+        record = self.records[turn.id] = TurnRecord(is_resumed=turn.attempt > 1)
+        self._hits["turns called again"] += record.is_resumed
         run = _Run(turn, record, rng, self._profile, self._hits)
         try:
             for _ in range(rng.randint(0, self._profile.steps)):
@@ -192,8 +198,10 @@ class _Run:
             record.is_open = False
         elif chance < 0.8:
             self.write("hm, ", "reasoning")
-        elif chance < 0.88:
+        elif chance < 0.86:
             await self.call_tool()
+        elif chance < 0.9:
+            await self.ask_several()
         elif chance < 0.91:
             turn.report_usage(input_tokens=3, output_tokens=1)
             await trio.lowlevel.checkpoint()
@@ -229,6 +237,45 @@ class _Run:
             await self.turn.call_tool("tool", {"n": [1, 2.5, None, "é"]}, run, call_id=call_id)
         except AgentError:
             self.hits["tools that failed"] += 1
+
+    async def ask_several(self) -> None:
+        """Ask one thing, or several at once: for a while, or until there was enough of it.
+
+        Nothing is asked for ever: there may be nobody to answer.
+        """
+        longest = self.rng.choice((0.0, 2.0, 10.0, 20.0)) * self.profile.pause
+        with trio.CancelScope() as scope:
+            if self.rng.random() < 0.3:
+                scope.deadline = trio.current_time() + longest / 2
+            # What is written until then goes into the message that it completes.
+            self.turn.complete_message()
+            self.record.is_open = False
+            async with trio.open_nursery() as nursery:
+                for _ in range(self.rng.choice((1, 1, 2, 3))):
+                    nursery.start_soon(self.ask, f"{self.rng.getrandbits(64):016x}", longest)
+        self.hits["asks given up"] += scope.cancelled_caught
+
+    async def ask(self, key: str, longest: float) -> None:
+        """Ask something, in one of the ways there are."""
+        ask = partial(self.turn.ask, key=key, expires_seconds=longest)
+        how = self.rng.choice(("options", "schema", "anything", "tool"))
+        if how == "options":
+            answer = await ask("Yes?", kind="approval", options=("yes", "no"), default="no")
+        elif how == "schema":
+            answer = await ask("How many?", schema={"type": "integer"}, default=-1)
+        elif how == "anything":
+            answer = await ask("What now?")
+        else:
+            call_id = f"call_{key}"
+            self.record.tools.append(call_id)
+            try:
+                await self.turn.call_client_tool(
+                    "theirs", {}, call_id=call_id, expires_seconds=longest
+                )
+            except ToolFailedError:
+                self.hits["tools of clients that failed"] += 1
+            return
+        self.record.asks[key] = answer
 
     async def take_steering(self) -> None:
         message: Message | None = None

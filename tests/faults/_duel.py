@@ -6,11 +6,13 @@ which of them comes first.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import attrs
@@ -20,8 +22,9 @@ import trio.testing
 from trialogue.core import Settings, open_server
 from trialogue.core._server import Server
 from trialogue.core.abc import Channel, ConnectOptions, ToolCall, Turn
-from trialogue.core.errors import AgentError
+from trialogue.core.errors import AgentError, ToolFailedError
 from trialogue.core.log import Entry
+from trialogue.core.models import AskInfo
 from trialogue.core.plugins import find_transport
 
 from ._client import Answer, Caller, Sent
@@ -35,6 +38,8 @@ TICK = 0.001
 LIMIT_SECONDS = 60.0
 #: What a request may be refused with here.
 EXPECTED = {
+    "ASK_CLOSED",
+    "ASK_NOT_FOUND",
     "CANCELLED",
     "INPUT_NOT_FOUND",
     "SESSION_BUSY",
@@ -82,12 +87,13 @@ class _Part:
     end: str
 
 
+ASKS = ("ask", "ask for a while", "ask and give up", "ask a client's tool")
+STEPS = ("text", "text", "text", "tool", "tool", "steer", "emit", *ASKS)
+
+
 def draw_part(rng: random.Random) -> _Part:
     """Draw a turn."""
-    steps = tuple(
-        (rng.choice(("text", "text", "tool", "steer", "emit")), rng.randint(0, 2))
-        for _ in range(rng.randint(0, 3))
-    )
+    steps = tuple((rng.choice(STEPS), rng.randint(0, 2)) for _ in range(rng.randint(0, 3)))
     end = rng.choice(("return",) * 5 + ("raise", "hang", "hang", "stubborn", "swallow"))
     return _Part(steps, end)
 
@@ -127,12 +133,36 @@ class _Actor:
             return
         elif what == "emit":
             turn.emit("_note", {}, durable=True)
+        elif what in ASKS:
+            await self._ask(turn, what, ticks)
+            return
         elif what == "steer":
             with trio.move_on_after(ticks * TICK):
                 await turn.next_steering()
                 self._batch.hits["steered inputs taken"] += 1
             return
         await trio.sleep(ticks * TICK)
+
+    async def _ask(self, turn: Turn, how: str, ticks: int) -> None:
+        """Ask some things at once: they expire, are given up, or wait for an answer for ever."""
+        with trio.CancelScope() as scope:
+            if how == "ask and give up":
+                scope.deadline = trio.current_time() + (ticks + 1) * TICK
+            async with trio.open_nursery() as nursery:
+                for number in range(ticks + 1):
+                    nursery.start_soon(self._ask_one, turn, how, number)
+
+    async def _ask_one(self, turn: Turn, how: str, number: int) -> None:
+        expires = (number + 1) * TICK if how == "ask for a while" else None
+        if how == "ask a client's tool":
+            # It fails where the answer says so, or nobody is left to give one.
+            with suppress(ToolFailedError):
+                await turn.call_client_tool("theirs", {}, expires_seconds=expires)
+            return
+        answer = await turn.ask(f"{number}?", expires_seconds=expires, default="late")
+        given = answer.value == "late" if answer.reason == "expired" else answer.value != "late"
+        if not given:
+            raise ViolationError(f"{turn.id} was given {answer}")
 
     async def _tool(self, call: ToolCall, ticks: int) -> None:
         await trio.sleep(ticks * TICK)
@@ -151,11 +181,14 @@ class Duel:
         self.hits = batch.hits
         self.session_id: str | None = None
         self.sent: list[Sent] = []
+        self.elsewhere: list[Sent] = []
         self.unanswered: list[Sent] = []
         self.is_cut_by_server = False
         self.caller: Caller
         self._turns: list[str] = []
         self._inputs: list[str] = []
+        self._asks: dict[str, AskInfo] = {}
+        self._answers = itertools.count()
 
     async def run(self) -> None:
         """Play it."""
@@ -202,6 +235,10 @@ class Duel:
             + [
                 (rng.randint(0, 8), rng.choice(DISTURBANCES))
                 for _ in range(rng.choice((0, 1, 1, 2, 2, 3)))
+            ]
+            + [
+                (rng.randint(1, 8), rng.choice(("answer", "answer", "answer elsewhere")))
+                for _ in range(rng.choice((0, 2, 4)))
             ],
             key=lambda item: item[0],
         )
@@ -243,6 +280,11 @@ class Duel:
             case "cancel elsewhere":
                 async with self.batch.other_lock:
                     await self.batch.other.post("turn.cancel", self._here())
+            case "answer":
+                await self._answer(self._post)
+            case "answer elsewhere":
+                async with self.batch.other_lock:
+                    await self._answer(self._post_elsewhere)
             case "request.cancel":
                 if self.caller.pending:
                     await self._post(
@@ -274,6 +316,24 @@ class Duel:
         if rng.random() < 0.7:
             params["wait"] = True
         await self._post("message.send", params, **self._extra())
+
+    async def _answer(self, post: Callable[..., Awaitable[Sent]]) -> None:
+        """Answer an ask that is open, or was."""
+        session = self.batch.server.host.sessions.get(self.session_id or "")
+        self._asks |= {} if session is None else dict(session.state.asks)
+        if not self._asks:
+            return
+        newest = list(self._asks)[-3:]
+        ask_id = self.rng.choice(newest)
+        answer: dict[str, Any] = {"answer": f"answer {self.number}.{next(self._answers)}"}
+        if self._asks[ask_id].kind == "tool" and self.rng.random() < 0.3:
+            answer = {"error": "no such thing here"}
+        await post("ask.answer", self._here(askId=ask_id, **answer), **self._extra())
+
+    async def _post_elsewhere(self, method: str, params: dict[str, Any], **extra: Any) -> Sent:
+        sent = await self.batch.other.post(method, params, None, **extra)
+        self.elsewhere.append(sent)
+        return sent
 
     async def _post(self, method: str, params: dict[str, Any], **extra: Any) -> Sent:
         sent = await self.caller.post(method, params, None, **extra)
@@ -315,7 +375,7 @@ class Duel:
             if not sent.params.get("wait") or name is None or log.inputs[name] != "queued":
                 raise ViolationError(f"{sent.method} {sent.params} was never answered")
             self.hits["waits that a drain cut"] += 1
-        for sent in self.sent:
+        for sent in [*self.sent, *self.elsewhere]:
             if sent.answer is not None and sent.answer["success"]:
                 self._check_success(sent, sent.answer["data"], log)
 
@@ -334,6 +394,13 @@ class Duel:
                 self.hits["turns cancelled by turn.cancel"] += 1
                 if turn_id not in log.turns:
                     self.hits["queued turns cancelled"] += 1
+            case "ask.answer":
+                end = log.closed_asks[sent.params["askId"]]
+                if end["reason"] != "answered" or any(
+                    end.get(name) != sent.params.get(name) for name in ("answer", "error")
+                ):
+                    raise ViolationError(f"{sent.params} was taken, and the log has {end}")
+                self.hits["answers taken"] += 1
             case "session.close":
                 if log.ended != "closed":
                     raise ViolationError("closed, and the log has no end")
@@ -355,6 +422,8 @@ class Duel:
                 self.hits["turns that ended before they began"] += 1
         for end in log.inputs.values():
             self.hits[f"inputs {end}"] += 1
+        for closed in log.closed_asks.values():
+            self.hits[f"asks {closed['reason']}"] += 1
 
 
 DISTURBANCES = (
@@ -408,6 +477,8 @@ class Batch:
         tasks = trio.lowlevel.current_statistics().tasks_living
         how = self.rng.choice(("quiet", "drain", "drain", "leave"))
         self.hits[f"batches: {how}"] += 1
+        # Then turns that wait for clients are left to a next process, as if there were one.
+        self.store.durable = how != "quiet" and self.seed % 4 >= 2
         with trio.fail_after(2 * LIMIT_SECONDS):
             async with (
                 trio.open_nursery() as nursery,
@@ -457,7 +528,7 @@ class Batch:
         self.hits["turns running at the end"] += len(self.server.host.running)
         if how == "drain":
             await self.server.drain(seconds=self.rng.randint(0, 6) * TICK)
-            if self.server.host.running:
+            if not all(session.can_suspend for session in self.server.host.running):
                 raise ViolationError("a turn runs after the drain")
             await trio.sleep(self.rng.randint(0, 2) * TICK)
 
@@ -492,8 +563,9 @@ class Batch:
         for events in logs.values():
             log = check_log(events)
             running = [turn_id for turn_id, outcome in log.turns.items() if outcome == "running"]
-            if running:
+            if running and not (self.store.durable and log.is_only_waiting):
                 raise ViolationError(f"{running} never ended")
+            self.hits["turns left waiting"] += len(running)
             queued = [name for name, end in log.inputs.items() if end == "queued"]
             if queued and how == "quiet":
                 raise ViolationError(f"{queued} are still queued")

@@ -23,6 +23,10 @@ class Log:
         turn_inputs: Turn → the input that started it.
         turn_messages: Turn → its assistant's messages, in order.
         contents: How often each user's content is there.
+        asks: Ask → what opened it.
+        closed_asks: Ask → its end.
+        resumed: How often agents were called again.
+        is_only_waiting: The turn at its end waits for clients, or for its agent to be called again.
         ended: ``closed`` or ``expired``.
     """
 
@@ -34,6 +38,10 @@ class Log:
     queued_contents: dict[str, str] = attrs.field(factory=dict)
     tools: dict[str, str] = attrs.field(factory=dict)
     stop_reasons: dict[str, str | None] = attrs.field(factory=dict)
+    asks: dict[str, dict[str, Any]] = attrs.field(factory=dict)
+    closed_asks: dict[str, dict[str, Any]] = attrs.field(factory=dict)
+    resumed: int = 0
+    is_only_waiting: bool = False
     ended: str | None = None
 
 
@@ -44,6 +52,9 @@ class _Checker:
         self.open_messages: set[str] = set()
         self.seen_messages: set[str] = set()
         self.open_tools: set[str] = set()
+        self.open_asks: set[str] = set()
+        self.has_answer = False
+        self.attempt = 1
         self.assigned: dict[str, str] = {}
 
     def require(self, condition: object, event: Event, what: str) -> None:
@@ -55,6 +66,7 @@ class _Checker:
     def take(self, event: Event, following: list[Event]) -> None:
         kind, data = event["type"], event["data"]
         log = self.log
+        self.has_answer = kind == "ask.closed" or (self.has_answer and kind.startswith("input."))
         self.require(log.ended is None, event, "after the session's last event")
         turn_id: str = data.get("turnId") or data.get("message", {}).get("turnId") or ""
         if kind == "input.queued":
@@ -78,6 +90,7 @@ class _Checker:
             self.require(self.active is None, event, "a turn is running")
             self.require(turn_id not in log.turns, event, "a second start")
             self.active = turn_id
+            self.attempt = 1
             log.turns[turn_id] = "running"
             log.turn_inputs[turn_id] = data["inputId"]
             log.turn_messages[turn_id] = []
@@ -85,6 +98,7 @@ class _Checker:
             self.require(self.active == turn_id, event, "of a turn that is not running")
             self.require(not self.open_messages, event, "with a message in progress")
             self.require(not self.open_tools, event, "with a tool running")
+            self.require(not self.open_asks, event, "with an ask open")
             self.active = None
             log.turns[turn_id] = data["outcome"]
             log.stop_reasons[turn_id] = data.get("stopReason")
@@ -113,11 +127,41 @@ class _Checker:
             self.require(data["callId"] in self.open_tools, event, "not running")
             self.open_tools.discard(data["callId"])
             log.tools[data["callId"]] = data["status"]
+        elif kind == "turn.resumed":
+            self.require(self.active == turn_id, event, "of a turn that is not running")
+            self.require(not self.open_messages, event, "with a message in progress")
+            self.attempt += 1
+            self.require(data["attempt"] == self.attempt, event, f"after {self.attempt - 1}")
+            log.resumed += 1
+        elif kind == "ask.opened":
+            self.require(self.active == turn_id, event, "outside of its turn")
+            self.require(data["askId"] not in log.asks, event, "a second time")
+            self.require(data.get("callId") in {None, *self.open_tools}, event, "of no call")
+            log.asks[data["askId"]] = data
+            self.open_asks.add(data["askId"])
+        elif kind == "ask.closed":
+            self.require(self.active == turn_id, event, "outside of its turn")
+            self.require(data["askId"] in self.open_asks, event, "not open")
+            self.require(
+                (data["reason"] == "answered") == ("by" in data), event, "who has answered?"
+            )
+            self.open_asks.discard(data["askId"])
+            log.closed_asks[data["askId"]] = data
         elif kind in ("session.closed", "session.expired"):
             self.require(self.active is None, event, "during a turn")
             left = [name for name, end in log.inputs.items() if end == "queued"]
             self.require(not left, event, f"with queued inputs {left}")
             log.ended = kind.partition(".")[2]
+
+    @property
+    def is_only_waiting(self) -> bool:
+        """Whether the turn does nothing but wait for clients, or was just answered by one."""
+        at_clients = {ask.get("callId") for ask in self.log.asks.values() if ask["kind"] == "tool"}
+        return (
+            bool(self.open_asks or self.has_answer)
+            and not self.open_messages
+            and self.open_tools <= at_clients
+        )
 
     def new_message(self, event: Event, message_id: str) -> None:
         self.require(message_id not in self.seen_messages, event, "an id that was used")
@@ -143,6 +187,7 @@ def check_log(events: list[Event]) -> Log:
         if (event["type"] == "session.created") != (index == 0):
             raise ViolationError(f"{event['type']} at {event['position']}")
         checker.take(event, events[index + 1 : index + 3])
+    checker.log.is_only_waiting = checker.is_only_waiting
     return checker.log
 
 
@@ -152,6 +197,8 @@ def check_agent_record(log: Log, records: Mapping[str, TurnRecord]) -> None:
         if log.stop_reasons.get(turn_id) == "restart":
             continue  # its text went with the log that failed
         record = records.get(turn_id)
+        if record is not None and record.is_resumed:
+            continue  # what it did before was lost with the log, or it was not
         has = [(m.get("kind", "text"), m["content"]) for m in log.turn_messages[turn_id]]
         if record is None:
             if has:
@@ -160,6 +207,15 @@ def check_agent_record(log: Log, records: Mapping[str, TurnRecord]) -> None:
         wrote = [(kind, join_text(parts)) for kind, parts in record.messages]
         if has != wrote:
             raise ViolationError(f"{turn_id} has {has!r} where its agent wrote {wrote!r}")
+        for ask_id, closed in log.closed_asks.items():
+            opened = log.asks[ask_id]
+            answer = record.asks.get(opened.get("key", ""))
+            if answer is not None and (answer.value, answer.by, answer.reason) != (
+                closed.get("answer"),
+                closed.get("by"),
+                closed["reason"],
+            ):
+                raise ViolationError(f"{turn_id} was given {answer} where the log has {closed}")
         for call_id in record.tools:
             if log.tools.get(call_id, "absent") in ("absent", "running"):
                 raise ViolationError(f"{turn_id}: the call {call_id} is {log.tools.get(call_id)}")

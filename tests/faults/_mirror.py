@@ -66,6 +66,8 @@ class Mirror:
         texts: The text so far of each message in progress.
         is_live: The last subscription has seen its ``sync``.
         is_subscribed: On the connection of now.
+        asks: Every ask that it has heard of, as it was opened.
+        open_asks: Those of which it has not heard that they are closed.
     """
 
     def __init__(
@@ -91,6 +93,10 @@ class Mirror:
         self._turn_message: dict[str, str] = {}
         self._marks: dict[str, int] = {}
         self._open_calls: set[str] = set()
+        self.asks: dict[str, dict[str, Any]] = {}
+        self.open_asks: set[str] = set()
+        self._closed_asks: set[str] = set()
+        self._asks_at: list[tuple[int, list[dict[str, Any]]]] = []
 
     def violate(self, what: str) -> NoReturn:
         """Say what is wrong."""
@@ -179,6 +185,18 @@ class Mirror:
         self._marks = {}
         self._open_calls = set()
 
+    def see_asks(self, answer: dict[str, Any]) -> None:
+        """Take the open asks that a subscription is answered with."""
+        if not answer["hasMoreAsks"]:
+            self._asks_at.append((seq_of(answer["position"]), answer["asks"]))
+        for ask in answer["asks"]:
+            self._open_ask(ask)
+
+    def _open_ask(self, ask: dict[str, Any]) -> None:
+        self.asks[ask["askId"]] = ask
+        if ask["askId"] not in self._closed_asks:
+            self.open_asks.add(ask["askId"])
+
     def dropped(self) -> None:
         """The connection is gone."""
         if self.is_subscribed and any(self.texts.values()):
@@ -237,6 +255,11 @@ class Mirror:
             self._complete(data["message"])
         elif kind == "_mark":
             self._take_mark(data)
+        elif kind == "ask.opened":
+            self._open_ask(data)
+        elif kind == "ask.closed":
+            self._closed_asks.add(data["askId"])
+            self.open_asks.discard(data["askId"])
         self._note(kind, data)
 
     def _note(self, kind: str, data: dict[str, Any]) -> None:
@@ -249,6 +272,8 @@ class Mirror:
             self._open_calls.discard(data["callId"])
         elif kind == "_mark":
             self._marks[data["turnId"]] = data["count"]
+        elif kind == "turn.resumed":
+            self._marks.pop(data["turnId"], None)  # its agent counts from the start
 
     def _complete(self, message: dict[str, Any]) -> None:
         message_id = message["id"]
@@ -345,3 +370,13 @@ class Mirror:
             self.violate(f"misses {len(log) - self.seq} events of the log")
         if self.texts:
             self.violate(f"has open messages at the end: {sorted(self.texts)}")
+        for seq, asks in self._asks_at:
+            self._check_asks(log[:seq], asks)
+
+    def _check_asks(self, log: list[Event], asks: list[dict[str, Any]]) -> None:
+        """Compare the asks that a subscription was answered with, with those open at its place."""
+        ends = {event["data"]["askId"] for event in log if event["type"] == "ask.closed"}
+        opened = [event["data"] for event in log if event["type"] == "ask.opened"]
+        if asks != [ask for ask in opened if ask["askId"] not in ends]:
+            self.violate(f"subscribed at {len(log)} with the asks {asks}")
+        self.hits["asks open at a subscription"] += len(asks)

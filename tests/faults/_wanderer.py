@@ -33,6 +33,9 @@ EXPECTED = {
     "TIMEOUT",
 }
 
+#: And an answer to an ask with these: another was first, it has not arrived, or does not fit.
+EXPECTED_OF_ANSWERS = {"ASK_CLOSED", "ASK_NOT_FOUND", "INVALID_REQUEST"}
+
 #: After these, nobody knows whether it took effect.
 UNCERTAIN = {"CANCELLED", "TIMEOUT", "SESSION_CLOSED", "SERVER_ERROR"}
 
@@ -71,6 +74,7 @@ class Wanderer:
         self.said: dict[str, _Said] = {}
         self._retries: list[Sent] = []
         self._inputs: list[tuple[str, str, str]] = []  # session, input, turn
+        self._accepted: dict[str, list[dict[str, Any]]] = {}  # ask → answers that were taken
         self._is_done = False
         self._caller: Caller
         self._channel: Channel
@@ -166,6 +170,8 @@ class Wanderer:
                 if sent.method == "session.subscribe":
                     raise trio.EndOfChannel
             elif code is not None and code not in EXPECTED:
+                if sent.method == "ask.answer" and code in EXPECTED_OF_ANSWERS:
+                    return
                 raise ViolationError(f"unexpected: {payload}")
         elif envelope["type"] != "ping":  # rare: of an hour's heartbeat, the first comes at random
             raise ViolationError(f"unexpected: {envelope}")
@@ -180,7 +186,10 @@ class Wanderer:
         retries, self._retries = self._retries, []
         for sent in retries:
             self.hits["requests repeated under their key"] += 1
-            await self._send_content(sent.method, sent.params, sent.extra, is_repeat=True)
+            if sent.method == "ask.answer":
+                await self._answer(sent.params, sent.extra)
+            else:
+                await self._send_content(sent.method, sent.params, sent.extra, is_repeat=True)
 
     async def _subscribe(self, mirror: Mirror) -> None:
         rng = self.rng
@@ -191,6 +200,7 @@ class Wanderer:
 
         def answered(answer: Answer) -> None:
             if answer["success"]:
+                mirror.see_asks(answer["data"])
                 mirror.subscribed(claim, answer["data"])
 
         await self._caller.post("session.subscribe", claim.params, answered)
@@ -205,6 +215,7 @@ class Wanderer:
             if not answer["success"]:
                 return
             data = answer["data"]
+            mirror.see_asks(data)
             if mirror.is_subscribed and "tail" not in params:
                 return  # it only asked
             mirror.began(data["replayFrom"], data["inProgress"], is_loose=False)
@@ -230,6 +241,9 @@ class Wanderer:
         mirror = rng.choice(list(self.mirrors.values()))
         session_id = mirror.session_id
         post = self._caller.post
+        if mirror.open_asks and rng.random() < 0.7:
+            await self._answer_one(mirror)
+            return
         chance = rng.random()
         if chance < 0.3:
             await self._send(session_id)
@@ -265,6 +279,36 @@ class Wanderer:
             await trio.sleep_forever()
         elif chance < (0.99 if len(self.mirrors) > 1 else 0.975):
             await post("session.close", {"sessionId": session_id})
+
+    async def _answer_one(self, mirror: Mirror) -> None:
+        """Answer an ask, or one that somebody has answered; rightly or wrongly."""
+        rng = self.rng
+        ask_id = rng.choice(list(mirror.asks if rng.random() < 0.2 else mirror.open_asks))
+        ask = mirror.asks[ask_id]
+        params = {"sessionId": mirror.session_id, "askId": ask_id}
+        if rng.random() < 0.1:
+            params["answer"] = {"no": "such option"}  # any value is allowed, where nothing says so
+        elif ask["kind"] == "tool" and rng.random() < 0.3:
+            params["error"] = "no such thing here"
+        elif "options" in ask:
+            params["answer"] = rng.choice(ask["options"])
+        else:
+            params["answer"] = rng.getrandbits(40)
+        extra: dict[str, Any] = {}
+        if rng.random() < 0.5:
+            extra["idempotencyKey"] = f"{rng.getrandbits(64)}"
+        if rng.random() < 0.1:
+            extra["timeoutMs"] = 1
+        await self._answer(params, extra)
+
+    async def _answer(self, params: dict[str, Any], extra: dict[str, Any]) -> None:
+        def answered(answer: Answer) -> None:
+            if answer["success"]:
+                self._accepted.setdefault(params["askId"], []).append(params)
+            else:
+                self.hits[f"answers refused: {answer['error']['code']}"] += 1
+
+        await self._caller.post("ask.answer", params, answered, **extra)
 
     def _left(self, mirror: Mirror) -> Any:
         def answered(answer: Answer) -> None:
@@ -395,6 +439,7 @@ class Wanderer:
         """Compare all that was seen and said with the log."""
         mirror = self.mirrors[session_id]
         mirror.check(events)
+        self._check_answers(session_id, log)
         for content, said in self.said.items():
             if said.session_id != session_id:
                 continue
@@ -408,3 +453,15 @@ class Wanderer:
                 raise ViolationError(f"{content!r} was acknowledged, and is {end}")
             if count != (end == "delivered"):
                 raise ViolationError(f"{content!r} is {count} times in the log, and was {end}")
+
+    def _check_answers(self, session_id: str, log: Log) -> None:
+        """Every answer that was taken is the one that counts."""
+        for ask_id, answers in self._accepted.items():
+            if answers[0]["sessionId"] != session_id:
+                continue
+            end = log.closed_asks.get(ask_id, {})
+            for params in answers:
+                if end.get("reason") != "answered" or any(
+                    end.get(name) != params.get(name) for name in ("answer", "error")
+                ):
+                    raise ViolationError(f"{params} was taken, and the log has {end}")

@@ -12,6 +12,7 @@ import random
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from typing import Any, TypeVar, cast
 
@@ -21,6 +22,8 @@ import trio
 import trio.testing
 
 from trialogue.core import Settings, open_server, plugins
+from trialogue.core import _asking as asking_module
+from trialogue.core import _asks as asks_module
 from trialogue.core import _cursor as cursor_module
 from trialogue.core import _feed as feed_module
 from trialogue.core import _turn as turn_module
@@ -61,6 +64,8 @@ __all__ = [
 T = TypeVar("T")
 
 HUGE = 2**40
+#: When a schedule begins, by the wall clock.
+YEAR_ZERO = datetime(2026, 1, 1, tzinfo=UTC)
 #: Virtual or real: nothing in a schedule takes anything like it.
 LIMIT_SECONDS = 60.0
 
@@ -203,12 +208,26 @@ def instrumented(hits: Counter[str]) -> Generator[pytest.MonkeyPatch]:
     patch.setattr(Cursor, "fall_behind", count_behind)
     # A real-time measure would make a schedule another one each time.
     patch.setattr(turn_module, "SECONDS_PER_CHECKPOINT", 1e9)
+    # The wall clock jumps with the other one, and what an ask needs is imported.
+    patch.setattr(asking_module, "utc_after", _utc_after)
+    patch.setattr(asks_module, "seconds_until", _seconds_until)
+    patch.setattr(asking_module, "load_validator", trio.lowlevel.checkpoint)
+    patch.setattr(asks_module, "load_validator", trio.lowlevel.checkpoint)
     # Some milliseconds each, for what cannot change meanwhile.
     patch.setattr(plugins, "list_plugins", functools.cache(plugins.list_plugins))
     try:
         yield patch
     finally:
         patch.undo()
+
+
+def _utc_after(seconds: float) -> str:
+    return (YEAR_ZERO + timedelta(seconds=trio.current_time() + seconds)).isoformat()
+
+
+def _seconds_until(time: str) -> float:
+    then = (datetime.fromisoformat(time) - YEAR_ZERO).total_seconds()
+    return max(0.0, then - trio.current_time())
 
 
 def apply_shape(shape: Shape, patch: pytest.MonkeyPatch) -> None:
@@ -405,6 +424,8 @@ class World:
                 self.hits[f"turns {outcome}"] += 1
             for end in log.inputs.values():
                 self.hits[f"inputs {end}"] += 1
+            for closed in log.closed_asks.values():
+                self.hits[f"asks {closed['reason']}"] += 1
 
     def _describe(self) -> str:
         """Say who is waiting for what, for a schedule that hangs."""

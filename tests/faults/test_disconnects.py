@@ -56,7 +56,7 @@ ON_SOCKETS = {
     "cancels": 50,
 }
 #: On a store that fails.
-FAILING_SCHEDULES = 200
+FAILING_SCHEDULES = 260
 #: With the client library.
 VISITS = 120
 #: At once, on a real transport.
@@ -107,6 +107,12 @@ def test_clients_that_drop_and_come_back_see_every_event_once(
             "inputs withdrawn": 70,
             "inputs returned": 2,
             "turns failed": 20,
+            "asks answered": 12,
+            "asks expired": 180,
+            "asks cancelled": 90,
+            "asks given up": 50,
+            "asks open at a subscription": 90,
+            "answers refused: ASK_CLOSED": 80,
         },
     )
     if is_slow:
@@ -115,6 +121,8 @@ def test_clients_that_drop_and_come_back_see_every_event_once(
             part,
             {"drops with an append in flight": 1200, "cancels with an append in flight": 80},
         )
+    else:
+        require(hits, part, {"asks answered": 110})
 
 
 @pytest.mark.slow
@@ -135,6 +143,7 @@ def test_they_do_so_though_the_store_fails_now_and_then(seed: int, part: Fractio
             "messages whose text was lost": 20,
             "requests repeated under their key": 150,
             "turns interrupted": 30,
+            "asks answered": 3,
         },
     )
 

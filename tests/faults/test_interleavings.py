@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
 import pytest
 
+from trialogue.core._asks import AskDesk
 from trialogue.core._request import Request
 from trialogue.core._session import LiveSession
 from trialogue.core._turn import RunningTurn
@@ -66,6 +68,13 @@ def test_whatever_comes_together_ends_once_and_is_answered_once(seed: int, part:
             "inputs withdrawn": 200,
             "inputs returned": 100,
             "inputs queued": 80,
+            "asks answered": 700,
+            "asks expired": 900,
+            "asks cancelled": 2_500,
+            "answers taken": 700,
+            "ask.answer ASK_CLOSED": 500,
+            "ask.answer SESSION_CLOSED": 80,
+            "turns left waiting": 120,
             "steered inputs taken": 25,
             "drops with requests unanswered": 600,
             "message.send TIMEOUT": 800,
@@ -130,11 +139,36 @@ def cancel_loses_the_input(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(LiveSession, "_stage_withdrawal", mutant)
 
 
+def leave_asks_open(patch: pytest.MonkeyPatch) -> None:
+    """An ask that is given up, and whose turn's end forgets it too."""
+    close = AskDesk.close
+
+    def mutant(desk: AskDesk, ask_id: str, reason: Any, **members: Any) -> None:
+        if reason != "cancelled":
+            close(desk, ask_id, reason, **members)
+
+    patch.setattr(AskDesk, "close", mutant)
+
+
+def take_every_answer(patch: pytest.MonkeyPatch) -> None:
+    """An answer that is taken, and is not the one that counts."""
+    close = AskDesk.close
+
+    def mutant(desk: AskDesk, ask_id: str, reason: Any, **members: Any) -> None:
+        if reason == "answered":
+            members["answer"] = "another"
+        close(desk, ask_id, reason, **members)
+
+    patch.setattr(AskDesk, "close", mutant)
+
+
 CONTROLS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "two terminal events": end_twice,
     "two responses": answer_twice,
     "no response": forget_cancels,
     "an input without an end": cancel_loses_the_input,
+    "an ask without an end": leave_asks_open,
+    "an answer that does not count": take_every_answer,
 }
 
 

@@ -376,6 +376,30 @@ async def test_orderly_restart_leaves_waiting_turns_waiting(autojump_clock: Mock
     assert worker.ran == ["look", "do"]
 
 
+async def test_turn_that_is_left_waiting_is_no_failure_whatever_its_agent_does_on_its_way_out(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once a traceback at each restart; what it does is refused."""
+
+    async def says_goodbye(worker: Worker, turn: Turn) -> None:
+        try:
+            await turn.ask("Go on?")
+        finally:
+            await turn.write("bye")
+
+    store, worker = SurvivingStore(), Worker(says_goodbye)
+    async with running(store, worker) as (_, peer):
+        sid = await begin(peer)
+        ask = (await peer.expect_event(sid, "ask.opened"))["data"]
+    store.crash()
+    assert "the agent raised" not in caplog.text
+    async with running(store, worker) as (_, peer):
+        assert await follow(peer, sid) == [ask]
+        await peer.call("ask.answer", sessionId=sid, askId=ask["askId"], answer="yes")
+        await peer.expect_event(sid, "turn.ended", outcome="completed")
+    assert worker.attempts == [1, 2]
+
+
 async def test_config_of_a_turn_is_that_of_its_start_when_its_agent_is_called_again(
     autojump_clock: MockClock,
 ) -> None:
@@ -628,3 +652,32 @@ async def test_tool_at_a_client_is_waited_for_across_a_restart(
         messages = (await peer.call("message.list", sessionId=sid))["messages"]
         assert [message["role"] for message in messages] == ["user", "assistant", "tool"]
     assert results == ["noon"]
+
+
+async def test_call_at_a_client_that_is_not_made_again_ends_with_its_turn(
+    autojump_clock: MockClock,
+) -> None:
+    """§5.5: once it was open for ever, and its turn had ended."""
+
+    async def call(worker: Worker, turn: Turn) -> None:
+        async with trio.open_nursery() as nursery:
+            if turn.attempt == 1:
+                nursery.start_soon(turn.call_client_tool, "now", {})
+                await turn.ask("Which time zone?")
+
+    store, worker = SurvivingStore(), Worker(call)
+    async with running(store, worker) as (_, peer):
+        sid = await begin(peer)
+        await peer.expect_event(sid, "ask.opened", kind="tool")
+        (ask,) = [a for a in await follow(peer, sid) if a["kind"] == "question"]
+        store.crash()
+    async with running(store, worker) as (_, peer):
+        await follow(peer, sid)
+        await peer.call("ask.answer", sessionId=sid, askId=ask["askId"], answer="yes")
+        await peer.expect_event(sid, "turn.ended", outcome="completed")
+        assert sorted((await types(peer, sid))[-3:]) == [
+            "ask.closed",
+            "tool.completed",
+            "turn.ended",
+        ]
+    assert worker.attempts == [1, 2]

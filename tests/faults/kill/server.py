@@ -38,9 +38,14 @@ async def quick_agent(turn: trialogue.Turn) -> None:
 
 
 async def agent(turn: trialogue.Turn) -> None:
-    """Say ``w0 w1 w2 …`` in bursts and pauses, call a tool now and then."""
+    """Say ``w0 w1 w2 …`` in bursts and pauses, ask first or call a tool now and then."""
     choice = random.Random(turn.input.content)
     count = 0
+    if choice.random() < 0.3:
+        # By its key, an answer is found again after a kill.
+        async with trio.open_nursery() as nursery:
+            for number in range(choice.choice((1, 1, 2))):
+                nursery.start_soon(partial(turn.ask, "Go on?", key=f"{number}"))
     for _ in range(choice.randrange(1, 12)):
         for _ in range(choice.randrange(1, 30)):
             await turn.write(f"w{count} ")

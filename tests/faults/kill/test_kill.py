@@ -26,7 +26,7 @@ import pytest
 import trio
 
 from .._hits import require
-from .witness import Witness, call, find_violations, load
+from .witness import Witness, call, find_violations, find_waits, load
 
 SERVER = str(Path(__file__).with_name("server.py"))
 CYCLES = 100
@@ -128,6 +128,18 @@ async def wait_settled(url: str) -> None:
             await trio.sleep(0.02)
 
 
+async def answer_all(url: str, logs: dict[str, list[dict[str, Any]]]) -> None:
+    """Answer whatever is asked, so that nothing waits."""
+    lists = await call(url, *(("ask.list", {"sessionId": name}, None) for name in logs))
+    answers: list[tuple[str, dict[str, Any], str | None]] = [
+        ("ask.answer", {"sessionId": name, "askId": ask["askId"], "answer": "yes"}, None)
+        for name, page in zip(logs, lists, strict=True)
+        for ask in page["data"]["asks"]
+    ]
+    # A turn ends with its first answer: then the others are answered in vain.
+    await call(url, *answers)
+
+
 async def read_logs(url: str) -> dict[str, list[dict[str, Any]]]:
     """Read every log from its beginning."""
     logs: dict[str, list[dict[str, Any]]] = {}
@@ -176,8 +188,12 @@ async def retry(url: str, witness: Witness) -> int:
 def count_interrupted(logs: dict[str, list[dict[str, Any]]]) -> Counter[str]:
     """Count what kills have cut, as the recovered logs show it."""
     hits: Counter[str] = Counter()
+    for log in logs.values():
+        hits["turns that waited through a kill"] += len(find_waits(log))
     for event in itertools.chain.from_iterable(logs.values()):
         data = event["data"]
+        hits["turns called again"] += event["type"] == "turn.resumed"
+        hits["asks answered"] += event["type"] == "ask.closed" and "by" in data
         if event["type"] == "turn.ended":
             hits["interrupted turns"] += data["outcome"] == "interrupted"
         elif event["type"] == "message.completed":
@@ -211,6 +227,7 @@ async def run_folder(
                 kennel, folder, mode, choice.random() * 0.03
             )
     async with serving(kennel, folder, mode or "quick") as url:
+        await answer_all(url, await read_logs(url))
         await wait_settled(url)
         logs = await read_logs(url)
     hits += count_interrupted(logs)
@@ -256,6 +273,9 @@ async def test_killed_server_loses_nothing_it_acknowledged(part: Fraction, seed:
             "interrupted turns": 50,
             "texts kept of cut messages": 5,
             "retries": 100,
+            "answers acknowledged": 10,
+            "turns that waited through a kill": 30,
+            "turns called again": 20,
         },
     )
 

@@ -14,7 +14,7 @@ import trio
 from trialogue.core.abc import ConnectOptions
 from trialogue.core.plugins import find_transport
 
-__all__ = ["Witness", "call", "find_violations"]
+__all__ = ["Witness", "call", "find_violations", "find_waits"]
 
 
 @attrs.define
@@ -26,12 +26,14 @@ class Witness:
         admitted: Inputs that were acknowledged: content → (session, position).
         sent: Contents that were sent, acknowledged or not, with their session and key.
         created: Sessions that were acknowledged: key → session.
+        answered: Answers that were taken: ask → (session, answer).
     """
 
     events: dict[str, dict[int, str]] = attrs.field(factory=dict)
     admitted: dict[str, tuple[str, str]] = attrs.field(factory=dict)
     sent: dict[str, tuple[str, str]] = attrs.field(factory=dict)
     created: dict[str, str] = attrs.field(factory=dict)
+    answered: dict[str, tuple[str, str]] = attrs.field(factory=dict)
     hits: Counter[str] = attrs.field(factory=Counter)
     _missing: int = 0
     _enough: trio.Event = attrs.field(factory=trio.Event)
@@ -80,9 +82,10 @@ async def call(url: str, *requests: tuple[str, dict[str, Any], str | None]) -> l
 async def load(
     url: str, witness: Witness, choice: random.Random, unique: itertools.count[int]
 ) -> None:
-    """Be a client that creates, follows, sends and cancels, until the server is gone."""
+    """Be a client that creates, follows, sends, answers and cancels, until the server is gone."""
     pending: dict[int, tuple[str, Any]] = {}
     sessions: list[str] = []
+    asks: dict[str, str] = {}
     ids = itertools.count(1)
     sending = trio.Lock()
     async with find_transport(url).open_channel(url, ConnectOptions()) as channel:
@@ -109,7 +112,14 @@ async def load(
                 if not sessions:
                     continue
                 session_id = choice.choice(sessions)
-                if choice.random() < 0.15:
+                if asks and choice.random() < 0.8:
+                    ask_id = choice.choice(list(asks))
+                    # Others do the same, and one that is kept is answered once more.
+                    session_id = asks[ask_id] if choice.random() < 0.2 else asks.pop(ask_id)
+                    params = {"sessionId": session_id, "askId": ask_id}
+                    params["answer"] = f"answer {next(unique)}"
+                    await ask("ask.answer", params, params["answer"], params)
+                elif choice.random() < 0.15:
                     await ask("turn.cancel", {"sessionId": session_id}, None, None)
                 else:
                     content = f"input {next(unique)}"
@@ -126,6 +136,10 @@ async def load(
                 if envelope["type"] == "event":
                     if "position" in payload:
                         witness.see(payload)
+                        if payload["type"] == "ask.opened":
+                            asks[payload["data"]["askId"]] = payload["sessionId"]
+                        elif payload["type"] == "ask.closed":
+                            asks.pop(payload["data"]["askId"], None)
                     elif payload["type"] == "resync":
                         witness.hits["resyncs"] += 1
                 elif envelope["type"] == "response":
@@ -139,6 +153,11 @@ async def load(
                         params = {"sessionId": session_id, "after": "0-0"}
                         await ask("session.subscribe", params, None, session_id)
                         sessions.append(session_id)
+                    elif method == "session.subscribe":
+                        asks |= {ask["askId"]: what for ask in payload["data"]["asks"]}
+                    elif method == "ask.answer":
+                        witness.answered[what["askId"]] = (what["sessionId"], what["answer"])
+                        witness.hits["answers acknowledged"] += 1
                     elif method == "message.send":
                         witness.admitted[what] = (
                             witness.sent[what][0],
@@ -175,6 +194,14 @@ def find_violations(
         log = logs.get(session_id, [])
         if len(log) < at or not log[at - 1]["type"].startswith("input."):
             wrong.append(f"{content!r} was acknowledged at {session_id} {position}, and is lost")
+    for ask_id, (session_id, answer) in witness.answered.items():
+        ends = [
+            event["data"].get("answer")
+            for event in logs.get(session_id, [])
+            if event["type"] == "ask.closed" and event["data"]["askId"] == ask_id
+        ]
+        if ends != [answer]:
+            wrong.append(f"{answer!r} to {ask_id} was acknowledged, and the log has {ends}")
     said = Counter[str]()
     for session_id, log in logs.items():
         wrong.extend(_check_log(session_id, log, settled=settled))
@@ -187,11 +214,40 @@ def find_violations(
     return wrong
 
 
+def find_waits(log: list[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+    """Give the turns that did nothing but wait for an answer when a process ended.
+
+    Returns:
+        Each with the event by which the next process began.
+    """
+    waits: list[tuple[str, dict[str, Any]]] = []
+    asks = dict[str, str]()
+    busy = set[str]()
+    has_answer = False
+    for event in log:
+        kind, data = event["type"], event["data"]
+        if kind == "ask.opened":
+            asks[data["askId"]] = data["turnId"]
+        elif kind == "ask.closed":
+            asks.pop(data["askId"], None)
+        elif kind in ("message.started", "tool.called"):
+            busy.add(data.get("messageId") or data["callId"])
+        elif kind in ("message.completed", "tool.completed"):
+            busy.discard(data["callId"] if "callId" in data else data["message"]["id"])
+        elif kind == "session.resumed" and asks and not busy and not has_answer:
+            waits.append((next(iter(asks.values())), event))
+        # The agent is called again for an answer that it has not acted on.
+        has_answer = kind == "ask.closed" or (has_answer and kind != "ask.opened")
+    return waits
+
+
 def _check_log(session_id: str, log: list[dict[str, Any]], *, settled: bool) -> list[str]:
     wrong: list[str] = []
     ends = Counter[str]()
     begun = Counter[str]()
     messages = Counter[str]()
+    asks = Counter[str]()
+    closed_asks = Counter[str]()
     for seq, event in enumerate(log, 1):
         if int(event["position"].split("-")[1]) != seq:
             wrong.append(f"{session_id}: {event['position']} stands at {seq}")
@@ -200,6 +256,10 @@ def _check_log(session_id: str, log: list[dict[str, Any]], *, settled: bool) -> 
             begun[data["turnId"]] += 1
         elif event["type"] == "turn.ended":
             ends[data["turnId"]] += 1
+        elif event["type"] == "ask.opened":
+            asks[data["askId"]] += 1
+        elif event["type"] == "ask.closed":
+            closed_asks[data["askId"]] += 1
         elif event["type"] == "message.started":
             messages[data["messageId"]] += 1
         elif event["type"] == "message.completed":
@@ -209,6 +269,15 @@ def _check_log(session_id: str, log: list[dict[str, Any]], *, settled: bool) -> 
             first = int(words[0][1:]) if words else 0
             if words[:-1] != [f"w{first + number}" for number in range(len(words) - 1)]:
                 wrong.append(f"{session_id} {seq}: {words}")
+    wrong.extend(
+        f"{session_id}: {turn_id} only waited, and was interrupted"
+        for turn_id, event in find_waits(log)
+        if "interruptedTurnId" in event["data"]
+    )
+    if asks - closed_asks and not begun - ends:
+        wrong.append(f"{session_id}: the asks {asks - closed_asks} are open, and no turn runs")
+    if closed_asks - asks or any(count > 1 for count in asks.values()):
+        wrong.append(f"{session_id}: asks opened {asks}, closed {closed_asks}")
     running = begun - ends
     if ends - begun or running.total() > (0 if settled else 1):
         wrong.append(f"{session_id}: turns {running} did not end once, {ends - begun} too often")
