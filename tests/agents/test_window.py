@@ -31,7 +31,7 @@ def usage(input_tokens: int, output_tokens: int = 0) -> TokenUsage:
 
 
 def said(content: str, number: int = 0, **more: Any) -> Message:
-    members = {"role": "user", "timestamp": "", "session_id": "s", **more}
+    members: dict[str, Any] = {"role": "user", "timestamp": "", "session_id": "s", **more}
     return Message(id=f"m{number}", content=content, **members)
 
 

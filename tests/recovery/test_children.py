@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import trio
@@ -159,6 +160,22 @@ class CancelAt(Instrument):
             turn.cancel("wherever it is")
 
 
+async def cancel_everywhere(run: Callable[[int], Awaitable[tuple[bool, str]]]) -> None:
+    """Run a turn again and again, cancelled at one wait after the other, until it is past all.
+
+    Args:
+        run: Runs it with the number of the wait, and says whether it came so far, and the outcome.
+    """
+    outcomes: list[str] = []
+    has_come = True
+    while has_come:
+        has_come, outcome = await run(len(outcomes) + 1)
+        outcomes.append(outcome)
+    assert len(outcomes) > 8
+    assert set(outcomes[:-3]) == {"cancelled"}
+    assert outcomes[-1] == "completed"
+
+
 async def run_once(after: int) -> tuple[bool, str]:
     """Run a turn with a child, cancelled at its ``after``-th wait, and check both logs."""
 
@@ -196,11 +213,4 @@ async def run_once(after: int) -> tuple[bool, str]:
 
 async def test_cancel_at_every_wait_ends_both_turns_once(autojump_clock: MockClock) -> None:
     """ISSUE 5: one terminal event of each turn, and no task."""
-    outcomes: list[str] = []
-    has_come = True
-    while has_come:
-        has_come, outcome = await run_once(len(outcomes) + 1)
-        outcomes.append(outcome)
-    assert len(outcomes) > 8
-    assert set(outcomes[:-3]) == {"cancelled"}
-    assert outcomes[-1] == "completed"
+    await cancel_everywhere(run_once)
