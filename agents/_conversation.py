@@ -68,12 +68,13 @@ def arrange(messages: Sequence[Message]) -> list[Step]:
                 last.messages.append(message)
             else:
                 steps.append(Said(message.role, [message]))
-        elif message.kind == "text" and (message.content.strip() or message.tool_calls):
+        elif message.tool_calls or (message.kind == "text" and message.content.strip()):
             # Another message after a result is another answer.
             if not isinstance(last, Answer) or any(call.result is not None for call in last.calls):
                 last = Answer()
                 steps.append(last)
-            last.text = "\n\n".join(part for part in (last.text, message.content.rstrip()) if part)
+            text = message.content.rstrip() if message.kind == "text" else ""
+            last.text = "\n\n".join(part for part in (last.text, text) if part)
             for info in message.tool_calls or ():
                 calls[info.call_id] = call = Call(info)
                 last.calls.append(call)

@@ -85,6 +85,11 @@ class CallingTurn(Turn):
     ) -> Message | None:
         """Complete the message in progress, if there is one."""
 
+    def end_reasoning(self) -> None:
+        """Complete what is being thought: calls stand in what is said, which a model is shown."""
+        if self.message is not None and self.message.kind == "reasoning":
+            self.end_message("complete")
+
     @abstractmethod
     async def _may_retry(self, call: ToolCall, times: int) -> bool:
         """Ask whether a tool is to run again of which nobody knows what it did."""
@@ -214,6 +219,7 @@ class CallingTurn(Turn):
         info = ToolCallInfo(call_id=body.call_id, name=body.name, arguments=body.arguments)
         stands = self.record is not None and self.record.stands(body)
         if not stands:
+            self.end_reasoning()
             self._make_room(info)
         self.has_acted = True
         with journal.batch():

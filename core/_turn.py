@@ -227,6 +227,7 @@ class RunningTurn(CompactingTurn):
         if not tool_calls:
             return self.end_message("complete")
         self.check_running()
+        self.end_reasoning()
         taken = self._take_calls(tool_calls)
         with self._session.journal.batch():
             if self.message is None:

@@ -176,6 +176,8 @@ class FakeTurn(Turn):
     def complete_message(self, tool_calls: Sequence[ToolCallInfo] = ()) -> Message | None:
         if self._open is None and not tool_calls:
             return None
+        if tool_calls and self._open is not None and self._open[0] == "reasoning":
+            self.complete_message()
         kind, parts = self._open or ("text", [])
         self._open = None
         message = self._message("assistant", kind, "".join(parts))

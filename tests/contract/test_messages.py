@@ -9,6 +9,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trialogue.core import Request
 from trialogue.core.abc import Turn
+from trialogue.core.models import ToolCallInfo
 from trialogue.testing import CallTool, Fail, Puppet, Think, Wait, scripted
 from trialogue.testing.transport_kit import Connect
 
@@ -221,6 +222,39 @@ async def test_history_can_be_paged_in_both_directions(connect: Connect) -> None
             {"after": ids[3], "before": ids[1]},
         ):
             await peer.refused("MESSAGE_NOT_FOUND", "message.list", sessionId=sid, params=members)
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["in one step", "one by one"])
+async def test_calls_stand_in_no_message_of_reasoning(connect: Connect, at_once: bool) -> None:
+    """§4: a model is not shown what was thought, and would be shown a result without its call."""
+
+    async def agent(turn: Turn) -> None:
+        async def tool(_: object) -> str:
+            await trio.lowlevel.checkpoint()
+            return "found"
+
+        await turn.write("Hm.", kind="reasoning")
+        if at_once:
+            call = ToolCallInfo(call_id="c1", name="look")
+            completed = turn.complete_message([call])
+            assert completed is not None
+            assert (completed.kind, completed.content) == ("text", "")
+        await turn.call_tool("look", {}, tool, call_id="c1")
+
+    async with connect(agent) as peer:
+        sid = (await peer.call("session.create"))["id"]
+        done = await peer.call("message.send", sessionId=sid, content="hi", wait=True)
+        assert done["outcome"] == "completed"
+        listed = (await peer.call("message.list", sessionId=sid))["messages"]
+        shown = [
+            (m["kind"], m["content"], [call["callId"] for call in m.get("toolCalls", ())])
+            for m in listed[1:]
+        ]
+        assert shown == [
+            ("reasoning", "Hm.", []),
+            ("text", "", ["c1"]),
+            ("text", "found", []),
+        ]
 
 
 async def test_ids_of_messages_differ_where_those_of_calls_do_not(connect: Connect) -> None:

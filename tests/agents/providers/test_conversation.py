@@ -3,6 +3,7 @@
 import base64
 from itertools import pairwise
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -97,6 +98,12 @@ def test_messages_of_one_role_in_a_row_are_one() -> None:
 def test_reasoning_and_empty_answers_are_left_out() -> None:
     steps = arrange([say("a"), answer("hm", kind="reasoning"), answer(" \n"), answer("b")])
     assert told(steps) == [("user", "a"), ("b",)]
+
+
+def test_calls_that_an_older_server_put_beside_reasoning_are_kept() -> None:
+    thought = call("1", text="hm")
+    steps = arrange([attrs.evolve(thought, kind="reasoning"), result("1", "x")])
+    assert told(steps) == [("", ("1", "x", False))]
 
 
 MESSAGES = st.one_of(
