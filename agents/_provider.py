@@ -16,6 +16,7 @@ from ..core.errors import AgentError, SettingsError
 from ._retrying import Patience, retry
 from ._secrets import Secret, find_secret
 from ._streaming import Reader, StreamFailedError, http_timeout, read_reply
+from ._tool_names import restore_names, send_names
 from .model import Model, ModelReply, ModelRequest, WriteText
 
 if TYPE_CHECKING:
@@ -182,10 +183,13 @@ class HttpModel(Model, Generic[ClientT]):
             has_begun = True
             await write(text, kind=kind)
 
+        request, names = send_names(request)
         if self._client is not None:
-            return await self._attempt(self._client, request, write_on, lambda: has_begun)
-        async with self._open_client() as client:
-            return await self._attempt(client, request, write_on, lambda: has_begun)
+            reply = await self._attempt(self._client, request, write_on, lambda: has_begun)
+        else:
+            async with self._open_client() as client:
+                reply = await self._attempt(client, request, write_on, lambda: has_begun)
+        return restore_names(reply, names)
 
     async def _attempt(
         self,

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import re
 from functools import partial
 from itertools import pairwise
 
@@ -10,7 +11,7 @@ import pytest
 import trio
 
 from trialogue.agents._retrying import Patience
-from trialogue.agents.model import ModelReply, malformed_arguments
+from trialogue.agents.model import ModelReply, ModelRequest, malformed_arguments
 from trialogue.core.errors import AgentError
 from trialogue.core.models import MessageKind, TokenUsage
 
@@ -97,6 +98,51 @@ async def test_call_gets_an_id_that_no_other_has(case: Case) -> None:
     assert kit.reply is not None
     ids = [call.call_id for call in kit.reply.tool_calls]
     assert len({"call_0", "", *ids}) == 5
+
+
+def find_names(value: object) -> list[str]:
+    """Find the names of tools in what a provider was sent, as it has them."""
+    if isinstance(value, list):
+        return [name for item in value for name in find_names(item)]
+    if not isinstance(value, dict):
+        return []
+    is_tool = "parameters" in value or "arguments" in value or "input" in value
+    is_tool = is_tool or "input_schema" in value
+    own = [value["name"]] if is_tool and "name" in value else []
+    return own + [name for item in value.values() for name in find_names(item)]
+
+
+async def test_tool_of_any_name_is_told_by_one_that_is_accepted(case: Case) -> None:
+    """Providers refuse the whole request for one dot; what is called is the tool of that dot."""
+    long = "x" * 64
+    names = ["files.read", "files_read", "files/read", "größe", "🦀", "", long, long + "1", "_"]
+    tools = [attrs.evolve(WEATHER, name=name) for name in names]
+    history = [
+        say("Hello"),
+        say(
+            "", role="assistant", tool_calls=calls_of(("old", "files.read", {}), ("o2", "a b", {}))
+        ),
+        say("x", role="tool", call_id="old"),
+        say("y", role="tool", call_id="o2"),
+    ]
+    async with open_provider(case.response("Hm.")) as provider:
+        await ask(case.open_model(provider.url), ModelRequest(messages=history, tools=tools))
+        sent = find_names(provider.received[0].body)
+    assert len(sent) == len(names) + 2
+    assert all(re.fullmatch("[A-Za-z0-9_-]{1,64}", name) for name in sent)
+    assert len(set(sent)) == len(names) + 1, "files.read is called by one name, in both places"
+    for name in ("files_read", long, "_"):
+        assert sent.count(name) == 1, "what is accepted is left as it is"
+
+    response = case.response(
+        calls=[(f"call_{n}", name, ["{}"]) for n, name in enumerate(dict.fromkeys(sent))],
+        reason="toolCalls",
+    )
+    async with open_provider(response) as provider:
+        request = ModelRequest(messages=history, tools=tools)
+        kit = await ask(case.open_model(provider.url), request)
+    assert kit.reply is not None
+    assert sorted(call.name for call in kit.reply.tool_calls) == sorted([*names, "a b"])
 
 
 @pytest.mark.parametrize("reason", ["end", "toolCalls", "maxTokens", "refusal"])
