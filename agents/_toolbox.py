@@ -16,6 +16,7 @@ from ..core.errors import (
     find_failure,
 )
 from ..core.models import ClientTool, ToolCallInfo
+from ._subagents import SubAgents
 from .model import ToolSpec, malformed_arguments
 from .tools import ApprovalPolicy, Tool, ToolError, ToolSource, tool
 
@@ -156,7 +157,13 @@ class ToolStep:
                 await turn.call_client_tool(call.name, call.arguments, call_id=call.call_id)
                 return
             refusal = await self._find_refusal(call, found)
-        except ToolFailedError:
+            if isinstance(found, SubAgents) and refusal is None:
+                agent, told = found.read(call.arguments)
+                await turn.run_child(agent, told, call_id=call.call_id)
+                return
+        except ToolError as exc:
+            refusal = exc.message
+        except (ToolFailedError, ToolOutcomeUnknownError):
             return
         if refusal is not None or not isinstance(found, Tool):
             await self.refuse(call, refusal or "It cannot be run.")

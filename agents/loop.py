@@ -10,6 +10,7 @@ from typing import Final
 from ..core.abc import AgentOptions, Turn
 from ..core.errors import AgentError, BudgetExceededError, SettingsError
 from ..core.models import Message, MessageKind, TokenUsage
+from ._subagents import SubAgents
 from ._toolbox import Toolbox, ToolLike, ToolStep
 from ._window import Gauge, summarize
 from .model import Model, ModelReply, ModelRequest
@@ -38,6 +39,8 @@ class ToolLoop:
         model: Who is asked.
         tools: Functions, tools and sources of tools. A plain function becomes a tool that is
             ``unsafe``.
+        agents: Other agents of the server, by name, each with a line on what it is good for: the
+            model can have them work for it (`Turn.run_child`), several side by side.
         system_prompt: Where the session's configuration has none.
         temperature: The same.
         max_tokens: Of one answer of the model; the same.
@@ -66,6 +69,7 @@ class ToolLoop:
         model: Model,
         *,
         tools: Iterable[ToolLike] = (),
+        agents: Mapping[str, str] | None = None,
         system_prompt: str | None = None,
         temperature: float | None = None,
         max_tokens: int | None = None,
@@ -93,7 +97,7 @@ class ToolLoop:
         self.max_tokens = max_tokens
         self.max_steps = max_steps
         self._tools = Toolbox(
-            tools,
+            [*tools, SubAgents(agents)] if agents else tools,
             policy=approvals,
             policies=approvals_by_tool or {},
             approval_seconds=approval_seconds,

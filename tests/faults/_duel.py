@@ -395,11 +395,11 @@ class Duel:
                 if turn_id not in log.turns:
                     self.hits["queued turns cancelled"] += 1
             case "ask.answer":
-                end = log.closed_asks[sent.params["askId"]]
-                if end["reason"] != "answered" or any(
-                    end.get(name) != sent.params.get(name) for name in ("answer", "error")
+                closed = log.closed_asks[sent.params["askId"]]
+                if closed["reason"] != "answered" or any(
+                    closed.get(name) != sent.params.get(name) for name in ("answer", "error")
                 ):
-                    raise ViolationError(f"{sent.params} was taken, and the log has {end}")
+                    raise ViolationError(f"{sent.params} was taken, and the log has {closed}")
                 self.hits["answers taken"] += 1
             case "session.close":
                 if log.ended != "closed":

@@ -285,7 +285,7 @@ class Wanderer:
         rng = self.rng
         ask_id = rng.choice(list(mirror.asks if rng.random() < 0.2 else mirror.open_asks))
         ask = mirror.asks[ask_id]
-        params = {"sessionId": mirror.session_id, "askId": ask_id}
+        params: dict[str, Any] = {"sessionId": mirror.session_id, "askId": ask_id}
         if rng.random() < 0.1:
             params["answer"] = {"no": "such option"}  # any value is allowed, where nothing says so
         elif ask["kind"] == "tool" and rng.random() < 0.3:
