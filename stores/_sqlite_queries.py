@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from ..core._line import DamagedLineError, decode_line
@@ -31,7 +32,7 @@ log = logging.getLogger("trialogue.stores.sqlite")
 
 #: Entries that are read at a time where all are.
 _PAGE: Final = 512
-_SUMMARY: Final = "session, owner, created_key, has_open_work"
+_SUMMARY: Final = "id, seq, session, owner, created_key, has_open_work"
 
 
 def read(
@@ -45,6 +46,9 @@ def read(
             "SELECT line FROM entries WHERE place > ? AND place < ? ORDER BY place LIMIT ?",
             (first + min(after, PLACES - 1), first + PLACES, limit),
         )
+        end = last
+        if after + len(rows) > last:
+            end = max(last, _find_end(database, first))
     entries: list[Entry] = []
     for seq, (line,) in enumerate(rows, after + 1):
         try:
@@ -57,7 +61,19 @@ def read(
     if len(entries) < min(limit, last - after):
         seq = after + 1 + len(entries)
         return entries, Damage(seq=seq, reason=f"damaged at seq {seq}: it is missing")
+    if end > last:
+        # All of them can be read; which of the two is right, nobody knows.
+        reason = f"the session is said to end at seq {last}, and has entries up to {end}"
+        return entries, Damage(seq=end + 1, reason=reason)
     return entries, None
+
+
+def _find_end(database: Database, first: int) -> int:
+    """Give the seq of the last entry that there is."""
+    row = database.row(
+        "SELECT max(place) FROM entries WHERE place BETWEEN ? AND ?", (first, first + PLACES - 1)
+    )
+    return 0 if row is None or row[0] is None else int(row[0]) - first
 
 
 def recall(database: Database, session_id: str) -> tuple[Recollection, Damage | None]:
@@ -100,7 +116,8 @@ def _find_damage(database: Database, session_id: str) -> Damage | None:
         try:
             entries, damage = read(database, session_id, after, _PAGE)
             if damage is None and len(entries) < _PAGE:
-                return recall(database, session_id)[1]
+                damage = recall(database, session_id)[1]
+                return damage or summary(database, session_id)[1]
         except StoreError as exc:
             return Damage(seq=after + 1, reason=str(exc))
         if damage is not None:
@@ -128,10 +145,11 @@ def list_open_work(database: Database) -> list[str]:
     return [str(session_id) for (session_id,) in rows]
 
 
-def summary(database: Database, session_id: str) -> Summary | None:
-    """As `SessionStore.summary`."""
+def summary(database: Database, session_id: str) -> tuple[Summary | None, Damage | None]:
+    """As `SessionStore.summary`, and say what is wrong if it cannot be read."""
     row = database.row(f"SELECT {_SUMMARY} FROM sessions WHERE id = ?", (session_id,))
-    return None if row is None else _make_summary(row)
+    found = None if row is None else _make_summary(row)
+    return (None, found) if isinstance(found, Damage) else (found, None)
 
 
 def list_page(
@@ -141,8 +159,12 @@ def list_page(
     *,
     limit: int,
     before: tuple[str, str] | None,
-) -> SummaryPage:
-    """As `SessionStore.list`; ``before`` is what its cursor says."""
+) -> tuple[SummaryPage, Mapping[str, Damage]]:
+    """As `SessionStore.list`; ``before`` is what its cursor says.
+
+    Returns:
+        The page, and what is wrong with those that would be on it and cannot be read.
+    """
     where, parameters = "owner IS ?", list[Any]([owner])
     if status is not None:
         where += " AND status = ?"
@@ -151,15 +173,18 @@ def list_page(
         where += " AND (last_activity_at, id) < (?, ?)"
         parameters.extend(before)
     rows = database.rows(
-        f"SELECT {_SUMMARY}, last_activity_at, id FROM sessions WHERE {where}"
+        f"SELECT {_SUMMARY}, last_activity_at FROM sessions WHERE {where}"
         " ORDER BY last_activity_at DESC, id DESC LIMIT ?",
         (*parameters, limit + 1),
     )
-    page = [_make_summary(row) for row in rows[:limit]]
-    if len(rows) <= limit:
-        return SummaryPage(summaries=page)
-    *_, activity, session_id = rows[limit - 1]
-    return SummaryPage(summaries=page, next_cursor=f"{activity}~{session_id}")
+    found = {str(row[0]): _make_summary(row) for row in rows[:limit]}
+    damaged = {name: each for name, each in found.items() if isinstance(each, Damage)}
+    cursor: str | None = None
+    if len(rows) > limit:
+        session_id, *_, activity = rows[limit - 1]
+        cursor = f"{activity}~{session_id}"
+    page = [each for each in found.values() if not isinstance(each, Damage)]
+    return SummaryPage(summaries=page, next_cursor=cursor), damaged
 
 
 def read_cursor(cursor: str | None) -> tuple[str, str] | None:
@@ -195,12 +220,14 @@ def _decode(line: object, session_id: str) -> Entry | Note:
     return decode_line(line, session_id)
 
 
-def _make_summary(row: tuple[Any, ...]) -> Summary:
-    text, owner, created_key, has_open_work = row[:4]
+def _make_summary(row: tuple[Any, ...]) -> Summary | Damage:
+    session_id, seq, text, owner, created_key, has_open_work = row[:6]
     try:
         session = structure(decode_json(text.encode()), Session)
-    except Exception as exc:
-        raise StoreError("what lists show of a session is damaged") from exc
+    except Exception:  # noqa: BLE001 - whatever somebody wrote there
+        session = None
+    if session is None or session.id != session_id:
+        return Damage(seq=seq + 1, reason="what lists show of the session cannot be read")
     return Summary(
         session=session,
         owner=owner,

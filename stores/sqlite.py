@@ -170,7 +170,10 @@ class SqliteStore(SessionStore):
         return [session_id for session_id in open_work if session_id not in self._damaged]
 
     async def summary(self, session_id: str) -> Summary | None:
-        return await self._ask(lambda db: queries.summary(db, session_id))
+        summary, damage = await self._ask(lambda db: queries.summary(db, session_id))
+        if damage is not None:
+            self._quarantine(session_id, damage)
+        return summary
 
     async def list(
         self,
@@ -181,9 +184,12 @@ class SqliteStore(SessionStore):
         cursor: str | None = None,
     ) -> SummaryPage:
         before = queries.read_cursor(cursor)
-        return await self._ask(
+        page, damaged = await self._ask(
             lambda db: queries.list_page(db, owner, status, limit=limit, before=before)
         )
+        for session_id, damage in damaged.items():
+            self._quarantine(session_id, damage)
+        return page
 
     async def delete(self, session_id: str) -> bool:
         existed: bool = await self.committer.do(Delete(session_id))

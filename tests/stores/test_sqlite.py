@@ -13,12 +13,15 @@ from typing import Any
 import pytest
 import trio
 
+from trialogue.core import open_server
+from trialogue.core.abc import Turn
 from trialogue.core.errors import DamagedError, OverloadedError, SettingsError, StoreError
 from trialogue.core.models import SessionStatus
 from trialogue.stores import _sqlite_schema as schema
 from trialogue.stores._sqlite_database import Database, DatabaseLostError, DatabaseReadOnlyError
 from trialogue.stores._sqlite_queries import list_open_work, list_page
 from trialogue.stores.sqlite import SqliteStore, open_sqlite_store
+from trialogue.testing import ProtocolPeer, open_peer
 from trialogue.testing.store_kit import SessionWriter, make_entry, make_summary, read_all
 
 #: A database as version 1 of the schema left it, with one session of two entries and a note.
@@ -284,6 +287,103 @@ async def test_damaged_session_is_counted_and_takes_no_more(
             await store.open("ses_1")
         await store.delete("ses_1")
         assert store.statistics()["damaged"] == 0
+
+
+async def test_session_that_lists_cannot_show_costs_no_other_its_place(
+    path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once ``session.list`` failed for everybody; what is in its log can still be read."""
+    names = [f"ses_{number}" for number in range(1, 6)]
+    async with _opened(path) as store:
+        for name in names:
+            await SessionWriter(store, name).append(3)
+    _by_hand(
+        path,
+        "UPDATE sessions SET session = '{\"id\": 1}' WHERE id = 'ses_2';"
+        "UPDATE sessions SET session = 'by hand' WHERE id = 'ses_4';"
+        "UPDATE sessions SET session = (SELECT session FROM sessions WHERE id = 'ses_1')"
+        " WHERE id = 'ses_5'",
+    )
+    async with _opened(path) as store:
+        listed: list[str] = []
+        cursor: str | None = None
+        for _ in names:
+            page = await store.list(limit=1, cursor=cursor)
+            listed += [summary.session.id for summary in page.summaries]
+            cursor = page.next_cursor
+        assert cursor is None
+        assert sorted(listed) == ["ses_1", "ses_3"]
+        assert sorted(store.damaged) == ["ses_2", "ses_4", "ses_5"]
+        assert await store.summary("ses_2") is None
+        assert len(await store.read("ses_2", 0, 5)) == 3
+        with pytest.raises(DamagedError):
+            await store.open("ses_2")
+        assert await store.delete("ses_2")
+    async with _opened(path) as store:
+        assert sorted(store.damaged) == ["ses_4", "ses_5"], "known without being listed"
+
+
+@pytest.mark.parametrize("page", [2, 5, 9])
+async def test_session_that_ends_before_its_entries_is_read_and_takes_no_more(
+    path: str, page: int
+) -> None:
+    """Once writing failed again and again, and nobody was told why."""
+    async with _opened(path) as store:
+        await SessionWriter(store, "ses_1").append(5)
+    _by_hand(path, "UPDATE sessions SET seq = 3")
+    async with _opened(path) as store:
+        seqs: list[int] = []
+        while len(seqs) < 5:
+            seqs += [entry.seq for entry in await store.read("ses_1", len(seqs), page)]
+        assert seqs == [1, 2, 3, 4, 5]
+        with pytest.raises(DamagedError, match="end at seq 3, and has entries up to 5"):
+            await store.read("ses_1", 5, page)
+        assert store.damaged["ses_1"].seq == 6
+        with pytest.raises(DamagedError):
+            await store.open("ses_1")
+    async with _opened(path) as store:
+        assert "ses_1" in store.damaged
+        # A snapshot may stand for all of them: then nothing but what follows is read.
+    _by_hand(path, "DELETE FROM damaged")
+    async with _opened(path) as store:
+        with pytest.raises(DamagedError):
+            await store.read("ses_1", 5, page)
+
+
+async def test_server_says_which_session_is_damaged_and_serves_the_rest(path: str) -> None:
+    """PROTOCOL §8: ``SESSION_DAMAGED`` and not ``SERVER_ERROR``."""
+
+    async def agent(turn: Turn) -> None:
+        await turn.write("yes")
+
+    @asynccontextmanager
+    async def serving() -> AsyncGenerator[ProtocolPeer]:
+        store = open_sqlite_store(path)
+        async with (
+            open_server(agent, transports=["loopback://"], store=store) as server,
+            open_peer(server.endpoints[0]) as peer,
+        ):
+            yield peer
+
+    async with serving() as peer:
+        names = [(await peer.call("session.create"))["id"] for _ in range(3)]
+        for name in names:
+            await peer.call("message.send", sessionId=name, content="hi", wait=True)
+    unlisted, short, whole = names
+    _by_hand(
+        path,
+        f"UPDATE sessions SET session = '' WHERE id = '{unlisted}';"
+        f"UPDATE sessions SET seq = seq - 2 WHERE id = '{short}';",
+    )
+    async with serving() as peer:
+        listed = (await peer.call("session.list"))["sessions"]
+        assert {s["id"] for s in listed} == {short, whole}
+        for name in (unlisted, short):
+            await peer.refused("SESSION_DAMAGED", "message.send", sessionId=name, content="more")
+            messages = (await peer.call("message.list", sessionId=name))["messages"]
+            assert [message["content"] for message in messages] == ["hi", "yes"]
+        sent = await peer.call("message.send", sessionId=whole, content="more", wait=True)
+        assert sent["outcome"] == "completed"
 
 
 async def test_line_of_another_place_is_never_returned(path: str) -> None:
