@@ -99,12 +99,12 @@ def _bounded(cls: Any) -> Any:
     additional = keywords["additionalProperties"]
 
     def check_additional(validator: Any, value: Any, instance: Any, schema: Any) -> Any:
-        patterns = schema.get("patternProperties")
-        if patterns and isinstance(instance, dict):
+        patterns, members = schema.get("patternProperties"), as_object(instance)
+        if patterns and members is not None:
             schema = {k: v for k, v in schema.items() if k != "patternProperties"}
             instance = {
                 name: member
-                for name, member in instance.items()
+                for name, member in members.items()
                 if not any(_search(pattern, name) for pattern in patterns)
             }
         return additional(validator, value, instance, schema)
@@ -125,11 +125,11 @@ def _check_pattern(_: Any, pattern: str, instance: Any, __: Any) -> Iterator[Any
 def _check_pattern_properties(
     validator: Any, patterns: Mapping[str, Any], instance: Any, _: Any
 ) -> Iterator[Any]:
-    if isinstance(instance, dict):
-        for pattern, schema in patterns.items():
-            for name, member in as_object(instance).items():  # type: ignore[union-attr]
-                if _search(pattern, name):
-                    yield from validator.descend(member, schema, path=name, schema_path=pattern)
+    members = as_object(instance) or {}
+    for pattern, schema in patterns.items():
+        for name, member in members.items():
+            if _search(pattern, name):
+                yield from validator.descend(member, schema, path=name, schema_path=pattern)
 
 
 def _check_unique(_: Any, is_wanted: Any, instance: Any, __: Any) -> Iterator[Any]:
@@ -143,13 +143,10 @@ def _freeze(value: Any) -> object:
     """Make a value that can be hashed, and equals another as JSON Schema says: 1 is 1.0, not true."""
     if isinstance(value, bool):
         return (bool, value)
-    if isinstance(value, dict):
-        members: dict[str, Any] = value
+    members, items = as_object(value), as_array(value)
+    if members is not None:
         return frozenset((name, _freeze(member)) for name, member in members.items())
-    if isinstance(value, list):
-        items: list[Any] = value
-        return (list, *map(_freeze, items))
-    return value
+    return value if items is None else (list, *map(_freeze, items))
 
 
 # -- schemas and values --------------------------------------------------------------------------

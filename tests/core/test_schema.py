@@ -85,14 +85,14 @@ def test_patterns_say_what_does_not_fit_them() -> None:
     assert sorted(issue["path"] for issue in issues) == ["answer", "answer.id", "answer.x-a"]
 
 
-@pytest.mark.parametrize(
-    "schema",
-    [
-        {"pattern": "("},
-        {"items": {"$schema": "http://json-schema.org/draft-07/schema#"}},
-        {"unevaluatedProperties": False, "anyOf": [{"patternProperties": {"a": {}}}]},
-    ],
-)
+UNBOUNDED: list[Any] = [
+    {"pattern": "("},
+    {"items": {"$schema": "http://json-schema.org/draft-07/schema#"}},
+    {"unevaluatedProperties": False, "anyOf": [{"patternProperties": {"a": {}}}]},
+]
+
+
+@pytest.mark.parametrize("schema", UNBOUNDED)
 def test_schema_whose_check_has_no_bound_is_refused(schema: Any) -> None:
     with pytest.raises(LocalProtocolError, match=r"^schema"):
         check_schema(schema, "schema")

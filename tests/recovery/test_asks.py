@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -662,7 +663,7 @@ async def test_call_at_a_client_that_is_not_made_again_ends_with_its_turn(
     async def call(worker: Worker, turn: Turn) -> None:
         async with trio.open_nursery() as nursery:
             if turn.attempt == 1:
-                nursery.start_soon(turn.call_client_tool, "now", {})
+                nursery.start_soon(partial(turn.call_client_tool, "now", arguments={}))
                 await turn.ask("Which time zone?")
 
     store, worker = SurvivingStore(), Worker(call)

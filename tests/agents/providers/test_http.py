@@ -12,6 +12,7 @@ import trio
 
 from trialogue.agents._retrying import Patience
 from trialogue.agents.model import ModelReply, ModelRequest, malformed_arguments
+from trialogue.core._json import as_array, as_object
 from trialogue.core.errors import AgentError
 from trialogue.core.models import MessageKind, TokenUsage
 
@@ -102,14 +103,11 @@ async def test_call_gets_an_id_that_no_other_has(case: Case) -> None:
 
 def find_names(value: object) -> list[str]:
     """Find the names of tools in what a provider was sent, as it has them."""
-    if isinstance(value, list):
-        return [name for item in value for name in find_names(item)]
-    if not isinstance(value, dict):
-        return []
-    is_tool = "parameters" in value or "arguments" in value or "input" in value
-    is_tool = is_tool or "input_schema" in value
-    own = [value["name"]] if is_tool and "name" in value else []
-    return own + [name for item in value.values() for name in find_names(item)]
+    members = as_object(value) or {}
+    is_tool = members.keys() & {"parameters", "arguments", "input", "input_schema"}
+    own = [members["name"]] if is_tool and "name" in members else []
+    inner = [*members.values(), *(as_array(value) or ())]
+    return own + [name for item in inner for name in find_names(item)]
 
 
 async def test_tool_of_any_name_is_told_by_one_that_is_accepted(case: Case) -> None:
