@@ -58,6 +58,7 @@ AGENT: Final = scripted(
 
 _ID: Final = re.compile(r"(ses|msg|trn|inp|con|call|err)_[0-9a-f]{32}")
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+_DURATION: Final = re.compile(r'"durationMs": \d+')
 
 
 @attrs.frozen(kw_only=True)
@@ -212,7 +213,8 @@ def _normalise(responses: Any, events: Any, texts: Any) -> Recording:
         return names.setdefault(match[0], f"{match[1]}#{len(names) + 1}")
 
     text = _ID.sub(rename, json.dumps([responses, events, texts]))
-    responses, events, texts = json.loads(_TIME.sub("TIME", text))
+    text = _DURATION.sub('"durationMs": 0', _TIME.sub("TIME", text))
+    responses, events, texts = json.loads(text)
     return Recording(
         responses=tuple(responses), events=tuple(map(tuple, events)), texts=tuple(texts)
     )
