@@ -57,7 +57,7 @@ class SubAgents(Tool):
         agent, told = arguments.get("agent"), arguments.get("input")
         if not isinstance(agent, str) or agent not in self._agents:
             raise ToolError(f"agent: there are {', '.join(sorted(self._agents))}")
-        if not isinstance(told, str) or not told or arguments.keys() != {"agent", "input"}:
+        if not isinstance(told, str) or not told or set(arguments) != {"agent", "input"}:
             raise ToolError("It takes an agent and an input, which is a text.")
         return agent, told
 
