@@ -40,7 +40,7 @@ SCHEDULES = 1000
 #: On each of the real transports.
 REAL_SCHEDULES = 110
 #: That is done so often at most, until enough was hit.
-REAL_ROUNDS = 4
+REAL_ROUNDS = 8
 #: What is enough.
 ON_SOCKETS = {
     "drops": 150,
