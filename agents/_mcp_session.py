@@ -28,7 +28,8 @@ from mcp_types import (
 )
 from pydantic import ValidationError
 
-from ..core.errors import SettingsError, find_failure
+from ..core._failures import find_failure
+from ..core.errors import SettingsError
 from ._mcp_connection import McpConnection, McpLostError, McpToolInfo, ReportProgress
 from ._mcp_process import MAX_LINE_BYTES, Child, SaidLog, open_child
 from ._mcp_results import read_result

@@ -8,12 +8,12 @@ from typing import Any, TypeAlias
 
 import trio
 
+from ..core._failures import find_failure
 from ..core.abc import ToolCall, Turn
 from ..core.errors import (
     SettingsError,
     ToolFailedError,
     ToolOutcomeUnknownError,
-    find_failure,
 )
 from ..core.models import ClientTool, ToolCallInfo
 from ._subagents import SubAgents

@@ -10,7 +10,7 @@ import attrs
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from . import codec
-from ._failures import describe_failure
+from ._failures import describe_failure, find_failure
 from ._feed import make_event
 from ._ids import new_id
 from ._recall import Recall
@@ -24,7 +24,6 @@ from .errors import (
     PayloadTooLargeError,
     ToolFailedError,
     ToolOutcomeUnknownError,
-    find_failure,
 )
 from .events import ToolCalled, ToolCompleted, ToolProgress
 from .models import Effect, Message, MessageStatus, TokenUsage, ToolCallInfo

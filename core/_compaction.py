@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ._command import KeyClaim, Reply
 from ._edits import stage_answered
+from ._failures import find_failure
 from ._ids import new_id
 from ._queries import check_range
 from ._state import SUMMARY_HEADING, SessionState
-from .errors import InvalidRequestError, SessionBusyError, find_failure
+from .errors import InvalidRequestError, SessionBusyError
 from .events import SessionCompacted
 from .methods import SessionCompact, SessionCompactResult
 from .models import Message

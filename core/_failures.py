@@ -1,18 +1,51 @@
-"""What is said of an agent's or a tool's failure: only what was made to be shown is shown."""
+"""What is a failure of an agent, a tool or a handler, and what is said of it.
+
+Only what was made to be shown is shown.
+"""
 
 from __future__ import annotations
 
 import logging
 import traceback
+from typing import cast
+
+import trio
 
 from ._ids import new_id
 from ._values import cut_text
-from .errors import AgentError, LocalProtocolError, WireError
+from .errors import AgentError, LocalProtocolError, WireError, single_exception
 from .models import ErrorInfo
 
-__all__ = ["describe_failure", "explain_failure"]
+__all__ = ["describe_failure", "explain_failure", "find_failure"]
 
 log = logging.getLogger("trialogue.turn")
+
+
+def find_failure(exc: BaseException) -> Exception | None:
+    """Say how somebody's function failed, None if it did not: it was cancelled, or interrupted.
+
+    Only Trio cancels, and only the keyboard interrupts. Whatever else leaves an agent, a tool or a
+    handler is a failure of that one, and no end of the server: ``sys.exit``, say, or the
+    `asyncio.CancelledError` of a framework in a thread. Of a group that holds both, the scope that
+    was cancelled takes its part, and leaves the failure.
+    """
+    if isinstance(exc, Exception):
+        return single_exception(exc)
+    if _holds_end(exc):
+        return None
+    is_exit = isinstance(exc, SystemExit)
+    said = "sys.exit was called" if is_exit else f"{type(exc).__name__} was raised"
+    failure = RuntimeError(said)
+    failure.__cause__ = exc
+    return failure
+
+
+def _holds_end(exc: BaseException) -> bool:
+    """Whether it is, or a nursery's group has among others, what ends more than one function."""
+    if isinstance(exc, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", exc)
+        return any(_holds_end(inner) for inner in group.exceptions)
+    return isinstance(exc, (trio.Cancelled, KeyboardInterrupt))
 
 
 def explain_failure(exc: Exception, turn_id: str, session_id: str) -> ErrorInfo:

@@ -9,8 +9,9 @@ from typing import Any, Final
 
 import trio
 
+from ._failures import find_failure
 from .abc import Agent
-from .errors import SettingsError, TrialogueError, find_failure
+from .errors import SettingsError, TrialogueError
 
 __all__ = ["open_agents", "open_plain_nursery"]
 

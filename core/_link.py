@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from ._command import ANONYMOUS
+from ._failures import find_failure
 from ._ids import new_id
 from ._protocol import (
     Heartbeat,
@@ -43,7 +44,6 @@ from .errors import (
     ShuttingDownError,
     UnauthorizedError,
     WireError,
-    find_failure,
 )
 from .methods import Credential
 

@@ -19,6 +19,7 @@ import trio
 
 from ._arguments import check_agents, check_authenticator, check_reach, check_store, check_urls
 from ._command import ANONYMOUS
+from ._failures import find_failure
 from ._feed import make_event
 from ._flusher import Flusher
 from ._handlers import PROTOCOL_METHODS
@@ -43,7 +44,7 @@ from .abc import (
     SessionStore,
     TlsFiles,
 )
-from .errors import OverloadedError, ServerError, SettingsError, WireError, find_failure
+from .errors import OverloadedError, ServerError, SettingsError, WireError
 from .events import Goaway
 from .methods import Credential
 from .plugins import STORES, find_transport, load_plugin

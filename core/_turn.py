@@ -14,7 +14,7 @@ from trio.lowlevel import checkpoint, checkpoint_if_cancelled
 from . import codec
 from ._clock import utc_now
 from ._compacting import CompactingTurn
-from ._failures import explain_failure
+from ._failures import explain_failure, find_failure
 from ._frame import Frame
 from ._ids import new_id
 from ._spending import find_exceeded
@@ -26,7 +26,6 @@ from .errors import (
     LocalProtocolError,
     PayloadTooLargeError,
     RequestTimeoutError,
-    find_failure,
 )
 from .events import (
     CustomEvent,

@@ -14,8 +14,9 @@ from typing import Any, Final
 
 import trio
 
+from ._failures import find_failure
 from ._request import Request
-from .errors import RequestCancelledError, find_failure
+from .errors import RequestCancelledError
 
 __all__ = ["Workers"]
 

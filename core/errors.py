@@ -57,7 +57,6 @@ __all__ = [
     "WireError",
     "as_text",
     "error_from_wire",
-    "find_failure",
     "single_exception",
 ]
 
@@ -393,28 +392,6 @@ def single_exception(exc: Exception) -> Exception:
     """Take the one exception out of a nursery's group of one."""
     inner: tuple[Exception, ...] = getattr(exc, "exceptions", ())
     return single_exception(inner[0]) if len(inner) == 1 else exc
-
-
-def find_failure(exc: BaseException) -> Exception | None:
-    """Say how somebody's function failed, None if it did not: it was cancelled, or interrupted.
-
-    ``sys.exit`` in an agent, a tool or a handler is a failure of that one, and no end of the server.
-    """
-    if isinstance(exc, Exception):
-        return single_exception(exc)
-    if not _is_exit(exc):
-        return None
-    failure = RuntimeError("sys.exit was called")
-    failure.__cause__ = exc
-    return failure
-
-
-def _is_exit(exc: BaseException) -> bool:
-    """Whether it is nothing but `SystemExit`, perhaps beside other failures in a nursery."""
-    if isinstance(exc, BaseExceptionGroup):
-        group = cast("BaseExceptionGroup[BaseException]", exc)
-        return all(isinstance(inner, Exception) or _is_exit(inner) for inner in group.exceptions)
-    return isinstance(exc, SystemExit)
 
 
 def error_from_wire(error: Mapping[str, Any]) -> WireError:

@@ -1,5 +1,6 @@
 """PROTOCOL §5: what becomes of an input, and how a turn ends."""
 
+import asyncio
 import gc
 import math
 import sys
@@ -12,6 +13,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trialogue.agents.echo import echo
+from trialogue.core._failures import find_failure
 from trialogue.core.abc import Turn
 from trialogue.core.errors import AgentError, LocalProtocolError
 from trialogue.testing import (
@@ -595,6 +597,110 @@ async def test_exit_of_an_agent_ends_its_turn_and_not_the_server(
         other = (await peer.call("session.create", config={"agent": "echo"}))["id"]
         done = await peer.call("message.send", sessionId=other, content="hi", wait=True)
         assert done["message"]["content"] == "hi"
+
+
+class _LeftError(BaseException):
+    """What no `except Exception` sees."""
+
+
+def _cancelled_in_asyncio() -> None:
+    """Be a framework in a thread whose task is cancelled."""
+
+    async def work() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+
+    asyncio.run(work())
+
+
+_NO_CANCELS: dict[str, BaseException | None] = {
+    "asyncio": None,
+    "own": _LeftError("secret"),
+    "generator": GeneratorExit("secret"),
+    "group": BaseExceptionGroup("both", [_LeftError("secret"), ValueError("secret")]),
+    "exits": BaseExceptionGroup("both", [SystemExit("secret"), _LeftError("secret")]),
+}
+
+
+@pytest.mark.parametrize("place", ["itself", "task", "tool"])
+@pytest.mark.parametrize("kind", _NO_CANCELS)
+async def test_what_is_no_cancel_of_trios_fails_the_turn_and_not_the_server(
+    loopback: Connect, kind: str, place: str
+) -> None:
+    """§5.5, and a bug once seen: asyncio's `CancelledError` in an agent ended every session."""
+
+    async def leave_so(_: object) -> None:
+        raised = _NO_CANCELS[kind]
+        if raised is None:
+            await trio.to_thread.run_sync(_cancelled_in_asyncio)
+        else:
+            raise raised
+
+    async def agent(turn: Turn) -> None:
+        await turn.write("Hi.")
+        if place == "itself":
+            await leave_so(None)
+        elif place == "tool":
+            await turn.call_tool("leave", {}, leave_so)
+        else:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.sleep_forever)
+                nursery.start_soon(leave_so, None)
+
+    async with loopback({"agent": agent, "echo": echo}) as peer:
+        sid = (await peer.call("session.create"))["id"]
+        await peer.call("message.stream", sessionId=sid, content="hi")
+        events = await peer.read_until(sid, "turn.ended")
+        ended = events[-1]["data"]
+        assert (ended["outcome"], ended["error"]["code"]) == ("failed", "AGENT_ERROR")
+        tools = [event["data"]["status"] for event in events if event["type"] == "tool.completed"]
+        assert tools == (["error"] if place == "tool" else [])
+        assert "secret" not in str(peer.frames), "§10: no internals are shown"
+        other = (await peer.call("session.create", config={"agent": "echo"}))["id"]
+        done = await peer.call("message.send", sessionId=other, content="hi", wait=True)
+        assert done["message"]["content"] == "hi"
+
+
+async def test_failure_beside_a_cancel_is_no_end_of_the_server(loopback: Connect) -> None:
+    """§5.5: the cancel is taken by its turn, and what failed on the way out is the turn's."""
+    puppet = Puppet()
+    async with loopback(puppet) as peer:
+        sid, led = await begin(peer, puppet)
+
+        async def fail_at_the_end() -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise asyncio.CancelledError
+
+        async def work(turn: Turn) -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.sleep_forever)
+                nursery.start_soon(fail_at_the_end)
+
+        led.start(work)
+        await wait_all_tasks_blocked()
+        await peer.call("turn.cancel", sessionId=sid)
+        ended = await peer.expect_event(sid, "turn.ended")
+        assert ended["data"]["outcome"] == "failed"
+        assert await peer.call("server.health")
+
+
+@pytest.mark.parametrize(
+    ("exc", "fails"),
+    [
+        (asyncio.CancelledError(), True),
+        (BaseExceptionGroup("", [SystemExit(), GeneratorExit()]), True),
+        (KeyboardInterrupt(), False),
+        (BaseExceptionGroup("", [asyncio.CancelledError(), KeyboardInterrupt()]), False),
+    ],
+)
+def test_only_trio_cancels_and_the_keyboard_interrupts(exc: BaseException, fails: bool) -> None:
+    failure = find_failure(exc)
+    assert (failure is not None) is fails
+    assert failure is None or failure.__cause__ is exc
 
 
 async def test_agents_error_is_shown_as_it_is(connect: Connect) -> None:
