@@ -153,7 +153,10 @@ class ToolStep:
         """Run one call to its result in the log, whatever that is."""
         turn, found = self._turn, self._tools.get(call.name)
         try:
-            if isinstance(found, ClientTool) and malformed_arguments(call) is None:
+            # One that a client was given before a restart is there, whoever offers what now.
+            if call.call_id in turn.calls_at_clients or (
+                isinstance(found, ClientTool) and malformed_arguments(call) is None
+            ):
                 await turn.call_client_tool(call.name, call.arguments, call_id=call.call_id)
                 return
             refusal = await self._find_refusal(call, found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import attrs
@@ -201,6 +201,15 @@ class Turn(ABC):
     @abstractmethod
     def pending_calls(self) -> Sequence[ToolCallInfo]:
         """This turn's calls that stand in a message and have no result, or an unknown one."""
+
+    @property
+    @abstractmethod
+    def calls_at_clients(self) -> Collection[str]:
+        """The ids of this turn's calls that clients were given, and that have no result yet.
+
+        After a restart such a call is made again by `call_client_tool`, whoever offers what now:
+        its ask is open still, or was answered.
+        """
 
     @property
     @abstractmethod

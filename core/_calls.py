@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import attrs
@@ -101,6 +101,11 @@ class CallingTurn(Turn):
     def pending_calls(self) -> Sequence[ToolCallInfo]:
         record = self.record
         return () if record is None else tuple(record.pending)
+
+    @property
+    def calls_at_clients(self) -> Collection[str]:
+        record = self.record
+        return () if record is None else record.calls_at_clients & self._session.state.tools.keys()
 
     async def call_tool(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -231,6 +231,10 @@ class FakeTurn(Turn):
     @property
     def pending_calls(self) -> Sequence[ToolCallInfo]:
         return tuple(self._pending)
+
+    @property
+    def calls_at_clients(self) -> Collection[str]:
+        return ()
 
     @property
     def client_tools(self) -> Sequence[ClientTool]:

@@ -9,7 +9,7 @@ from trio.testing import MockClock
 from trialogue.agents.loop import ToolLoop
 from trialogue.agents.tools import Tool, tool
 from trialogue.core.models import Effect
-from trialogue.testing import ModelAnswer, ScriptedModel, tool_call
+from trialogue.testing import ModelAnswer, ScriptedModel, open_peer, tool_call
 
 from .surviving import SurvivingStore
 from .test_asks import begin, follow, running
@@ -69,6 +69,36 @@ async def test_approval_outlives_the_server_and_nothing_is_done_twice(
     assert ended["data"]["outcome"] == "completed"
     assert (bench.ran, bench.told) == (["look", "work", "look"], ["seen", "worked", "seen"])
     assert len(bench.model.requests) == 2
+
+
+@pytest.mark.parametrize("when", ["answered at once", "answered later", "answered before"])
+async def test_answer_for_a_clients_tool_counts_though_nobody_offers_it_now(
+    when: str, autojump_clock: MockClock
+) -> None:
+    """§9.3, §9.4, and a bug once seen: whoever answers has run it, offered or not."""
+    store, model = SurvivingStore(), ScriptedModel(["Open."])
+    first = ScriptedModel([tool_call("door", which="front"), "Nobody reads this."])
+    async with running(store, ToolLoop(first)) as (server, peer):
+        sid = (await peer.call("session.create"))["id"]
+        async with open_peer(server.endpoints[0]) as house:
+            await house.call("session.subscribe", sessionId=sid, tools=[{"name": "door"}])
+            await peer.call("message.stream", sessionId=sid, content="go")
+            ask = (await peer.expect_event(sid, "ask.opened", kind="tool"))["data"]
+            if when == "answered before":
+                await house.call("ask.answer", sessionId=sid, askId=ask["askId"], answer="creak")
+                await peer.expect_event(sid, "ask.closed")
+        store.crash()
+    async with running(store, ToolLoop(model)) as (_, peer):
+        asks = await follow(peer, sid)
+        if when != "answered before":
+            assert asks == [ask]
+            await trio.sleep(0 if when == "answered at once" else 60)
+            await peer.call("ask.answer", sessionId=sid, askId=ask["askId"], answer="creak")
+        await peer.expect_event(sid, "turn.ended", outcome="completed")
+        events = (await peer.call("event.list", sessionId=sid, limit=1000))["events"]
+    (done,) = [event["data"] for event in events if event["type"] == "tool.completed"]
+    assert (done["status"], done["result"]) == ("ok", "creak")
+    assert [m.content for m in model.requests[-1].messages if m.role == "tool"] == ["creak"]
 
 
 @pytest.mark.parametrize("effect", ["none", "idempotent"])
