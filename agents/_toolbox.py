@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import trio
 
@@ -24,6 +24,11 @@ __all__ = ["ToolLike", "Toolbox"]
 
 #: What a loop is given as its tools. A function that is none yet becomes one, and is ``unsafe``.
 ToolLike: TypeAlias = Tool | ToolSource | Callable[..., Any]
+
+_UNKNOWN: Final = (
+    "The server stopped while the tool was running, and nobody knows whether it did its work. "
+    "It was not run again:"
+)
 
 
 class Toolbox:
@@ -199,26 +204,33 @@ class ToolStep:
         if not isinstance(found, Tool):
             there = ", ".join(self._tools) or "none"
             return f"There is no tool {call.name!r}; there are {there}."
-        if not self._box.asks_for(found):
+        asks = self._box.asks_for(found)
+        if not asks and call.call_id not in self._turn.unknown_calls:
             return None
         try:
             found.check(call.arguments)  # nobody is asked about what fails anyway
         except ToolError as exc:
             return exc.message
-        if not await self._box.ask(self._turn, call):
+        if asks and not await self._box.ask(self._turn, call):
             return "It was not allowed to run; whoever was asked denied it, or nobody answered."
         return None
 
     async def refuse(self, call: ToolCallInfo, why: str) -> None:
-        """Give a call an error as its result, without running it."""
+        """Give a call an error as its result, without running it.
+
+        One that ran when the server stopped stays ``unknown``: it may have done its work.
+        """
+        is_unknown = call.call_id in self._turn.unknown_calls
 
         async def fail(_: ToolCall) -> None:
             await trio.lowlevel.checkpoint()
+            if is_unknown:
+                raise ToolOutcomeUnknownError(f"{_UNKNOWN} {why}")
             raise ToolError(why)
 
         try:
             await self._turn.call_tool(
                 call.name, call.arguments, fail, call_id=call.call_id, effect="none"
             )
-        except (ToolError, ToolFailedError):
+        except (ToolError, ToolFailedError, ToolOutcomeUnknownError):
             pass

@@ -171,7 +171,7 @@ class Turn(ABC):
 
         The call and its end are in the log. Several may run at once, from a nursery of the
         agent's. A tool's exception is logged as ``tool.completed status=error`` and raised here.
-        Cancelling the call gives ``status=cancelled``.
+        Cancelling the call gives ``status=cancelled``, a `ToolOutcomeUnknownError` ``unknown``.
 
         When the agent is called again for this turn (see `attempt`), what the log holds of an
         earlier attempt is not done twice: the call's result is returned, its error raised as
@@ -210,6 +210,11 @@ class Turn(ABC):
         After a restart such a call is made again by `call_client_tool`, whoever offers what now:
         its ask is open still, or was answered.
         """
+
+    @property
+    @abstractmethod
+    def unknown_calls(self) -> Collection[str]:
+        """The ids of those of `pending_calls` of which nobody knows what they did."""
 
     @property
     @abstractmethod

@@ -107,6 +107,11 @@ class CallingTurn(Turn):
         record = self.record
         return () if record is None else record.calls_at_clients & self._session.state.tools.keys()
 
+    @property
+    def unknown_calls(self) -> Collection[str]:
+        record = self.record
+        return () if record is None else record.unknown_calls
+
     async def call_tool(
         self,
         name: str,
@@ -208,7 +213,8 @@ class CallingTurn(Turn):
                 self._close_call(call_id, "cancelled")
             else:
                 error = describe_failure(failure, f"the tool {name!r}", self._id)
-                self._close_call(call_id, "error", error=error)
+                is_unknown = isinstance(failure, ToolOutcomeUnknownError)
+                self._close_call(call_id, "unknown" if is_unknown else "error", error=error)
             raise
         self._close_call(call_id, "ok", result=kept_result)
         return result
@@ -300,7 +306,7 @@ class CallingTurn(Turn):
     def _close_call(
         self,
         call_id: str,
-        status: Literal["ok", "error", "cancelled"],
+        status: Literal["ok", "error", "cancelled", "unknown"],
         *,
         result: Any = None,
         error: str | None = None,

@@ -93,6 +93,17 @@ class TurnRecord:
         }
 
     @property
+    def unknown_calls(self) -> set[str]:
+        """Those of the pending calls that have ended, and nobody knows how."""
+        last = {call.called.call_id: call.completed for call in self.calls}
+        ended = {
+            call_id
+            for call_id, completed in last.items()
+            if completed is not None and completed.status == "unknown"
+        }
+        return ended.intersection(call.call_id for call in self.pending)
+
+    @property
     def children_usage(self) -> TokenUsage:
         """What sub-agents have spent."""
         usage = TokenUsage()

@@ -329,7 +329,10 @@ class ToolFailedError(AgentError):
 
 
 class ToolOutcomeUnknownError(AgentError):
-    """A tool ran when the server stopped, nobody knows whether it did its work, and it was skipped."""
+    """Nobody knows whether a tool did its work: most often it ran when the server stopped.
+
+    A tool may raise it, too. `Turn.call_tool` does where somebody was asked, and said ``skip``.
+    """
 
 
 class BudgetExceededError(AgentError):

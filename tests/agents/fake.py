@@ -237,6 +237,10 @@ class FakeTurn(Turn):
         return ()
 
     @property
+    def unknown_calls(self) -> Collection[str]:
+        return ()
+
+    @property
     def client_tools(self) -> Sequence[ClientTool]:
         return self._tools
 

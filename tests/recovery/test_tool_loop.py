@@ -71,6 +71,45 @@ async def test_approval_outlives_the_server_and_nothing_is_done_twice(
     assert len(bench.model.requests) == 2
 
 
+@tool(name="work", effect="none")
+def work_of_more(amount: int) -> str:
+    """Work, of which there is a new parameter."""
+    return "worked"
+
+
+@pytest.mark.parametrize("effect", ["none", "unsafe"])
+@pytest.mark.parametrize(
+    ("tools", "why"),
+    [
+        ([], "There is no tool 'work'; there are none."),
+        ([work_of_more], "The arguments of work do not fit: arguments.amount: required"),
+    ],
+    ids=["gone", "changed"],
+)
+async def test_tool_that_cannot_run_again_stays_unknown(
+    effect: Effect, tools: list[Tool], why: str, autojump_clock: MockClock
+) -> None:
+    """§9.5, and a bug once seen: the model was told of no tool, where it may have done its work."""
+    store, bench = SurvivingStore(), Bench(effect, approvals="never")
+    model = ScriptedModel(["I see."])
+    async with running(store, bench.loop) as (_, peer):
+        sid = await begin(peer)
+        await peer.expect_event(sid, "tool.called", name="work")
+        store.crash()
+    async with running(store, ToolLoop(model, tools=tools, approvals="never")) as (_, peer):
+        await peer.call("session.subscribe", sessionId=sid, after="0-0")
+        await peer.expect_event(sid, "turn.ended", outcome="completed")
+        events = (await peer.call("event.list", sessionId=sid, limit=1000))["events"]
+    (message,) = [event["data"] for event in events if "toolCalls" in str(event)]
+    work = message["message"]["toolCalls"][1]["callId"]
+    done = [event["data"] for event in events if event["type"] == "tool.completed"]
+    assert {each["status"] for each in done if each["callId"] == work} == {"unknown"}
+    _, told, look = [m.content for m in model.requests[-1].messages if m.role == "tool"]
+    assert "nobody knows whether it did its work" in told
+    assert why in told
+    assert look.startswith("There is no tool 'look'"), "it never ran"
+
+
 @pytest.mark.parametrize("when", ["answered at once", "answered later", "answered before"])
 async def test_answer_for_a_clients_tool_counts_though_nobody_offers_it_now(
     when: str, autojump_clock: MockClock
@@ -89,9 +128,9 @@ async def test_answer_for_a_clients_tool_counts_though_nobody_offers_it_now(
                 await peer.expect_event(sid, "ask.closed")
         store.crash()
     async with running(store, ToolLoop(model)) as (_, peer):
-        asks = await follow(peer, sid)
+        followed = await peer.call("session.subscribe", sessionId=sid, after="0-0")
         if when != "answered before":
-            assert asks == [ask]
+            assert followed["asks"] == [ask]
             await trio.sleep(0 if when == "answered at once" else 60)
             await peer.call("ask.answer", sessionId=sid, askId=ask["askId"], answer="creak")
         await peer.expect_event(sid, "turn.ended", outcome="completed")
