@@ -39,6 +39,7 @@ class Toolbox:
         policy: Which ones somebody is asked about.
         policies: The same of single tools, by name; they go before a tool's own.
         approval_seconds: How long an approval is waited for; None is for ever.
+        client_tool_seconds: The same of the answer to a call of a client's tool.
         max_threads: How many functions that block may run at once.
 
     Raises:
@@ -52,6 +53,7 @@ class Toolbox:
         policy: ApprovalPolicy,
         policies: Mapping[str, ApprovalPolicy],
         approval_seconds: float | None,
+        client_tool_seconds: float | None,
         max_threads: int,
     ) -> None:
         self.sources: list[ToolSource] = []
@@ -69,6 +71,7 @@ class Toolbox:
         self._policy: ApprovalPolicy = policy
         self._policies = dict(policies)
         self._approval_seconds = approval_seconds
+        self._client_tool_seconds = client_tool_seconds
         self._threads = trio.CapacityLimiter(max_threads)
 
     def find_tools(self) -> dict[str, Tool]:
@@ -110,6 +113,15 @@ class Toolbox:
             arguments=call.arguments,
         )
         return bool(answer.value == "approve")
+
+    async def run_at_client(self, turn: Turn, call: ToolCallInfo) -> None:
+        """Let a client run its tool."""
+        await turn.call_client_tool(
+            call.name,
+            call.arguments,
+            call_id=call.call_id,
+            expires_seconds=self._client_tool_seconds,
+        )
 
     async def run(self, found: Tool, call: ToolCall) -> Any:
         """Run a tool."""
@@ -162,7 +174,7 @@ class ToolStep:
             if call.call_id in turn.calls_at_clients or (
                 isinstance(found, ClientTool) and malformed_arguments(call) is None
             ):
-                await turn.call_client_tool(call.name, call.arguments, call_id=call.call_id)
+                await self._box.run_at_client(turn, call)
                 return
             refusal = await self._find_refusal(call, found)
             if isinstance(found, SubAgents) and refusal is None:

@@ -49,6 +49,8 @@ class ToolLoop:
         approvals_by_tool: The same of single tools, by name; it goes before what they declare.
         approval_seconds: How long an approval is waited for; then the tool does not run. None is
             for ever.
+        client_tool_seconds: How long an answer is waited for to the call of a client's tool; then
+            the model is told that nobody answered: the client may have gone. None is for ever.
         max_steps: How often the model is asked in one turn. A turn that comes to it ends with
             ``stop_reason`` ``maxSteps``.
         compact_at: The share of the model's window that a conversation may take before its oldest
@@ -76,6 +78,7 @@ class ToolLoop:
         approvals: ApprovalPolicy = "unsafe",
         approvals_by_tool: Mapping[str, ApprovalPolicy] | None = None,
         approval_seconds: float | None = None,
+        client_tool_seconds: float | None = 600.0,
         max_steps: int = 50,
         compact_at: float | None = 0.8,
         window_tokens: int | None = None,
@@ -85,6 +88,10 @@ class ToolLoop:
         for name, number in (("max_steps", max_steps), ("max_threads", max_threads)):
             if number < 1:
                 raise SettingsError(f"{name} is 1 or more, not {number!r}")
+        if client_tool_seconds is not None and not client_tool_seconds > 0:
+            raise SettingsError(
+                f"client_tool_seconds is more than 0, or None, not {client_tool_seconds!r}"
+            )
         if compact_at is not None and not 0 < compact_at <= 1:
             raise SettingsError(f"compact_at is a share from 0 to 1, not {compact_at!r}")
         if window_tokens is not None and window_tokens < 1:
@@ -101,6 +108,7 @@ class ToolLoop:
             policy=approvals,
             policies=approvals_by_tool or {},
             approval_seconds=approval_seconds,
+            client_tool_seconds=client_tool_seconds,
             max_threads=max_threads,
         )
         self._held = tuple(self._tools.sources)

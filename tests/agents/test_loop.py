@@ -341,6 +341,7 @@ def test_loop_that_cannot_be_is_refused() -> None:
         ({"approvals_by_tool": {"ad": "always"}}, "approvals are of a tool 'ad'"),
         ({"max_steps": 0}, "max_steps is 1 or more"),
         ({"max_threads": 0}, "max_threads is 1 or more"),
+        ({"client_tool_seconds": 0}, "client_tool_seconds is more than 0"),
     ]
     for options, said in refused:
         with pytest.raises(SettingsError, match=said):
@@ -483,6 +484,34 @@ async def test_tools_of_clients_are_offered_and_run_there() -> None:
     assert [(ask.kind, ask.name, ask.call_id) for ask in turn.asks] == [("tool", "open_door", "c1")]
     offered = {spec.name: spec.description for spec in model.requests[0].tools}
     assert offered == {"add": "Add two numbers.", "open_door": "Open a door."}
+
+
+@pytest.mark.parametrize(("given", "seconds"), [({}, 600), ({"client_tool_seconds": 5}, 5)])
+async def test_client_that_does_not_answer_is_not_waited_for_for_ever(
+    given: Any, seconds: float, autojump_clock: MockClock
+) -> None:
+    """It may have gone: the model is told, and goes on."""
+    model = ScriptedModel([tool_call("door"), "Well."])
+    async with open_talk(ToolLoop(model, **given)) as talk:
+        await talk.peer.call("session.subscribe", **talk.on, tools=[{"name": "door"}])
+        began = trio.current_time()
+        events = await talk.tell("x")
+        took = trio.current_time() - began
+    assert took == pytest.approx(seconds, abs=1)
+    assert texts(events)[-1] == "Well."
+    assert results(model.requests[1]) == ["Nobody answered for the tool 'door' in time"]
+
+
+async def test_client_is_waited_for_as_long_as_it_is_said_to_be(autojump_clock: MockClock) -> None:
+    model = ScriptedModel([tool_call("door"), "Open."])
+    async with open_talk(ToolLoop(model, client_tool_seconds=None)) as talk:
+        await talk.peer.call("session.subscribe", **talk.on, tools=[{"name": "door"}])
+        await talk.peer.call("message.stream", **talk.on, content="x")
+        ask = (await talk.peer.expect_event(talk.session_id, "ask.opened"))["data"]
+        await trio.sleep(7200)
+        await talk.peer.call("ask.answer", **talk.on, askId=ask["askId"], answer="creak")
+        await talk.peer.expect_event(talk.session_id, "turn.ended", outcome="completed")
+    assert results(model.requests[1]) == ["creak"]
 
 
 # -- after a restart -------------------------------------------------------------------------
