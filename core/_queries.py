@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import attrs
+
 from ._feed import SessionFeed, count_fitting
 from ._json import MAX_VALUE_DEPTH, json_depth
 from ._state import SessionState
 from ._text import MAX_ESCAPED
+from ._tool_schema import complete_schema, find_schema_fault
 from ._values import MAX_NAME
 from .codec import encode_json, unstructure
 from .errors import (
@@ -41,7 +44,6 @@ __all__ = [
     "check_range",
     "check_session",
     "check_size",
-    "check_tools",
     "find_ask",
     "find_start",
     "list_asks",
@@ -49,6 +51,7 @@ __all__ = [
     "list_messages",
     "make_snapshot",
     "refuse_params",
+    "take_tools",
 ]
 
 
@@ -136,14 +139,17 @@ def check_session(
         check_depth("params.metadata", params.metadata)
 
 
-def check_tools(tools: Sequence[ClientTool], settings: Settings) -> None:
-    """Check the tools that a subscriber offers.
+def take_tools(tools: Sequence[ClientTool], settings: Settings) -> tuple[ClientTool, ...]:
+    """Check the tools that a subscriber offers, and give them with whole schemas.
 
     Raises:
         PayloadTooLargeError: They are larger than a session's configuration may be.
-        InvalidRequestError: A name cannot be called, is another's too, or a schema is too deep.
+        InvalidRequestError: They are too many, a name cannot be called or is another's too, or a
+            schema is none of an object or too deep.
     """
     check_size("params.tools", tools, settings.max_config_bytes)
+    if len(tools) > settings.max_client_tools:
+        raise _invalid("params.tools", f"more than {settings.max_client_tools} tools")
     names = set[str]()
     for index, tool in enumerate(tools):
         path = f"params.tools[{index}]"
@@ -153,6 +159,10 @@ def check_tools(tools: Sequence[ClientTool], settings: Settings) -> None:
             raise _invalid(f"{path}.name", "another tool has this name")
         names.add(tool.name)
         check_depth(f"{path}.schema", tool.schema)
+        fault = find_schema_fault(tool.schema)
+        if fault is not None:
+            raise _invalid(f"{path}.schema{fault[0]}", fault[1])
+    return tuple(attrs.evolve(tool, schema=complete_schema(tool.schema)) for tool in tools)
 
 
 def make_snapshot(feed: SessionFeed, replay_from: Position) -> SessionSubscribeResult:

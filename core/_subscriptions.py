@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ._command import Command, Reply
 from ._feed import SessionFeed
 from ._frame import Frame
-from ._queries import check_tools, find_start, make_snapshot
+from ._queries import find_start, make_snapshot, take_tools
 from .abc import Connection
 from .errors import InvalidRequestError, OverloadedError
 from .methods import SessionSubscribe
@@ -41,10 +41,10 @@ class Subscriptions:
             raise InvalidRequestError("This transport has no subscriptions")
         start, resync_reason = find_start(feed, params)
         restart = params.after is not None or params.tail is not None
-        check_tools(params.tools or (), session.settings)
+        tools = None if params.tools is None else take_tools(params.tools, session.settings)
         if connection in feed.cursors and not restart:
             if reply.succeed(make_snapshot(feed, start)):
-                self._offer(feed, connection, params.tools)
+                self._offer(feed, connection, tools)
             return
         self.check_room(session, connection)
         if not reply.succeed(make_snapshot(feed, start)):
@@ -57,7 +57,7 @@ class Subscriptions:
             offsets=params.partial if resync_reason is None else {},
             resync_reason=resync_reason,
         )
-        self._offer(feed, connection, params.tools)
+        self._offer(feed, connection, tools)
 
     def _offer(
         self, feed: SessionFeed, connection: Connection, tools: tuple[ClientTool, ...] | None

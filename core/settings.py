@@ -94,6 +94,7 @@ class Settings:
         max_subscriptions: Of one connection.
         max_queued_inputs: Of one session.
         max_open_asks: Of one session: more at once is no question, but an agent gone astray.
+        max_client_tools: That a subscription offers; OpenAI takes no more in a request.
         max_connections: At once, those in their handshake included.
         rate_limit: None is no limit.
         max_stored_seconds: A session whose last activity is older is pruned; None keeps all.
@@ -155,6 +156,7 @@ class Settings:
     max_subscriptions: int = _limit(64)
     max_queued_inputs: int = _limit(256)
     max_open_asks: int = _limit(64)
+    max_client_tools: int = _limit(128)
     max_connections: int = _limit(4_000)
     rate_limit: RateLimit | None = attrs.field(factory=RateLimit)
     idempotency_seconds: float = _seconds(24 * 3600.0)
@@ -235,6 +237,7 @@ class Settings:
             "maxSubscriptions": self.max_subscriptions,
             "maxQueuedInputs": self.max_queued_inputs,
             "maxOpenAsks": self.max_open_asks,
+            "maxClientTools": self.max_client_tools,
             "maxSessions": self.max_sessions,
             "maxConnections": self.max_connections,
         }

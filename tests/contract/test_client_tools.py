@@ -201,3 +201,75 @@ async def test_tools_that_cannot_be_called_are_refused_with_their_place(loopback
         await peer.call("message.send", sessionId=sid, content="hi", wait=True)
         assert peer.durable_events(sid) == []
         await peer.call("session.subscribe", sessionId=sid, tools=[{**fits, "name": "x" * 1}])
+
+
+async def test_tool_whose_schema_no_provider_would_take_is_refused(loopback: Connect) -> None:
+    """§9.3: its place is told; otherwise each turn of the session would fail at the provider."""
+    inner = {"type": "object", "properties": {"a": {"$ref": "#/$defs/A"}}, "$defs": {"A": {}}}
+    async with loopback() as peer:
+        sid = (await peer.call("session.create"))["id"]
+        for schema, place in (
+            ({"type": "string"}, ".type"),
+            ({"type": 5}, ".type"),
+            ({"type": ["object"]}, ".type"),
+            ({"properties": "no"}, ".properties"),
+            ({"properties": {"a": {"type": "text"}}}, ".properties.a.type"),
+            ({"properties": {"a": {"type": []}}}, ".properties.a.type"),
+            ({"properties": {"a": 5}}, ".properties.a"),
+            ({"properties": {"a": {"items": {"minLength": -1}}}}, ".properties.a.items.minLength"),
+            ({"properties": {"a": {"items": [{"enum": 1}]}}}, ".properties.a.items[0].enum"),
+            ({"additionalProperties": "no"}, ".additionalProperties"),
+            ({"required": "a"}, ".required"),
+            ({"anyOf": []}, ".anyOf"),
+            ({"anyOf": [True, {"multipleOf": 0}]}, ".anyOf[1].multipleOf"),
+            ({"$ref": "http://localhost/x"}, ".$ref"),
+            ({"$ref": 1}, ".$ref"),
+            (
+                {"properties": {"a": {"$ref": "#/$defs/B"}}, "$defs": {"A": {}}},
+                ".properties.a.$ref",
+            ),
+        ):
+            error = await peer.refused(
+                "INVALID_REQUEST",
+                "session.subscribe",
+                sessionId=sid,
+                tools=[OPEN, {"name": "x", "schema": schema}],
+            )
+            assert error["data"]["issues"][0]["path"] == f"params.tools[1].schema{place}"
+        for schema in (
+            {},
+            inner,
+            {"properties": {"$ref": {"const": {"$ref": 1}}, "type": {"type": ["null", "number"]}}},
+            {"patternProperties": {"^a": False}, "not": {"required": ["b"]}, "x-own": 5},
+            {"allOf": [{"$ref": "#/$defs/a~1b"}, {"$ref": "#/allOf/0"}], "$defs": {"a/b": {}}},
+        ):
+            tools = [{"name": "x", "schema": schema}]
+            await peer.call("session.subscribe", sessionId=sid, tools=tools)
+
+
+async def test_agent_sees_a_whole_schema_where_none_was_given(loopback: Connect) -> None:
+    """§9.3: type and properties may be absent; providers want them."""
+    puppet = Puppet()
+    async with loopback(puppet) as peer:
+        sid = (await peer.call("session.create"))["id"]
+        await peer.call("session.subscribe", sessionId=sid, tools=[OPEN, NOW])
+        await peer.call("message.send", sessionId=sid, content="hi")
+        led = await puppet.next_turn()
+        empty, whole = (tool.schema for tool in led.turn.client_tools)
+        assert empty == {"type": "object", "properties": {}}
+        assert whole == NOW["schema"]
+        led.finish()
+        await peer.expect_event(sid, "turn.ended")
+
+
+async def test_more_tools_than_a_subscription_may_offer_are_refused(loopback: Connect) -> None:
+    """§11: maxClientTools, at its edge."""
+    async with loopback(max_client_tools=3) as peer:
+        assert (await peer.call("hello"))["limits"]["maxClientTools"] == 3
+        sid = (await peer.call("session.create"))["id"]
+        tools = [{"name": f"tool{number}"} for number in range(4)]
+        error = await peer.refused(
+            "INVALID_REQUEST", "session.subscribe", sessionId=sid, tools=tools
+        )
+        assert error["data"]["issues"][0]["path"] == "params.tools"
+        await peer.call("session.subscribe", sessionId=sid, tools=tools[:3])

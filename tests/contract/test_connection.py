@@ -74,6 +74,7 @@ async def test_hello_announces_every_limit_of_the_connection(connect: Connect) -
             "windowMs": 60_000,
             "burst": 100,
             "maxSubscriptions": 64,
+            "maxClientTools": 128,
             "maxConnections": 4_000,
             "maxSessions": 10_000,
             "evictAfterMs": 30 * 60_000,
