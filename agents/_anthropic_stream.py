@@ -10,6 +10,7 @@ from ..core._json import as_object, encode_json
 from ..core.models import TokenUsage
 from ._anthropic_messages import Block
 from ._calls import CallDraft, make_calls
+from ._members import read_count, read_index, read_text
 from ._sse import ServerEvent
 from ._streaming import Reader, StreamFailedError
 from .model import ModelReply, StopReason, WriteText
@@ -58,24 +59,26 @@ class MessageReader(Reader):
 
     async def take(self, event: ServerEvent) -> None:
         data = event.read_object()
+        index = read_index(data.get("index"))
         match data.get("type") or event.name:
             case "message_start":
                 message = as_object(data.get("message")) or {}
                 self._count(message.get("usage"))
             case "content_block_start":
-                await self._begin(data.get("index"), as_object(data.get("content_block")) or {})
+                await self._begin(index, as_object(data.get("content_block")) or {})
             case "content_block_delta":
-                await self._go_on(data.get("index"), as_object(data.get("delta")) or {})
+                await self._go_on(index, as_object(data.get("delta")) or {})
             case "message_delta":
                 delta = as_object(data.get("delta")) or {}
-                self._reason = delta.get("stop_reason") or self._reason
+                self._reason = read_text(delta.get("stop_reason")) or self._reason
                 self._count(data.get("usage"))
             case "message_stop":
                 self._is_done = True
             case "error":
                 error = as_object(data.get("error")) or {}
                 words = str(error.get("message") or "")
-                raise StreamFailedError(words, retryable=error.get("type") in _PASSING)
+                retryable = read_text(error.get("type")) in _PASSING
+                raise StreamFailedError(words, retryable=retryable)
             case _:
                 pass  # a ping, or what later versions have
 
@@ -118,7 +121,7 @@ class MessageReader(Reader):
     def _count(self, usage: object) -> None:
         # Later counts are of all so far, and leave out what has not changed.
         for name, count in (as_object(usage) or {}).items():
-            if isinstance(count, int):
+            if isinstance(count, int) and count == read_count(count):
                 self._counts[name] = count
 
     def finish(self) -> ModelReply | None:

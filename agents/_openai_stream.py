@@ -7,6 +7,7 @@ from typing import Any, Final
 from ..core._json import as_array, as_object, encode_json
 from ..core.models import TokenUsage
 from ._calls import CallDraft, make_calls
+from ._members import read_count, read_index, read_text
 from ._sse import ServerEvent
 from ._streaming import Reader, StreamFailedError
 from .model import ModelReply, StopReason, WriteText
@@ -59,16 +60,16 @@ class ChatReader(Reader):
             if choice is None:
                 continue
             await self._take_delta(as_object(choice.get("delta")) or {})
-            self._reason = choice.get("finish_reason") or self._reason
+            self._reason = read_text(choice.get("finish_reason")) or self._reason
 
     async def _take_delta(self, delta: dict[str, Any]) -> None:
         for name in _REASONING:
-            if text := _text(delta.get(name)):
+            if text := read_text(delta.get(name)):
                 await self._write(text, kind="reasoning")
                 break
-        if text := _text(delta.get("content")):
+        if text := read_text(delta.get("content")):
             await self._write(text)
-        if text := _text(delta.get("refusal")):
+        if text := read_text(delta.get("refusal")):
             self._refused = True
             await self._write(text)
         for call in map(as_object, as_array(delta.get("tool_calls")) or ()):
@@ -77,8 +78,8 @@ class ChatReader(Reader):
 
     def _take_call(self, call: dict[str, Any]) -> None:
         function = as_object(call.get("function")) or {}
-        call_id, name = _text(call.get("id")), _text(function.get("name"))
-        index = call.get("index")
+        call_id, name = read_text(call.get("id")), read_text(function.get("name"))
+        index = read_index(call.get("index"))
         draft = self._by_index.get(index)
         # Some servers give all calls one index, or none, but each its id.
         if draft is None or (call_id and draft.call_id and call_id != draft.call_id):
@@ -90,7 +91,7 @@ class ChatReader(Reader):
         if isinstance(arguments, dict):
             # Not as text, but made already.
             arguments = encode_json(arguments).decode()
-        draft.arguments.append(_text(arguments))
+        draft.arguments.append(read_text(arguments))
 
     def finish(self) -> ModelReply | None:
         if not self._is_done and self._reason is None:
@@ -105,17 +106,15 @@ class ChatReader(Reader):
         return ModelReply(tool_calls=calls, usage=self._usage, stop_reason=reason)
 
 
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
-
-
 def _read_usage(usage: dict[str, Any]) -> TokenUsage:
     counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens", "total_tokens")]
-    read, said, total = (count if isinstance(count, int) else 0 for count in counts)
+    read, said, total = map(read_count, counts)
     return TokenUsage(input_tokens=read, output_tokens=said, total_tokens=total or read + said)
 
 
 def _failure(error: Any) -> StreamFailedError:
     known = as_object(error) or {"message": error}
     kinds = {str(known.get("type")), str(known.get("code"))}
-    return StreamFailedError(_text(known.get("message")), retryable=not kinds.isdisjoint(_PASSING))
+    return StreamFailedError(
+        read_text(known.get("message")), retryable=not kinds.isdisjoint(_PASSING)
+    )

@@ -144,6 +144,21 @@ async def test_events_of_later_versions_are_passed_over() -> None:
     assert kit.pieces == [("text", "Hi")]
 
 
+async def test_members_of_another_type_are_passed_over() -> None:
+    pieces = AnthropicCase().answer("Hi")
+    wrong = [
+        {"type": "content_block_start", "index": [7], "content_block": {"type": "thinking"}},
+        {"type": "content_block_delta", "index": {}, "delta": {"type": "thinking_delta"}},
+        {"type": "message_delta", "delta": {"stop_reason": ["x"]}, "usage": {"input_tokens": -5}},
+    ]
+    pieces[-1:-1] = [f"data: {json.dumps(event)}\n\n".encode() for event in wrong]
+    async with open_provider(Response(pieces=pieces)) as provider:
+        kit = await ask(AnthropicCase().open_model(provider.url))
+    assert kit.pieces == [("text", "Hi")]
+    assert kit.reply is not None
+    assert (kit.reply.stop_reason, kit.reply.usage.input_tokens) == ("end", 11)
+
+
 async def test_arguments_that_come_with_the_beginning_of_a_call_are_taken() -> None:
     pieces = AnthropicCase().answer(calls=[("a", "weather", [])], reason="toolCalls")
     pieces = [piece.replace(b'"input":{}', b'"input":{"city":"Rome"}') for piece in pieces]

@@ -104,6 +104,29 @@ async def test_server_without_usage_and_done_is_understood() -> None:
     assert (kit.said(), kit.reply and kit.reply.usage) == ("Hi", TokenUsage())
 
 
+@pytest.mark.parametrize("wrong", [-1, True, 2**80, "many", [1]])
+async def test_count_that_is_none_does_not_spoil_the_answer(wrong: Any) -> None:
+    usage = {"prompt_tokens": wrong, "completion_tokens": 3, "total_tokens": wrong}
+    kit = await heard(
+        '{"choices":[{"delta":{"content":"Hi"},"finish_reason":"stop"}]}',
+        json.dumps({"choices": [], "usage": usage}),
+    )
+    assert kit.said() == "Hi"
+    assert kit.reply is not None
+    assert kit.reply.usage == TokenUsage(input_tokens=0, output_tokens=3, total_tokens=3)
+
+
+@pytest.mark.parametrize("wrong", [["stop"], {"is": "stop"}, 1])
+async def test_members_of_another_type_are_passed_over(wrong: Any) -> None:
+    call = {"index": wrong, "id": "a", "function": {"name": "x", "arguments": "{}"}}
+    kit = await heard(
+        json.dumps({"choices": [{"delta": {"tool_calls": [call]}, "finish_reason": wrong}]}),
+        "[DONE]",
+    )
+    assert kit.reply is not None
+    assert kit.reply.tool_calls == calls_of(("a", "x", {}))
+
+
 async def test_refusal_is_text_and_a_reason() -> None:
     kit = await heard(
         '{"choices":[{"delta":{"refusal":"I will not."}}]}',
