@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Final
 
 import attrs
 
-from ..core._json import as_object, encode_json
+from ..core._json import as_object
+from ..core.errors import as_text
 from ..core.models import TokenUsage
 from ._anthropic_messages import Block
 from ._calls import CallDraft, make_calls
@@ -127,10 +129,12 @@ class MessageReader(Reader):
     def finish(self) -> ModelReply | None:
         if not self._is_done:
             return None
+        for thought in self.thoughts:
+            thought.update({n: as_text(v) for n, v in thought.items() if isinstance(v, str)})
         drafts: list[CallDraft] = []
         for call in self._calls.values():
             if call.given and not any(call.draft.arguments):
-                call.draft.arguments.append(encode_json(call.given).decode())
+                call.draft.arguments.append(json.dumps(call.given))
             drafts.append(call.draft)
         calls = make_calls(drafts, self._taken)
         reason = _REASONS.get(self._reason or "", "end")

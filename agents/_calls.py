@@ -8,7 +8,9 @@ import attrs
 
 from ..core._ids import new_id
 from ..core._json import MAX_VALUE_DEPTH, JsonError, as_object, decode_strict, json_depth
+from ..core.errors import as_text
 from ..core.models import ToolCallInfo
+from ._sse import BadEventError
 from .model import MALFORMED
 
 __all__ = ["CallDraft", "make_calls"]
@@ -30,16 +32,22 @@ def make_calls(drafts: list[CallDraft], taken: set[str]) -> tuple[ToolCallInfo, 
         drafts: In their order.
         taken: Ids that calls of the conversation have. Some servers count from 0 in each answer,
             or give no ids: such calls get one of ours, since by its id a call's result is known.
+
+    Raises:
+        BadEventError: One has no name: nobody could be told of its result.
     """
     calls: list[ToolCallInfo] = []
     taken = set(taken)
     for draft in drafts:
-        call_id = draft.call_id
+        call_id = as_text(draft.call_id)
         if not call_id or call_id in taken:
             call_id = new_id("call")
         taken.add(call_id)
-        arguments = _read_arguments("".join(draft.arguments))
-        calls.append(ToolCallInfo(call_id=call_id, name=draft.name, arguments=arguments))
+        name = as_text(draft.name)
+        if not name:
+            raise BadEventError("a call names no tool")
+        arguments = _read_arguments(as_text("".join(draft.arguments)))
+        calls.append(ToolCallInfo(call_id=call_id, name=name, arguments=arguments))
     return tuple(calls)
 
 
@@ -48,7 +56,7 @@ def _read_arguments(text: str) -> dict[str, Any]:
         return {}  # of a tool that takes none
     try:
         found = as_object(decode_strict(text.encode()))
-    except (JsonError, UnicodeEncodeError):
+    except JsonError:
         found = None
     # A deeper one could be in no message of ours.
     if found is None or json_depth(found) > MAX_VALUE_DEPTH:

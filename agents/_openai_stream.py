@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Final
 
-from ..core._json import as_array, as_object, encode_json
+from ..core._json import as_array, as_object
 from ..core.models import TokenUsage
 from ._calls import CallDraft, make_calls
 from ._members import read_count, read_index, read_text
@@ -90,14 +91,17 @@ class ChatReader(Reader):
         arguments = function.get("arguments")
         if isinstance(arguments, dict):
             # Not as text, but made already.
-            arguments = encode_json(arguments).decode()
+            arguments = json.dumps(arguments)
         draft.arguments.append(read_text(arguments))
 
     def finish(self) -> ModelReply | None:
         if not self._is_done and self._reason is None:
             return None
-        calls = make_calls([draft for draft in self._drafts if draft.name], self._taken)
         reason = _REASONS.get(self._reason or "", "end")
+        # One that was cut may not have come to its name.
+        is_cut = self._refused or reason not in ("end", "toolCalls")
+        drafts = [draft for draft in self._drafts if draft.name or not is_cut]
+        calls = make_calls(drafts, self._taken)
         if self._refused:
             reason = "refusal"
         elif reason in ("end", "toolCalls"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any, Final
 
 import attrs
@@ -13,6 +15,7 @@ __all__ = ["BadEventError", "EventDecoder", "ServerEvent"]
 
 #: Of one event. A model's are a hundred bytes; a server that never ends one must not fill memory.
 _MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
+_SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class BadEventError(ValueError):
@@ -27,7 +30,7 @@ class ServerEvent:
     data: str
 
     def read_object(self) -> dict[str, Any]:
-        """Read its data.
+        """Read its data. A pair of surrogates may be split over two events, so lone ones are kept.
 
         Raises:
             BadEventError: It is no JSON object.
@@ -35,10 +38,18 @@ class ServerEvent:
         try:
             found = as_object(decode_any(self.data))
         except (msgspec.MsgspecError, RecursionError):
-            found = None
+            found = self._read_leniently()
         if found is None:
             raise BadEventError("an event is no JSON object")
         return found
+
+    def _read_leniently(self) -> dict[str, Any] | None:
+        if not _SURROGATE.search(self.data):
+            return None
+        try:
+            return as_object(json.loads(self.data))
+        except (ValueError, RecursionError):
+            return None
 
 
 class EventDecoder:

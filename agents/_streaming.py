@@ -58,7 +58,11 @@ class Reader(ABC):
 
     @abstractmethod
     def finish(self) -> ModelReply | None:
-        """Give the reply when there is no more to read, None if it is not a whole one."""
+        """Give the reply when there is no more to read, None if it is not a whole one.
+
+        Raises:
+            BadEventError: It has a part that no provider sends.
+        """
 
 
 def http_timeout(connect_seconds: float, silence_seconds: float) -> httpx2.Timeout:
@@ -92,9 +96,9 @@ async def read_reply(response: httpx2.Response, reader: Reader, service: str) ->
                             await reader.take(event)
                     if reader.is_complete and at_end.deadline == float("inf"):
                         at_end.deadline = trio.current_time() + _END_SECONDS
+        reply = reader.finish()
     except BadEventError as exc:
         raise AgentError(f"What came from {service} is no answer: {exc}") from None
-    reply = reader.finish()
     if reply is not None:
         return reply
     if "event-stream" not in response.headers.get("content-type", ""):

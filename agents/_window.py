@@ -8,6 +8,7 @@ from typing import Final
 
 import attrs
 
+from ..core.errors import as_text
 from ..core.models import Message, MessageKind, TokenUsage
 from .model import Model, ModelRequest, ToolSpec
 
@@ -187,4 +188,4 @@ async def _summarize_part(
     )
     reply = await model.generate(ModelRequest(messages=(*messages, asked), system=system), write)
     report(reply.usage)
-    return "".join(pieces).strip()
+    return as_text("".join(pieces)).strip()

@@ -9,7 +9,7 @@ import pytest
 from trialogue.agents._anthropic_messages import build_body
 from trialogue.agents.anthropic import AnthropicModel
 from trialogue.agents.model import ModelReply, ModelRequest
-from trialogue.core.errors import SettingsError
+from trialogue.core.errors import AgentError, SettingsError
 from trialogue.core.models import Attachment, Message
 
 from ._cases import CANARY, HELLO, QUICK, WEATHER, AnthropicCase, ask, calls_of, say
@@ -142,6 +142,28 @@ async def test_events_of_later_versions_are_passed_over() -> None:
     async with open_provider(Response(pieces=pieces)) as provider:
         kit = await ask(AnthropicCase().open_model(provider.url))
     assert kit.pieces == [("text", "Hi")]
+
+
+async def test_pair_of_surrogates_in_a_thought_goes_back_joined() -> None:
+    pieces = AnthropicCase().answer(
+        thoughts=["<1>", "<2>"], calls=[("a", "weather", ["{}"])], reason="toolCalls"
+    )
+    split = [p.replace(b"<1>", rb"\ud83d").replace(b"<2>", rb"\ude00") for p in pieces]
+    thinking = {"type": "adaptive"}
+    async with open_provider(Response(pieces=split), AnthropicCase().response("Hi")) as provider:
+        model = AnthropicModel("m", api_key=CANARY, base_url=provider.url, thinking=thinking)
+        kit = await ask(model)
+        assert kit.pieces == [("reasoning", "\ud83d"), ("reasoning", "\ude00")]
+        assert kit.reply is not None
+        await ask(model, conversation(kit.reply))
+    assert provider.received[1].body["messages"][1]["content"][0]["thinking"] == "😀"
+
+
+async def test_call_without_a_name_is_no_answer() -> None:
+    pieces = AnthropicCase().answer(calls=[("a", "", [])], reason="toolCalls")
+    async with open_provider(Response(pieces=pieces)) as provider:
+        with pytest.raises(AgentError, match="is no answer: a call names no tool"):
+            await ask(AnthropicCase().open_model(provider.url))
 
 
 async def test_members_of_another_type_are_passed_over() -> None:

@@ -9,9 +9,9 @@ import pytest
 
 from trialogue.agents import resolve_agent
 from trialogue.agents._openai_messages import build_body
-from trialogue.agents.model import ModelRequest
+from trialogue.agents.model import ModelRequest, malformed_arguments
 from trialogue.agents.openai import OpenAIModel
-from trialogue.core.errors import SettingsError
+from trialogue.core.errors import AgentError, SettingsError
 from trialogue.core.models import Attachment, TokenUsage
 
 from ._cases import CANARY, QUICK, WEATHER, Kit, OpenAICase, ask, calls_of, say
@@ -125,6 +125,44 @@ async def test_members_of_another_type_are_passed_over(wrong: Any) -> None:
     )
     assert kit.reply is not None
     assert kit.reply.tool_calls == calls_of(("a", "x", {}))
+
+
+async def test_call_without_a_name_is_no_answer() -> None:
+    """Left out, it would be an answer of no words."""
+    nameless = {"index": 0, "id": "a", "function": {"arguments": "{}"}}
+    for reason in ("tool_calls", "stop"):
+        response = Response(pieces=[f"data: {calls_chunk(nameless, reason=reason)}\n\n".encode()])
+        async with open_provider(response) as provider:
+            with pytest.raises(AgentError, match="is no answer: a call names no tool"):
+                await ask(OpenAICase().open_model(provider.url))
+    kit = await heard(calls_chunk({"index": 0, "id": "a", "function": {}}, reason="length"))
+    assert kit.reply is not None
+    assert (kit.reply.stop_reason, kit.reply.tool_calls) == ("maxTokens", ())
+
+
+async def test_pair_of_surrogates_may_be_split_over_chunks() -> None:
+    """The turn joins those of text, see §6.2; those of arguments are joined before they are read."""
+    halves = [r'"{\"a\": \"\ud83d"', r'"\ude00\"}"']
+    calls = '{"choices":[{"delta":{"tool_calls":[{"index":0,"id":"a","function":%s}]}}]}'
+    kit = await heard(
+        r'{"choices":[{"delta":{"content":"\ud83d"}}]}',
+        r'{"choices":[{"delta":{"content":"\uDE00"}}]}',
+        calls % f'{{"name":"x","arguments":{halves[0]}}}',
+        calls % f'{{"arguments":{halves[1]}}}',
+        '{"choices":[{"delta":{},"finish_reason":"stop"}]}',
+    )
+    assert kit.pieces == [("text", "\ud83d"), ("text", "\ude00")]
+    assert kit.reply is not None
+    assert kit.reply.tool_calls == calls_of(("a", "x", {"a": "😀"}))
+
+
+async def test_arguments_with_half_a_pair_are_handed_on_as_text() -> None:
+    kit = await heard(
+        r'{"choices":[{"delta":{"tool_calls":[{"id":"a","function":{"name":"x",'
+        r'"arguments":{"a":"\ud83d"}}}]},"finish_reason":"stop"}]}'
+    )
+    assert kit.reply is not None
+    assert malformed_arguments(kit.reply.tool_calls[0]) == r'{"a": "\ud83d"}'
 
 
 async def test_refusal_is_text_and_a_reason() -> None:

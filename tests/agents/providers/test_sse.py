@@ -62,7 +62,7 @@ def test_event_that_never_ends_does_not_fill_memory(monkeypatch: pytest.MonkeyPa
         decoder.feed(b"1")
 
 
-@pytest.mark.parametrize("data", ["", "{", "[]", "null", "[" * 100_000])
+@pytest.mark.parametrize("data", ["", "{", "[]", "null", "[" * 100_000, r'["\ud83d"]', r'{"\ud83d'])
 def test_data_that_is_no_object_is_refused(data: str) -> None:
     with pytest.raises(BadEventError, match="no JSON object"):
         ServerEvent("", data).read_object()
