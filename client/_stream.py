@@ -30,7 +30,7 @@ from ..core.events import (
     TurnEnded,
 )
 from ..core.methods import MessageSendResult, TurnCancelResult
-from ..core.models import AskInfo, JsonObject, Message, MessageKind, Outcome, TokenUsage
+from ..core.models import AskInfo, ErrorInfo, JsonObject, Message, MessageKind, Outcome, TokenUsage
 from ._event_stream import EventStream
 from ._events import Event
 
@@ -260,10 +260,7 @@ class ChunkMaker:
 
     def _ended(self, body: TurnEnded) -> Chunk:
         if body.outcome == "failed" and body.error is not None:
-            data = {"errorId": body.error.error_id} if body.error.error_id else None
-            error = error_from_wire(
-                {"code": body.error.code, "message": body.error.message, "data": data}
-            )
+            error = _make_error(body.error)
             return self._failed(error, body.usage)
         return self.done(body.outcome, self._message, body.stop_reason, body.usage)
 
@@ -389,3 +386,15 @@ class MessageStream(AsyncIterator[Chunk]):
             answer = exc
         self._chunks.extend(self._maker.settle(answer))
         self._on_last()
+
+
+def _make_error(info: ErrorInfo) -> WireError:
+    data = {"errorId": info.error_id, "retryAfterMs": info.retry_after_ms}
+    return error_from_wire(
+        {
+            "code": info.code,
+            "message": info.message,
+            "retryable": info.retryable,
+            "data": {name: value for name, value in data.items() if value is not None},
+        }
+    )

@@ -12,6 +12,7 @@ from typing import cast
 import trio
 
 from ._ids import new_id
+from ._json import MAX_INTEGER
 from ._values import cut_text
 from .errors import AgentError, LocalProtocolError, WireError, single_exception
 from .models import ErrorInfo
@@ -52,7 +53,12 @@ def explain_failure(exc: Exception, turn_id: str, session_id: str) -> ErrorInfo:
     """Say why an agent failed; what is not shown is in the server's log, by an id."""
     if isinstance(exc, WireError):
         log.info("the agent failed", extra={"turn_id": turn_id, "error": exc.message})
-        return ErrorInfo(code=cut_text(exc.code), message=cut_text(exc.message))
+        return ErrorInfo(
+            code=cut_text(exc.code),
+            message=cut_text(exc.message),
+            retryable=exc.retryable is True or None,
+            retry_after_ms=_read_wait(exc),
+        )
     error_id = new_id("err")
     log.error(
         "the agent raised an exception\n%s",
@@ -62,6 +68,13 @@ def explain_failure(exc: Exception, turn_id: str, session_id: str) -> ErrorInfo:
     return ErrorInfo(
         code=AgentError.code, message=f"The agent failed ({error_id})", error_id=error_id
     )
+
+
+def _read_wait(exc: WireError) -> int | None:
+    """Give how long to wait, if an agent's own data say that in a way that can be sent."""
+    milliseconds = exc.data.get("retryAfterMs")
+    is_number = isinstance(milliseconds, (int, float)) and not isinstance(milliseconds, bool)
+    return round(milliseconds) if is_number and 0 <= milliseconds <= MAX_INTEGER else None
 
 
 def describe_failure(exc: Exception, what: str, turn_id: str) -> str:

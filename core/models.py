@@ -277,8 +277,16 @@ class ClientTool:
 
 @attrs.frozen(kw_only=True)
 class ErrorInfo:
-    """Why a turn failed. ``error_id`` names the server's log line if it was a bug."""
+    """Why a turn failed.
+
+    Attributes:
+        error_id: Names the server's log line if it was a bug.
+        retryable: The same input may go better another time; None if nobody knows.
+        retry_after_ms: When, if that is known, such as of a model that is overloaded.
+    """
 
     code: str
     message: str
     error_id: str | None = None
+    retryable: bool | None = None
+    retry_after_ms: int | None = None

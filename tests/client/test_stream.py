@@ -128,13 +128,14 @@ async def test_what_others_say_is_not_ours(connected: Connected, autojump_clock:
 async def test_a_turn_that_fails_ends_in_an_error(
     connected: Connected, autojump_clock: MockClock
 ) -> None:
+    error = {"code": "AGENT_ERROR", "message": "no idea", "retryable": True, "retryAfterMs": 1500}
     async with connected() as (client, peer), trio.open_nursery() as nursery:
 
         async def serve() -> None:
             await peer.attach()
             peer.answer(await peer.expect("message.send"), make_sent())
             started(peer)
-            ended(peer, 4, "failed", error={"code": "AGENT_ERROR", "message": "no idea"})
+            ended(peer, 4, "failed", error=error)
 
         nursery.start_soon(serve)
         async with client.stream_message("s", "hello") as chunks:
@@ -142,6 +143,8 @@ async def test_a_turn_that_fails_ends_in_an_error(
     assert isinstance(chunk, ErrorChunk)
     assert isinstance(chunk.error, AgentError)
     assert chunk.error.message == "no idea"
+    assert chunk.error.retryable
+    assert chunk.error.retry_after_seconds == 1.5
 
 
 async def test_a_lost_connection_is_not_seen(

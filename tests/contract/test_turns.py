@@ -716,6 +716,18 @@ async def test_agents_error_is_shown_as_it_is(connect: Connect) -> None:
         }
 
 
+async def test_agents_error_says_whether_and_when_to_try_again(connect: Connect) -> None:
+    """§6.8: as its agent says; what cannot be sent as a time is left out."""
+    for wait, said in ((1500.4, {"retryAfterMs": 1500}), (math.nan, {}), ("soon", {}), (-1, {})):
+        puppet = Puppet()
+        async with connect(puppet) as peer:
+            sid, led = await begin(peer, puppet)
+            led.fail(AgentError("Full.", retryable=True, data={"retryAfterMs": wait, "own": 1}))
+            ended = await peer.expect_event(sid, "turn.ended")
+            plain = {"code": "AGENT_ERROR", "message": "Full.", "retryable": True}
+            assert ended["data"]["error"] == {**plain, **said}
+
+
 async def test_agent_that_does_nothing_completes(connect: Connect) -> None:
     """§5.5: a turn need not have a message."""
 
