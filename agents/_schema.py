@@ -6,6 +6,7 @@ that they cannot come apart. Names stay as they are in Python. Nothing is coerce
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import types
@@ -19,11 +20,12 @@ from cattrs import Converter, cols, transform_error
 from cattrs.gen import make_dict_structure_fn
 
 from ..core._describe import SCALAR_SCHEMAS
+from ..core._json import decode_strict, encode_json
 from ..core.abc import ToolCall
 from ..core.codec import take_scalars_strictly
 from ..core.models import JsonObject
 
-__all__ = ["Parameters", "read_doc", "to_json"]
+__all__ = ["Parameters", "find_function", "read_doc", "to_json"]
 
 _SECTION: Final = re.compile(r"(Args|Arguments|Attributes|Returns|Raises|Yields|Examples?|Notes?):")
 _ITEM: Final = re.compile(r"\*{0,2}(\w+)(?: *\([^)]*\))?: *(.*)")
@@ -49,6 +51,8 @@ class Parameters:
         required: list[str] = []
         for name, hint, default in _list_parameters(function):
             if hint is ToolCall:
+                if self.call_name is not None:
+                    raise TypeError(f"the parameters {self.call_name!r} and {name!r} are one call")
                 self.call_name = name
                 continue
             try:
@@ -57,12 +61,14 @@ class Parameters:
                 raise TypeError(f"the parameter {name!r}: {exc}") from None
             if name in described:
                 shown = {**shown, "description": described[name]}
+            # Its class's own __init__ takes no ``self`` twice, and no ``_x`` beside ``x``.
+            alias = f"argument_{len(fields)}"
             if default is inspect.Parameter.empty:
                 required.append(name)
-                fields[name] = attrs.field(type=hint)
+                fields[name] = attrs.field(type=hint, alias=alias)
             else:
                 shown = _with_default(shown, default)
-                fields[name] = attrs.field(type=hint, default=default)
+                fields[name] = attrs.field(type=hint, alias=alias, default=default)
             properties[name] = shown
         self.schema: JsonObject = _object_schema(properties, required)
         # Its name stands in no message.
@@ -81,9 +87,17 @@ class Parameters:
         return {field.name: getattr(read, field.name) for field in attrs.fields(self._cls)}
 
 
+def find_function(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give what a `functools.partial` was made of; it has the name, the words and the types."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function
+
+
 def _list_parameters(function: Callable[..., Any]) -> Iterable[tuple[str, Any, Any]]:
     """Give each parameter's name, type and default."""
-    asked = function if inspect.isroutine(function) else type(function).__call__
+    made_of = find_function(function)
+    asked = made_of if inspect.isroutine(made_of) else type(made_of).__call__
     asked = inspect.unwrap(asked)
     try:
         hints = get_type_hints(asked, include_extras=True)
@@ -140,7 +154,11 @@ def _make_schema(kind: Any, inside: tuple[Any, ...] = ()) -> dict[str, Any]:
         schema = _make_schema(args[0], inside)
         return {**schema, "description": " ".join(said)} if said else schema
     if origin is Literal or _is_enum(kind):
-        return {"enum": [_raw(choice) for choice in _choices(kind)]}
+        choices = [_raw(choice) for choice in _choices(kind)]
+        for choice in choices:
+            if isinstance(choice, (list, tuple, dict)) or not _is_json(choice):
+                raise TypeError(f"a model cannot give {choice!r:.80}")
+        return {"enum": choices}
     if origin in (Union, types.UnionType):
         return {"anyOf": [_make_schema(arg, inside) for arg in args]}
     if _is_list(kind):
@@ -159,12 +177,13 @@ def _make_class_schema(cls: type[Any], inside: tuple[Any, ...]) -> dict[str, Any
     whole, described = read_doc(cls.__doc__)
     hints = get_type_hints(cls, include_extras=True)
     properties: dict[str, Any] = {}
-    for field in attrs.fields(cls):
+    fields = [field for field in attrs.fields(cls) if field.init]
+    for field in fields:
         shown = _make_schema(hints[field.name], inside)
         if field.name in described:
             shown["description"] = described[field.name]
         properties[field.name] = _with_default(shown, field.default)
-    required = [field.name for field in attrs.fields(cls) if field.default is attrs.NOTHING]
+    required = [field.name for field in fields if field.default is attrs.NOTHING]
     schema = _object_schema(properties, required)
     return {**schema, "description": whole} if whole else schema
 
@@ -179,12 +198,20 @@ def _object_schema(properties: Mapping[str, Any], required: Sequence[str]) -> di
 
 
 def _with_default(schema: dict[str, Any], default: Any) -> dict[str, Any]:
-    """Tell a default that can be told: None says itself that there is none."""
+    """Tell a default that can be told in JSON: None says itself that there is none."""
     if default is attrs.NOTHING or isinstance(default, attrs.Factory):  # type: ignore[arg-type]
         return schema
     default = to_json(default)
-    is_told = isinstance(default, (bool, int, float, str, list, dict))
+    is_told = default is not None and _is_json(default)
     return {**schema, "default": default} if is_told else schema
+
+
+def _is_json(value: Any) -> bool:
+    """Whether a value comes back as it is; infinity, for one, does not."""
+    try:
+        return bool(decode_strict(encode_json(value)) == value)
+    except (OverflowError, TypeError, ValueError):
+        return False
 
 
 # -- the check -------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ import trio
 from ..core.abc import ToolCall
 from ..core.errors import AgentError
 from ..core.models import Effect, JsonObject
-from ._schema import Parameters, read_doc, to_json
+from ._schema import Parameters, find_function, read_doc, to_json
 from .model import ToolSpec
 
 __all__ = [
@@ -180,12 +180,13 @@ class FunctionTool(Tool, Generic[P, R]):
         description: str | None = None,
         **options: Any,
     ) -> None:
-        name = name or str(getattr(function, "__name__", type(function).__name__))
-        if inspect.isclass(function) or not callable(function):
+        made_of = find_function(function)
+        name = name or str(getattr(made_of, "__name__", type(made_of).__name__))
+        if inspect.isclass(made_of) or not callable(function):
             raise TypeError(f"{function!r:.80} is no function that a tool could be made of")
-        if inspect.isasyncgenfunction(function):
+        if inspect.isasyncgenfunction(made_of):
             raise TypeError(f"the tool {name!r} is a generator, and has to return its result")
-        whole, described = read_doc(inspect.getdoc(function))
+        whole, described = read_doc(inspect.getdoc(made_of))
         try:
             self._parameters = Parameters(function, described)
         except TypeError as exc:
@@ -198,10 +199,10 @@ class FunctionTool(Tool, Generic[P, R]):
         super().__init__(spec, **options)
         self._function = function
         self._is_async = any(
-            inspect.iscoroutinefunction(asked)
-            for asked in (function, inspect.unwrap(function), type(function).__call__)
+            inspect.iscoroutinefunction(asked) for asked in (made_of, type(made_of).__call__)
         )
-        functools.update_wrapper(self, function)
+        functools.update_wrapper(self, made_of)
+        self.__wrapped__ = function
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function itself."""
@@ -231,16 +232,23 @@ class FunctionTool(Tool, Generic[P, R]):
                 )
             # What is cancelled goes on in its thread, and keeps its place among the threads: so
             # there are never more of them, however many hang.
-            result = await trio.to_thread.run_sync(
-                functools.partial(function, **given), limiter=threads, abandon_on_cancel=True
+            # In a list, since Trio lets no thread give it a coroutine.
+            [result] = await trio.to_thread.run_sync(
+                lambda: [function(**given)], limiter=threads, abandon_on_cancel=True
             )
+            if inspect.isawaitable(result):
+                # Of a decorator's, say, that is not async round a function that is.
+                result = await result
         return to_json(result)
 
 
 def _from_thread(function: Callable[..., None]) -> Callable[..., None]:
-    """Make a function that can be called in a thread, also in one that nobody waits for."""
+    """Make a function that can be called in a thread too, also in one that nobody waits for."""
 
     def call(*args: Any, **kwargs: Any) -> None:
+        if trio.lowlevel.in_trio_task():
+            function(*args, **kwargs)
+            return
         try:
             trio.from_thread.run_sync(functools.partial(function, *args, **kwargs))
         except trio.RunFinishedError:

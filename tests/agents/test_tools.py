@@ -1,7 +1,9 @@
 """Functions as tools: what a model is told of them, and what becomes of what it says."""
 
 import enum
+import functools
 import json
+import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -201,6 +203,10 @@ class Endless:
     pass
 
 
+class Limit(enum.Enum):
+    NONE = math.inf
+
+
 def test_function_that_no_model_could_call_is_refused_by_name() -> None:
     def unnamed(x) -> None: ...  # type: ignore[no-untyped-def]
     def rest(*x: int) -> None: ...
@@ -208,6 +214,9 @@ def test_function_that_no_model_could_call_is_refused_by_name() -> None:
     def other(x: Endless) -> None: ...
     def numbered(x: dict[int, str]) -> None: ...
     def fixed(x: tuple[int, str]) -> None: ...
+    def bytewise(x: Literal[b"x"]) -> None: ...
+    def endless(x: Limit) -> None: ...
+    def twice(one: ToolCall, other: ToolCall) -> None: ...
     def lost(x: "Nowhere") -> None: ...  # type: ignore[name-defined] # noqa: F821
 
     async def generator(x: int) -> Any:  # noqa: ASYNC900 - what is refused
@@ -223,16 +232,103 @@ def test_function_that_no_model_could_call_is_refused_by_name() -> None:
         (other, "the parameter 'x': a model cannot give 'Endless'"),
         (numbered, "the parameter 'x': a model cannot give "),
         (fixed, "the parameter 'x': a model cannot give "),
+        (bytewise, "the parameter 'x': a model cannot give b'x'"),
+        (endless, "the parameter 'x': a model cannot give inf"),
+        (twice, "the parameters 'one' and 'other' are one call"),
         (lost, "an annotation cannot be read where it stands: name 'Nowhere'"),
         (generator, "the tool 'generator' is a generator"),
         (Thing.method, r"'self' has no annotation; of a method .*: tool\(thing.method\)"),
         (Thing, "is no function"),
+        (functools.partial(Thing), "is no function"),
         (5, "is no function"),
     ]
     for function, said in refused:
         with pytest.raises(TypeError, match=said):
             tool(function)
     assert tool(Thing().method).spec.schema["required"] == ["x"]
+
+
+@pytest.mark.parametrize(
+    "default", [math.inf, math.nan, -math.inf, 2**70, "\ud83d", {1: 2}, [math.inf]]
+)
+async def test_default_that_is_no_json_is_left_out_of_the_schema(default: Any) -> None:
+    """Else no provider could be told of the tool, and each turn would fail."""
+
+    def wait(seconds: Any = default) -> str:
+        return repr(seconds)
+
+    made = tool(wait)
+    assert made.spec.schema["properties"] == {"seconds": {}}
+    assert await run(made) == repr(default)
+
+
+async def test_part_of_a_function_is_called_like_the_function() -> None:
+    async def move(x: int, by: int, *, times: int = 1) -> int:
+        """Move it.
+
+        Args:
+            by: How far.
+        """
+        return x + by * times
+
+    made = tool(functools.partial(move, 5, times=2))
+    assert (made.name, made.spec.description) == ("move", "Move it.")
+    assert made.spec.schema["properties"] == {
+        "by": {"type": "integer", "description": "How far."},
+        "times": {"type": "integer", "default": 2},
+    }
+    assert await run(made, by=3) == 11
+
+
+async def test_field_that_its_class_fills_is_not_shown() -> None:
+    @attrs.frozen
+    class Made:
+        x: int
+        size: int = attrs.field(default=7, init=False)
+
+    def look(at: Made) -> str:
+        return f"{at.x} {at.size}"
+
+    made = tool(look)
+    assert list(made.spec.schema["properties"]["at"]["properties"]) == ["x"]
+    assert await run(made, at={"x": 1}) == "1 7"
+    with pytest.raises(ToolError, match="there is no 'size'"):
+        await run(made, at={"x": 1, "size": 1})
+
+
+async def test_parameters_may_have_any_names() -> None:
+    def look(self: int, _x: int, x: int, argument_0: int = 0) -> list[int]:
+        return [self, _x, x, argument_0]
+
+    made = tool(look)
+    assert made.spec.schema["required"] == ["self", "_x", "x"]
+    assert await run(made, self=1, _x=2, x=3, argument_0=4) == [1, 2, 3, 4]
+    with pytest.raises(ToolError, match=r"arguments\._x: required"):
+        await run(made, self=1, x=2)
+
+
+async def test_what_a_call_gives_is_awaited_if_it_can_be() -> None:
+    """Whether a function is async is not what it was wrapped round."""
+
+    async def inner(call: ToolCall, x: int) -> int:
+        await trio.lowlevel.checkpoint()
+        call.report_progress(str(x))
+        return x
+
+    @functools.wraps(inner)
+    def passing(**given: Any) -> Any:
+        return inner(**given)
+
+    @functools.wraps(inner)
+    def blocking(**given: Any) -> Any:
+        return trio.from_thread.run(functools.partial(inner, **given))
+
+    reported: list[Any] = []
+    for function in (passing, blocking):
+        made = tool(function)
+        call = make_call({"x": 3}, reported.append)
+        assert await made.call(call, trio.CapacityLimiter(1)) == 3
+    assert reported == ["3", "3"]
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a.b", "x" * 65, "ä"])
