@@ -21,16 +21,21 @@ from mcp_types import (
     CONNECTION_CLOSED,
     Implementation,
     JSONRPCNotification,
+    JSONRPCResponse,
     LoggingMessageNotificationParams,
     Tool,
     ToolListChangedNotification,
     jsonrpc_message_adapter,
 )
+from mcp_types.methods import validate_server_result
 from pydantic import ValidationError
 
 from ..core._failures import find_failure
+from ..core._json import as_object
+from ..core._tool_schema import find_schema_fault
 from ..core.errors import SettingsError
 from ._mcp_connection import McpConnection, McpLostError, McpToolInfo, ReportProgress
+from ._mcp_listing import ListingSieve
 from ._mcp_process import MAX_LINE_BYTES, Child, SaidLog, open_child
 from ._mcp_results import read_result
 from ._mcp_server import McpServer, Redactor, find_secrets
@@ -74,6 +79,7 @@ _HTTP_TIMEOUT: Final = httpx2.Timeout(30.0, read=None)
 _LISTEN_AGAIN_SECONDS: Final = 5.0
 #: Of what a server says of a failure, to the model or in the log.
 _MAX_ERROR_CHARS: Final = 4000
+_MAX_SHOWN_NAME: Final = 128
 _NOT_FOUND: Final = 404
 _SESSION_HEADER: Final = "mcp-session-id"
 _LEVELS: Final = {
@@ -95,7 +101,7 @@ async def open_connection(
     try:
         async with (
             _open_transport(server, session, secrets, environ) as transport,
-            session.open(transport),
+            session.open(session.sift(transport)),
         ):
             yield session
     except BaseException as exc:
@@ -269,6 +275,35 @@ class _Session(McpConnection):
             yield
             nursery.cancel_scope.cancel(reason="the MCP session is over")
 
+    @asynccontextmanager
+    async def sift(self, transport: Transport) -> AsyncGenerator[Any]:
+        """Leave out the tools that would make the SDK refuse all, or a provider the request."""
+        async with transport as (received, sent):
+            yield ListingSieve(received, _read_result, self._is_good_listing), sent
+
+    def _is_good_listing(self, listing: dict[str, Any]) -> bool:
+        """Look at a result that lists one tool, and tell what is wrong with it."""
+        tool = as_object(listing["tools"][0]) or {}
+        wrong = _find_tool_fault(tool) or self._find_own_fault(listing)
+        if wrong is not None:
+            name = str(tool.get("name"))[:_MAX_SHOWN_NAME]
+            said = f"of its tool {name!r} what no model could be told, so it is left out: {wrong}"
+            self.said.write(logging.WARNING, said)
+        return wrong is None
+
+    def _find_own_fault(self, listing: dict[str, Any]) -> str | None:
+        """Say what is no MCP, as the SDK sees it."""
+        try:
+            validate_server_result("tools/list", self._opened.protocol_version, listing)
+        except ValidationError as exc:
+            # What is wrong with the listing itself is no fault of this tool's.
+            faults = [error for error in exc.errors() if error["loc"][:1] == ("tools",)]
+            said = (f"{'.'.join(map(str, each['loc'][2:]))}: {each['msg']}" for each in faults)
+            return "; ".join(said) or None
+        except (KeyError, RuntimeError):
+            pass  # of no version that is known, or none that is agreed on
+        return None
+
     def takes_another(self) -> bool:
         """Count what is told unasked, and say whether there is time for it."""
         second = int(trio.current_time())
@@ -425,7 +460,22 @@ def _read_tool(tool: Tool) -> McpToolInfo:
     return McpToolInfo(
         name=tool.name,
         description=tool.description or tool.title or "",
-        schema={"type": "object", **tool.input_schema},
+        schema=tool.input_schema,
         reads_only=bool(hints and hints.read_only_hint),
         is_idempotent=bool(hints and hints.idempotent_hint),
     )
+
+
+def _read_result(item: SessionMessage | Exception) -> dict[str, Any] | None:
+    message = item.message if isinstance(item, SessionMessage) else None
+    return message.result if isinstance(message, JSONRPCResponse) else None
+
+
+def _find_tool_fault(tool: dict[str, Any]) -> str | None:
+    """Say what is wrong with a tool's schema. Many leave out that it is of an object."""
+    schema = as_object(tool.get("inputSchema"))
+    if schema is None:
+        return "inputSchema: expected a JSON Schema"
+    schema.setdefault("type", "object")
+    fault = find_schema_fault(schema)
+    return None if fault is None else f"inputSchema{fault[0]}: {fault[1]}"

@@ -116,6 +116,11 @@ def answer(request: dict[str, Any]) -> Any:
             page = int(request.get("params", {}).get("cursor", 0))
             more = [{"name": f"t{page}_{i}", "inputSchema": {"type": "object"}} for i in range(100)]
             return {"tools": more, "nextCursor": str(page + 1)}
+        case "tools/list" if "odd" in HABITS:
+            schemas: list[Any] = [{"type": "string"}, {"properties": 5}, {"$ref": "http://x"}, "x"]
+            schemas += [{"type": "object", "required": 5}, None, {"properties": {"a": {}}}]
+            odd = [{"name": f"odd{i}", "inputSchema": each} for i, each in enumerate(schemas)]
+            return {"tools": [*odd, {"name": 7, "inputSchema": {}}, "none", tools[0]]}
         case "tools/list":
             return {"tools": tools}
         case "tools/call":

@@ -271,6 +271,28 @@ async def test_server_without_tools_has_none() -> None:
         assert source.tools == ()
 
 
+async def test_tool_that_no_model_could_be_told_is_left_out_by_name(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """And the others of that server are there."""
+    async with open_tools(fake_server("odd")) as source:
+        assert [tool.name for tool in source.tools] == ["fake_odd6", "fake_echo"]
+        assert await call(source, "echo", text="good day") == "good day"
+    for name, wrong in (
+        ("'odd0'", "inputSchema.type: expected object"),
+        ("'odd1'", "inputSchema.properties: expected an object of schemas"),
+        ("'odd2'", "inputSchema.$ref: expected a reference within the schema"),
+        ("'odd3'", "inputSchema: expected a JSON Schema"),
+        ("'odd4'", "inputSchema.required: expected a list of texts"),
+        ("'odd5'", "inputSchema: expected a JSON Schema"),
+        ("'7'", "name: Input should be a valid string"),
+        ("'None'", "inputSchema: expected a JSON Schema"),
+    ):
+        assert f"of its tool {name} what no model could be told, so it is left out: {wrong}" in (
+            caplog.text
+        )
+
+
 async def test_pages_without_end_have_one(caplog: pytest.LogCaptureFixture) -> None:
     async with open_tools(fake_server("pages")) as source:
         assert len(source.tools) == 500
