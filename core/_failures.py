@@ -73,8 +73,9 @@ def explain_failure(exc: Exception, turn_id: str, session_id: str) -> ErrorInfo:
 def _read_wait(exc: WireError) -> int | None:
     """Give how long to wait, if an agent's own data say that in a way that can be sent."""
     milliseconds = exc.data.get("retryAfterMs")
-    is_number = isinstance(milliseconds, (int, float)) and not isinstance(milliseconds, bool)
-    return round(milliseconds) if is_number and 0 <= milliseconds <= MAX_INTEGER else None
+    if not isinstance(milliseconds, (int, float)) or isinstance(milliseconds, bool):
+        return None
+    return round(milliseconds) if 0 <= milliseconds <= MAX_INTEGER else None
 
 
 def describe_failure(exc: Exception, what: str, turn_id: str) -> str:

@@ -7,7 +7,7 @@ here, each keyword once: what it says of a value is the agent's and the client's
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, TypeAlias
 from urllib.parse import unquote
 
@@ -106,8 +106,8 @@ def _find_reference_fault(reference: Any, schema: Mapping[str, Any]) -> str | No
         items = as_array(found)
         if items is not None and step in map(str, range(len(items))):
             found = items[int(step)]
-        elif isinstance(found, Mapping) and step in found:
-            found = found[step]
+        elif (members := as_object(found)) is not None and step in members:
+            found = members[step]
         else:
             return "the reference is to nothing"
     return None
@@ -148,15 +148,18 @@ def _make_forms() -> dict[str, _Form]:
         "enum": ("a list", lambda value: as_array(value) is not None),
         "multipleOf": ("a number above 0", lambda value: _is_number(value) and value > 0),
     }
-    for names, form in (
+    schemas: _Form = "an object of schemas", lambda value: as_object(value) is not None
+    some: _Form = "a list of schemas", lambda value: bool(as_array(value))
+    groups: list[tuple[Iterable[str], _Form]] = [
         (("$comment", "description", "format", "pattern", "title"), text),
         (("deprecated", "readOnly", "uniqueItems", "writeOnly"), flag),
         (("exclusiveMaximum", "exclusiveMinimum", "maximum", "minimum"), number),
         (("maxContains", "maxItems", "maxLength", "maxProperties"), count),
         (("minContains", "minItems", "minLength", "minProperties"), count),
-        (sorted(_OF_SCHEMAS), ("an object of schemas", lambda v: as_object(v) is not None)),
-        (sorted(_LISTS), ("a list of schemas", lambda v: bool(as_array(v)))),
-    ):
+        (sorted(_OF_SCHEMAS), schemas),
+        (sorted(_LISTS), some),
+    ]
+    for names, form in groups:
         forms |= dict.fromkeys(names, form)
     return forms
 

@@ -205,10 +205,14 @@ async def test_tools_that_cannot_be_called_are_refused_with_their_place(loopback
 
 async def test_tool_whose_schema_no_provider_would_take_is_refused(loopback: Connect) -> None:
     """§9.3: its place is told; otherwise each turn of the session would fail at the provider."""
-    inner = {"type": "object", "properties": {"a": {"$ref": "#/$defs/A"}}, "$defs": {"A": {}}}
+    inner: dict[str, Any] = {
+        "type": "object",
+        "properties": {"a": {"$ref": "#/$defs/A"}},
+        "$defs": {"A": {}},
+    }
     async with loopback() as peer:
         sid = (await peer.call("session.create"))["id"]
-        for schema, place in (
+        refused: list[tuple[dict[str, Any], str]] = [
             ({"type": "string"}, ".type"),
             ({"type": 5}, ".type"),
             ({"type": ["object"]}, ".type"),
@@ -228,7 +232,8 @@ async def test_tool_whose_schema_no_provider_would_take_is_refused(loopback: Con
                 {"properties": {"a": {"$ref": "#/$defs/B"}}, "$defs": {"A": {}}},
                 ".properties.a.$ref",
             ),
-        ):
+        ]
+        for schema, place in refused:
             error = await peer.refused(
                 "INVALID_REQUEST",
                 "session.subscribe",
@@ -236,13 +241,14 @@ async def test_tool_whose_schema_no_provider_would_take_is_refused(loopback: Con
                 tools=[OPEN, {"name": "x", "schema": schema}],
             )
             assert error["data"]["issues"][0]["path"] == f"params.tools[1].schema{place}"
-        for schema in (
+        taken: list[dict[str, Any]] = [
             {},
             inner,
             {"properties": {"$ref": {"const": {"$ref": 1}}, "type": {"type": ["null", "number"]}}},
             {"patternProperties": {"^a": False}, "not": {"required": ["b"]}, "x-own": 5},
             {"allOf": [{"$ref": "#/$defs/a~1b"}, {"$ref": "#/allOf/0"}], "$defs": {"a/b": {}}},
-        ):
+        ]
+        for schema in taken:
             tools = [{"name": "x", "schema": schema}]
             await peer.call("session.subscribe", sessionId=sid, tools=tools)
 
