@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import attrs
 
 from ..core._ids import new_id
 from ..core._json import MAX_VALUE_DEPTH, JsonError, as_object, decode_strict, json_depth
-from ..core.errors import as_text
+from ..core._values import MAX_NAME, check_name
+from ..core.errors import LocalProtocolError, as_text
 from ..core.models import ToolCallInfo
 from ._sse import BadEventError
 from .model import MALFORMED
 
-__all__ = ["CallDraft", "make_calls"]
+__all__ = ["CallDraft", "make_calls", "make_loggable"]
 
 
 @attrs.define
@@ -49,6 +51,33 @@ def make_calls(drafts: list[CallDraft], taken: set[str]) -> tuple[ToolCallInfo, 
         arguments = _read_arguments(as_text("".join(draft.arguments)))
         calls.append(ToolCallInfo(call_id=call_id, name=name, arguments=arguments))
     return tuple(calls)
+
+
+def make_loggable(calls: Iterable[ToolCallInfo]) -> tuple[ToolCallInfo, ...]:
+    """Give calls that a log takes, whatever a model says.
+
+    An id that is none, too long, or another call's, becomes one of ours. A name that no tool can
+    have is only made fit to be shown: the model is told that there is no such tool.
+    """
+    made: dict[str, ToolCallInfo] = {}
+    for call in calls:
+        call_id, name = call.call_id, call.name
+        if not call_id or call_id in made or not _is_name(call_id):
+            call_id = new_id("call")
+        if not _is_name(name):
+            name = "".join(char if char.isprintable() else "\ufffd" for char in name[:MAX_NAME])
+            if len(call.name) > MAX_NAME:
+                name = name[:-1] + "…"
+        made[call_id] = attrs.evolve(call, call_id=call_id, name=name)
+    return tuple(made.values())
+
+
+def _is_name(text: str) -> bool:
+    try:
+        check_name(text, "")
+    except LocalProtocolError:
+        return False
+    return True
 
 
 def _read_arguments(text: str) -> dict[str, Any]:

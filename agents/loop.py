@@ -7,9 +7,12 @@ from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
+import attrs
+
 from ..core.abc import AgentOptions, Turn
 from ..core.errors import AgentError, BudgetExceededError, SettingsError
 from ..core.models import Message, MessageKind, TokenUsage
+from ._calls import make_loggable
 from ._subagents import SubAgents
 from ._toolbox import Toolbox, ToolLike, ToolStep
 from ._window import Gauge, summarize
@@ -198,6 +201,7 @@ class ToolLoop:
             model=config.model or self.model.name,
             cost=reply.usage.cost,
         )
+        reply = attrs.evolve(reply, tool_calls=make_loggable(reply.tool_calls))
         turn.complete_message(reply.tool_calls)
         return reply
 

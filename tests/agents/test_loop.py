@@ -248,6 +248,48 @@ async def test_model_is_told_of_a_call_that_failed_and_goes_on(
     assert done["status"] == "error"
 
 
+@pytest.mark.parametrize("call_id", ["c" * 129, "c\n1", "", "\ud800"])
+async def test_call_of_an_odd_id_gets_one_of_ours(call_id: str) -> None:
+    """A bug once seen: it failed the turn as one of ours."""
+    odd = ToolCallInfo(call_id=call_id, name="add", arguments={"a": 1, "b": 2})
+    model = ScriptedModel([[odd, tool_call("add", "c" * 128, a=3, b=4)], "Done."])
+    async with open_talk(ToolLoop(model, tools=[add])) as talk:
+        events = await talk.tell("x")
+    assert texts(events)[-1] == "Done."
+    assert results(model.requests[1]) == ["3", "7"]
+    called = [event["data"]["callId"] for event in events if event["type"] == "tool.called"]
+    assert called[0].startswith("call_")
+    assert called[1] == "c" * 128, "what can be kept is"
+
+
+async def test_calls_of_one_id_are_two() -> None:
+    calls = [tool_call("add", "c", a=1, b=2), tool_call("add", "c", a=3, b=4)]
+    model = ScriptedModel([calls, "Done."])
+    async with open_talk(ToolLoop(model, tools=[add])) as talk:
+        await talk.tell("x")
+    assert results(model.requests[1]) == ["3", "7"]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("x" * 128, "x" * 128),
+        ("x" * 129, "x" * 127 + "…"),
+        ("add\n", "add\ufffd"),
+        ("a\ud800d", "a\ufffdd"),
+    ],
+    ids=["longest", "long", "line", "surrogate"],
+)
+async def test_model_that_calls_a_tool_of_an_odd_name_is_told_that_there_is_none(
+    name: str, shown: str
+) -> None:
+    model = ScriptedModel([ToolCallInfo(call_id="c", name=name, arguments={}), "I see."])
+    async with open_talk(ToolLoop(model, tools=[add])) as talk:
+        events = await talk.tell("x")
+    assert texts(events)[-1] == "I see."
+    assert results(model.requests[1]) == [f"There is no tool {shown!r}; there are add."]
+
+
 async def test_tool_past_its_time_fails_and_the_turn_goes_on(autojump_clock: MockClock) -> None:
     @tool(effect="none", timeout_seconds=30)
     async def hang() -> None:
