@@ -161,9 +161,11 @@ def check_schema(schema: JsonObject, place: str) -> None:
     cls = _library().validator_for(schema, default=_library().Draft202012Validator)
     try:
         cls.check_schema(schema)
+        _check_bounds(schema, place)
     except import_module("jsonschema.exceptions").SchemaError as exc:
         raise LocalProtocolError(f"{_join(place, exc.absolute_path)}: {_say(exc)}") from exc
-    _check_bounds(schema, place)
+    except (OverflowError, RecursionError) as exc:
+        raise LocalProtocolError(f"{place}: a pattern is no expression: {exc}") from exc
     referencing = import_module("referencing.jsonschema")
     resource = referencing.DRAFT202012.create_resource(schema)
     resolver = referencing.EMPTY_REGISTRY.with_resource("", resource).resolver()
