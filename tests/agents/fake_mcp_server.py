@@ -119,8 +119,11 @@ def answer(request: dict[str, Any]) -> Any:
         case "tools/list" if "odd" in HABITS:
             schemas: list[Any] = [{"type": "string"}, {"properties": 5}, {"$ref": "http://x"}, "x"]
             schemas += [{"type": "object", "required": 5}, None, {"properties": {"a": {}}}]
-            odd = [{"name": f"odd{i}", "inputSchema": each} for i, each in enumerate(schemas)]
-            return {"tools": [*odd, {"name": 7, "inputSchema": {}}, "none", tools[0]]}
+            odd: list[Any] = [
+                {"name": f"odd{i}", "inputSchema": each} for i, each in enumerate(schemas)
+            ]
+            odd += [{"name": 7, "inputSchema": {}}, "none", tools[0]]
+            return {"tools": odd}
         case "tools/list":
             return {"tools": tools}
         case "tools/call":
