@@ -341,6 +341,8 @@ class Turn(ABC):
     ) -> None:
         """Add to the usage of the turn, and of the message in progress or the next one.
 
+        Counts, costs and their sums stop at 2^53-1, the largest integer of the protocol.
+
         Args:
             input_tokens: That a model read.
             output_tokens: That it wrote.

@@ -530,9 +530,7 @@ class LiveSession:
         """The turn's end was decided, and is on its way to the log."""
         stats = self.host.stats
         stats.turns_ended[outcome] += 1
-        stats.input_tokens += usage.input_tokens
-        stats.output_tokens += usage.output_tokens
-        stats.cost = round(stats.cost + (usage.cost or 0.0), 12)
+        stats.count_usage(usage)
 
     def turn_ended(self, turn: RunningTurn) -> None:
         """``turn.ended`` is published: only now is the session idle again."""

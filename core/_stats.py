@@ -7,6 +7,7 @@ from collections import Counter
 import attrs
 
 from .codec import camel_case
+from .models import TokenUsage
 
 __all__ = ["Stats"]
 
@@ -36,6 +37,14 @@ class Stats:
     turns_ended: Counter[str] = attrs.field(factory=Counter)
     requests: Counter[str] = attrs.field(factory=Counter)
     errors: Counter[str] = attrs.field(factory=Counter)
+
+    def count_usage(self, usage: TokenUsage) -> None:
+        """Count what a turn has used, within the range that a usage has."""
+        counted = usage + TokenUsage(
+            input_tokens=self.input_tokens, output_tokens=self.output_tokens, cost=self.cost
+        )
+        self.input_tokens, self.output_tokens = counted.input_tokens, counted.output_tokens
+        self.cost = counted.cost or 0.0
 
     def to_wire(self) -> dict[str, object]:
         """Give the counters by their wire names; those by name or code as objects."""

@@ -11,6 +11,8 @@ from typing import Any, Literal, TypeAlias
 
 import attrs
 
+from ._json import MAX_INTEGER
+
 __all__ = [
     "AskInfo",
     "AskKind",
@@ -61,6 +63,8 @@ WhenExceeded: TypeAlias = Literal["ask", "end"]
 class TokenUsage:
     """Tokens, summed over whatever it stands on: a message, a turn, a session.
 
+    A sum stops at the largest integer of the protocol: one above it could not be read back.
+
     Attributes:
         cost: In the currency of the server's price table; None if no model of it has a price.
     """
@@ -72,9 +76,9 @@ class TokenUsage:
 
     def __add__(self, other: TokenUsage) -> TokenUsage:
         return TokenUsage(
-            input_tokens=self.input_tokens + other.input_tokens,
-            output_tokens=self.output_tokens + other.output_tokens,
-            total_tokens=self.total_tokens + other.total_tokens,
+            input_tokens=min(self.input_tokens + other.input_tokens, MAX_INTEGER),
+            output_tokens=min(self.output_tokens + other.output_tokens, MAX_INTEGER),
+            total_tokens=min(self.total_tokens + other.total_tokens, MAX_INTEGER),
             cost=_add_costs(self.cost, other.cost),
         )
 
@@ -83,7 +87,7 @@ def _add_costs(one: float | None, other: float | None) -> float | None:
     if one is None or other is None:
         return other if one is None else one
     # A sum of decimals that is just a budget is not to miss it by the last bit.
-    return round(one + other, 12)
+    return min(round(one + other, 12), float(MAX_INTEGER))
 
 
 @attrs.frozen(kw_only=True)

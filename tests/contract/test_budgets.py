@@ -380,6 +380,7 @@ async def test_budget_ends_where_the_price_table_says(loopback: Connect) -> None
     ("members", "said"),
     [
         ({"input_tokens": -1}, "a count of tokens is an int"),
+        ({"output_tokens": True}, "a count of tokens is an int"),
         ({"cost": "1"}, "a cost is a number"),
         ({"cost": True}, "a cost is a number"),
         ({"cost": -0.5}, "a cost is 0 or more"),
@@ -402,6 +403,31 @@ async def test_usage_that_is_none_is_the_agents_error(
         await tell(peer, await open_session(peer))
     (error,) = told
     assert error.startswith(said)
+
+
+@pytest.mark.parametrize("count", [2**53 - 1, 2**53, 10**400], ids=["most", "over", "far"])
+@pytest.mark.parametrize("cost", [1.5e308, 10**400], ids=["float", "int"])
+async def test_usage_past_the_range_of_json_is_cut_to_it(
+    count: int, cost: float, loopback: Connect
+) -> None:
+    """One integer that is too large would make the session unreadable for good."""
+
+    async def agent(turn: Turn) -> None:
+        turn.report_usage(input_tokens=count, output_tokens=5, cost=cost)
+        turn.report_usage(input_tokens=1, output_tokens=count, cost=cost)
+        await turn.write("x")
+
+    most = 2**53 - 1
+    whole = {"inputTokens": most, "outputTokens": most, "totalTokens": most, "cost": float(most)}
+    async with loopback(agent) as peer:
+        sid = await open_session(peer)
+        for _ in range(2):
+            assert (await tell(peer, sid))["usage"] == whole
+        messages = (await peer.call("message.list", sessionId=sid))["messages"]
+        assert [m["usage"] for m in messages if m["role"] == "assistant"] == [whole, whole]
+        assert (await peer.call("session.get", sessionId=sid))["tokenUsage"] == whole
+        stats = await peer.call("server.stats")
+    assert (stats["inputTokens"], stats["outputTokens"], stats["cost"]) == (most, most, most)
 
 
 @pytest.mark.parametrize("price", [Price(input=-1, output=1), Price(input=1, output=float("inf"))])
