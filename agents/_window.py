@@ -8,6 +8,8 @@ from typing import Final
 
 import attrs
 
+from ..core._compaction import extract_summary
+from ..core._state import SUMMARY_HEADING
 from ..core.errors import as_text
 from ..core.models import Message, MessageKind, TokenUsage
 from .model import Model, ModelRequest, ToolSpec
@@ -116,6 +118,8 @@ async def summarize(
 ) -> str:
     """Let a model summarise messages, part after part where they are more than it can take.
 
+    An extract stands in for what it says nothing of: it may only think, call, or be cut off.
+
     Args:
         model: Who summarises.
         messages: Oldest first.
@@ -130,10 +134,11 @@ async def summarize(
     while True:
         count = len(left) if limit is None else _count_fitting(left, limit)
         part, left = left[:count], left[count:]
-        summary = await _summarize_part(model, part, system, report)
+        summary = await _summarize_part(model, part, system, report) or extract_summary(part)
         if not left:
             return summary
-        left.insert(0, attrs.evolve(part[0], role="system", content=summary))
+        before = f"{SUMMARY_HEADING}\n{summary}"
+        left.insert(0, attrs.evolve(part[0], role="system", kind="text", content=before))
 
 
 def _count_fitting(messages: Sequence[Message], limit: int) -> int:

@@ -171,12 +171,11 @@ def extract_summary(messages: Sequence[Message]) -> str:
     for message in messages:
         text = message.content.removeprefix(SUMMARY_HEADING).strip()
         if message.role == "system" and message.content.startswith(SUMMARY_HEADING):
-            lines.append(text)
+            # Of its own it is at most half, or there would be no room for what came since.
+            lines.append(_cut(text, SUMMARY_CHARACTERS // 2))
         elif text and message.kind == "text":
             sentence = re.split(r"(?<=[.!?。！？])\s|\n", text, maxsplit=1)[0]
-            if len(sentence) > LINE_CHARACTERS:
-                sentence = sentence[: LINE_CHARACTERS - 1] + "…"
-            lines.append(f"{message.role}: {sentence}")
+            lines.append(f"{message.role}: {_cut(sentence, LINE_CHARACTERS)}")
     room = SUMMARY_CHARACTERS
     if sum(map(len, lines)) + len(lines) <= room:
         return "\n".join(lines)
@@ -192,3 +191,7 @@ def extract_summary(messages: Sequence[Message]) -> str:
         else:
             tail.insert(0, line)
     return "\n".join([*head, f"… ({len(lines) + 1} more)", *tail])
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"

@@ -13,6 +13,7 @@ from trialogue.agents._window import Gauge, summarize
 from trialogue.agents.loop import ToolLoop
 from trialogue.agents.model import ModelRequest, ToolSpec
 from trialogue.agents.tools import tool
+from trialogue.core._compaction import extract_summary
 from trialogue.core.errors import SettingsError
 from trialogue.core.models import Message, TokenUsage, ToolCallInfo
 from trialogue.testing import ModelAnswer, ScriptedModel, tool_call
@@ -247,7 +248,43 @@ async def test_summary_of_more_than_fits_is_made_in_parts() -> None:
     assert (summary, len(reports)) == (f"sum {len(asked)}", len(asked))
     # Calls are told as text, since a model without tools may take none.
     flat = ["x" * 80, '[Called look with {"a": 1}]', "[Its result: seen]"]
-    assert asked == [flat, ["sum 1", "y" * 4000], ["sum 2", "z"]]
+    assert asked == [flat, [f"{HEADING}\nsum 1", "y" * 4000], [f"{HEADING}\nsum 2", "z"]]
+
+
+@pytest.mark.parametrize(
+    "nothing",
+    [
+        ModelAnswer(" \n"),
+        ModelAnswer(reasoning="so much to say"),
+        ModelAnswer(calls=[tool_call("look")]),
+        ModelAnswer(stop_reason="maxTokens"),
+    ],
+    ids=["blank", "only thoughts", "only a call", "cut"],
+)
+async def test_summary_that_is_empty_does_not_wipe_the_conversation(nothing: ModelAnswer) -> None:
+    """Of one part as of all: those before it stay."""
+    messages = [said("Hello. More.", 1), said("x", 2), said("y", 3), said("Bye. More.", 4)]
+
+    async def summary(*answers: ModelAnswer, limit: int | None) -> str:
+        return await summarize(
+            ScriptedModel(answers), messages, system=None, limit=limit, report=lambda _: None
+        )
+
+    whole = "user: Hello.\nuser: x\nuser: y\nuser: Bye."
+    assert await summary(nothing, limit=None) == whole
+    assert await summary(nothing, nothing, nothing, limit=1) == whole
+    first = ModelAnswer("First. And second.")
+    assert await summary(first, nothing, nothing, limit=1) == (
+        "First. And second.\nuser: y\nuser: Bye."
+    )
+
+
+def test_extract_keeps_of_an_earlier_summary_what_fits() -> None:
+    earlier = said(f"{HEADING}\n{'a' * 5000}", role="system")
+    summary = extract_summary([earlier, *(said("b" * 300, number) for number in range(30))])
+    assert summary.startswith("a" * 1999 + "…\n")
+    assert summary.endswith("user: " + "b" * 199 + "…")
+    assert len(summary) < 4100
 
 
 async def test_summary_of_one_message_ends() -> None:
