@@ -10,7 +10,7 @@ from typing import Final
 import attrs
 
 from ..core.abc import AgentOptions, Turn
-from ..core.errors import AgentError, BudgetExceededError, SettingsError
+from ..core.errors import BudgetExceededError, SettingsError, WireError
 from ..core.models import Message, MessageKind, TokenUsage
 from ._calls import make_loggable
 from ._subagents import SubAgents
@@ -250,9 +250,13 @@ class ToolLoop:
             done = await turn.compact(ask_model, keep_last=keep)
         except BudgetExceededError:
             raise
-        except AgentError as exc:
+        except Exception as exc:
             # Or no turn of this session would ever come through again.
-            log.warning("the model could not summarise, and an extract stands in: %s", exc.message)
+            log.warning(
+                "the model could not summarise, and an extract stands in: %s",
+                exc,
+                exc_info=None if isinstance(exc, WireError) else exc,
+            )
             done = await turn.compact(keep_last=keep)
         if done:
             gauge.note_compacted(request)

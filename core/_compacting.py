@@ -45,7 +45,7 @@ class CompactingTurn(ParentTurn):
         beside, self._message_usage = self._message_usage, TokenUsage()
         self._is_compacting = True
         try:
-            summary: Any = extract_summary(old) if summarize is None else await summarize(old)
+            summary: Any = self._extract(old) if summarize is None else await summarize(old)
             if not isinstance(summary, str):
                 raise TypeError(f"a summary is a str, and not a {type(summary).__name__}")
             self._check_summary(summary)
@@ -66,8 +66,19 @@ class CompactingTurn(ParentTurn):
         )
         return True
 
+    @property
+    def _max_summary_bytes(self) -> int:
+        return min(self._max_message_bytes, self._max_event_bytes)
+
+    def _extract(self, old: Sequence[Message]) -> str:
+        """Make an extract that is never too large: there is nothing else to fall back to."""
+        summary = extract_summary(old)
+        while len(codec.encode_json(summary)) > self._max_summary_bytes:
+            summary = summary[: len(summary) * 7 // 8]
+        return summary
+
     def _check_summary(self, summary: str) -> None:
-        limit = min(self._max_message_bytes, self._max_event_bytes)
+        limit = self._max_summary_bytes
         if len(codec.encode_json(summary)) > limit:
             raise PayloadTooLargeError(
                 f"A summary may have {limit} bytes", data={"limitBytes": limit}

@@ -7,7 +7,7 @@ from typing import Any
 import trio
 
 import trialogue
-from trialogue import Agent
+from trialogue import Agent, Settings
 from trialogue.testing import ProtocolPeer, open_peer
 
 
@@ -38,9 +38,11 @@ def texts(events: list[Any]) -> list[str]:
 
 
 @asynccontextmanager
-async def open_talk(agent: Agent | Mapping[str, Agent], **config: Any) -> AsyncGenerator[Talk]:
+async def open_talk(
+    agent: Agent | Mapping[str, Agent], settings: Settings | None = None, /, **config: Any
+) -> AsyncGenerator[Talk]:
     async with (
-        trialogue.open_server(agent, transports=["loopback://"]) as server,
+        trialogue.open_server(agent, transports=["loopback://"], settings=settings) as server,
         open_peer(server.endpoints[0], patience=24 * 3600) as peer,
     ):
         session = await peer.call("session.create", config=config)

@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from trialogue import AgentError
+from trialogue import AgentError, Settings
 from trialogue.agents._window import Gauge, summarize
 from trialogue.agents.loop import ToolLoop
 from trialogue.agents.model import ModelRequest, ToolSpec
@@ -127,16 +127,21 @@ def test_share_that_is_none_is_refused(options: Any) -> None:
         ToolLoop(ScriptedModel([]), **options)
 
 
-async def test_model_that_cannot_summarise_is_stood_in_for() -> None:
+@pytest.mark.parametrize(
+    "summary",
+    [AgentError("too long"), RuntimeError("a bug"), "é" * 600],
+    ids=["no", "bug", "too large"],
+)
+async def test_model_that_cannot_summarise_is_stood_in_for(summary: Any) -> None:
     """A session whose conversation is too large for any summary would never go on."""
 
     def answer(request: ModelRequest) -> Any:
         if is_summary(request):
-            return AgentError("too long")
+            return summary
         return "x" * 400
 
     model = ScriptedModel(answer, window_tokens=300)
-    async with open_talk(ToolLoop(model)) as talk:
+    async with open_talk(ToolLoop(model), Settings(max_message_bytes=1024)) as talk:
         for number in range(4):
             events = await talk.tell(f"number {number}")
             assert events[-1]["data"]["outcome"] == "completed"

@@ -101,6 +101,23 @@ async def test_extract_is_the_summary_where_nobody_makes_one(loopback: Connect) 
         await led.do(work)
 
 
+async def test_extract_is_cut_to_what_a_message_may_have(loopback: Connect) -> None:
+    puppet = Puppet()
+    async with loopback(puppet, max_message_bytes=1024) as peer:
+        _, led = await begin(peer, puppet)
+
+        async def work(turn: Turn) -> None:
+            for _ in range(10):
+                await turn.write("é" * 190)
+                turn.complete_message()
+            assert await turn.compact(keep_last=0)
+            summary = shown(turn)[0].removeprefix(f"{HEADING}\n")
+            assert 800 < len(summary.encode()) <= 1022
+            assert summary.startswith("user: go\nassistant: é")
+
+        await led.do(work)
+
+
 async def test_summary_that_fails_or_is_none_changes_nothing(loopback: Connect) -> None:
     puppet = Puppet()
     async with loopback(puppet, max_message_bytes=1024) as peer:
