@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final
 
 import attrs
+import trio
 
 from ..core._compaction import extract_summary
 from ..core._state import SUMMARY_HEADING
@@ -115,6 +116,7 @@ async def summarize(
     system: str | None,
     limit: int | None,
     report: Callable[[TokenUsage], object],
+    admit: Callable[[], Awaitable[object]] = trio.lowlevel.checkpoint,
 ) -> str:
     """Let a model summarise messages, part after part where they are more than it can take.
 
@@ -126,6 +128,7 @@ async def summarize(
         system: The system prompt.
         limit: How many tokens a request may have.
         report: Called with what each request took.
+        admit: Called before each of them; it raises if there is to be none.
 
     Raises:
         AgentError: The model failed.
@@ -134,6 +137,7 @@ async def summarize(
     while True:
         count = len(left) if limit is None else _count_fitting(left, limit)
         part, left = left[:count], left[count:]
+        await admit()
         summary = await _summarize_part(model, part, system, report) or extract_summary(part)
         if not left:
             return summary

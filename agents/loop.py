@@ -235,7 +235,6 @@ class ToolLoop:
             )
 
         async def ask_model(messages: Sequence[Message]) -> str:
-            await turn.check_budget()
             turn.emit("_compacting", {"turnId": turn.id, "messages": len(messages)})
             return await summarize(
                 self.model,
@@ -243,6 +242,7 @@ class ToolLoop:
                 system=request.system,
                 limit=gauge.summary_limit,
                 report=report,
+                admit=turn.check_budget,
             )
 
         keep = gauge.count_kept(request)

@@ -159,6 +159,32 @@ async def test_budget_is_asked_before_the_summary() -> None:
     assert writer.summaries == []
 
 
+async def test_budget_is_asked_before_each_part_of_a_summary(autojump_clock: MockClock) -> None:
+    """What one part has spent may be all there was."""
+    parts = 0
+
+    def answer(request: ModelRequest) -> ModelAnswer:
+        nonlocal parts
+        if is_summary(request):
+            parts += 1
+            return ModelAnswer("short", usage=usage(1000))
+        return ModelAnswer("x" * 2000)
+
+    async def run(most: int) -> str:
+        nonlocal parts
+        parts = 0
+        loop = ToolLoop(ScriptedModel(answer), compact_at=None)
+        async with open_talk(loop, budget={"maxTokens": most}) as talk:
+            for _ in range(5):
+                await talk.tell("go")
+            loop.compact_at, loop.window_tokens = 0.8, 1500  # now it has to be in parts
+            outcome: str = (await talk.tell("go"))[-1]["data"]["outcome"]
+            return outcome
+
+    assert (await run(100_000), parts) == ("completed", 3)
+    assert (await run(1500), parts) == ("budgetExceeded", 2)
+
+
 # -- cancelled -------------------------------------------------------------------------------------
 
 
