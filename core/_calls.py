@@ -94,8 +94,8 @@ class CallingTurn(Turn):
         """Ask whether a tool is to run again of which nobody knows what it did."""
 
     @abstractmethod
-    async def _check_calls(self) -> None:
-        """Make sure that the budget allows one more call."""
+    async def _check_call(self, called: ToolCalled) -> None:
+        """Make sure that the budget allows a call."""
 
     @property
     def pending_calls(self) -> Sequence[ToolCallInfo]:
@@ -194,7 +194,7 @@ class CallingTurn(Turn):
                     f"Nobody knows whether the tool {name!r} did its work, and it was skipped"
                 )
         if earlier is None or earlier.completed is not None:
-            await self._check_calls()
+            await self._check_call(body)
             self._check_not_open(call_id)
             self._begin_call(body)
         self._open_calls[call_id] = call

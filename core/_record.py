@@ -19,12 +19,14 @@ class CallRecord:
 
     Attributes:
         times: How often the same call has been made by now.
+        is_repeat: It is made again since nobody knows how it ended, and so counts once.
         completed: None while it is open.
         message_id: Of the message that its result is.
     """
 
     called: ToolCalled
     times: int = 1
+    is_repeat: bool = False
     completed: ToolCompleted | None = None
     message_id: str | None = None
 
@@ -112,6 +114,21 @@ class TurnRecord:
                 usage = usage + call.completed.usage
         return usage
 
+    @property
+    def counted_calls(self) -> int:
+        """How many calls there are, each once however often a restart had it made again."""
+        return sum(not call.is_repeat for call in self.calls)
+
+    @property
+    def lost_children(self) -> list[str]:
+        """The sub-agents that a restart took from the turn, and that it has not come back to."""
+        last = {call.called.child_session_id: call.completed for call in self.calls}
+        return [
+            child
+            for child, completed in last.items()
+            if child is not None and completed is not None and completed.status == "unknown"
+        ]
+
     def is_pending(self, call_id: str) -> bool:
         """Whether the call stands in a message already."""
         return any(call.call_id == call_id for call in self.pending)
@@ -124,7 +141,13 @@ class TurnRecord:
         """Note a call."""
         earlier = self._find_earlier(called)
         times = 1 if earlier is None else earlier.times + 1
-        self.calls.append(CallRecord(called=called, times=times))
+        self.calls.append(CallRecord(called=called, times=times, is_repeat=self.is_repeat(called)))
+
+    def is_repeat(self, called: ToolCalled) -> bool:
+        """Whether a call that is to be made is one of which nobody knows how it ended."""
+        earlier = self._find_earlier(called)
+        completed = None if earlier is None else earlier.completed
+        return completed is not None and completed.status == "unknown"
 
     def _find_earlier(self, called: ToolCalled) -> CallRecord | None:
         """Find what a call is made again for."""

@@ -41,7 +41,7 @@ def recover(session: LiveSession) -> bool:
     state, journal = session.state, session.journal
     turn_id = state.active_turn_id
     fate = _decide(session)
-    children: list[str | None] = []
+    children: list[str] = []
     is_over = turn_id is not None and fate == "ends"
     with journal.batch():
         if journal.next_position.term > state.term:
@@ -53,8 +53,8 @@ def recover(session: LiveSession) -> bool:
             )
         if is_over and turn_id is not None:
             spent = TokenUsage() if state.record is None else state.record.children_usage
-            children = [call.child_session_id for call in state.tools.values()]
             _end_calls(session, set())
+            children = [] if state.record is None else state.record.lost_children
             for message, _ in list(state.in_progress.values()):
                 journal.stage(
                     MessageCompleted(
@@ -87,7 +87,7 @@ def recover(session: LiveSession) -> bool:
             turn = keep_turn(session)
             if fate == "resumes":
                 call_again(session, turn)
-    for child in filter(None, children):
+    for child in children:
         cancel_child(session.host, child, state.owner)
     if session.settings.resume_inputs:
         session.start_next()

@@ -12,6 +12,7 @@ from ._asking import AskingTurn
 from ._budget import RAISE, STOP, Bound, find_bounds
 from ._json import MAX_INTEGER
 from .errors import BudgetExceededError
+from .events import ToolCalled
 from .models import SessionConfig, TokenUsage
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ __all__ = ["SpendingTurn", "find_exceeded"]
 #: Looked at before a model is called, and before a tool is.
 _BEFORE_MODEL: Final = ("max_tokens", "max_cost", "max_duration_ms")
 _BEFORE_CALL: Final = ("max_tool_calls", "max_duration_ms")
+#: Before one that a restart has made necessary again: it was counted.
+_BEFORE_REPEAT: Final = ("max_duration_ms",)
 
 
 class SpendingTurn(AskingTurn):
@@ -113,8 +116,10 @@ class SpendingTurn(AskingTurn):
     async def _check_budget(self) -> None:
         await self._check(_BEFORE_MODEL)
 
-    async def _check_calls(self) -> None:
-        await self._check(_BEFORE_CALL)
+    async def _check_call(self, called: ToolCalled) -> None:
+        record = self.record
+        is_repeat = record is not None and record.is_repeat(called)
+        await self._check(_BEFORE_REPEAT if is_repeat else _BEFORE_CALL)
 
     async def _check(self, members: tuple[str, ...]) -> None:
         """Make sure that more may be spent, or ask. Waits only to ask.
@@ -205,7 +210,7 @@ class SpendingTurn(AskingTurn):
             case "max_duration_ms":
                 return self.duration_ms + (0 if is_turns else state.spent_ms)
             case _ if is_turns:
-                return 0 if state.record is None else len(state.record.calls)
+                return 0 if state.record is None else state.record.counted_calls
             case _:
                 return state.tool_calls
 

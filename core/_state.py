@@ -447,8 +447,8 @@ class SessionState:
         the fold makes it: empty, its id derived from the first call's.
         """
         self.tools[body.call_id] = body
-        self.tool_calls += 1
         record = self._turn_record()
+        self.tool_calls += not record.is_repeat(body)
         record.has_answer = False
         stands = record.stands(body)
         record.begin_call(body)

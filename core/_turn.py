@@ -12,6 +12,7 @@ import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from . import codec
+from ._children import cancel_child
 from ._clock import utc_now
 from ._compacting import CompactingTurn
 from ._failures import explain_failure, find_failure
@@ -410,6 +411,7 @@ class RunningTurn(CompactingTurn):
             self.stop_reason = self.cancel_reason
         elif outcome == "interrupted":
             self.stop_reason = "shutdown"
+        children = [] if self.record is None else self.record.lost_children
         with session.journal.batch():
             self._close_calls()
             session.asks.close_all()
@@ -427,6 +429,8 @@ class RunningTurn(CompactingTurn):
                 on_publish=lambda: session.turn_ended(self),
             )
         session.turn_ending(self, outcome, self.own_usage)
+        for child in children:
+            cancel_child(session.host, child, session.state.owner)
 
     def check_running(self) -> None:
         if self.outcome is not None or self.is_suspended:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
 import trio
 from trio.abc import Instrument
 from trio.testing import MockClock
@@ -49,6 +50,14 @@ async def child_of(peer: ProtocolPeer, sid: str) -> str:
             return str(called)
         await trio.sleep(0.01)
     raise AssertionError("the child asks nothing")
+
+
+async def last_end(peer: ProtocolPeer, sid: str) -> dict[str, Any]:
+    """Give the end of the session's last turn, which is all over."""
+    event = (await peer.call("event.list", sessionId=sid, limit=1000))["events"][-1]
+    assert event["type"] == "turn.ended"
+    data: dict[str, Any] = event["data"]
+    return data
 
 
 async def answer(peer: ProtocolPeer, sid: str, value: str) -> None:
@@ -130,6 +139,65 @@ async def test_child_that_was_interrupted_is_a_result(autojump_clock: MockClock)
         types_of_child = await types(peer, called["childSessionId"])
     assert parent.outcomes == ["interrupted"]
     assert types_of_child.count("turn.started") == 1
+
+
+async def test_child_that_its_parent_does_not_come_back_to_is_cancelled(
+    autojump_clock: MockClock,
+) -> None:
+    """§5.7: the agent that was called again went another way."""
+    store = SurvivingStore()
+
+    class Fickle(Parent):
+        async def __call__(self, turn: Turn) -> None:
+            if turn.attempt > 1:
+                await turn.write("Never mind.")
+            else:
+                await super().__call__(turn)
+
+    agents: dict[str, Agent] = {"parent": Fickle(), "worker": asker}
+    async with running(store, agents) as (_, peer):
+        sid = await begin(peer)
+        child = await child_of(peer, sid)
+        store.crash()
+    async with running(store, agents) as (_, peer):
+        await trio.sleep(1)
+        assert (await last_end(peer, sid))["outcome"] == "completed"
+        ended = await last_end(peer, child)
+        assert ended["outcome"] == "cancelled"
+        assert ended["stopReason"] == "the turn that it works for is over"
+
+
+@pytest.mark.parametrize("scope", ["session", "turn"])
+async def test_call_that_a_restart_has_made_again_counts_once(
+    scope: str, autojump_clock: MockClock
+) -> None:
+    """§5.7: else nobody would come back to the child. One more call is one too many, as before."""
+    store = SurvivingStore()
+
+    class Twice(Parent):
+        async def __call__(self, turn: Turn) -> None:
+            self.outcomes.append((await turn.run_child("worker", "work")).outcome)
+            await turn.run_child("worker", "work more")
+
+    parent = Twice()
+    agents: dict[str, Agent] = {"parent": parent, "worker": asker}
+    bound = {"maxToolCalls": 1}
+    budget = bound if scope == "session" else {"perTurn": bound}
+    async with running(store, agents) as (_, peer):
+        sid = (await peer.call("session.create", config={"budget": budget}))["id"]
+        await peer.call("message.stream", sessionId=sid, content="go")
+        child = await child_of(peer, sid)
+        store.crash()
+    for _ in range(2):
+        async with running(store, agents) as (_, peer):
+            await trio.sleep(1)
+            assert (await peer.call("session.get", sessionId=child))["status"] == "waiting"
+            store.crash()
+    async with running(store, agents) as (_, peer):
+        await answer(peer, child, "that one")
+        await trio.sleep(1)
+        assert (await last_end(peer, sid))["outcome"] == "budgetExceeded"
+    assert parent.outcomes == ["completed"]
 
 
 # -- cancelled wherever it waits -------------------------------------------------------------------
