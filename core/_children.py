@@ -91,6 +91,8 @@ class ParentTurn(SpendingTurn):
             await child.create(**about)
             ended = await child.run(content)
         except BaseException:
+            if self.is_suspended:
+                raise  # the child waits, too, and is found again
             grace = self._session.settings.cancel_grace_seconds
             with trio.move_on_after(grace, shield=True) as scope:
                 usage = await child.cancel("the turn that it works for ends")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ._session import LiveSession
     from ._state import SessionState
 
-__all__ = ["call_again", "keep_turn", "recover"]
+__all__ = ["MAX_ATTEMPTS", "call_again", "is_resumable", "keep_turn", "recover"]
 
 #: An agent that nobody has answered is called so often for one turn: perhaps it is what ends the
 #: process each time.
@@ -101,14 +101,21 @@ def _decide(session: LiveSession) -> _Fate:
     if record is None or turn_id is None or state.in_progress:
         return "ends"
     runs = state.tools.keys() - record.calls_at_clients
-    resumable = getattr(session.host.find_agent(record.config), "resumable", False) is True
     if not runs and state.asks and not record.has_answer:
         return "waits"
     if record.attempt >= MAX_ATTEMPTS:
         return "ends"
     if not runs and record.has_answer:
         return "resumes"
-    return "resumes" if resumable and (runs or record.pending) else "ends"
+    return "resumes" if (runs or record.pending) and is_resumable(session) else "ends"
+
+
+def is_resumable(session: LiveSession) -> bool:
+    """Whether the agent of the turn at work may be called again in the middle of its calls."""
+    record = session.state.record
+    if record is None:
+        return False
+    return getattr(session.host.find_agent(record.config), "resumable", False) is True
 
 
 def _end_calls(session: LiveSession, kept: set[str]) -> None:

@@ -26,6 +26,7 @@ from ._notes import NoteTaker
 from ._queries import check_attachments, check_size
 from ._recovery import call_again, keep_turn
 from ._state import SessionState
+from ._suspending import can_suspend
 from ._timers import Timer
 from ._turn import RunningTurn
 from .codec import structure
@@ -497,13 +498,11 @@ class LiveSession:
 
     @property
     def can_suspend(self) -> bool:
-        """Whether the turn only waits for clients, and the next process can go on with it."""
-        return (
-            self.turn is not None
-            and not self.turn.is_cancelled
-            and self.host.store.durable
-            and self.state.status == "waiting"
-        )
+        """Whether the turn only waits for clients, and the next process can go on with it.
+
+        A child's goes with its parent's, which may wait for children that wait for clients.
+        """
+        return can_suspend(self)
 
     def stop_turn(self, reason: str) -> None:
         """End the running turn as ``interrupted``, or leave it waiting: the server stops."""

@@ -333,6 +333,8 @@ class RunningTurn(CompactingTurn):
         if self.cancel_reason is None and self.outcome is None:
             self.cancel_reason = reason
             self._cancel_outcome = outcome
+            # Nobody is to go on with it.
+            self.is_suspended = False
             self.scope.cancel(reason=f"turn {self._id}: {reason}")
 
     def suspend(self) -> None:

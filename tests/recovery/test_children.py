@@ -200,6 +200,61 @@ async def test_call_that_a_restart_has_made_again_counts_once(
     assert parent.outcomes == ["completed"]
 
 
+@pytest.mark.parametrize("resumable", [True, False])
+async def test_server_that_stops_leaves_no_orphan(
+    resumable: bool, autojump_clock: MockClock
+) -> None:
+    """§5.7: both turns wait for the next server, or neither does; nobody waits for the grace."""
+    store, parent = SurvivingStore(), Parent(resumable=resumable)
+    agents: dict[str, Agent] = {"parent": parent, "worker": asker}
+    async with running(store, agents) as (server, peer):
+        sid = await begin(peer)
+        child = await child_of(peer, sid)
+        began = trio.current_time()
+        await server.drain(2)
+        took = trio.current_time() - began
+    assert took < 0.1 if resumable else 2 <= took < 2.1
+    async with running(store, agents) as (_, peer):
+        await trio.sleep(1)
+        if resumable:
+            await answer(peer, child, "that one")
+            await answer(peer, sid, "yes")
+            await trio.sleep(1)
+        for session in (sid, child):
+            ended = await last_end(peer, session)
+            assert ended["outcome"] == ("completed" if resumable else "interrupted")
+    assert parent.outcomes == (["completed"] if resumable else [])
+
+
+async def test_server_that_stops_waits_for_a_child_at_work(autojump_clock: MockClock) -> None:
+    """§5.7: its sibling waits for clients, and still ends with the parent and it."""
+    store = SurvivingStore()
+
+    async def busy(turn: Turn) -> None:
+        await turn.write("x")
+        await trio.sleep_forever()
+
+    class Two(Parent):
+        async def __call__(self, turn: Turn) -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(turn.run_child, "worker", "work")
+                nursery.start_soon(turn.run_child, "busy", "work")
+
+    agents: dict[str, Agent] = {"parent": Two(), "worker": asker, "busy": busy}
+    async with running(store, agents) as (server, peer):
+        await begin(peer)
+        await trio.sleep(1)
+        assert len(server.host.running) == 3
+        began = trio.current_time()
+        await server.drain(2)
+        assert 2 <= trio.current_time() - began < 2.1
+        assert not server.host.running
+    async with running(store, agents) as (_, peer):
+        sessions = (await peer.call("session.list"))["sessions"]
+        ends = [(await last_end(peer, session["id"]))["outcome"] for session in sessions]
+        assert ends == ["interrupted"] * 3
+
+
 # -- cancelled wherever it waits -------------------------------------------------------------------
 
 
