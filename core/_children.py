@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 import trio
@@ -139,8 +139,11 @@ class ParentTurn(SpendingTurn):
                 whole = most if member == "max_cost" else max(1, math.floor(most))
                 bound: Any = {member: whole}
                 shared = attrs.evolve(shared, **bound)
-        if shared.when_exceeded is None and self._asks_for_more:
-            shared = attrs.evolve(shared, when_exceeded="ask")
+        policy: Literal["end", "ask"] = "ask" if self._asks_for_more else "end"
+        if shared.when_exceeded is None and (
+            self._asks_for_more or policy != settings.when_budget_exceeded
+        ):
+            shared = attrs.evolve(shared, when_exceeded=policy)
         return shared
 
 

@@ -312,6 +312,18 @@ async def test_own_budget_of_a_child_holds_where_it_is_smaller(loopback: Connect
     assert parent.results[0].outcome == "budgetExceeded"
 
 
+@pytest.mark.parametrize("own", [None, SessionConfig(budget=Budget(max_tokens=20))])
+async def test_child_ends_where_its_parent_would(
+    own: SessionConfig | None, loopback: Connect
+) -> None:
+    """Also on a server that asks by default: nobody could grant more than the parent's bound."""
+    parent = Parent(config=own)
+    async with loopback(agents(parent, spend), when_budget_exceeded="ask") as peer:
+        sid, _ = await begin(peer, budget={"maxTokens": 20, "whenExceeded": "end"})
+        await peer.expect_event(sid, "turn.ended")
+    assert [result.outcome for result in parent.results] == ["budgetExceeded"]
+
+
 async def test_child_asks_for_more_where_its_parent_would(loopback: Connect) -> None:
     parent = Parent()
     async with loopback(agents(parent, spend)) as peer:
