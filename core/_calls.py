@@ -84,6 +84,10 @@ class CallingTurn(Turn):
     ) -> Message | None:
         """Complete the message in progress, if there is one."""
 
+    @abstractmethod
+    def take_message_usage(self) -> TokenUsage | None:
+        """Give what a message has cost that is complete now, None if nobody said."""
+
     def end_reasoning(self) -> None:
         """Complete what is being thought: calls stand in what is said, which a model is shown."""
         if self.message is not None and self.message.kind == "reasoning":
@@ -234,6 +238,9 @@ class CallingTurn(Turn):
         self.has_acted = True
         with journal.batch():
             self.end_message("complete", None if stands else (info,))
+            if not stands:
+                # Of a model that called without a word: what it cost is not to wait for the next.
+                body = attrs.evolve(body, usage=self.take_message_usage())
             journal.stage(body)
 
     def _take_calls(self, calls: Sequence[ToolCallInfo]) -> tuple[ToolCallInfo, ...]:

@@ -463,7 +463,12 @@ class SessionState:
                 continue
             if _is_implied(message) and not self._has_results_after(index):
                 calls = message.tool_calls or ()
-                self.messages[index] = attrs.evolve(message, tool_calls=(*calls, _call_info(body)))
+                usage = message.usage
+                if body.usage is not None:
+                    usage = body.usage if usage is None else usage + body.usage
+                self.messages[index] = attrs.evolve(
+                    message, tool_calls=(*calls, _call_info(body)), usage=usage
+                )
                 return
             break
         self._append(
@@ -475,6 +480,7 @@ class SessionState:
                 content="",
                 timestamp=entry.timestamp,
                 tool_calls=(_call_info(body),),
+                usage=body.usage,
             ),
             entry.seq,
         )

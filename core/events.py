@@ -247,6 +247,8 @@ class MessageCompleted(EventBody):
 
 @attrs.frozen(kw_only=True)
 class ToolCalled(EventBody):
+    """``usage`` is of the message that the call stands in, where the log has no other of it."""
+
     type = "tool.called"
     log_class = "tool_call"
     call_id: str
@@ -255,6 +257,7 @@ class ToolCalled(EventBody):
     arguments: JsonObject = attrs.field(factory=dict[str, Any])
     child_session_id: str | None = None
     key: str | None = None
+    usage: TokenUsage | None = None
 
 
 @attrs.frozen(kw_only=True)

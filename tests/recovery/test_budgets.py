@@ -75,6 +75,34 @@ async def test_what_was_granted_and_spent_survives(scope: str, autojump_clock: M
             assert "spent 60 of 60 tokens" in third["title"]
 
 
+async def test_calls_without_a_word_have_their_usage(autojump_clock: MockClock) -> None:
+    """§5.6: a model that only calls tools has cost something, too, and a crash keeps it."""
+    store = SurvivingStore()
+
+    async def silent(turn: Turn) -> None:
+        async def call(name: str) -> None:
+            turn.report_usage(input_tokens=6, output_tokens=4, cost=0.1)
+            await turn.call_tool(name, {}, Spender(0).hang)
+
+        async with trio.open_nursery() as nursery:
+            for name in ("one", "two"):
+                nursery.start_soon(call, name)
+
+    async with running(store, silent) as (_, peer):
+        sid = await begin(peer)
+        await trio.sleep(1)
+        said = (await peer.call("message.list", sessionId=sid))["messages"][-1]
+        assert {call["name"] for call in said["toolCalls"]} == {"one", "two"}
+        assert said["usage"]["totalTokens"] == 20
+        store.crash()
+    async with running(store, silent) as (_, peer):
+        events = (await peer.call("event.list", sessionId=sid, limit=1000))["events"]
+        assert events[-1]["data"]["outcome"] == "interrupted"
+        assert events[-1]["data"]["usage"]["totalTokens"] == 20
+        session = await peer.call("session.get", sessionId=sid)
+        assert session["tokenUsage"]["totalTokens"] == 20
+
+
 async def test_answer_to_stop_is_not_asked_again_after_a_restart(
     autojump_clock: MockClock,
 ) -> None:
