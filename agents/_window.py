@@ -42,8 +42,6 @@ class Gauge:
     def __init__(self, window_tokens: int, share: float) -> None:
         self._window = window_tokens
         self._share = share
-        #: The last message when it was compacted: what was measured up to there is past.
-        self._compacted_at: str | None = None
 
     def limit(self, max_tokens: int | None) -> int:
         """Say what a request may take whose reply may have so many tokens."""
@@ -65,12 +63,10 @@ class Gauge:
         """Say how many tokens a request has.
 
         As the provider said of the last one, and of what came since then by its length; all of it
-        by its length where the provider said nothing.
+        by its length where the provider said nothing, or not since a compaction.
         """
         later = 0
         for message in reversed(request.messages):
-            if message.id == self._compacted_at:
-                break
             usage = message.usage
             if usage is not None and usage.input_tokens:
                 return usage.total_tokens + later
@@ -88,10 +84,6 @@ class Gauge:
                 break
             count += 1
         return max(1, count)
-
-    def note_compacted(self, request: ModelRequest) -> None:
-        """Note that the conversation of a request was compacted."""
-        self._compacted_at = request.messages[-1].id
 
 
 def _sum(messages: Iterable[Message]) -> int:

@@ -247,7 +247,7 @@ class ToolLoop:
 
         keep = gauge.count_kept(request)
         try:
-            done = await turn.compact(ask_model, keep_last=keep)
+            return await turn.compact(ask_model, keep_last=keep)
         except BudgetExceededError:
             raise
         except Exception as exc:
@@ -257,10 +257,7 @@ class ToolLoop:
                 exc,
                 exc_info=None if isinstance(exc, WireError) else exc,
             )
-            done = await turn.compact(keep_last=keep)
-        if done:
-            gauge.note_compacted(request)
-        return done
+            return await turn.compact(keep_last=keep)
 
 
 def _count_steps(turn: Turn) -> int:

@@ -107,7 +107,10 @@ class Turn(ABC):
     @property
     @abstractmethod
     def messages(self) -> Sequence[Message]:
-        """The conversation, oldest first, this turn's messages included, those in progress not."""
+        """The conversation, oldest first, this turn's messages included, those in progress not.
+
+        What was said before a compaction and is still shown has no `usage`.
+        """
 
     @property
     @abstractmethod

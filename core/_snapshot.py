@@ -94,6 +94,7 @@ class Snapshot:
     tool_calls: int = 0
     raises: dict[str, int] = attrs.field(factory=dict[str, int])
     compaction: SessionCompacted | None = None
+    compacted_seq: int = 0
     ended: SessionStatus | None = None
     keys: tuple[_Key, ...]
 
@@ -138,6 +139,7 @@ def take_snapshot(state: SessionState) -> Snapshot:
         tool_calls=state.tool_calls,
         raises=dict(state.raises),
         compaction=state.compaction,
+        compacted_seq=state.compacted_seq,
         ended=state.ended,
         keys=tuple(
             _Key(record=record, timestamp=time, seq=seq)
@@ -202,6 +204,7 @@ def restore(state: SessionState, note: Note) -> bool:
     state.tool_calls = snapshot.tool_calls
     state.raises = dict(snapshot.raises)
     state.compaction = snapshot.compaction
+    state.compacted_seq = snapshot.compacted_seq
     state.ended = snapshot.ended
     state.restore_keys((key.record, key.timestamp, key.seq) for key in snapshot.keys)
     return True

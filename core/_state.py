@@ -75,6 +75,7 @@ class SessionState:
         "active_turn_id",
         "asks",
         "closed_asks",
+        "compacted_seq",
         "compaction",
         "config",
         "created_at",
@@ -148,6 +149,7 @@ class SessionState:
         self.raises: dict[str, int] = {}
         #: What stands in for the oldest messages when a model is shown the conversation.
         self.compaction: SessionCompacted | None = None
+        self.compacted_seq = 0
         self.ended: SessionStatus | None = None
         self.keys: dict[str, tuple[KeyRecord, str, int]] = {}
 
@@ -224,7 +226,8 @@ class SessionState:
     def model_messages(self) -> tuple[Message, ...]:
         """Give the conversation as a model is shown it (PROTOCOL §8).
 
-        What was compacted is one system message with its summary.
+        What was compacted is one system message with its summary. A message of before has no usage:
+        its request had in it what is shown no more.
         """
         compaction = self.compaction
         if compaction is None:
@@ -236,7 +239,16 @@ class SessionState:
             content=f"{SUMMARY_HEADING}\n{compaction.summary}",
             timestamp=self.created_at,
         )
-        return (summary, *self.messages[compaction.compacted_count :])
+        count = compaction.compacted_count
+        kept = [
+            attrs.evolve(message, usage=None)
+            if begun <= self.compacted_seq and message.usage is not None
+            else message
+            for message, begun in zip(
+                self.messages[count:], self.message_starts[count:], strict=True
+            )
+        ]
+        return (summary, *kept)
 
     def find_message(self, message_id: str) -> int | None:
         """Give the index of a completed message, newest searched first."""
@@ -350,6 +362,7 @@ class SessionState:
 
     def _session_compacted(self, body: SessionCompacted, entry: Entry) -> None:
         self.compaction = body
+        self.compacted_seq = entry.seq
         if body.usage is not None and self.active_turn_id is not None:
             record = self._turn_record()
             record.compaction_usage = record.compaction_usage + body.usage

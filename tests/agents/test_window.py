@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock
@@ -217,6 +218,22 @@ async def test_cancel_in_the_middle_of_a_compaction_leaves_none(
         assert not [e for e in entries if e["type"] == "session.compacted"]
 
 
+async def test_clients_compaction_between_turns_makes_what_was_measured_before_void() -> None:
+    writer = Writer(0, reports=False)
+
+    def answer(request: ModelRequest) -> ModelAnswer:
+        told = writer(request)
+        return told if is_summary(request) else attrs.evolve(told, usage=usage(650))
+
+    async with open_talk(ToolLoop(ScriptedModel(answer, window_tokens=1000))) as talk:
+        for _ in range(3):
+            await talk.tell("x" * 400)
+        await talk.peer.call("session.compact", **talk.on, keepLast=4)
+        events = await talk.tell("x" * 800)
+    assert len(writer.summaries) == 1
+    assert not [e for e in events if e["type"] == "_compacting"]
+
+
 # -- the gauge -------------------------------------------------------------------------------------
 
 
@@ -229,10 +246,6 @@ def test_gauge_goes_by_what_the_provider_said_and_what_came_since() -> None:
     assert not gauge.is_full(request)
     request = ModelRequest(messages=[old, measured, said("x" * 72, 3)])
     assert gauge.is_full(request)
-    # What was measured before a compaction says nothing any more.
-    gauge.note_compacted(request)
-    request = ModelRequest(messages=[said("short", 0), measured, request.messages[-1]])
-    assert gauge.measure(request) == (1 + 8) + (10 + 8) + (18 + 8)
 
 
 def test_gauge_counts_everything_where_the_provider_said_nothing() -> None:

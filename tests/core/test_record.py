@@ -16,6 +16,7 @@ from trialogue.core.events import (
     InputDelivered,
     MessageCompleted,
     MessageCreated,
+    SessionCompacted,
     SessionCreated,
     SessionUpdated,
     ToolCalled,
@@ -174,6 +175,25 @@ def test_snapshot_keeps_what_was_spent_and_what_was_granted() -> None:
     )
     assert snapshot.record is not None
     assert (snapshot.raises, snapshot.record.raises) == ({"max_tokens": 1}, {"max_cost": 1})
+
+
+def test_snapshot_keeps_whose_usage_a_compaction_made_void() -> None:
+    folded = Folded()
+    used = TokenUsage(input_tokens=5, total_tokens=5)
+
+    def say(name: str) -> None:
+        said = Message(
+            id=name, session_id="s", role="assistant", content=name, timestamp=WHEN, usage=used
+        )
+        folded.take(MessageCompleted(message=said))
+
+    for name in ("one", "two"):
+        say(name)
+    folded.take(SessionCompacted(compaction_id="c", summary="one", compacted_count=1))
+    say("three")
+    for state in (folded.state, folded.from_snapshot()):
+        assert [m.usage for m in state.model_messages()] == [None, None, None, used]
+        assert [m.usage for m in state.messages] == [None, used, used, used]
 
 
 def test_snapshot_does_not_change_with_the_state_it_was_taken_of() -> None:
