@@ -9,13 +9,15 @@ import re
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+import trio
+
 from ._command import KeyClaim, Reply
 from ._edits import stage_answered
 from ._failures import find_failure
 from ._ids import new_id
 from ._queries import check_range
 from ._state import SUMMARY_HEADING, SessionState
-from .errors import InvalidRequestError, SessionBusyError
+from .errors import InvalidRequestError, RequestCancelledError, SessionBusyError
 from .events import SessionCompacted
 from .methods import SessionCompact, SessionCompactResult
 from .models import Message
@@ -74,17 +76,28 @@ def compact(
         write(extract_summary(old))
         return
 
+    # A model may stall: who asked can give it up, and so does the session's end.
+    scope = trio.CancelScope()
+    reply.when_abandoned(lambda _reason: scope.cancel())
+    session.summaries.add(scope)
+
     async def ask_agent() -> None:
         try:
-            summary = await summarize(old)
-            if not isinstance(summary, str):
-                raise TypeError(f"a summary is a str, and not a {type(summary).__name__}")
-            write(summary)
+            with scope:
+                summary = await summarize(old)
+                if not isinstance(summary, str):
+                    raise TypeError(f"a summary is a str, and not a {type(summary).__name__}")
+                write(summary)
+            if scope.cancelled_caught:
+                session.check_open()
+                reply.fail(RequestCancelledError("The summary was given up"))
         except BaseException as exc:  # noqa: ASYNC103 - raised, if it is no failure
             failure = find_failure(exc)
             if failure is None:
                 raise
             reply.fail(failure)
+        finally:
+            session.summaries.discard(scope)
 
     session.host.spawn_writer(ask_agent)
 

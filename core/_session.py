@@ -118,6 +118,8 @@ class LiveSession:
         self.held_at = self.used_at = trio.current_time()
         self.timer: Timer | None = None
         self._closing: list[Callable[[Exception | None], None]] | None = None
+        #: Those of ``session.compact`` that the agent is at.
+        self.summaries: set[trio.CancelScope] = set()
         self._closing_reason = ""
         self._forget_keys_at = 0.0
         self._waiting: dict[str, list[tuple[Reply, MessageSendResult]]] = {}
@@ -603,6 +605,8 @@ class LiveSession:
             return
         self._closing = [done]
         self._closing_reason = reason
+        for scope in self.summaries:
+            scope.cancel()
         if self.turn is not None:
             self._cancel_turn(self.turn, reason)
         else:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from trialogue import AgentError
 from trialogue.core._compaction import whole_steps
@@ -205,6 +206,40 @@ async def test_turn_goes_further_than_a_compaction_that_a_client_began_before(
         go_on.set()
         error = await peer.expect_error(request, "INVALID_REQUEST")
         assert error["data"]["issues"][0]["message"] == "nothing to compact"
+
+
+@pytest.mark.parametrize("ends", ["timeout", "cancel", "close"])
+async def test_summary_that_stalls_is_given_up(
+    ends: str, loopback: Connect, autojump_clock: MockClock
+) -> None:
+    given_up = trio.Event()
+
+    class Stalling:
+        async def __call__(self, turn: Turn) -> None:
+            await turn.write("x")
+
+        async def summarize(self, messages: Sequence[Message]) -> str:
+            try:
+                await trio.sleep_forever()
+            finally:
+                given_up.set()
+
+    async with loopback(Stalling()) as peer:
+        sid = (await peer.call("session.create"))["id"]
+        await peer.call("message.send", sessionId=sid, content="one", wait=True)
+        after = 50 if ends == "timeout" else None
+        compact = {"sessionId": sid, "keepLast": 0}
+        request = await peer.send_request("session.compact", timeout_ms=after, params=compact)
+        if ends == "cancel":
+            await peer.call("request.cancel", id=request)
+        elif ends == "close":
+            await peer.call("session.close", sessionId=sid)
+        code = {"timeout": "TIMEOUT", "cancel": "CANCELLED", "close": "SESSION_CLOSED"}[ends]
+        with trio.fail_after(5):
+            await peer.expect_error(request, code)
+            await given_up.wait()
+        history = (await peer.call("event.list", sessionId=sid))["events"]
+        assert not [e for e in history if e["type"] == "session.compacted"]
 
 
 def test_cut_where_no_result_stands_without_its_call() -> None:
