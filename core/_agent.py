@@ -275,6 +275,7 @@ class Turn(ABC):
 
         Raises:
             InvalidRequestError: There is no such agent, or it does not take the configuration.
+            LocalProtocolError: Something given is not JSON.
             CapacityExceededError: There are too many sessions.
             BudgetExceededError: Nothing more may be spent.
         """

@@ -14,7 +14,7 @@ from . import codec
 from ._command import Command, Reply, make_claim
 from ._ids import new_id
 from ._spending import SpendingTurn
-from ._values import check_name, check_text
+from ._values import check_name, check_text, take_object, take_value
 from .abc import ChildResult, ToolCall
 from .errors import WireError
 from .events import ToolCalled
@@ -58,7 +58,12 @@ class ParentTurn(SpendingTurn):
         check_text(input, "what a sub-agent is told")
         self.check_running()
         await self._check_budget()
-        config = SessionConfig() if config is None else config
+        # What JSON does not have is refused here, before the log has a call.
+        most = self._max_event_bytes
+        arguments = take_object({"agent": agent, "input": input}, "arguments", most)
+        given = {} if config is None else codec.unstructure(config)
+        config = codec.structure(take_object(given, "config", most), SessionConfig)
+        name = take_value(name, "name", most)
         config = attrs.evolve(config, agent=agent, budget=self._share_budget(config.budget))
 
         async def run(call: ToolCall) -> Any:
@@ -76,7 +81,7 @@ class ParentTurn(SpendingTurn):
             call_id=call_id or new_id("call"),
             turn_id=self._id,
             name=TOOL_NAME,
-            arguments={"agent": agent, "input": input},
+            arguments=arguments,
             child_session_id=new_id("ses"),
             key=key,
         )

@@ -10,7 +10,7 @@ from trio.testing import MockClock
 
 from trialogue import AgentError
 from trialogue.core.abc import Agent, ChildResult, Turn
-from trialogue.core.errors import InvalidRequestError
+from trialogue.core.errors import InvalidRequestError, LocalProtocolError
 from trialogue.core.models import Budget, SessionConfig
 from trialogue.testing import ProtocolPeer
 from trialogue.testing.transport_kit import Connect
@@ -258,6 +258,31 @@ async def test_child_that_a_client_cancels_or_closes_is_a_result_or_an_error(
                 assert ended["outcome"] in ("completed", "failed")
             else:
                 assert [result.outcome for result in parent.results] == ["cancelled"]
+
+
+async def test_what_cannot_be_sent_is_refused_before_there_is_a_call(loopback: Connect) -> None:
+    """Each with an error of its own, and the turn may go on."""
+    wrong: Any = "7"
+
+    async def parent(turn: Turn) -> None:
+        with pytest.raises(LocalProtocolError, match="surrogate"):
+            await turn.run_child("worker", "\ud800")
+        with pytest.raises(LocalProtocolError, match="surrogate"):
+            await turn.run_child("worker", "x", name="\ud800")
+        with pytest.raises(LocalProtocolError, match="surrogate"):
+            await turn.run_child("worker", "x", config=SessionConfig(system_prompt="\ud800"))
+        with pytest.raises(InvalidRequestError, match="maxTokens"):
+            await turn.run_child(
+                "worker", "x", config=SessionConfig(budget=Budget(max_tokens=wrong))
+            )
+        await turn.run_child("worker", "right")
+
+    async with loopback(agents(parent, echo)) as peer:
+        sid = (await peer.call("session.create", config={"budget": {"maxTokens": 100}}))["id"]
+        await peer.call("message.stream", sessionId=sid, content="go")
+        events = await peer.read_until(sid, "turn.ended")
+    assert events[-1]["data"]["outcome"] == "completed"
+    assert [e["type"] for e in events].count("tool.called") == 1
 
 
 # -- budgets ---------------------------------------------------------------------------------------
