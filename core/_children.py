@@ -135,6 +135,8 @@ class ParentTurn(SpendingTurn):
         """Bound a child's budget by what is left of this turn's and its session's."""
         shared = Budget() if own is None else own
         left = self.find_left()
+        if "max_tool_calls" in left:
+            left["max_tool_calls"] -= 1  # the call that it is itself
         settings = self._session.settings
         for member, most in left.items():
             mine = getattr(shared, member)

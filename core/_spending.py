@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from ._asking import AskingTurn
-from ._budget import RAISE, STOP, Bound, find_bounds
+from ._budget import MEMBERS, RAISE, STOP, Bound, find_bounds
 from ._json import MAX_INTEGER
 from .errors import BudgetExceededError
 from .events import ToolCalled
@@ -175,9 +175,9 @@ class SpendingTurn(AskingTurn):
         return None if exceeded is None else BudgetExceededError(exceeded[0].explain(exceeded[1]))
 
     def find_left(self) -> dict[str, float]:
-        """Say what may still be spent of what is looked at before a model is called."""
+        """Say what may still be spent of each that is bounded."""
         left: dict[str, float] = {}
-        for bound in self._bounds(*_BEFORE_MODEL):
+        for bound in self._bounds(*MEMBERS):
             most = round(bound.allowed - self._spent(bound), 12)
             left[bound.member] = min(most, left.get(bound.member, math.inf))
         return left

@@ -92,7 +92,8 @@ def test_export(run: Any, tmp_path: Path) -> None:
     assert run("export", session_id, "--format", "markdown", "--output", str(file)) == ("", "")
     shown = [line for line in file.read_text("utf-8").splitlines() if not line.startswith("<!--")]
     assert shown[:4] == ["# talk", "", "## User", ""]
-    assert "## Assistant, reasoning, calls add" in shown
+    assert "## Assistant, reasoning" in shown
+    assert "## Assistant, calls add" in shown
     assert [line for line in shown if line][-1] == "It is 5."
     run("export", session_id, "-o", str(tmp_path), code=1)
 

@@ -9,7 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from trialogue import AgentError
-from trialogue.core.abc import Agent, ChildResult, Turn
+from trialogue.core.abc import Agent, ChildResult, ToolCall, Turn
 from trialogue.core.errors import InvalidRequestError, LocalProtocolError
 from trialogue.core.models import Budget, SessionConfig
 from trialogue.testing import ProtocolPeer
@@ -323,6 +323,27 @@ async def test_child_spends_no_more_than_is_left_and_its_parents_budget_counts_i
         turns = (await peer.call("session.get", sessionId=child))["tokenUsage"]
         assert (turns["totalTokens"], turns["cost"]) == (30, 0.3)
         assert (await peer.call("session.get", sessionId=sid))["tokenUsage"]["totalTokens"] == 40
+
+
+@pytest.mark.parametrize("scope", ["session", "turn"])
+async def test_child_calls_no_more_tools_than_its_parent_may(scope: str, loopback: Connect) -> None:
+    """Of three calls one is the child itself."""
+    called: list[int] = []
+
+    async def tool(_: ToolCall) -> None:
+        called.append(1)
+        await trio.lowlevel.checkpoint()
+
+    async def busy(turn: Turn) -> None:
+        while True:
+            await turn.call_tool("again", {}, tool)
+
+    parent = Parent()
+    bound = {"maxToolCalls": 3}
+    async with loopback(agents(parent, busy)) as peer:
+        sid, _ = await begin(peer, budget=bound if scope == "session" else {"perTurn": bound})
+        await peer.expect_event(sid, "turn.ended")
+    assert (parent.results[0].outcome, len(called)) == ("budgetExceeded", 2)
 
 
 async def test_own_budget_of_a_child_holds_where_it_is_smaller(loopback: Connect) -> None:
