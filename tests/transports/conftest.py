@@ -159,14 +159,14 @@ async def open_fake_server(
     url: str,
     *,
     link: Callable[[FakeAcceptor, Connection], Link] = EchoLink,
-    seconds: float = 5,
+    seconds: float = 30,
     tls: object = None,
     client_tls: object = None,
     allow_origins: tuple[str, ...] = (),
     allow_hosts: tuple[str, ...] = (),
     **settings: float | str,
 ) -> AsyncGenerator[Server]:
-    """Serve ``url`` with fakes behind it; all that is done meanwhile must be done in 5 s."""
+    """Serve ``url`` with fakes behind it; all that is done meanwhile must be done in time."""
     acceptor = FakeAcceptor(link)
     acceptor.settings = Settings(**settings)  # type: ignore[arg-type]
     options = ListenOptions(
