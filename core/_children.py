@@ -61,7 +61,7 @@ class ParentTurn(SpendingTurn):
         # What JSON does not have is refused here, before the log has a call.
         most = self._max_event_bytes
         arguments = take_object({"agent": agent, "input": input}, "arguments", most)
-        given = {} if config is None else codec.unstructure(config)
+        given: dict[str, Any] = {} if config is None else codec.unstructure(config)
         config = codec.structure(take_object(given, "config", most), SessionConfig)
         name = take_value(name, "name", most)
         config = attrs.evolve(config, agent=agent, budget=self._share_budget(config.budget))
