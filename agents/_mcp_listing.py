@@ -37,7 +37,7 @@ class ListingSieve:
         return self
 
     async def __aexit__(self, *exc_info: Any) -> bool | None:
-        result: bool | None = await self._inner.__aexit__(*exc_info)
+        result: bool | None = await self._inner.__aexit__(*exc_info)  # noqa: ASYNC102 - its own
         return result
 
     def __aiter__(self) -> AsyncIterator[Any]:

@@ -179,7 +179,7 @@ async def open_child(
         try:
             yield Child(process)
         finally:
-            await _end(process)
+            await _end(process)  # noqa: ASYNC102 - it is shielded, and bounded
             nursery.cancel_scope.cancel(reason="the MCP server has ended")
 
 
