@@ -107,12 +107,12 @@ def test_clients_that_drop_and_come_back_see_every_event_once(
             "inputs withdrawn": 70,
             "inputs returned": 2,
             "turns failed": 20,
-            "asks answered": 12,
+            "asks answered": 3,
             "asks expired": 180,
             "asks cancelled": 90,
             "asks given up": 50,
-            "asks open at a subscription": 90,
-            "answers refused: ASK_CLOSED": 80,
+            "asks open at a subscription": 45,
+            "answers refused: ASK_CLOSED": 30,
         },
     )
     if is_slow:
@@ -122,7 +122,16 @@ def test_clients_that_drop_and_come_back_see_every_event_once(
             {"drops with an append in flight": 1200, "cancels with an append in flight": 80},
         )
     else:
-        require(hits, part, {"asks answered": 110})
+        # Where a store takes its time, most asks have expired before anybody answers.
+        require(
+            hits,
+            part,
+            {
+                "asks answered": 110,
+                "asks open at a subscription": 90,
+                "answers refused: ASK_CLOSED": 80,
+            },
+        )
 
 
 @pytest.mark.slow

@@ -140,6 +140,10 @@ async def answer_all(url: str, logs: dict[str, list[dict[str, Any]]]) -> None:
     await call(url, *answers)
 
 
+class UnreadableError(Exception):
+    """A log does not hold what its session said that it has."""
+
+
 async def read_logs(url: str) -> dict[str, list[dict[str, Any]]]:
     """Read every log from its beginning."""
     logs: dict[str, list[dict[str, Any]]] = {}
@@ -163,7 +167,8 @@ async def read_logs(url: str) -> dict[str, list[dict[str, Any]]]:
         )
         more: list[str] = []
         for session_id, page in zip(unread, pages, strict=True):
-            assert page["success"], page
+            if not page["success"]:
+                raise UnreadableError(f"of {session_id} something is gone: {page['error']}")
             logs[session_id] += page["data"]["events"]
             if page["data"]["hasMore"]:
                 more.append(session_id)
@@ -241,7 +246,10 @@ async def run_lane(seed: int, folders: int, mode: str, hits: Counter[str]) -> li
     async with open_kennel() as kennel:
         for _ in range(folders):
             with tempfile.TemporaryDirectory() as name:
-                wrong = await run_folder(kennel, Path(name), choice, unique, mode, hits)
+                try:
+                    wrong = await run_folder(kennel, Path(name), choice, unique, mode, hits)
+                except UnreadableError as exc:
+                    wrong = [str(exc)]
                 if wrong:
                     return wrong
     return []
