@@ -99,7 +99,8 @@ async def test_example_script_does_what_it_says(autojump_clock: MockClock) -> No
         assert (brief["outcome"], brief["stopReason"]) == ("completed", "max_tokens")
         failed = (await talk.tell("please fail"))[-1]["data"]
         assert failed["outcome"] == "failed"
-        assert failed["error"] == {"code": "AGENT_ERROR", "message": "I am out of breath."}
+        error = {"code": "AGENT_ERROR", "message": "I am out of breath.", "retryable": True}
+        assert failed["error"] == error
         crashed = (await talk.tell("please crash"))[-1]["data"]
         assert "this stands in the log" not in str(crashed["error"])
         assert crashed["error"]["errorId"]

@@ -634,7 +634,7 @@ async def test_server_pings_each_interval(loopback: Connect, autojump_clock: Moc
                 firsts.add(pings[0] - start)
                 gaps = [later - earlier for earlier, later in itertools.pairwise(pings)]
                 assert gaps == pytest.approx([20, 20, 20], abs=0.1)
-    assert max(firsts) <= 20
+    assert max(firsts) <= 20.1
     assert len(firsts) > 1, "connections made together are not pinged together"
 
 
