@@ -38,8 +38,9 @@ def said(content: str, number: int = 0, **more: Any) -> Message:
 
 
 @tool(effect="none")
-def look() -> str:
-    """Look."""
+async def look() -> str:
+    """Look. It waits for no thread, in which the test's clock would run on."""
+    await trio.lowlevel.checkpoint()
     return "seen " * 20
 
 

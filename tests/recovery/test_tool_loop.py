@@ -33,7 +33,8 @@ class Bench:
         ]
         self.loop = ToolLoop(self.model, tools=tools, **options)
 
-    def _look(self) -> str:
+    async def _look(self) -> str:
+        await trio.lowlevel.checkpoint()  # in a thread the test's clock would run on
         self.ran.append("look")
         return "seen"
 
@@ -72,8 +73,9 @@ async def test_approval_outlives_the_server_and_nothing_is_done_twice(
 
 
 @tool(name="work", effect="none")
-def work_of_more(amount: int) -> str:
+async def work_of_more(amount: int) -> str:
     """Work, of which there is a new parameter."""
+    await trio.lowlevel.checkpoint()
     return "worked"
 
 
