@@ -282,12 +282,9 @@ async def test_killed_server_loses_nothing_it_acknowledged(part: Fraction, seed:
             "retries": 100,
             "turns that waited through a kill": 30,
             "turns called again": 20,
-            # Of few that are sooner than the kill: of a part of a run, one of each is enough.
-            **(
-                {"cancels acknowledged": 25, "answers acknowledged": 10}
-                if part >= 1
-                else {"cancels acknowledged": 8, "answers acknowledged": 4}
-            ),
+            # Few are sooner than the kill (8 answers of a whole run on a slow machine): of a part
+            # there may be none.
+            **({"cancels acknowledged": 8, "answers acknowledged": 2} if part >= 1 else {}),
         },
     )
 
