@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.metadata import version
 from typing import Any, Final, TypeAlias, cast
@@ -33,7 +33,7 @@ from pydantic import ValidationError
 from ..core._failures import find_failure
 from ..core._json import as_object
 from ..core._tool_schema import find_schema_fault
-from ..core.errors import SettingsError
+from ..core.errors import SettingsError, leaves
 from ._mcp_connection import McpConnection, McpLostError, McpToolInfo, ReportProgress
 from ._mcp_listing import ListingSieve
 from ._mcp_process import MAX_LINE_BYTES, Child, SaidLog, open_child
@@ -139,12 +139,12 @@ def _find_secrets(server: McpServer, environ: Mapping[str, str]) -> dict[str, st
 
 def _explain_end(failure: Exception, status: int | None, redactor: Redactor) -> Exception:
     """Say why a connection ended, in words that go on after the server's name."""
-    leaves = list(_leaves(failure))
+    causes = list(leaves(failure))
     for kind in (SettingsError, McpLostError):
-        for leaf in leaves:
-            if isinstance(leaf, kind):
-                return leaf
-    match leaves[0]:
+        for cause in causes:
+            if isinstance(cause, kind):
+                return cause
+    match causes[0]:
         case MCPError() as exc:
             why = f"refused: {exc.message}" + ("" if status is None else f" (HTTP {status})")
         case httpx2.HTTPError() as exc:
@@ -157,14 +157,6 @@ def _explain_end(failure: Exception, status: int | None, redactor: Redactor) -> 
             log.error("a connection to an MCP server failed in a way not foreseen", exc_info=exc)
             why = "failed in a way not foreseen; the log has it"
     return McpLostError(redactor.text(why)[:_MAX_ERROR_CHARS])
-
-
-def _leaves(exc: BaseException) -> Iterator[BaseException]:
-    if isinstance(exc, BaseExceptionGroup):
-        for inner in cast("BaseExceptionGroup[BaseException]", exc).exceptions:
-            yield from _leaves(inner)
-    else:
-        yield exc
 
 
 # -- transports ------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import trio
 
-from ..core._lifespans import open_plain_nursery
+from ..core._nursery import open_plain_nursery
 from ..core.abc import ToolCall
 from ..core.errors import SettingsError
 from ..core.models import Effect

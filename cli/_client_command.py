@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Final, cast
+from typing import Final
 
 import trio
 
 from ..client import Client, connect
-from ..core.errors import ConnectionLostError, SettingsError, TrialogueError, WireError
+from ..core.errors import ConnectionLostError, SettingsError, TrialogueError, WireError, leaves
 from ._exits import EXIT_UNREACHABLE, CommandError
 from ._signals import StopSignals, catch_stop_signals
 
@@ -48,7 +48,7 @@ async def _run_until_stopped(command: Callable[[], Awaitable[int]], signals: Sto
 
 def _explain(exc: Exception) -> Exception:
     """Find what people should be told; what is no error of ours or the network's stays as it is."""
-    causes = list(_leaves(exc))
+    causes = list(leaves(exc))
     if not all(isinstance(cause, (CommandError, TrialogueError, OSError)) for cause in causes):
         return exc
     # The first told the others to stop.
@@ -62,14 +62,6 @@ def _explain(exc: Exception) -> Exception:
             return CommandError(said, EXIT_UNREACHABLE)
         case cause:
             return CommandError(str(cause))
-
-
-def _leaves(exc: BaseException) -> Iterator[BaseException]:
-    if isinstance(exc, BaseExceptionGroup):
-        for inner in cast("BaseExceptionGroup[BaseException]", exc).exceptions:
-            yield from _leaves(inner)
-    else:
-        yield exc
 
 
 @asynccontextmanager

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import attrs
 import trio
 
+from ..core._nursery import open_plain_nursery
 from ..core.codec import encode_json
 from ..core.errors import (
     AskClosedError,
@@ -637,28 +638,14 @@ async def connect(
         tls=tls,
         reconnect=reconnect,
     )
-    failure: BaseException | None = None
-    try:
-        async with trio.open_nursery() as nursery:
-            try:
-                refused = await nursery.start(client.run)
-                if refused is not None:
-                    raise refused
-                yield client
-            except BaseException as exc:
-                failure = exc
-                raise
-            finally:
-                await client.aclose()
-    except BaseExceptionGroup as group:
-        only = group.exceptions[0]
-        # Trio makes a new group of one that it looked for cancellations in.
-        is_of_the_block = only is failure or (
-            isinstance(only, BaseExceptionGroup) and isinstance(failure, BaseExceptionGroup)
-        )
-        if len(group.exceptions) == 1 and is_of_the_block:
-            raise only from only.__cause__  # noqa: ASYNC123 - its own cause is kept
-        raise
+    async with open_plain_nursery() as nursery:
+        try:
+            refused = await nursery.start(client.run)
+            if refused is not None:
+                raise refused
+            yield client
+        finally:
+            await client.aclose()
 
 
 def _make_send(

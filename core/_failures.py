@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import logging
 import traceback
-from typing import cast
 
 import trio
 
 from ._ids import new_id
 from ._json import MAX_INTEGER
 from ._values import cut_text
-from .errors import AgentError, LocalProtocolError, WireError, single_exception
+from .errors import AgentError, LocalProtocolError, WireError, leaves, single_exception
 from .models import ErrorInfo
 
 __all__ = ["describe_failure", "explain_failure", "find_failure"]
@@ -32,21 +31,14 @@ def find_failure(exc: BaseException) -> Exception | None:
     """
     if isinstance(exc, Exception):
         return single_exception(exc)
-    if _holds_end(exc):
+    # A nursery's group may hold it among others.
+    if any(isinstance(one, (trio.Cancelled, KeyboardInterrupt)) for one in leaves(exc)):
         return None
     is_exit = isinstance(exc, SystemExit)
     said = "sys.exit was called" if is_exit else f"{type(exc).__name__} was raised"
     failure = RuntimeError(said)
     failure.__cause__ = exc
     return failure
-
-
-def _holds_end(exc: BaseException) -> bool:
-    """Whether it is, or a nursery's group has among others, what ends more than one function."""
-    if isinstance(exc, BaseExceptionGroup):
-        group = cast("BaseExceptionGroup[BaseException]", exc)
-        return any(_holds_end(inner) for inner in group.exceptions)
-    return isinstance(exc, (trio.Cancelled, KeyboardInterrupt))
 
 
 def explain_failure(exc: Exception, turn_id: str, session_id: str) -> ErrorInfo:

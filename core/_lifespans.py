@@ -10,32 +10,16 @@ from typing import Any, Final
 import trio
 
 from ._failures import find_failure
+from ._nursery import open_plain_nursery
 from .abc import Agent
 from .errors import SettingsError, TrialogueError
 
-__all__ = ["open_agents", "open_plain_nursery"]
+__all__ = ["open_agents"]
 
 log = logging.getLogger("trialogue.server")
 
 #: For an agent to give back what it holds, when the server ends.
 LIFESPAN_END_SECONDS: Final = 5.0
-
-
-@asynccontextmanager
-async def open_plain_nursery() -> AsyncGenerator[trio.Nursery]:
-    """Open a nursery that its user's callers do not see: the block's exception leaves it as raised."""
-    failure: BaseException | None = None
-    try:
-        async with trio.open_nursery() as nursery:
-            try:
-                yield nursery
-            except BaseException as exc:
-                failure = exc
-                raise
-    except BaseExceptionGroup as group:
-        if failure is not None and group.exceptions == (failure,):
-            raise failure from failure.__cause__
-        raise
 
 
 @asynccontextmanager

@@ -25,8 +25,9 @@ from ._flusher import Flusher
 from ._handlers import PROTOCOL_METHODS
 from ._host import LocalHost
 from ._ids import new_id
-from ._lifespans import open_agents, open_plain_nursery
+from ._lifespans import open_agents
 from ._link import ServerLink
+from ._nursery import open_plain_nursery
 from ._ratelimit import RateLimiter
 from ._request import Request
 from ._stats import Stats

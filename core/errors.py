@@ -14,7 +14,7 @@ TrialogueError
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Final, Self, cast
 
 __all__ = [
@@ -57,6 +57,7 @@ __all__ = [
     "WireError",
     "as_text",
     "error_from_wire",
+    "leaves",
     "single_exception",
 ]
 
@@ -389,6 +390,15 @@ def as_text(said: object) -> str:
     if text.isascii():
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def leaves(exc: BaseException) -> Iterator[BaseException]:
+    """Give the exceptions that groups of groups are of; of any other one, that."""
+    if isinstance(exc, BaseExceptionGroup):
+        for inner in cast("BaseExceptionGroup[BaseException]", exc).exceptions:
+            yield from leaves(inner)
+    else:
+        yield exc
 
 
 def single_exception(exc: Exception) -> Exception:

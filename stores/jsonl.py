@@ -34,6 +34,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import trio
 
+from ..core._nursery import open_plain_nursery
 from ._files import NOT_WRITABLE, Files, NoRoomError
 from ._jsonl_start import Loaded, load_folder
 from ._jsonl_store import JsonlSettings, JsonlStore
@@ -89,23 +90,13 @@ async def open_jsonl_store(
 
     loaded = await trio.to_thread.run_sync(load)
     store = JsonlStore(loaded, settings or JsonlSettings())
-    failure: BaseException | None = None
-    try:
-        async with trio.open_nursery() as nursery:
-            try:
-                await nursery.start(store.run)
-                yield store
-            except BaseException as exc:
-                failure = exc
-                raise
-            finally:
-                await store.aclose()
-                nursery.cancel_scope.cancel()
-    except BaseExceptionGroup as group:
-        # What the block raised leaves it as it was raised.
-        if failure is not None and group.exceptions == (failure,):
-            raise failure from failure.__cause__
-        raise
+    async with open_plain_nursery() as nursery:
+        try:
+            await nursery.start(store.run)
+            yield store
+        finally:
+            await store.aclose()
+            nursery.cancel_scope.cancel()
 
 
 def open_store(

@@ -10,11 +10,11 @@ import functools
 import json
 import random
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import attrs
 import pytest
@@ -34,7 +34,7 @@ from trialogue.core._server import Server
 from trialogue.core._session import LiveSession
 from trialogue.core._turn import RunningTurn
 from trialogue.core.abc import ConnectOptions
-from trialogue.core.errors import FencedError, StoreError
+from trialogue.core.errors import FencedError, StoreError, leaves
 from trialogue.core.plugins import find_transport
 from trialogue.stores.memory import MemoryStore
 from trialogue.transports import loopback
@@ -474,17 +474,8 @@ def _run_schedule(shape: Shape, hits: Counter[str], patch: pytest.MonkeyPatch) -
 
 def first_cause(exc: BaseException) -> BaseException:
     """Find a violation in what nurseries made of it."""
-    causes = list(_leaves(exc))
+    causes = list(leaves(exc))
     return next((cause for cause in causes if isinstance(cause, ViolationError)), causes[0])
-
-
-def _leaves(exc: BaseException) -> Iterator[BaseException]:
-    if isinstance(exc, BaseExceptionGroup):
-        group = cast("BaseExceptionGroup[BaseException]", exc)
-        for inner in group.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield exc
 
 
 async def run_together(url: str, shapes: Iterable[Shape], hits: Counter[str], limit: int) -> None:
