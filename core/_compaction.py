@@ -17,7 +17,12 @@ from ._failures import find_failure
 from ._ids import new_id
 from ._queries import check_range
 from ._state import SUMMARY_HEADING, SessionState
-from .errors import InvalidRequestError, RequestCancelledError, SessionBusyError
+from .errors import (
+    InvalidRequestError,
+    RequestCancelledError,
+    SessionBusyError,
+    invalid_request,
+)
 from .events import SessionCompacted
 from .methods import SessionCompact, SessionCompactResult
 from .models import Message
@@ -107,11 +112,7 @@ def _compacted_count(state: SessionState) -> int:
 
 
 def _nothing() -> InvalidRequestError:
-    message = "nothing to compact"
-    return InvalidRequestError(
-        f"Invalid request: params.keepLast: {message}",
-        data={"issues": [{"path": "params.keepLast", "message": message}]},
-    )
+    return invalid_request([{"path": "params.keepLast", "message": "nothing to compact"}])
 
 
 def find_old(

@@ -11,7 +11,7 @@ from ._command import Reply
 from ._feed import PAGE_ENTRIES, SessionFeed, count_fitting
 from ._queries import check_range
 from .codec import decode_json
-from .errors import DamagedError, InvalidRequestError, StoreError
+from .errors import DamagedError, StoreError, invalid_request
 from .log import Entry, Position
 from .methods import (
     EventList,
@@ -69,10 +69,7 @@ def list_entries(
     after = Position(0, 0) if params.after is None else Position.parse(params.after)
     if not session.feed.state.holds(after):
         message = "the log does not hold this position"
-        raise InvalidRequestError(
-            f"Invalid request: params.after: {message}",
-            data={"issues": [{"path": "params.after", "message": message}]},
-        )
+        raise invalid_request([{"path": "params.after", "message": message}])
 
     async def read() -> None:
         try:

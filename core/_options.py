@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, TypeAlias
 import attrs
 
 from .codec import camel_case
-from .errors import InvalidRequestError
+from .errors import invalid_request
 from .models import SessionConfig
 
 __all__ = ["AgentOptions", "OptionName", "check_options", "describe_options"]
@@ -61,8 +61,7 @@ def check_options(agent: object, name: str, config: SessionConfig, changed: Sess
         )
     ]
     if issues:
-        shown = "; ".join(f"{issue['path']}: {issue['message']}" for issue in issues[:3])
-        raise InvalidRequestError(f"Invalid request: {shown}", data={"issues": issues[:16]})
+        raise invalid_request(issues)
 
 
 def _find_issues(

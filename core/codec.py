@@ -16,7 +16,7 @@ from cattrs import Converter, transform_error
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
 from ._json import JsonError, as_array, as_object, decode_strict, encode_json
-from .errors import InvalidRequestError
+from .errors import invalid_request
 
 __all__ = [
     "JsonError",
@@ -159,7 +159,7 @@ def structure(value: Any, cls: type[T]) -> T:
         InvalidRequestError: It does not fit; ``data["issues"]`` names each place.
     """
     if attrs.has(cls) and type(value) is not dict:
-        raise _invalid([{"path": "$", "message": "expected an object"}])
+        raise invalid_request([{"path": "$", "message": "expected an object"}])
     reader: Callable[[Any], T] | None = _readers.get(cls)
     if reader is None:
         reader = _readers[cls] = make_reader(cls, place="")
@@ -177,7 +177,7 @@ def make_reader(cls: type[T], *, place: str = "params") -> Callable[[Any], T]:
         try:
             result: T = hook(value, cls)
         except Exception as exc:
-            raise _invalid(_find_issues(value, cls, place)) from exc
+            raise invalid_request(_find_issues(value, cls, place)) from exc
         return result
 
     return read
@@ -192,11 +192,6 @@ def unstructure(value: Any) -> Any:
         writer = _fast.get_unstructure_hook(cls) if attrs.has(cls) else _fast.unstructure
         _writers[cls] = writer
     return writer(value)
-
-
-def _invalid(issues: list[dict[str, str]]) -> InvalidRequestError:
-    shown = "; ".join(f"{issue['path']}: {issue['message']}" for issue in issues[:3])
-    return InvalidRequestError(f"Invalid request: {shown}", data={"issues": issues[:16]})
 
 
 def _find_issues(value: Any, cls: type[Any], place: str) -> list[dict[str, str]]:

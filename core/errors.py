@@ -14,7 +14,7 @@ TrialogueError
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Final, Self, cast
 
 __all__ = [
@@ -57,6 +57,7 @@ __all__ = [
     "WireError",
     "as_text",
     "error_from_wire",
+    "invalid_request",
     "leaves",
     "single_exception",
 ]
@@ -390,6 +391,16 @@ def as_text(said: object) -> str:
     if text.isascii():
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def invalid_request(issues: Sequence[Mapping[str, str]]) -> InvalidRequestError:
+    """Make the error of a request with something wrong in it.
+
+    Args:
+        issues: The ``path`` of each, and the ``message`` on it; the first of many are said.
+    """
+    shown = "; ".join(f"{issue['path']}: {issue['message']}" for issue in issues[:3])
+    return InvalidRequestError(f"Invalid request: {shown}", data={"issues": list(issues[:16])})
 
 
 def leaves(exc: BaseException) -> Iterator[BaseException]:
