@@ -112,6 +112,7 @@ class HttpModel(Model, Generic[ClientT]):
         *,
         api_key: str | None,
         base_url: str | None,
+        window_tokens: int | None,
         patience: Patience | None,
         environ: Mapping[str, str],
     ) -> None:
@@ -130,6 +131,7 @@ class HttpModel(Model, Generic[ClientT]):
                 f"or {prefix}_BASE_URL to another server"
             )
         self.name = name
+        self.window_tokens = window_tokens
         self.service = self.title if self.is_original else f"the model server at {host}"
         self.patience = patience or Patience()
         self._client: ClientT | None = None

@@ -72,9 +72,13 @@ class AnthropicModel(HttpModel["anthropic.AsyncAnthropic"]):
         environ: Mapping[str, str] = os.environ,
     ) -> None:
         super().__init__(
-            name, api_key=api_key, base_url=base_url, patience=patience, environ=environ
+            name,
+            api_key=api_key,
+            base_url=base_url,
+            window_tokens=window_tokens,
+            patience=patience,
+            environ=environ,
         )
-        self.window_tokens = window_tokens
         self._max_tokens = max_tokens
         self._thinking = thinking
         self._thoughts: OrderedDict[str, Sequence[Block]] = OrderedDict()

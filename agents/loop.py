@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Final
 
 import attrs
@@ -175,7 +176,6 @@ class ToolLoop:
 
     async def _ask(self, turn: Turn, step: ToolStep, gauge: Gauge | None) -> ModelReply:
         """Ask the model once, and complete its message."""
-        config = turn.config
         request = self._make_request(turn, step)
         if (
             gauge is not None
@@ -195,15 +195,19 @@ class ToolLoop:
         reply = await self.model.generate(request, write)
         if ends_thinking:
             turn.complete_message()  # its calls belong to an answer, and not to a thought
-        turn.report_usage(
-            input_tokens=reply.usage.input_tokens,
-            output_tokens=reply.usage.output_tokens,
-            model=config.model or self.model.name,
-            cost=reply.usage.cost,
-        )
+        self._report(turn, reply.usage)
         reply = attrs.evolve(reply, tool_calls=make_loggable(reply.tool_calls))
         turn.complete_message(reply.tool_calls)
         return reply
+
+    def _report(self, turn: Turn, usage: TokenUsage) -> None:
+        """Say what a model took."""
+        turn.report_usage(
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            model=turn.config.model or self.model.name,
+            cost=usage.cost,
+        )
 
     async def summarize(self, messages: Sequence[Message]) -> str:
         """Let the model summarise messages, for ``session.compact``."""
@@ -224,15 +228,6 @@ class ToolLoop:
 
     async def _compact(self, turn: Turn, request: ModelRequest, gauge: Gauge) -> bool:
         """Let the model summarise the oldest part of a conversation that nears its window."""
-        model = request.model or self.model.name
-
-        def report(usage: TokenUsage) -> None:
-            turn.report_usage(
-                input_tokens=usage.input_tokens,
-                output_tokens=usage.output_tokens,
-                model=model,
-                cost=usage.cost,
-            )
 
         async def ask_model(messages: Sequence[Message]) -> str:
             turn.emit("_compacting", {"turnId": turn.id, "messages": len(messages)})
@@ -241,7 +236,7 @@ class ToolLoop:
                 messages,
                 system=request.system,
                 limit=gauge.summary_limit,
-                report=report,
+                report=partial(self._report, turn),
                 admit=turn.check_budget,
             )
 

@@ -63,9 +63,13 @@ class OpenAIModel(HttpModel["openai.AsyncOpenAI"]):
         environ: Mapping[str, str] = os.environ,
     ) -> None:
         super().__init__(
-            name, api_key=api_key, base_url=base_url, patience=patience, environ=environ
+            name,
+            api_key=api_key,
+            base_url=base_url,
+            window_tokens=window_tokens,
+            patience=patience,
+            environ=environ,
         )
-        self.window_tokens = window_tokens
         # OpenAI's newer models refuse the old name; the other servers know only that one.
         self._limit_name = "max_completion_tokens" if self.is_original else "max_tokens"
 
