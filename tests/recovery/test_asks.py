@@ -44,6 +44,24 @@ async def begin(peer: ProtocolPeer, content: str = "go") -> str:
     return sid
 
 
+async def crash_at(
+    store: SurvivingStore,
+    agents: Agent | Mapping[str, Agent],
+    event: str,
+    *,
+    seconds: float = 0.0,
+    **data: Any,
+) -> tuple[str, Any]:
+    """Begin a turn, and end the process so long after an event of it. Gives the session, and that."""
+    async with running(store, agents) as (_, peer):
+        sid = await begin(peer)
+        seen = (await peer.expect_event(sid, event, **data))["data"]
+        if seconds:
+            await trio.sleep(seconds)
+        store.crash()
+    return sid, seen
+
+
 async def follow(peer: ProtocolPeer, sid: str) -> Any:
     """Attach to a session, and give what its open asks are."""
     return (await peer.call("session.subscribe", sessionId=sid))["asks"]
@@ -204,10 +222,7 @@ async def test_ask_expires_though_the_server_was_restarted(autojump_clock: MockC
         await turn.write(f"{answer.value} {answer.reason}")
 
     worker = Worker(ask)
-    async with running(store, worker) as (_, peer):
-        sid = await begin(peer)
-        await peer.expect_event(sid, "ask.opened")
-        store.crash()
+    sid, _ = await crash_at(store, worker, "ask.opened")
     async with running(store, worker) as (_, peer):
         start = trio.current_time()
         await follow(peer, sid)
@@ -289,10 +304,7 @@ async def test_failed_call_fails_again_without_being_made(autojump_clock: MockCl
         await turn.ask("Go on?")
 
     worker = Worker(careless)
-    async with running(store, worker) as (_, peer):
-        sid = await begin(peer)
-        ask = (await peer.expect_event(sid, "ask.opened"))["data"]
-        store.crash()
+    sid, ask = await crash_at(store, worker, "ask.opened")
     async with running(store, worker) as (_, peer):
         await follow(peer, sid)
         await peer.call("ask.answer", sessionId=sid, askId=ask["askId"])
@@ -313,10 +325,7 @@ async def test_turn_that_said_something_beside_its_ask_is_interrupted(
             await turn.write("Hm, ")
 
     worker = Worker(both)
-    async with running(store, worker) as (_, peer):
-        sid = await begin(peer)
-        await peer.expect_event(sid, "message.started")
-        store.crash()
+    sid, _ = await crash_at(store, worker, "message.started")
     async with running(store, worker) as (_, peer):
         events = (await peer.call("event.list", sessionId=sid))["events"][-4:]
         assert [event["type"] for event in events] == [
@@ -337,10 +346,7 @@ async def test_turn_that_waits_since_before_the_crash_can_be_ended(
 ) -> None:
     """§4, §5: its agent is not called for that."""
     store, worker = SurvivingStore(), Worker(two_questions)
-    async with running(store, worker) as (_, peer):
-        sid = await begin(peer)
-        await peer.expect_event(sid, "ask.opened")
-        store.crash()
+    sid, _ = await crash_at(store, worker, "ask.opened")
     async with running(store, worker) as (_, peer):
         await follow(peer, sid)
         queued = await peer.call("message.send", sessionId=sid, content="next")
@@ -520,11 +526,7 @@ async def test_agent_that_is_resumable_goes_on_in_the_middle_of_its_tools(
     """§9: what ended is not done again, what may be is, and what may not is asked about."""
     store, worker = SurvivingStore(), Resumable(step("none", "unsafe", "idempotent"))
     worker.stuck = {"none", "unsafe"}
-    async with running(store, worker) as (_, peer):
-        sid = await begin(peer)
-        await peer.expect_event(sid, "tool.completed")
-        await trio.sleep(1)
-        store.crash()
+    sid, _ = await crash_at(store, worker, "tool.completed", seconds=1)
     worker.stuck = set()
     assert sorted(worker.ran) == ["idempotent", "none", "unsafe"]
     async with running(store, worker) as (_, peer):
@@ -560,11 +562,7 @@ async def test_unsafe_tool_that_was_skipped_is_not_run(autojump_clock: MockClock
     """§9: options retry and skip; its call stays unknown."""
     store, worker = SurvivingStore(), Resumable(step("unsafe"))
     worker.stuck = {"unsafe"}
-    async with running(store, worker) as (_, peer):
-        sid = await begin(peer)
-        await peer.expect_event(sid, "tool.called")
-        await trio.sleep(1)
-        store.crash()
+    sid, _ = await crash_at(store, worker, "tool.called", seconds=1)
     async with running(store, worker) as (_, peer):
         await trio.sleep(1)
         (ask,) = await follow(peer, sid)
@@ -591,10 +589,7 @@ async def test_calls_that_stood_in_a_message_and_were_not_made_yet_are_made(
         assert turn.pending_calls == ()
 
     worker = Resumable(work)
-    async with running(store, worker) as (_, peer):
-        sid = await begin(peer)
-        await peer.expect_event(sid, "message.completed")
-        store.crash()
+    sid, _ = await crash_at(store, worker, "message.completed")
     async with running(store, worker) as (_, peer):
         await trio.sleep(1)
         assert (await types(peer, sid))[-4:] == [
@@ -612,11 +607,7 @@ async def test_agent_that_is_not_resumable_is_interrupted_in_its_tools(
     """§9: it said nothing of being called again."""
     store, worker = SurvivingStore(), Worker(step("none"))
     worker.stuck = {"none"}
-    async with running(store, worker) as (_, peer):
-        sid = await begin(peer)
-        await peer.expect_event(sid, "tool.called")
-        await trio.sleep(1)
-        store.crash()
+    sid, _ = await crash_at(store, worker, "tool.called", seconds=1)
     async with running(store, worker) as (_, peer):
         await trio.sleep(1)
         assert (await types(peer, sid))[-3:] == [
@@ -638,10 +629,7 @@ async def test_tool_at_a_client_is_waited_for_across_a_restart(
         results.append(await turn.call_client_tool("now", {}, call_id="c"))
 
     worker = Worker(call)
-    async with running(store, worker) as (_, peer):
-        sid = await begin(peer)
-        ask = (await peer.expect_event(sid, "ask.opened", kind="tool"))["data"]
-        store.crash()
+    sid, ask = await crash_at(store, worker, "ask.opened", kind="tool")
     async with running(store, worker) as (_, peer):
         assert await follow(peer, sid) == [ask]
         assert (await peer.call("session.get", sessionId=sid))["status"] == "waiting"

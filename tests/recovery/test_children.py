@@ -15,7 +15,7 @@ from trialogue.core.abc import Agent, Turn
 from trialogue.testing import ProtocolPeer
 
 from .surviving import SurvivingStore
-from .test_asks import begin, follow, running, types
+from .test_asks import begin, crash_at, follow, running, types
 
 
 class Parent:
@@ -60,6 +60,15 @@ async def last_end(peer: ProtocolPeer, sid: str) -> dict[str, Any]:
     return data
 
 
+async def crash_with_child(store: SurvivingStore, agents: dict[str, Agent]) -> tuple[str, str]:
+    """End the process when a parent's child asks something. Gives their sessions."""
+    async with running(store, agents) as (_, peer):
+        sid = await begin(peer)
+        child = await child_of(peer, sid)
+        store.crash()
+    return sid, child
+
+
 async def answer(peer: ProtocolPeer, sid: str, value: str) -> None:
     asks: list[Any] = []
     for _ in range(1000):
@@ -74,10 +83,7 @@ async def test_parent_finds_its_child_again(autojump_clock: MockClock) -> None:
     """§5.7, §9: no second child, and each of the two goes on where its log ends."""
     store, parent = SurvivingStore(), Parent()
     agents: dict[str, Agent] = {"parent": parent, "worker": asker}
-    async with running(store, agents) as (_, peer):
-        sid = await begin(peer)
-        child = await child_of(peer, sid)
-        store.crash()
+    sid, child = await crash_with_child(store, agents)
     async with running(store, agents) as (_, peer):
         await follow(peer, sid)
         await answer(peer, child, "that one")
@@ -105,10 +111,7 @@ async def test_child_whose_parent_was_interrupted_is_cancelled(autojump_clock: M
     """§5.7: nobody would take its answer."""
     store = SurvivingStore()
     agents: dict[str, Agent] = {"parent": Parent(resumable=False), "worker": asker}
-    async with running(store, agents) as (_, peer):
-        sid = await begin(peer)
-        child = await child_of(peer, sid)
-        store.crash()
+    sid, child = await crash_with_child(store, agents)
     async with running(store, agents) as (_, peer):
         await trio.sleep(1)
         events = (await peer.call("event.list", sessionId=sid, limit=1000))["events"]
@@ -127,11 +130,7 @@ async def test_child_that_was_interrupted_is_a_result(autojump_clock: MockClock)
         await trio.sleep_forever()
 
     agents: dict[str, Agent] = {"parent": parent, "worker": busy}
-    async with running(store, agents) as (_, peer):
-        sid = await begin(peer)
-        called = (await peer.expect_event(sid, "tool.called"))["data"]
-        await trio.sleep(1)
-        store.crash()
+    sid, called = await crash_at(store, agents, "tool.called", seconds=1)
     async with running(store, agents) as (_, peer):
         await trio.sleep(1)
         await answer(peer, sid, "no")
@@ -155,10 +154,7 @@ async def test_child_that_its_parent_does_not_come_back_to_is_cancelled(
                 await super().__call__(turn)
 
     agents: dict[str, Agent] = {"parent": Fickle(), "worker": asker}
-    async with running(store, agents) as (_, peer):
-        sid = await begin(peer)
-        child = await child_of(peer, sid)
-        store.crash()
+    sid, child = await crash_with_child(store, agents)
     async with running(store, agents) as (_, peer):
         await trio.sleep(1)
         assert (await last_end(peer, sid))["outcome"] == "completed"

@@ -12,7 +12,7 @@ from trialogue.core.models import Effect
 from trialogue.testing import ModelAnswer, ScriptedModel, open_peer, tool_call
 
 from .surviving import SurvivingStore
-from .test_asks import begin, follow, running
+from .test_asks import crash_at, follow, running
 
 
 class Bench:
@@ -57,10 +57,7 @@ async def test_approval_outlives_the_server_and_nothing_is_done_twice(
     """ISSUE 5, PROTOCOL §9: the ask is still there, and the model is not asked again."""
     store, bench = SurvivingStore(), Bench("unsafe")
     bench.is_stuck = False
-    async with running(store, bench.loop) as (_, peer):
-        sid = await begin(peer)
-        asked = (await peer.expect_event(sid, "ask.opened"))["data"]
-        store.crash()
+    sid, asked = await crash_at(store, bench.loop, "ask.opened")
     async with running(store, bench.loop) as (_, peer):
         assert await follow(peer, sid) == [asked]
         assert (asked["kind"], asked["name"]) == ("approval", "work")
@@ -94,10 +91,7 @@ async def test_tool_that_cannot_run_again_stays_unknown(
     """§9.5, and a bug once seen: the model was told of no tool, where it may have done its work."""
     store, bench = SurvivingStore(), Bench(effect, approvals="never")
     model = ScriptedModel(["I see."])
-    async with running(store, bench.loop) as (_, peer):
-        sid = await begin(peer)
-        await peer.expect_event(sid, "tool.called", name="work")
-        store.crash()
+    sid, _ = await crash_at(store, bench.loop, "tool.called", name="work")
     async with running(store, ToolLoop(model, tools=tools, approvals="never")) as (_, peer):
         await peer.call("session.subscribe", sessionId=sid, after="0-0")
         await peer.expect_event(sid, "turn.ended", outcome="completed")
@@ -148,13 +142,10 @@ async def test_harmless_tool_that_ran_at_a_crash_runs_again(
 ) -> None:
     """ISSUE 5: marked unknown, and run again as it is declared."""
     store, bench = SurvivingStore(), Bench(effect)
-    async with running(store, bench.loop) as (_, peer):
-        sid = await begin(peer)
-        await peer.expect_event(sid, "tool.called", name="work")
-        store.crash()
+    sid, _ = await crash_at(store, bench.loop, "tool.called", name="work")
     bench.is_stuck = False
     async with running(store, bench.loop) as (_, peer):
-        await follow(peer, sid)
+        await peer.call("session.subscribe", sessionId=sid, after="0-0")  # it may have ended
         ended = await peer.expect_event(sid, "turn.ended")
         events = (await peer.call("event.list", sessionId=sid, limit=1000))["events"]
     assert ended["data"]["outcome"] == "completed"
@@ -173,10 +164,7 @@ async def test_unsafe_tool_that_ran_at_a_crash_is_asked_about(
 ) -> None:
     """ISSUE 5: retry or skip; the model is told what became of it either way."""
     store, bench = SurvivingStore(), Bench("unsafe", approvals="never")
-    async with running(store, bench.loop) as (_, peer):
-        sid = await begin(peer)
-        await peer.expect_event(sid, "tool.called", name="work")
-        store.crash()
+    sid, _ = await crash_at(store, bench.loop, "tool.called", name="work")
     bench.is_stuck = False
     async with running(store, bench.loop) as (_, peer):
         asks = await follow(peer, sid)

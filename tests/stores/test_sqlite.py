@@ -237,10 +237,8 @@ async def test_note_of_what_is_damaged_that_is_of_no_use_keeps_no_store_from_sta
         assert len(await read_all(store, "ses_1")) == 5
 
 
-async def test_damaged_session_is_known_of_a_database_that_cannot_be_written(
-    path: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Finding it must not stop the store for that it cannot be noted."""
+async def _make_damaged(path: str) -> None:
+    """Make a session of five entries, of which the third has another letter than was written."""
     async with _opened(path) as store:
         await SessionWriter(store, "ses_1").append(5, text="abcdef")
     _by_hand(
@@ -248,6 +246,13 @@ async def test_damaged_session_is_known_of_a_database_that_cannot_be_written(
         "UPDATE entries SET line = CAST(replace(line, 'abcdef', 'abcdeg') AS BLOB)"
         f" WHERE place = {schema.PLACES} + 3",
     )
+
+
+async def test_damaged_session_is_known_of_a_database_that_cannot_be_written(
+    path: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Finding it must not stop the store for that it cannot be noted."""
+    await _make_damaged(path)
 
     def refuse(_: object) -> None:
         raise DatabaseReadOnlyError("the database cannot be written")
@@ -264,13 +269,7 @@ async def test_damaged_session_is_counted_and_takes_no_more(
     path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As of JSON Lines; until it is deleted."""
-    async with _opened(path) as store:
-        await SessionWriter(store, "ses_1").append(5, text="abcdef")
-    _by_hand(
-        path,
-        "UPDATE entries SET line = CAST(replace(line, 'abcdef', 'abcdeg') AS BLOB)"
-        f" WHERE place = {schema.PLACES} + 3",
-    )
+    await _make_damaged(path)
     async with _opened(path) as store:
         log = await store.open("ses_1")
         assert store.statistics()["damaged"] == 0
