@@ -12,6 +12,7 @@ import attrs
 
 from ..core.errors import SettingsError
 from ..core.models import Effect
+from ._urls import split_http_url
 from .tools import ApprovalPolicy
 
 __all__ = ["McpServer", "McpToolOptions", "Redactor", "find_secrets"]
@@ -85,13 +86,8 @@ def _check_token(_: object, __: object, value: str | None) -> None:
 def _check_url(_: object, __: object, value: str | None) -> None:
     if value is None:
         return
-    try:
-        parts = urlsplit(value)
-        is_web = parts.scheme in {"http", "https"} and bool(parts.hostname)
-        _ = parts.port
-    except ValueError:
-        is_web, parts = False, urlsplit("")
-    if not is_web:
+    parts = split_http_url(value)
+    if parts is None:
         raise ValueError("url: it begins with http:// or https://, and has a host")
     if "@" in parts.netloc:
         raise ValueError("url: credentials belong into bearer_token or headers")

@@ -17,6 +17,7 @@ from ._retrying import Patience, retry
 from ._secrets import Secret, find_secret
 from ._streaming import Reader, StreamFailedError, http_timeout, read_reply
 from ._tool_names import restore_names, send_names
+from ._urls import split_http_url
 from .model import Model, ModelReply, ModelRequest, WriteText
 
 if TYPE_CHECKING:
@@ -57,13 +58,7 @@ def _check_url(url: str, source: str) -> str:
     Raises:
         SettingsError: That is no HTTP URL. It is not shown: there may be a password in it.
     """
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        port = -1
-        parts = urlsplit("")
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == -1:
+    if split_http_url(url) is None:
         raise SettingsError(f"{source} is not a URL such as http://127.0.0.1:8080/v1")
     return url
 
