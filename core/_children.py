@@ -249,8 +249,8 @@ class _Answer(Reply):
             raise self._failure
         return self._result
 
-    def when_abandoned(self, abandon: Callable[[str], None]) -> None:
-        if self.is_answered:
+    def when_abandoned(self, abandon: Callable[[str], None] | None) -> None:
+        if self.is_answered and abandon is not None:
             abandon("nobody waits for it any more")
         else:
             self._abandon = abandon

@@ -35,12 +35,13 @@ class Reply(Protocol):
 
     is_answered: bool
 
-    def when_abandoned(self, abandon: Callable[[str], None]) -> None:
+    def when_abandoned(self, abandon: Callable[[str], None] | None) -> None:
         """Say that the command can be given up from here on.
 
         Args:
             abandon: Called with the reason when the request is cancelled or its time is over;
-                the request has been answered then. At once, if that was so before.
+                the request has been answered then. At once, if that was so before. None: it cannot
+                any more, since its effect is on its way to the log.
         """
 
     def succeed(self, result: Any) -> bool:

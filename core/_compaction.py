@@ -92,10 +92,12 @@ def compact(
                 summary = await summarize(old)
                 if not isinstance(summary, str):
                     raise TypeError(f"a summary is a str, and not a {type(summary).__name__}")
-                write(summary)
-            if scope.cancelled_caught:
-                session.check_open()
-                reply.fail(RequestCancelledError("The summary was given up"))
+                if not scope.cancel_called:
+                    reply.when_abandoned(None)
+                    write(summary)
+                    return
+            session.check_open()
+            reply.fail(RequestCancelledError("The summary was given up"))
         except BaseException as exc:  # noqa: ASYNC103 - raised, if it is no failure
             failure = find_failure(exc)
             if failure is None:

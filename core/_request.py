@@ -157,10 +157,10 @@ class Request(msgspec.Struct, eq=False):
 
     # -- stopping --------------------------------------------------------------------------
 
-    def when_abandoned(self, abandon: Callable[[str], None]) -> None:
+    def when_abandoned(self, abandon: Callable[[str], None] | None) -> None:
         """See `trialogue.core._command.Reply`."""
         self._abandon = abandon
-        if self.stop is not None:
+        if self.stop is not None and abandon is not None:
             self._stop(self.stop)
 
     def cancel(self, done: Callable[[bool], object]) -> None:

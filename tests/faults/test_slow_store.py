@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ from trio.testing import MockClock
 from trialogue.core import Settings, open_server
 from trialogue.core._server import Server
 from trialogue.core.abc import Agent, Turn
+from trialogue.core.models import Message
 
 from ._client import Answer, Caller
 from ._mirror import Event
@@ -159,6 +160,34 @@ async def test_cancel_of_what_only_waits_for_its_commit_says_that_it_came_too_la
         assert (await cancel.wait())["data"] == {"cancelled": False}
         assert sent.answer is not None
         assert sent.answer["success"]
+
+
+class Summarist:
+    """An agent that summarises in a tick."""
+
+    async def __call__(self, turn: Turn) -> None:
+        await turn.write("word")
+
+    async def summarize(self, _: Sequence[Message]) -> str:
+        await trio.lowlevel.checkpoint()
+        return "all of it"
+
+
+async def test_cancel_of_a_compaction_whose_summary_is_made_came_too_late(
+    autojump_clock: MockClock,
+) -> None:
+    """PROTOCOL §4: it was answered CANCELLED, and stood in the log."""
+    async with open_scene(Summarist()) as scene:
+        await scene.answer("message.send", {"content": "hello", "wait": True})
+        sent = await scene.caller.post(
+            "session.compact", {"sessionId": scene.session_id, "keepLast": 0}
+        )
+        await trio.sleep(0.5)
+        cancel = await scene.caller.post("request.cancel", {"id": sent.request_id})
+        assert (await cancel.wait())["data"] == {"cancelled": False}
+        assert sent.answer is not None
+        assert sent.answer["data"]["summary"] == "all of it"
+        assert "session.compacted" in [event["type"] for event in await scene.log()]
 
 
 async def test_resync_is_followed_by_the_texts_from_their_start(
