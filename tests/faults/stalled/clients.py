@@ -84,15 +84,26 @@ class Reader:
         """Ask, and wait for the answer."""
         self._last_id += 1
         payload = {"id": self._last_id, "method": method, "params": params}
-        frame = {"version": "1.0", "type": "request", "payload": payload}
-        self._sock.sendall(json.dumps(frame).encode() + b"\n")
+        self._send("request", payload)
         while True:
-            envelope = json.loads(self._lines.readline())
+            envelope = self._receive()
             if envelope["type"] == "event":
                 self.events.append(envelope["payload"])
             elif envelope["payload"]["id"] == self._last_id:
                 assert envelope["payload"]["success"], envelope
                 return envelope["payload"]["data"]
+
+    def _send(self, kind: str, payload: Any) -> None:
+        frame = {"version": "1.0", "type": kind, "payload": payload}
+        self._sock.sendall(json.dumps(frame).encode() + b"\n")
+
+    def _receive(self) -> dict[str, Any]:
+        """Give the next frame that is for us; on a busy machine the server's ping comes as well."""
+        while True:
+            envelope: dict[str, Any] = json.loads(self._lines.readline())
+            if envelope["type"] != "ping":
+                return envelope
+            self._send("pong", envelope["payload"])
 
     def stats(self) -> dict[str, Any]:
         """Ask for the counters."""
@@ -115,7 +126,7 @@ class Reader:
         self.call("message.send", sessionId=session_id, content=f"beat {seconds}")
         delays: list[float] = []
         while True:
-            envelope = json.loads(self._lines.readline())
+            envelope = self._receive()
             now = time.monotonic()
             kind = envelope["payload"].get("type")
             if kind == "_beat":
