@@ -5,7 +5,7 @@ if __name__ != "trialogue.client":
     raise ImportError(f"import this as 'trialogue.client', not as {__name__!r}")
 
 from ._client import Client as Client
-from ._client import connect as connect
+from ._connect import connect as connect
 from ._event_stream import AllEvents as AllEvents
 from ._event_stream import EventStream as EventStream
 from ._events import Event as Event

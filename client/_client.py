@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 import attrs
 import trio
 
-from ..core._nursery import open_plain_nursery
 from ..core.codec import encode_json
 from ..core.errors import (
     AskClosedError,
@@ -32,7 +31,6 @@ from ..core.methods import (
     AskAnswer,
     AskList,
     AskListResult,
-    Credential,
     Empty,
     EventList,
     EventListResult,
@@ -82,7 +80,7 @@ from ._pages import Pages
 from ._stream import MessageStream
 from ._tools import LocalTool, serve_tools
 
-__all__ = ["Client", "connect"]
+__all__ = ["Client"]
 
 P = TypeVar("P")
 T = TypeVar("T")
@@ -594,58 +592,6 @@ class Client(Caller):
             return entries, str(entries[-1].position) if entries and page.has_more else None
 
         return Pages(fetch)
-
-
-@asynccontextmanager
-async def connect(
-    url: str,
-    *,
-    token: str | Credential | None = None,
-    name: str = "trialogue",
-    connect_seconds: float = 10.0,
-    request_seconds: float = 30.0,
-    tls: Any = None,
-    reconnect: bool = True,
-) -> AsyncGenerator[Client]:
-    """Connect to a server, for as long as the block lasts.
-
-    Args:
-        url: ``ws://``, ``wss://``, ``tcp://``, ``tcps://``, ``unix:``, ``loopback://``, or
-            whatever transports are installed.
-        token: A bearer token; a `Credential` for another scheme.
-        name: What the server's operator sees.
-        connect_seconds: For each attempt to connect, hello included.
-        request_seconds: What a call may take, reconnection included; `Client.send_message` has
-            no such bound.
-        tls: A file of CA certificates, or an ``ssl.SSLContext``; None trusts the system's.
-        reconnect: Whether to come back when the connection is lost. The first attempt is the
-            only one in any case.
-
-    Raises:
-        SettingsError: The URL is of no use.
-        OSError: Nobody is there, or not in time.
-        UnauthorizedError, UnsupportedVersionError, ForbiddenError: The server will not have us.
-
-    What the block raises leaves it as it was raised. Calls that other tasks still wait for are
-    cancelled on the server, and raise `ConnectionLostError`.
-    """
-    client = Client(
-        url,
-        token=token,
-        name=name,
-        connect_seconds=connect_seconds,
-        request_seconds=request_seconds,
-        tls=tls,
-        reconnect=reconnect,
-    )
-    async with open_plain_nursery() as nursery:
-        try:
-            refused = await nursery.start(client.run)
-            if refused is not None:
-                raise refused
-            yield client
-        finally:
-            await client.aclose()
 
 
 def _make_send(

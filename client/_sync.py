@@ -25,7 +25,8 @@ from ..core.errors import ConnectionLostError
 from ..core.log import Entry
 from ..core.methods import Credential, HelloResult, ServerInfo
 from ..core.models import Attachment, JsonObject, Session, SessionStatus, WhenBusy
-from ._client import Client, connect
+from ._client import Client
+from ._connect import connect
 from ._event_stream import AllEvents, EventStream
 from ._events import Event
 from ._pages import Pages

@@ -84,7 +84,7 @@ def compact(
     # A model may stall: who asked can give it up, and so does the session's end.
     scope = trio.CancelScope()
     reply.when_abandoned(lambda _reason: scope.cancel())
-    session.summaries.add(scope)
+    session.closing.summaries.add(scope)
 
     async def ask_agent() -> None:
         try:
@@ -104,7 +104,7 @@ def compact(
                 raise
             reply.fail(failure)
         finally:
-            session.summaries.discard(scope)
+            session.closing.summaries.discard(scope)
 
     session.host.spawn_writer(ask_agent)
 

@@ -437,7 +437,7 @@ class LocalHost(SessionHost):
         if session.feed.damage is not None and not session.journal.is_open:
             closed(None)
         else:
-            session.close("deleted by a client", closed)
+            session.closing.begin("deleted by a client", closed)
 
     # -- reading -----------------------------------------------------------------------------
 

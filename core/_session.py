@@ -16,6 +16,7 @@ import trio
 
 from ._asks import AskDesk
 from ._clock import utc_before, utc_now
+from ._closing import Closing, only_stop_waiting
 from ._command import Command, KeyClaim, Reply, record_key
 from ._compaction import compact
 from ._edits import add_message, update_session, write_checkpoint
@@ -44,10 +45,8 @@ from .errors import (
 from .events import (
     InputDelivered,
     InputQueued,
-    InputReturned,
     InputWithdrawn,
     MessageCreated,
-    SessionClosed,
     SessionExpired,
     TurnStarted,
 )
@@ -117,10 +116,7 @@ class LiveSession:
         #: session that has just been loaded.
         self.held_at = self.used_at = trio.current_time()
         self.timer: Timer | None = None
-        self._closing: list[Callable[[Exception | None], None]] | None = None
-        #: Those of ``session.compact`` that the agent is at.
-        self.summaries: set[trio.CancelScope] = set()
-        self._closing_reason = ""
+        self.closing = Closing(self)
         self._forget_keys_at = 0.0
         self._waiting: dict[str, list[tuple[Reply, MessageSendResult]]] = {}
         #: Of each input that a ``wait: true`` request sent, that request: giving it up gives up
@@ -156,7 +152,7 @@ class LiveSession:
             or self.feed.cursors
             or self.state.inputs
             or self.state.asks
-            or self._closing is not None
+            or self.closing.has_begun
             or not self.journal.is_idle
         )
 
@@ -189,7 +185,7 @@ class LiveSession:
             case InputWithdraw():
                 self._withdraw(params, command.claim, reply)
             case SessionClose():
-                self._close(reply)
+                self.closing.answer(reply)
             case _:
                 raise TypeError(f"not a command: {params!r}")
 
@@ -201,7 +197,7 @@ class LiveSession:
         """
         if self.state.ended == "expired":
             raise SessionExpiredError(f"Session expired: {self.id}")
-        if self.state.ended is not None or self._closing is not None:
+        if self.state.ended is not None or self.closing.has_begun:
             raise SessionClosedError(f"Session closed: {self.id}")
 
     def _send(self, command: Command, params: MessageSend | MessageStream, reply: Reply) -> None:
@@ -276,7 +272,7 @@ class LiveSession:
                 turn.wake_steering()
             elif turn is not None and when_busy == "interrupt":
                 if turn.outcome is None:
-                    self._cancel_turn(turn, INTERRUPTED)
+                    self.cancel_turn(turn, INTERRUPTED)
                 elif state.inputs[0].input_id != info.input_id:
                     # That turn is over, though nobody was told yet: what would have run since
                     # then is what this input interrupts.
@@ -308,7 +304,7 @@ class LiveSession:
             if any(info.input_id == result.input_id for info in self.state.inputs):
                 self._stage_withdrawal(result.input_id, reason)
             elif self.turn is not None and self.turn.inputs[0] == result.input_id:
-                self._cancel_turn(self.turn, reason)
+                self.cancel_turn(self.turn, reason)
 
         reply.when_abandoned(abandon)
 
@@ -330,8 +326,8 @@ class LiveSession:
         turn, turn_id = self.turn, params.turn_id
         if turn is not None and turn_id in (None, turn.id):
             self._cancels.append((reply, claim))
-            reply.when_abandoned(_only_stop_waiting)
-            self._cancel_turn(turn, params.reason or "cancelled by a client")
+            reply.when_abandoned(only_stop_waiting)
+            self.cancel_turn(turn, params.reason or "cancelled by a client")
             return
         if turn_id is None or turn_id in self.state.outcomes:
             nothing = TurnCancelResult(cancelled=False, turn_id=turn_id)
@@ -365,7 +361,7 @@ class LiveSession:
             InputWithdrawn(input_id=input_id, reason=reason),
             keys=keys,
             on_commit=None if reply is None else lambda: reply.succeed(result),
-            on_publish=lambda: self._input_gone(input_id, why),
+            on_publish=lambda: self.input_gone(input_id, why),
             on_failure=None if reply is None else reply.fail,
         )
 
@@ -488,7 +484,8 @@ class LiveSession:
                 MessageCreated(message=message), on_publish=lambda: turn.hand_over(message)
             )
 
-    def _cancel_turn(self, turn: RunningTurn, reason: str) -> None:
+    def cancel_turn(self, turn: RunningTurn, reason: str) -> None:
+        """Tell a turn to stop, and see that it does."""
         if turn.is_cancelled or turn.outcome is not None:
             return
         turn.cancel(reason)
@@ -548,8 +545,8 @@ class LiveSession:
                 assert ended is not None
                 reply.succeed_after(self.feed, ended)
         self.host.turn_ended(self)
-        if self._closing is not None:
-            self._finish_closing()
+        if self.closing.has_begun:
+            self.closing.finish()
         else:
             self.start_next()
 
@@ -571,70 +568,15 @@ class LiveSession:
             info = attrs.evolve(info, turn_id=new_id("trn"))
         turn = self._start_turn(info)
         if info.input_id == self._interrupted:
-            self._cancel_turn(turn, INTERRUPTED)
+            self.cancel_turn(turn, INTERRUPTED)
 
-    def _input_gone(self, input_id: str, why: Exception) -> None:
+    def input_gone(self, input_id: str, why: Exception) -> None:
+        """Tell who waits for an input that its turn will not come."""
         self._senders.pop(input_id, None)
         for reply, _ in self._waiting.pop(input_id, []):
             reply.fail(why)
 
-    # -- closing ---------------------------------------------------------------------------
-
-    def _close(self, reply: Reply) -> None:
-        def closed(failure: Exception | None) -> None:
-            if failure is not None:
-                reply.fail(failure)
-            else:
-                reply.succeed_after(self.feed, self.feed.session())
-
-        reply.when_abandoned(_only_stop_waiting)
-        self.close("closed by a client", closed)
-
-    def close(self, reason: str, done: Callable[[Exception | None], None]) -> None:
-        """Cancel the turn, return queued inputs, and write ``session.closed``, the last event.
-
-        Args:
-            reason: For the events.
-            done: Called when all of that is published, or with the error if it never will be.
-        """
-        if self.state.ended is not None:
-            self.journal.when_published(self.state.seq, lambda: done(None), done)
-            return
-        if self._closing is not None:
-            self._closing.append(done)
-            return
-        self._closing = [done]
-        self._closing_reason = reason
-        for scope in self.summaries:
-            scope.cancel()
-        if self.turn is not None:
-            self._cancel_turn(self.turn, reason)
-        else:
-            self._finish_closing()
-
-    def _finish_closing(self) -> None:
-        closing, self._closing = self._closing or [], None
-        reason = self._closing_reason
-
-        def done() -> None:
-            for callback in closing:
-                callback(None)
-
-        def failed(exc: Exception) -> None:
-            for callback in closing:
-                callback(exc)
-
-        with self.journal.batch():
-            for info in list(self.state.inputs):
-                self._stage_return(info, reason)
-            self.journal.stage(SessionClosed(reason=reason), on_publish=done, on_failure=failed)
-
-    def _stage_return(self, info: InputInfo, reason: str) -> None:
-        why = SessionClosedError("The session closed before the input's turn came")
-        self.journal.stage(
-            InputReturned(input_id=info.input_id, reason=reason),
-            on_publish=lambda: self._input_gone(info.input_id, why),
-        )
+    # -- its end ---------------------------------------------------------------------------
 
     def expire(self, reason: str = "idle") -> None:
         """Write ``session.expired``: nobody has used it for long enough."""
@@ -656,9 +598,8 @@ class LiveSession:
         for replies in self._waiting.values():
             for reply, _ in replies:
                 reply.fail(why)
-        for callback in self._closing or []:
-            callback(why)
-        self._cancels, self._waiting, self._closing = [], {}, None
+        self.closing.fail(why)
+        self._cancels, self._waiting = [], {}
         self._senders = {}
         if self.feed.damage is None:
             self.feed.lose_all()
@@ -668,7 +609,3 @@ class LiveSession:
                 self.feed, self.feed.make_resync("the log is damaged"), is_resync=True
             )
         self.host.session_failed(self, exc)
-
-
-def _only_stop_waiting(reason: str) -> None:
-    """What a request does whose work goes on when it is given up."""
