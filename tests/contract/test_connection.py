@@ -664,8 +664,10 @@ async def test_silent_peer_is_dropped_on_a_real_clock(connect: Connect) -> None:
     async with connect(heartbeat_seconds=0.3) as peer, connect.another() as lively:
         peer.answers_pings = False
         await peer.expect_end()
+        # Not counted from the other's end: a slow handshake can make this one much the younger.
+        with trio.fail_after(lively.patience):
+            await _ping_times(lively, 2)
         assert await lively.call("server.health")
-        assert sum(frame["type"] == "ping" for frame in lively.frames) >= 1
 
 
 async def test_peer_that_says_anything_is_not_dropped(
