@@ -73,20 +73,26 @@ async def copy_sessions(
             continue  # deleted meanwhile
         try:
             there = await _compare(source, target, session_id)
+            recollection = await source.recall(session_id)
         except DamagedError:
             damaged.append(session_id)
             continue
         if there == "other":
             conflicts.append(session_id)
             continue
-        if there == "same" and await target.summary(session_id) == summary:
+        if (
+            there == "same"
+            and await target.summary(session_id) == summary
+            # They are written last, and what was being said is nowhere else.
+            and await _has_notes(target, session_id, recollection)
+        ):
             present.append(session_id)
             continue
         if there != "none":
             # The beginning of what is copied now: nothing is lost with it.
             await target.delete(session_id)
         try:
-            is_whole = await _copy(source, target, session_id, summary)
+            is_whole = await _copy(source, target, session_id, summary, recollection)
         except DamagedError:
             await target.delete(session_id)
             is_whole = False
@@ -97,10 +103,13 @@ async def copy_sessions(
 
 
 async def _copy(
-    source: SessionStore, target: SessionStore, session_id: str, summary: Summary
+    source: SessionStore,
+    target: SessionStore,
+    session_id: str,
+    summary: Summary,
+    recollection: Recollection,
 ) -> bool:
     """Copy one session. Returns False, and leaves nothing, if its end cannot be read."""
-    recollection = await source.recall(session_id)
     log = target.create(session_id)
     after = 0
     while page := await source.read(session_id, after, PAGE):
@@ -118,20 +127,20 @@ async def _copy(
         raise StoreError(f"the copy of {session_id} is not what was copied")
     if await target.summary(session_id) != summary:
         raise StoreError(f"the copy of {session_id} has another summary")
-    if target.durable and not await _has_notes(target, session_id, recollection):
-        raise StoreError(f"the copy of {session_id} has other notes")
-    return True
+    # A store writes them a little later.
+    with trio.move_on_after(NOTE_SECONDS):
+        while not await _has_notes(target, session_id, recollection):  # noqa: ASYNC110
+            await trio.sleep(0.01)
+        return True
+    raise StoreError(f"the copy of {session_id} has other notes")
 
 
 async def _has_notes(target: SessionStore, session_id: str, wanted: Recollection) -> bool:
-    """Wait for the notes, which a store writes a little later."""
-    with trio.move_on_after(NOTE_SECONDS):
-        while True:
-            found = await target.recall(session_id)
-            if found.snapshot == wanted.snapshot and list(found.partials) == list(wanted.partials):
-                return True
-            await trio.sleep(0.01)
-    return False
+    """Whether a store that keeps notes has those."""
+    found = await target.recall(session_id)
+    return not target.durable or (
+        found.snapshot == wanted.snapshot and list(found.partials) == list(wanted.partials)
+    )
 
 
 async def _compare(source: SessionStore, target: SessionStore, session_id: str) -> str:

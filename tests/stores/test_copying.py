@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from trialogue.core.errors import StoreError
+from trialogue.core.log import Recollection
 from trialogue.stores.copying import copy_sessions
 from trialogue.stores.memory import MemoryStore
 from trialogue.stores.sqlite import open_sqlite_store
@@ -83,6 +84,32 @@ async def test_copy_that_was_cut_short_is_finished(tmp_path: Path) -> None:
             assert len(report.copied) + len(report.present) == 4
             for number in range(4):
                 assert len(await read_all(target, f"ses_{number}")) == 1200
+
+
+async def test_copy_that_was_cut_short_before_the_notes_is_finished(tmp_path: Path) -> None:
+    """Once seen after a SIGKILL: all entries were there, and what was just being said was not."""
+
+    class WithoutNotes(FailingStore):
+        async def recall(self, session_id: str) -> Recollection:
+            await super().recall(session_id)
+            return Recollection()
+
+    with trio.fail_after(30):
+        async with (
+            open_sqlite_store(str(tmp_path / "a.db")) as source,
+            open_sqlite_store(str(tmp_path / "b.db")) as target,
+        ):
+            writer = SessionWriter(source, "ses_1")
+            await writer.append(3)
+            partial = writer.note("partial", {"text": "so far"})
+            while not (await source.recall("ses_1")).partials:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+            await copy_sessions(WithoutNotes(source, fails=lambda *_: False), target)
+            assert not (await target.recall("ses_1")).partials
+            report = await copy_sessions(source, target)
+            assert list(report.copied) == ["ses_1"]
+            assert list((await target.recall("ses_1")).partials) == [partial]
+            assert len((await copy_sessions(source, target)).present) == 1
 
 
 async def test_other_session_of_the_same_id_is_left_alone() -> None:
