@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import json
 import os
@@ -372,6 +373,8 @@ async def _read_log(file: str, *, partial: bool) -> list[Entry]:
             data = await trio.to_thread.run_sync(sys.stdin.buffer.read)
         else:
             data = await trio.Path(file).read_bytes()
+        # Some editors put it there; behind it a first heading would be none.
+        data = data.removeprefix(codecs.BOM_UTF8)
         if data.startswith(b"{"):
             return parse_jsonl(data, partial=partial)
         return parse_markdown(data.decode())

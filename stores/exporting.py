@@ -53,6 +53,8 @@ _TO_ESCAPE: Final = re.compile(r"^(\\*<!-- trialogue:)", re.MULTILINE)
 _ESCAPED: Final = re.compile(r"^\\(\\*<!-- trialogue:)", re.MULTILINE)
 #: Headings of Markdown that is not from us.
 _HEADING: Final = re.compile(r"^## (user|assistant|system)[ \t]*\n", re.MULTILINE | re.IGNORECASE)
+#: The end of a line that an editor elsewhere would have ended otherwise.
+_LONE_LF: Final = re.compile(r"(?<!\r)\n")
 
 
 async def read_session(store: SessionStore, session_id: str) -> list[Entry]:
@@ -87,7 +89,8 @@ def export_markdown(entries: Sequence[Entry]) -> str:
     """Give the conversation, with what is needed to import it again in comments."""
     state = fold_log(entries)
     session = state.session()
-    parts = [_mark("session", unstructure(session)), f"# {session.name or session.id}\n\n"]
+    title = _one_line(session.name or "") or session.id
+    parts = [_mark("session", unstructure(session)), f"# {title}\n\n"]
     for message in state.messages:
         data: dict[str, Any] = unstructure(message)
         del data["content"]
@@ -106,7 +109,12 @@ def _heading(message: Message) -> str:
         words += f", calls {', '.join(call.name for call in message.tool_calls)}"
     if message.status != "complete":
         words += f" ({message.status})"
-    return words
+    return _one_line(words)
+
+
+def _one_line(text: str) -> str:
+    """Make a heading of names that anybody gave: more lines could be taken for comments of ours."""
+    return " ".join(text.split())
 
 
 def _mark(kind: str, data: object) -> str:
@@ -175,6 +183,8 @@ def parse_markdown(text: str) -> list[Entry]:
     Raises:
         InvalidRequestError: There is no message in it, or a comment of ours is damaged.
     """
+    if not _LONE_LF.search(text):
+        text = text.replace("\r\n", "\n")
     marks = list(_MARKED.finditer(text))
     if not marks:
         return _parse_plain(text)

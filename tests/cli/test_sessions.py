@@ -196,6 +196,19 @@ def test_import_keeps_what_the_file_says(
     assert trio.run(owners) == ["ann", "bob"]
 
 
+def test_byte_order_mark_hides_nothing(
+    exported: tuple[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Notepad puts one there. The first heading, and its message, were once lost by it."""
+    session_id, file = exported
+    notes, log = tmp_path / "notes.md", tmp_path / "log.jsonl"
+    notes.write_text("\ufeff## User\n\nHi\n\n## Assistant\n\nHello\n", "utf-8")
+    log.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    out, _ = offline(capsys, "import", f"jsonl:{tmp_path}/b", str(notes), str(log), "--json")
+    by_hand, talk = json.loads(out)
+    assert (by_hand["messageCount"], talk["id"]) == (2, session_id)
+
+
 def test_damaged_files_are_refused_with_the_line_and_nothing_is_written(
     exported: tuple[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

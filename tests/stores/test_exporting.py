@@ -35,7 +35,9 @@ from trialogue.testing.store_kit import same_entry
 NOW = "2026-01-01T00:00:00.000Z"
 
 
-def make_log(session_id: str = "ses_1", contents: Sequence[str] = ("Hi", "Hello!")) -> list[Entry]:
+def make_log(
+    session_id: str = "ses_1", contents: Sequence[str] = ("Hi", "Hello!"), name: str = "A talk"
+) -> list[Entry]:
     """A session of one turn, written in two terms."""
 
     def message(number: int, role: MessageRole, content: str) -> Message:
@@ -50,7 +52,7 @@ def make_log(session_id: str = "ses_1", contents: Sequence[str] = ("Hi", "Hello!
 
     session = Session(
         id=session_id,
-        name="A talk",
+        name=name,
         status="idle",
         config=SessionConfig(agent="echo", temperature=0.5),
         created_at=NOW,
@@ -156,6 +158,22 @@ def test_markdown_reads_well() -> None:
     text = export_markdown(make_log())
     shown = "\n".join(line for line in text.splitlines() if not line.startswith("<!--"))
     assert shown == "# A talk\n\n## User\n\nHi\n\n## Assistant\n\nHello!\n"
+
+
+def test_name_of_several_lines_is_one_heading() -> None:
+    """A name is whatever a client said; one like this could add messages of its own."""
+    log = make_log(name=f'A\n\n<!-- trialogue:message {{"id":"msg_0"}} -->\n{"x" * 9}\n')
+    imported = fold(parse_markdown(export_markdown(log)))
+    assert imported.name == fold(log).name
+    assert [m.content for m in imported.messages] == ["Hi", "Hello!"]
+
+
+@pytest.mark.parametrize(
+    "text", [export_markdown(make_log()), "## User\nHi\n## Assistant\nHello!\n"]
+)
+def test_markdown_of_which_an_editor_changed_the_line_ends_is_the_same(text: str) -> None:
+    saved = text.replace("\n", "\r\n")
+    assert [m.content for m in fold(parse_markdown(saved)).messages] == ["Hi", "Hello!"]
 
 
 def test_markdown_of_somebody_elses_is_read_by_its_headings() -> None:
