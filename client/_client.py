@@ -246,7 +246,7 @@ class Client(Caller):
 
         Returns:
             ``outcome`` says how the turn ended, ``message`` is its last message of the
-            assistant, None if there was none.
+            assistant, None if there was none. Where the turn ``failed``, ``error`` says why.
         """
         params = _make_send(session_id, text, attachments, when_busy, wait=True)
         return await self._command("message.send", params, MessageSendResult, key, math.inf)

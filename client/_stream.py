@@ -259,10 +259,7 @@ class ChunkMaker:
         )
 
     def _ended(self, body: TurnEnded) -> Chunk:
-        if body.outcome == "failed" and body.error is not None:
-            error = _make_error(body.error)
-            return self._failed(error, body.usage)
-        return self.done(body.outcome, self._message, body.stop_reason, body.usage)
+        return self._end(body.outcome, body.error, body.stop_reason, body.usage)
 
     def _failed(self, error: WireError, usage: TokenUsage | None = None) -> ErrorChunk:
         return ErrorChunk(
@@ -272,20 +269,21 @@ class ChunkMaker:
             usage=usage or TokenUsage(),
         )
 
-    def done(
+    def _end(
         self,
         outcome: Outcome,
-        message: Message | None,
+        error: ErrorInfo | None,
         stop_reason: str | None = None,
         usage: TokenUsage | None = None,
     ) -> DoneChunk | ErrorChunk:
         """Make the last chunk."""
         if outcome == "failed":
-            return self._failed(AgentError("The turn failed"), usage)
+            failure = AgentError("The turn failed") if error is None else _make_error(error)
+            return self._failed(failure, usage)
         return DoneChunk(
             outcome=outcome,
             turn_id=self.turn_id,
-            message=message,
+            message=self._message,
             stop_reason=stop_reason,
             usage=usage or TokenUsage(),
         )
@@ -300,7 +298,8 @@ class ChunkMaker:
             if answer.message is not None:
                 rest = self.rest_of(answer.message)
                 chunks += [rest] if rest is not None else []
-            self.last = self.done(answer.outcome or "completed", answer.message)
+            self._message = answer.message
+            self.last = self._end(answer.outcome or "completed", answer.error)
         chunks.append(self.last)
         return chunks
 

@@ -12,6 +12,7 @@ from .models import (
     AskKind,
     ClientTool,
     Effect,
+    ErrorInfo,
     InputInfo,
     Message,
     MessageKind,
@@ -63,12 +64,14 @@ class ChildResult:
 
     Attributes:
         message: The last that it wrote, None if it wrote nothing.
+        error: Why it failed.
         usage: Of its session.
     """
 
     session_id: str
     outcome: Outcome
     message: Message | None = None
+    error: ErrorInfo | None = None
     usage: TokenUsage = attrs.field(factory=TokenUsage)
 
 

@@ -25,7 +25,7 @@ from .methods import (
     SessionGet,
     TurnCancel,
 )
-from .models import Budget, Message, ParentRef, Session, SessionConfig, TokenUsage
+from .models import Budget, ErrorInfo, Message, ParentRef, Session, SessionConfig, TokenUsage
 
 if TYPE_CHECKING:
     from ._feed import SessionFeed
@@ -38,7 +38,9 @@ log = logging.getLogger("trialogue.turn")
 #: How a sub-agent stands in its parent's log.
 TOOL_NAME: Final = "run_child"
 #: Beside the message in a call's result: ids, numbers, and how the message is wrapped.
-_RESULT_ROOM: Final = 2048
+_RESULT_ROOM: Final = 4096
+#: Of what is said of its failure, in characters: within that room, as JSON in a text.
+_ERROR_CHARACTERS: Final = 200
 
 
 class ParentTurn(SpendingTurn):
@@ -115,6 +117,7 @@ class ParentTurn(SpendingTurn):
             session_id=child.session_id,
             outcome=ended.outcome or "interrupted",
             message=self._fit(ended.message),
+            error=_cut(ended.error),
             usage=usage,
         )
         wire: dict[str, Any] = codec.unstructure(result)
@@ -129,7 +132,7 @@ class ParentTurn(SpendingTurn):
         # Twice JSON: the result stands in the history as a text.
         if 2 * len(codec.encode_json(message.content)) <= limit:
             return message
-        return attrs.evolve(message, content=message.content[: limit // 16] + "…")
+        return attrs.evolve(message, content=message.content[: max(0, limit // 16)] + "…")
 
     def _share_budget(self, own: Budget | None) -> Budget:
         """Bound a child's budget by what is left of this turn's and its session's."""
@@ -152,6 +155,14 @@ class ParentTurn(SpendingTurn):
         ):
             shared = attrs.evolve(shared, when_exceeded=policy)
         return shared
+
+
+def _cut(error: ErrorInfo | None) -> ErrorInfo | None:
+    """Cut what would not fit; the child's ``turn.ended`` has all of it."""
+    if error is None:
+        return None
+    code, message = (said[:_ERROR_CHARACTERS] for said in (error.code, error.message))
+    return attrs.evolve(error, code=code, message=message)
 
 
 def cancel_child(host: SessionHost, session_id: str, principal: str | None) -> None:

@@ -30,7 +30,7 @@ from ._state import SessionState
 from ._suspending import can_suspend
 from ._timers import Timer
 from ._turn import RunningTurn
-from .codec import structure
+from .codec import encode_json, structure, unstructure
 from .errors import (
     ConflictError,
     InputNotFoundError,
@@ -315,12 +315,12 @@ class LiveSession:
         outcome = None if turn_id is None else published.outcomes.get(turn_id)
         if turn_id is None or outcome is None:
             return None
-        return attrs.evolve(
-            result,
-            turn_id=turn_id,
-            outcome=outcome,
-            message=published.last_assistant_message(turn_id),
-        )
+        message, error = published.last_assistant_message(turn_id), published.errors.get(turn_id)
+        if error is not None and message is not None:
+            size = sum(len(encode_json(unstructure(part))) for part in (message, error))
+            if size > self.settings.max_event_bytes:
+                error = None  # ``turn.ended`` has it; one frame has room for the message alone
+        return attrs.evolve(result, turn_id=turn_id, outcome=outcome, message=message, error=error)
 
     def _cancel(self, params: TurnCancel, claim: KeyClaim | None, reply: Reply) -> None:
         turn, turn_id = self.turn, params.turn_id

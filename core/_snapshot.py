@@ -18,6 +18,7 @@ from .events import SessionCompacted, ToolCalled
 from .log import KeyRecord, Note, Position
 from .models import (
     AskInfo,
+    ErrorInfo,
     ForkedFrom,
     InProgress,
     InputInfo,
@@ -88,6 +89,7 @@ class Snapshot:
     active_turn_id: str | None = None
     record: TurnRecord | None = None
     outcomes: dict[str, Outcome]
+    errors: dict[str, ErrorInfo] = attrs.field(factory=dict[str, ErrorInfo])
     input_turns: dict[str, str]
     usage: TokenUsage
     spent_ms: int = 0
@@ -133,6 +135,7 @@ def take_snapshot(state: SessionState) -> Snapshot:
         active_turn_id=state.active_turn_id,
         record=None if state.record is None else state.record.copy(),
         outcomes=dict(state.outcomes),
+        errors=dict(state.errors),
         input_turns=dict(state.input_turns),
         usage=state.usage,
         spent_ms=state.spent_ms,
@@ -198,6 +201,7 @@ def restore(state: SessionState, note: Note) -> bool:
     # Two states are restored from one snapshot, and this is what they change in place.
     state.record = None if snapshot.record is None else snapshot.record.copy()
     state.outcomes = dict(snapshot.outcomes)
+    state.errors = dict(snapshot.errors)
     state.input_turns = dict(snapshot.input_turns)
     state.usage = snapshot.usage
     state.spent_ms = snapshot.spent_ms

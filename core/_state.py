@@ -41,6 +41,7 @@ from .events import (
 from .log import Entry, KeyRecord, Position, Summary
 from .models import (
     AskInfo,
+    ErrorInfo,
     ForkedFrom,
     InProgress,
     InputInfo,
@@ -81,6 +82,7 @@ class SessionState:
         "created_at",
         "created_key",
         "ended",
+        "errors",
         "forked_from",
         "in_progress",
         "input_turns",
@@ -140,6 +142,8 @@ class SessionState:
         #: Of the active turn, once it has called a tool or asked something.
         self.record: TurnRecord | None = None
         self.outcomes: dict[str, Outcome] = {}
+        #: Of the turns that failed, why.
+        self.errors: dict[str, ErrorInfo] = {}
         self.input_turns: dict[str, str] = {}
         self.usage = TokenUsage()
         #: How long its turns took, how many calls they made, and how often each bound of the
@@ -412,6 +416,8 @@ class SessionState:
     def _turn_ended(self, body: TurnEnded, entry: Entry) -> None:
         self.active_turn_id = self.record = None
         self.outcomes[body.turn_id] = body.outcome
+        if body.error is not None:
+            self.errors[body.turn_id] = body.error
         self.usage = self.usage + body.usage
         self.spent_ms += body.duration_ms or 0
         self.last_activity_at = entry.timestamp

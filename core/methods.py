@@ -15,6 +15,7 @@ from .models import (
     AskInfo,
     Attachment,
     ClientTool,
+    ErrorInfo,
     InProgress,
     InputInfo,
     JsonObject,
@@ -343,7 +344,8 @@ class MessageStream:
 class MessageSendResult:
     """At admission; with ``wait``, at the turn's end, then ``outcome`` is there.
 
-    ``message`` is the turn's last assistant message, absent if there was none.
+    ``message`` is the turn's last assistant message, absent if there was none; ``error`` says why it
+    failed.
     """
 
     input_id: str
@@ -353,6 +355,7 @@ class MessageSendResult:
     state: Literal["started", "queued", "steered"]
     message: Message | None = None
     outcome: Outcome | None = None
+    error: ErrorInfo | None = None
 
 
 @attrs.frozen(kw_only=True)

@@ -531,5 +531,17 @@ def test_a_failure_that_the_server_tells_of_later_is_an_error() -> None:
     (chunk,) = maker.settle(failed)
     assert isinstance(chunk, ErrorChunk)
     assert maker.last is chunk
+    error = {"code": "AGENT_ERROR", "message": "No quota.", "retryable": True}
+    message = make_message(content="So far.", status="error")
+    maker = ChunkMaker(structure(make_sent(), MessageSendResult))
+    text, chunk = maker.settle(
+        structure(make_sent(outcome="failed", error=error, message=message), MessageSendResult)
+    )
+    assert isinstance(text, TextChunk)
+    assert isinstance(chunk, ErrorChunk)
+    assert isinstance(chunk.error, AgentError)
+    assert (chunk.error.message, chunk.error.retryable) == ("No quota.", True)
+    assert chunk.message is not None
+    assert chunk.message.content == "So far."
     (chunk,) = ChunkMaker(failed).settle(WireError("gone"))
     assert isinstance(chunk, ErrorChunk)

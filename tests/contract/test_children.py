@@ -127,6 +127,8 @@ async def test_child_that_fails_is_a_result(loopback: Connect) -> None:
     assert result.outcome == "failed"
     assert result.message is not None
     assert (result.message.content, result.message.status) == ("I was ", "error")
+    assert result.error is not None
+    assert (result.error.code, result.error.message) == ("AGENT_ERROR", "broken")
 
 
 async def test_agent_that_is_not_there_is_an_error_of_the_call(loopback: Connect) -> None:
@@ -172,6 +174,7 @@ async def test_child_asks_in_its_own_session_and_its_parents_time_stands_still(
 async def test_long_answer_of_a_child_fits_into_the_parents_log(loopback: Connect) -> None:
     async def talker(turn: Turn) -> None:
         await turn.write("\x01" * 10_000)
+        raise AgentError("\x01" * 10_000)
 
     parent = Parent()
     async with loopback(agents(parent, talker), max_message_bytes=64 * 1024) as peer:

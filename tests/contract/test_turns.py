@@ -834,3 +834,53 @@ async def test_two_sessions_run_at_once(connect: Connect) -> None:
         await peer.expect_event(two, "turn.ended")
         first.finish()
         await peer.expect_event(one, "turn.ended")
+
+
+async def test_answer_that_was_waited_for_says_why_its_turn_failed(loopback: Connect) -> None:
+    """§4: who waits for a turn and reads no events is told so, a repeat of the request as well."""
+
+    async def agent(turn: Turn) -> None:
+        await turn.write("So far.")
+        raise AgentError("No quota.", retryable=True, data={"retryAfterMs": 500})
+
+    async with loopback(agent) as peer:
+        sid = (await peer.call("session.create"))["id"]
+        await peer.call("session.subscribe", sessionId=sid)
+        waiting = {"sessionId": sid, "content": "hi", "wait": True}
+        answers = [
+            await peer.call("message.send", params=waiting, idempotency_key="k") for _ in range(2)
+        ]
+        ended = (await peer.expect_event(sid, "turn.ended"))["data"]
+    assert answers[0] == answers[1]
+    assert answers[0]["outcome"] == "failed"
+    assert answers[0]["message"]["content"] == "So far."
+    assert answers[0]["error"] == ended["error"]
+    assert answers[0]["error"] == {
+        "code": "AGENT_ERROR",
+        "message": "No quota.",
+        "retryable": True,
+        "retryAfterMs": 500,
+    }
+
+
+@pytest.mark.parametrize("is_held", [True, False])
+async def test_error_that_has_no_room_beside_its_message_is_left_to_the_event(
+    is_held: bool, loopback: Connect
+) -> None:
+    """§4: the answer is no error of its own, however long the message is."""
+    sizes = {"max_send_frame_bytes": 64 * 1024, "max_message_bytes": 62 * 1024}
+    sizes |= {"max_frame_bytes": 16 * 1024, "max_list_bytes": 16 * 1024}
+    sizes |= {"max_config_bytes": 1024, "max_metadata_bytes": 1024}
+
+    async def agent(turn: Turn) -> None:
+        await turn.write("x" * (62 * 1024 - (500 if is_held else 2)))
+        raise AgentError("No quota." if is_held else "No" * 4000)
+
+    async with loopback(agent, **sizes) as peer:
+        sid = (await peer.call("session.create"))["id"]
+        await peer.call("session.subscribe", sessionId=sid)
+        done = await peer.call("message.send", sessionId=sid, content="hi", wait=True)
+        ended = (await peer.expect_event(sid, "turn.ended"))["data"]
+    assert (done["outcome"], "error" in done) == ("failed", is_held)
+    assert done["message"]["content"].startswith("xxx")
+    assert ended["error"]["message"].startswith("No")

@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from trialogue import Settings, Turn, open_server
+from trialogue import AgentError, Settings, Turn, open_server
 from trialogue.core import Server
 from trialogue.testing import ProtocolPeer, open_peer
 
@@ -31,6 +31,8 @@ async def answer(turn: Turn) -> None:
             await trio.sleep_forever()
 
         await turn.call_tool("stuck", {}, stuck)
+    if text.startswith("fail"):
+        raise AgentError("No quota.")
     if text.startswith("recall"):
         await turn.write(" | ".join(message.content for message in turn.messages))
         return
@@ -205,6 +207,8 @@ async def test_long_log_is_opened_from_its_snapshot() -> None:
     store = SurvivingStore(append_seconds=0)
     async with running(store, rate_limit=None) as (_, peer):
         session_id = (await peer.call("session.create", metadata={"a": 1}))["id"]
+        failing = {"sessionId": session_id, "content": "fail", "wait": True}
+        failed = await peer.call("message.send", params=failing, idempotency_key="f")
         for number in range(170):
             await peer.call("message.send", sessionId=session_id, content=f"n{number}", wait=True)
         before = await peer.call("message.list", sessionId=session_id, limit=1000)
@@ -225,8 +229,10 @@ async def test_long_log_is_opened_from_its_snapshot() -> None:
     async with running(store) as (_, peer):
         after = await peer.call("message.list", sessionId=session_id, limit=1000)
         session = await peer.call("session.get", sessionId=session_id)
+        assert await peer.call("message.send", params=failing, idempotency_key="f") == failed
     assert after == before
     assert session["metadata"] == {"a": 1}
+    assert failed["error"]["message"] == "No quota."
     assert min(reads) >= 1000
 
 
