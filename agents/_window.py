@@ -106,6 +106,7 @@ async def summarize(
     messages: Sequence[Message],
     *,
     system: str | None,
+    model_name: str | None = None,
     limit: int | None,
     report: Callable[[TokenUsage], object],
     admit: Callable[[], Awaitable[object]] = trio.lowlevel.checkpoint,
@@ -118,6 +119,7 @@ async def summarize(
         model: Who summarises.
         messages: Oldest first.
         system: The system prompt.
+        model_name: Of the provider's model, where it is not its own.
         limit: How many tokens a request may have.
         report: Called with what each request took.
         admit: Called before each of them; it raises if there is to be none.
@@ -130,7 +132,9 @@ async def summarize(
         count = len(left) if limit is None else _count_fitting(left, limit)
         part, left = left[:count], left[count:]
         await admit()
-        summary = await _summarize_part(model, part, system, report) or extract_summary(part)
+        summary = await _summarize_part(model, part, system, model_name, report) or extract_summary(
+            part
+        )
         if not left:
             return summary
         before = f"{SUMMARY_HEADING}\n{summary}"
@@ -167,6 +171,7 @@ async def _summarize_part(
     model: Model,
     messages: Sequence[Message],
     system: str | None,
+    model_name: str | None,
     report: Callable[[TokenUsage], object],
 ) -> str:
     pieces: list[str] = []
@@ -187,6 +192,7 @@ async def _summarize_part(
         attachments=None,
         usage=None,
     )
-    reply = await model.generate(ModelRequest(messages=(*messages, asked), system=system), write)
+    request = ModelRequest(messages=(*messages, asked), system=system, model=model_name)
+    reply = await model.generate(request, write)
     report(reply.usage)
     return as_text("".join(pieces)).strip()

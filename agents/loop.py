@@ -10,7 +10,7 @@ from typing import Final
 
 import attrs
 
-from ..core.abc import AgentOptions, Turn
+from ..core.abc import AgentOptions, Excerpt, Turn
 from ..core.errors import BudgetExceededError, SettingsError, WireError
 from ..core.models import Message, MessageKind, TokenUsage
 from ._calls import make_loggable
@@ -200,24 +200,26 @@ class ToolLoop:
         turn.complete_message(reply.tool_calls)
         return reply
 
-    def _report(self, turn: Turn, usage: TokenUsage) -> None:
+    def _report(self, spender: Turn | Excerpt, usage: TokenUsage) -> None:
         """Say what a model took."""
-        turn.report_usage(
+        spender.report_usage(
             input_tokens=usage.input_tokens,
             output_tokens=usage.output_tokens,
-            model=turn.config.model or self.model.name,
+            model=spender.config.model or self.model.name,
             cost=usage.cost,
         )
 
-    async def summarize(self, messages: Sequence[Message]) -> str:
+    async def summarize(self, messages: Excerpt) -> str:
         """Let the model summarise messages, for ``session.compact``."""
-        gauge = self._make_gauge()
+        gauge, config = self._make_gauge(), messages.config
         return await summarize(
             self.model,
             messages,
-            system=self.system_prompt,
+            system=self.system_prompt if config.system_prompt is None else config.system_prompt,
+            model_name=config.model,
             limit=None if gauge is None else gauge.summary_limit,
-            report=lambda _: None,
+            report=partial(self._report, messages),
+            admit=messages.check_budget,
         )
 
     def _make_gauge(self) -> Gauge | None:
@@ -235,6 +237,7 @@ class ToolLoop:
                 self.model,
                 messages,
                 system=request.system,
+                model_name=request.model,
                 limit=gauge.summary_limit,
                 report=partial(self._report, turn),
                 admit=turn.check_budget,

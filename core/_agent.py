@@ -22,7 +22,7 @@ from .models import (
     ToolCallInfo,
 )
 
-__all__ = ["Agent", "Answer", "ChildResult", "ToolCall", "ToolFunction", "Turn"]
+__all__ = ["Agent", "Answer", "ChildResult", "Excerpt", "ToolCall", "ToolFunction", "Turn"]
 
 
 @attrs.frozen(kw_only=True)
@@ -73,6 +73,34 @@ class ChildResult:
     message: Message | None = None
     error: ErrorInfo | None = None
     usage: TokenUsage = attrs.field(factory=TokenUsage)
+
+
+class Excerpt(Sequence[Message]):
+    """What an agent's ``summarize`` is given: the messages that its summary is to stand in for."""
+
+    @property
+    @abstractmethod
+    def config(self) -> SessionConfig:
+        """The session's, as a turn would have it."""
+
+    @abstractmethod
+    def report_usage(
+        self,
+        *,
+        input_tokens: int = 0,
+        output_tokens: int = 0,
+        model: str | None = None,
+        cost: float | None = None,
+    ) -> None:
+        """Say what a model took, as `Turn.report_usage` does. The session has spent it at once."""
+
+    @abstractmethod
+    async def check_budget(self) -> None:
+        """Make sure that the session may spend more, before a model is called.
+
+        Raises:
+            BudgetExceededError: It may not. Nobody is asked: there is no turn that could wait.
+        """
 
 
 class Turn(ABC):

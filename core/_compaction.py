@@ -17,6 +17,8 @@ from ._failures import find_failure
 from ._ids import new_id
 from ._queries import check_range
 from ._state import SUMMARY_HEADING, SessionState
+from ._summarizing import SessionExcerpt
+from .abc import Excerpt
 from .errors import (
     InvalidRequestError,
     RequestCancelledError,
@@ -44,8 +46,8 @@ def compact(
 ) -> None:
     """Carry out ``session.compact``.
 
-    The summary is the agent's if its function has a ``summarize`` (an async function of the
-    messages), else an extract. Inputs that arrive meanwhile are not held up: what is summarised
+    The summary is the agent's if its function has a ``summarize`` (an async function of an
+    `Excerpt`), else an extract. Inputs that arrive meanwhile are not held up: what is summarised
     was said before.
 
     Raises:
@@ -89,7 +91,7 @@ def compact(
     async def ask_agent() -> None:
         try:
             with scope:
-                summary = await summarize(old)
+                summary = await summarize(SessionExcerpt(session, old))
                 if not isinstance(summary, str):
                     raise TypeError(f"a summary is a str, and not a {type(summary).__name__}")
                 if not scope.cancel_called:
@@ -172,11 +174,9 @@ def _whole_turns(messages: Sequence[Message], count: int) -> int:
     return max(0, count)
 
 
-def _find_summarizer(
-    session: LiveSession,
-) -> Callable[[Sequence[Message]], Awaitable[object]] | None:
+def _find_summarizer(session: LiveSession) -> Callable[[Excerpt], Awaitable[object]] | None:
     agent: Any = session.host.find_agent(session.state.config)
-    summarize: Callable[[Sequence[Message]], Awaitable[object]] | None
+    summarize: Callable[[Excerpt], Awaitable[object]] | None
     summarize = getattr(agent, "summarize", None)
     return summarize
 

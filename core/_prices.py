@@ -9,6 +9,9 @@ from typing import Final
 
 import attrs
 
+from ._json import MAX_INTEGER
+from .models import TokenUsage
+
 __all__ = ["Price", "PriceList", "check_prices"]
 
 log = logging.getLogger("trialogue.turn")
@@ -36,6 +39,41 @@ class PriceList:
     def __init__(self, prices: Mapping[str, Price]) -> None:
         self._prices = dict(prices)
         self._unknown: set[str] = set()
+
+    def make_usage(
+        self,
+        input_tokens: int,
+        output_tokens: int,
+        model: str | None,
+        cost: float | None,
+        *,
+        is_needed: bool = False,
+    ) -> TokenUsage:
+        """Make what an agent reports a usage, within the range of JSON. See `Turn.report_usage`.
+
+        Raises:
+            TypeError, ValueError: It is none.
+        """
+        for count in (input_tokens, output_tokens):
+            if type(count) is not int or count < 0:
+                raise TypeError(f"a count of tokens is an int of 0 or more, and not {count!r:.80}")
+        # What the log is told it has to be read with again, whatever a provider says.
+        input_tokens = min(input_tokens, MAX_INTEGER)
+        output_tokens = min(output_tokens, MAX_INTEGER)
+        if cost is not None:
+            if type(cost) not in (int, float):
+                raise TypeError(f"a cost is a number, and not {cost!r:.80}")
+            if not 0 <= cost < math.inf:
+                raise ValueError(f"a cost is 0 or more, and not {cost!r}")
+        elif model is not None:
+            cost = self.cost(model, input_tokens, output_tokens, is_needed)
+        # Added up, since a sum stays in the protocol's range.
+        return TokenUsage() + TokenUsage(
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            total_tokens=input_tokens + output_tokens,
+            cost=None if cost is None else min(cost, float(MAX_INTEGER)),
+        )
 
     def cost(
         self, model: str, input_tokens: int, output_tokens: int, is_needed: bool

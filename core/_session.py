@@ -153,6 +153,7 @@ class LiveSession:
             or self.state.inputs
             or self.state.asks
             or self.closing.has_begun
+            or self.closing.summaries
             or not self.journal.is_idle
         )
 

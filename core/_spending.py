@@ -10,7 +10,6 @@ import trio
 
 from ._asking import AskingTurn
 from ._budget import MEMBERS, RAISE, STOP, Bound, find_bounds
-from ._json import MAX_INTEGER
 from .errors import BudgetExceededError
 from .events import ToolCalled
 from .models import SessionConfig, TokenUsage
@@ -67,27 +66,9 @@ class SpendingTurn(AskingTurn):
         model: str | None = None,
         cost: float | None = None,
     ) -> None:
-        for count in (input_tokens, output_tokens):
-            if type(count) is not int or count < 0:
-                raise TypeError(f"a count of tokens is an int of 0 or more, and not {count!r:.80}")
-        # What the log is told it has to be read with again, whatever a provider says.
-        input_tokens = min(input_tokens, MAX_INTEGER)
-        output_tokens = min(output_tokens, MAX_INTEGER)
-        if cost is not None:
-            if type(cost) not in (int, float):
-                raise TypeError(f"a cost is a number, and not {cost!r:.80}")
-            if not 0 <= cost < math.inf:
-                raise ValueError(f"a cost is 0 or more, and not {cost!r}")
-        elif model is not None:
-            needed = any(member == "max_cost" for _, member, _ in self._limits)
-            cost = self._session.host.prices.cost(model, input_tokens, output_tokens, needed)
-        # Added up, since a sum stays in the protocol's range.
-        usage = TokenUsage() + TokenUsage(
-            input_tokens=input_tokens,
-            output_tokens=output_tokens,
-            total_tokens=input_tokens + output_tokens,
-            cost=None if cost is None else min(cost, float(MAX_INTEGER)),
-        )
+        needed = any(member == "max_cost" for _, member, _ in self._limits)
+        prices = self._session.host.prices
+        usage = prices.make_usage(input_tokens, output_tokens, model, cost, is_needed=needed)
         self.own_usage = self.own_usage + usage
         self._message_usage = self._message_usage + usage
 

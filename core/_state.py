@@ -31,6 +31,7 @@ from .events import (
     SessionCompacted,
     SessionCreated,
     SessionExpired,
+    SessionSpent,
     SessionUpdated,
     ToolCalled,
     ToolCompleted,
@@ -371,6 +372,9 @@ class SessionState:
             record = self._turn_record()
             record.compaction_usage = record.compaction_usage + body.usage
 
+    def _session_spent(self, body: SessionSpent, entry: Entry) -> None:
+        self.usage = self.usage + body.usage
+
     def _input_queued(self, body: InputQueued, entry: Entry) -> None:
         info = InputInfo(
             input_id=body.input_id,
@@ -568,6 +572,7 @@ class SessionState:
         SessionClosed: _session_ended,
         SessionExpired: _session_ended,
         SessionCompacted: _session_compacted,
+        SessionSpent: _session_spent,
         InputQueued: _input_queued,
         InputDelivered: _input_delivered,
         InputWithdrawn: _input_gone,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import attrs
 import trio
 
-from ._agent import Agent, Answer, ChildResult, ToolCall, ToolFunction, Turn
+from ._agent import Agent, Answer, ChildResult, Excerpt, ToolCall, ToolFunction, Turn
 from ._frame import Frame
 from ._options import AgentOptions
 from .errors import StoreError
@@ -41,6 +41,7 @@ __all__ = [
     "CloseReason",
     "ConnectOptions",
     "Connection",
+    "Excerpt",
     "Frame",
     "Link",
     "ListenOptions",

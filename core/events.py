@@ -51,6 +51,7 @@ __all__ = [
     "SessionDeleted",
     "SessionExpired",
     "SessionResumed",
+    "SessionSpent",
     "SessionUpdated",
     "Sync",
     "ToolCalled",
@@ -130,6 +131,15 @@ class SessionCompacted(EventBody):
     summary: str
     compacted_count: int
     usage: TokenUsage | None = None
+
+
+@attrs.frozen(kw_only=True)
+class SessionSpent(EventBody):
+    """What was spent outside of turns, such as on a summary that a client asked for."""
+
+    type = "session.spent"
+    log_class = "metadata"
+    usage: TokenUsage
 
 
 @attrs.frozen(kw_only=True)
@@ -374,6 +384,7 @@ DURABLE_EVENTS: Final[tuple[type[EventBody], ...]] = (
     SessionResumed,
     SessionCheckpointed,
     SessionCompacted,
+    SessionSpent,
     SessionClosed,
     SessionExpired,
     InputQueued,

@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from trialogue import AgentError, Settings
+from trialogue import AgentError, Price, Settings
 from trialogue.agents._window import Gauge, summarize
 from trialogue.agents.loop import ToolLoop
 from trialogue.agents.model import ModelRequest, ToolSpec
@@ -342,3 +342,65 @@ async def test_summary_of_one_message_ends() -> None:
             report=lambda _: None,
         )
     assert summary == "short"
+
+
+# -- session.compact ---------------------------------------------------------------------------
+
+
+async def test_summary_for_a_client_is_made_as_its_session_is_configured_and_counted() -> None:
+    """§4, §5.6: model, system prompt, price and budget are the session's, between turns too."""
+    writer = Writer(0, reports=True)
+    model = ScriptedModel(writer)
+    settings = Settings(prices={"big": Price(input=1e6, output=0)})
+    loop = ToolLoop(model, system_prompt="Be brief.")
+    async with open_talk(loop, settings) as talk:
+        config = {"model": "big", "systemPrompt": "Be long."}
+        await talk.peer.call("session.update", **talk.on, config=config)
+        for _ in range(3):
+            await talk.tell("x" * 400)
+        before = (await talk.peer.call("session.get", **talk.on))["tokenUsage"]
+        compacted = await talk.peer.call("session.compact", **talk.on, keepLast=2)
+        assert compacted["summary"] == "Summary 1."
+        request = model.requests[-1]
+        assert (request.model, request.system) == ("big", "Be long.")
+        spent = (await talk.peer.expect_event(talk.session_id, "session.spent"))["data"]["usage"]
+        assert spent["inputTokens"] == spent["cost"] > 100
+        after = (await talk.peer.call("session.get", **talk.on))["tokenUsage"]
+        assert {name: after[name] - before[name] for name in after} == spent
+        stats = await talk.peer.call("server.stats")
+        assert stats["inputTokens"] == after["inputTokens"]
+        # What is spent is spent: the next summary finds its bound.
+        budget = {"maxTokens": after["totalTokens"]}
+        await talk.peer.call("session.update", **talk.on, config={"budget": budget})
+        error = await talk.peer.refused("AGENT_ERROR", "session.compact", **talk.on, keepLast=0)
+        assert f"of {after['totalTokens']:,} tokens" in error["message"]
+        assert len(writer.summaries) == 1
+        budget = {"maxTokens": after["totalTokens"] + 1}
+        await talk.peer.call("session.update", **talk.on, config={"budget": budget})
+        await talk.peer.call("session.compact", **talk.on, keepLast=0)
+
+
+async def test_summary_that_fails_was_spent_all_the_same() -> None:
+    """§5.6: in parts, say, of which a later one fails."""
+    answers = iter(
+        [ModelAnswer("Part.", usage=usage(70)), ModelAnswer(error=AgentError("No quota."))]
+    )
+
+    def answer(request: ModelRequest) -> ModelAnswer:
+        return next(answers) if is_summary(request) else ModelAnswer("y" * 400, usage=usage(1))
+
+    async with open_talk(ToolLoop(ScriptedModel(answer, window_tokens=300))) as talk:
+        for _ in range(3):
+            await talk.tell("x" * 400)
+        await talk.peer.refused("AGENT_ERROR", "session.compact", **talk.on, keepLast=0)
+        assert (await talk.peer.call("session.get", **talk.on))["tokenUsage"]["totalTokens"] == 73
+
+
+async def test_model_that_summarises_a_turn_is_the_sessions() -> None:
+    writer = Writer(12, reports=True)
+    model = ScriptedModel(writer, window_tokens=400)
+    async with open_talk(ToolLoop(model, tools=[look])) as talk:
+        await talk.peer.call("session.update", **talk.on, config={"model": "big"})
+        await talk.tell("go")
+    assert writer.summaries
+    assert {request.model for request in model.requests} == {"big"}

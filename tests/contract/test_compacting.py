@@ -270,3 +270,31 @@ def test_cut_where_no_result_stands_without_its_call() -> None:
     assert [whole_steps(messages, count) for count in range(10)] == [0, 1, 1, 3, 4, 4, 4, 7, 8, 9]
     assert whole_steps(messages, 8, [("t2", "c3")]) == 7
     assert whole_steps(messages, -1) == 0
+
+
+async def test_session_that_is_being_summarised_stays_in_memory(
+    loopback: Connect, autojump_clock: MockClock
+) -> None:
+    """Else it would be loaded a second time, and both would write its log."""
+
+    class Slow:
+        async def __call__(self, turn: Turn) -> None:
+            await turn.write("x")
+
+        async def summarize(self, messages: Sequence[Message]) -> str:
+            await trio.sleep(1000)
+            return "Late."
+
+    async with loopback(Slow(), evict_after_seconds=60) as peer:
+        sid = (await peer.call("session.create"))["id"]
+        await peer.call("message.send", sessionId=sid, content="one", wait=True)
+        request = await peer.send_request("session.compact", sessionId=sid, keepLast=0)
+        await trio.sleep(500)
+        await peer.call("message.add", sessionId=sid, role="user", content="aside")
+        answer = await peer.expect_response(request)
+        assert answer["data"]["summary"] == "Late."
+        assert (
+            answer["data"]["position"]
+            == (await peer.call("session.get", sessionId=sid))["position"]
+        )
+        assert (await peer.call("server.stats"))["sessionsEvicted"] == 0
