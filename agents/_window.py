@@ -44,11 +44,21 @@ class Gauge:
         self._share = share
 
     def limit(self, max_tokens: int | None) -> int:
-        """Say what a request may take whose reply may have so many tokens."""
+        """Say what a request may take whose reply may have so many tokens.
+
+        Half of the window at least: else every turn would begin with a summary of the last.
+        """
         most = int(self._window * self._share)
-        if max_tokens is not None and max_tokens < self._window:
-            most = min(most, self._window - max_tokens)
+        if max_tokens is not None:
+            most = min(most, max(self._window - max_tokens, self._window // 2))
         return most
+
+    def fit(self, request: ModelRequest) -> ModelRequest:
+        """Let the reply have no more tokens than the request leaves of the window."""
+        left = self._window - self.measure(request)
+        if request.max_tokens is None or request.max_tokens <= left:
+            return request
+        return attrs.evolve(request, max_tokens=max(1, left))
 
     @property
     def summary_limit(self) -> int:

@@ -183,6 +183,8 @@ class ToolLoop:
             and await self._compact(turn, request, gauge)
         ):
             request = self._make_request(turn, step)
+        if gauge is not None:
+            request = gauge.fit(request)
         ends_thinking = False
 
         async def write(text: str, *, kind: MessageKind = "text") -> None:

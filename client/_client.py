@@ -10,7 +10,7 @@ async with connect("ws://127.0.0.1:8765") as client:
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -31,6 +31,7 @@ from ..core.methods import (
     AskAnswer,
     AskList,
     AskListResult,
+    ConfigUpdate,
     Empty,
     EventList,
     EventListResult,
@@ -147,11 +148,28 @@ class Client(Caller):
         config: SessionConfig | None = None,
         summary: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        remove: Collection[str] = (),
         key: str | None = None,
     ) -> Session:
-        """Change what is given; a changed config holds from the next turn."""
+        """Change what is given; a changed config holds from the next turn.
+
+        Args:
+            session_id: The session.
+            name, summary, metadata: Each replaces what was there.
+            config: Its members that are not None replace what was there.
+            remove: Names of members of the config that go, such as ``budget``: the server's
+                defaults hold then.
+            key: See `Client`.
+
+        Raises:
+            ValueError: A config has no member of a name in ``remove``.
+        """
         params = SessionUpdate(
-            session_id=session_id, name=name, config=config, summary=summary, metadata=metadata
+            session_id=session_id,
+            name=name,
+            config=_make_update(config, remove),
+            summary=summary,
+            metadata=metadata,
         )
         return await self._command("session.update", params, Session, key)
 
@@ -592,6 +610,17 @@ class Client(Caller):
             return entries, str(entries[-1].position) if entries and page.has_more else None
 
         return Pages(fetch)
+
+
+def _make_update(config: SessionConfig | None, remove: Collection[str]) -> ConfigUpdate | None:
+    if config is None and not remove:
+        return None
+    names = [field.name for field in attrs.fields(SessionConfig)]
+    for name in remove:
+        if name not in names:
+            raise ValueError(f"no member of a config: {name!r}: there are {', '.join(names)}")
+    given = {} if config is None else {name: getattr(config, name) for name in names}
+    return ConfigUpdate(**given, removed=frozenset(remove))
 
 
 def _make_send(

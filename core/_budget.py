@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Final, Literal, TypeAlias
 
@@ -38,8 +39,11 @@ _UNITS: Final[Mapping[str, str]] = {
     "max_duration_ms": "ms",
     "max_tool_calls": "tool calls",
 }
+#: Costs are counted in these: a bound below would be none.
+SMALLEST_COST: Final = 1e-12
 #: Before the key of an ask that the server opens about a budget.
 _KEY: Final = "budget"
+_NUMBER: Final = re.compile(r"\d{1,17}(\.\d{1,17})?(e[+-]?\d{1,2})?")
 
 
 @attrs.frozen(kw_only=True)
@@ -48,18 +52,18 @@ class Bound:
 
     Attributes:
         limit: What the budget says.
-        raises: How often the same was granted once more.
+        granted: What was granted beyond it.
     """
 
     scope: Scope
     member: str
     limit: float
-    raises: int = 0
+    granted: float = 0
 
     @property
     def allowed(self) -> float:
         """What may be spent by now."""
-        return round(self.limit * (1 + self.raises), 12)
+        return round(self.limit + self.granted, 12)
 
     def explain(self, spent: float) -> str:
         """Say that it was reached."""
@@ -70,8 +74,11 @@ class Bound:
 
     @property
     def ask_key(self) -> str:
-        """By which an agent that is called again finds the ask about it, and a fold the answer."""
-        return f"{_KEY} {self.scope} {self.member} {self.raises + 1}"
+        """By which an agent that is called again finds the ask about it, and a fold what it grants.
+
+        That is the bound as it stood when it was asked, whatever stands later.
+        """
+        return f"{_KEY} {self.scope} {self.member} {self.allowed!r} {self.limit!r}"
 
 
 def find_bounds(budget: Budget | None, settings: Settings) -> tuple[tuple[Scope, str, float], ...]:
@@ -93,24 +100,26 @@ def find_bounds(budget: Budget | None, settings: Settings) -> tuple[tuple[Scope,
     return tuple(found)
 
 
-def find_raised(ask: AskInfo, answer: object) -> tuple[Scope | None, str]:
-    """Say which bound an answer has raised; no member if it has raised none."""
+def find_raised(ask: AskInfo, answer: object) -> tuple[Scope | None, str, float]:
+    """Say which bound an answer has raised, and by what; no scope if it has raised none."""
     if ask.kind == "budget" and answer == RAISE and ask.key is not None:
         match ask.key.split(" "):
-            case [kind, ("turn" | "session") as scope, member, _] if kind == _KEY:
-                return scope, member
-            case _:
+            case [kind, ("turn" | "session") as scope, member, _, limit] if (
+                kind == _KEY and member in MEMBERS and _NUMBER.fullmatch(limit)
+            ):
+                return scope, member, float(limit)
+            case _:  # an agent's own
                 pass
-    return None, ""
+    return None, "", 0.0
 
 
 def find_issues(limits: BudgetLimits | None, path: str) -> Iterator[dict[str, str]]:
     """Say what is wrong with the budget of a configuration, and where."""
     for member in MEMBERS if limits is not None else ():
         limit = getattr(limits, member)
-        low = 0 if member == "max_cost" else 1
-        if limit is not None and not (limit > 0 and low <= limit <= 2**53 - 1):
-            expected = "1 or more" if low else "more than 0"
-            yield {"path": f"{path}.{camel_case(member)}", "message": f"expected {expected}"}
+        low = SMALLEST_COST if member == "max_cost" else 1
+        if limit is not None and not low <= limit <= 2**53 - 1:
+            message = f"expected {low:g} or more"
+            yield {"path": f"{path}.{camel_case(member)}", "message": message}
     if isinstance(limits, Budget):
         yield from find_issues(limits.per_turn, f"{path}.perTurn")

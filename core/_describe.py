@@ -14,7 +14,7 @@ from ._options import describe_options
 from ._protocol import PROTOCOL_VERSION
 from ._registry import Registry
 from .abc import Agent
-from .codec import camel_case
+from .codec import NULLS, camel_case
 from .events import DURABLE_EVENTS, TRANSIENT_EVENTS, EventBody
 
 __all__ = ["SCALAR_SCHEMAS", "describe", "json_schema"]
@@ -66,13 +66,15 @@ def json_schema(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
 
 def _object_schema(cls: type[Any], definitions: dict[str, Any]) -> dict[str, Any]:
     hints = get_type_hints(cls)
-    fields = attrs.fields(cls)
-    schema: dict[str, Any] = {
-        "type": "object",
-        "properties": {
-            camel_case(field.name): json_schema(hints[field.name], definitions) for field in fields
-        },
+    fields = [field for field in attrs.fields(cls) if NULLS not in field.metadata]
+    properties = {
+        camel_case(field.name): json_schema(hints[field.name], definitions) for field in fields
     }
+    if len(fields) < len(attrs.fields(cls)):
+        properties = {
+            name: {"anyOf": [schema, {"type": "null"}]} for name, schema in properties.items()
+        }
+    schema: dict[str, Any] = {"type": "object", "properties": properties}
     required = [camel_case(field.name) for field in fields if field.default is attrs.NOTHING]
     if required:
         schema["required"] = required

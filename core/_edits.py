@@ -11,7 +11,13 @@ from ._command import KeyClaim, Reply, record_key
 from ._ids import new_id
 from ._queries import check_session, check_size
 from .events import MessageCreated, SessionCheckpointed, SessionUpdated
-from .methods import MessageAdd, SessionCheckpoint, SessionCheckpointResult, SessionUpdate
+from .methods import (
+    ConfigUpdate,
+    MessageAdd,
+    SessionCheckpoint,
+    SessionCheckpointResult,
+    SessionUpdate,
+)
 from .models import Message, SessionConfig
 
 if TYPE_CHECKING:
@@ -43,8 +49,10 @@ def update_session(
     """Carry out ``session.update``."""
     session.check_open()
     state = session.state
-    config = state.config if params.config is None else _merge(state.config, params.config)
-    session.host.check_agent(config, params.config or SessionConfig())
+    changed = ConfigUpdate() if params.config is None else params.config
+    config = _merge(state.config, changed)
+    # Another agent is to take all that it finds.
+    session.host.check_agent(config, config if "agent" in changed.removed else changed)
     check_session(session.settings, params, None if params.config is None else config)
     updated = attrs.evolve(
         state.session(),
@@ -80,11 +88,11 @@ def stage_answered(
     )
 
 
-def _merge(old: SessionConfig, new: SessionConfig) -> SessionConfig:
-    """Take the members of ``new`` that are there."""
+def _merge(old: SessionConfig, new: ConfigUpdate) -> SessionConfig:
+    """Take the members of ``new`` that are there, and drop those that go."""
     changes = {
         field.name: value
         for field in attrs.fields(SessionConfig)
-        if (value := getattr(new, field.name)) is not None
+        if (value := getattr(new, field.name)) is not None or field.name in new.removed
     }
     return attrs.evolve(old, **changes)

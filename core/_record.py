@@ -62,7 +62,7 @@ class TurnRecord:
         attempt: How often the agent has been called for it.
         pending: Calls that stand in a message and have no result, or an unknown one.
         has_answer: An ask was closed, and the agent has done nothing since then.
-        raises: How often each bound of the turn's budget was raised.
+        granted: What was granted beyond each bound of the turn's budget.
         compaction_usage: What was spent on summaries.
     """
 
@@ -72,7 +72,7 @@ class TurnRecord:
     asks: list[AskRecord] = attrs.field(factory=list[AskRecord])
     pending: list[ToolCallInfo] = attrs.field(factory=list[ToolCallInfo])
     has_answer: bool = False
-    raises: dict[str, int] = attrs.field(factory=dict[str, int])
+    granted: dict[str, float] = attrs.field(factory=dict[str, float])
     compaction_usage: TokenUsage = attrs.field(factory=TokenUsage)
 
     def copy(self) -> TurnRecord:
@@ -82,7 +82,7 @@ class TurnRecord:
             calls=[attrs.evolve(call) for call in self.calls],
             asks=[attrs.evolve(ask) for ask in self.asks],
             pending=list(self.pending),
-            raises=dict(self.raises),
+            granted=dict(self.granted),
         )
 
     @property

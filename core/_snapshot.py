@@ -39,7 +39,7 @@ SNAPSHOT_ENTRIES: Final = 1000
 #: the log has to have grown by a quarter as well.
 SNAPSHOT_GROWTH: Final = 0.25
 #: Of the snapshot's form. One of another version is passed over, and the log is folded instead.
-VERSION: Final = 2
+VERSION: Final = 3
 
 
 @attrs.frozen(kw_only=True)
@@ -94,7 +94,7 @@ class Snapshot:
     usage: TokenUsage
     spent_ms: int = 0
     tool_calls: int = 0
-    raises: dict[str, int] = attrs.field(factory=dict[str, int])
+    granted: dict[str, float] = attrs.field(factory=dict[str, float])
     compaction: SessionCompacted | None = None
     compacted_seq: int = 0
     ended: SessionStatus | None = None
@@ -140,7 +140,7 @@ def take_snapshot(state: SessionState) -> Snapshot:
         usage=state.usage,
         spent_ms=state.spent_ms,
         tool_calls=state.tool_calls,
-        raises=dict(state.raises),
+        granted=dict(state.granted),
         compaction=state.compaction,
         compacted_seq=state.compacted_seq,
         ended=state.ended,
@@ -206,7 +206,7 @@ def restore(state: SessionState, note: Note) -> bool:
     state.usage = snapshot.usage
     state.spent_ms = snapshot.spent_ms
     state.tool_calls = snapshot.tool_calls
-    state.raises = dict(snapshot.raises)
+    state.granted = dict(snapshot.granted)
     state.compaction = snapshot.compaction
     state.compacted_seq = snapshot.compacted_seq
     state.ended = snapshot.ended

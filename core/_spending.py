@@ -168,10 +168,10 @@ class SpendingTurn(AskingTurn):
         for scope, member, limit in self._limits:
             if member not in members:
                 continue
-            raises = state.raises
+            granted = state.granted
             if scope == "turn":
-                raises = {} if state.record is None else state.record.raises
-            yield Bound(scope=scope, member=member, limit=limit, raises=raises.get(member, 0))
+                granted = {} if state.record is None else state.record.granted
+            yield Bound(scope=scope, member=member, limit=limit, granted=granted.get(member, 0))
 
     def _find_exceeded(self, *members: str) -> tuple[Bound, float] | None:
         for bound in self._bounds(*members):

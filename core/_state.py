@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final
 
 import attrs
 
-from ._budget import find_raised
+from ._budget import MEMBERS, find_raised
 from ._record import AskRecord, TurnRecord
 from .events import (
     AskClosed,
@@ -85,6 +85,7 @@ class SessionState:
         "ended",
         "errors",
         "forked_from",
+        "granted",
         "in_progress",
         "input_turns",
         "inputs",
@@ -97,7 +98,6 @@ class SessionState:
         "outcomes",
         "owner",
         "parent",
-        "raises",
         "record",
         "seq",
         "session_id",
@@ -147,11 +147,11 @@ class SessionState:
         self.errors: dict[str, ErrorInfo] = {}
         self.input_turns: dict[str, str] = {}
         self.usage = TokenUsage()
-        #: How long its turns took, how many calls they made, and how often each bound of the
-        #: session's budget was raised.
+        #: How long its turns took, how many calls they made, and what was granted beyond each bound
+        #: of the session's budget.
         self.spent_ms = 0
         self.tool_calls = 0
-        self.raises: dict[str, int] = {}
+        self.granted: dict[str, float] = {}
         #: What stands in for the oldest messages when a model is shown the conversation.
         self.compaction: SessionCompacted | None = None
         self.compacted_seq = 0
@@ -357,6 +357,10 @@ class SessionState:
             self.record.has_answer = False
 
     def _take(self, session: Session) -> None:
+        for member in MEMBERS:
+            if _get_limit(session.config, member) != _get_limit(self.config, member):
+                # A bound that is set anew is what it says.
+                self.granted.pop(member, None)
         self.name = session.name
         self.config = session.config
         self.metadata = session.metadata
@@ -555,10 +559,10 @@ class SessionState:
         record = self._turn_record()
         if opened is not None:
             self.closed_asks.add(body.ask_id)
-            scope, member = find_raised(opened, body.answer)
-            raises = self.raises if scope == "session" else record.raises
-            if member:
-                raises[member] = raises.get(member, 0) + 1
+            scope, member, more = find_raised(opened, body.answer)
+            granted = self.granted if scope == "session" else record.granted
+            if scope is not None:
+                granted[member] = granted.get(member, 0) + more
         record.end_ask(body)
         record.has_answer = body.reason != "cancelled"
         self.last_activity_at = entry.timestamp
@@ -595,6 +599,11 @@ def result_text(result: Any) -> str:
     """Give the text that stands for a tool's result in the history."""
     # Letters stay letters: as six characters each they would not fit into a frame again.
     return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
+
+
+def _get_limit(config: SessionConfig, member: str) -> float | None:
+    limit: float | None = None if config.budget is None else getattr(config.budget, member)
+    return limit
 
 
 def _is_implied(message: Message) -> bool:

@@ -56,7 +56,7 @@ class SessionExcerpt(Excerpt):
         for scope, member, limit in find_bounds(self._config.budget, self._session.settings):
             if scope == "session" and member in _BOUNDED:
                 bound = Bound(
-                    scope=scope, member=member, limit=limit, raises=state.raises.get(member, 0)
+                    scope=scope, member=member, limit=limit, granted=state.granted.get(member, 0)
                 )
                 spent = usage.total_tokens if member == "max_tokens" else usage.cost or 0.0
                 if spent >= bound.allowed:

@@ -19,6 +19,7 @@ from ._json import JsonError, as_array, as_object, decode_strict, encode_json
 from .errors import invalid_request
 
 __all__ = [
+    "NULLS",
     "JsonError",
     "camel_case",
     "decode_json",
@@ -32,6 +33,10 @@ __all__ = [
 T = TypeVar("T")
 
 decode_json = decode_strict
+
+#: In the metadata of a class's member: it holds the names of those that are null on the wire, which
+#: are not the same as absent there. It is not sent itself.
+NULLS: Final = "nulls"
 
 
 def camel_case(name: str) -> str:
@@ -73,7 +78,9 @@ def _make_converter(*, detailed: bool) -> Converter:
     def overrides(cls: type[Any]) -> dict[str, Any]:
         return {
             field.name: override(
-                rename=camel_case(field.name), omit_if_default=field.default is None
+                rename=camel_case(field.name),
+                omit_if_default=field.default is None,
+                omit=NULLS in field.metadata or None,
             )
             for field in attrs.fields(cls)
         }
@@ -114,6 +121,9 @@ def _make_converter(*, detailed: bool) -> Converter:
         make = make_dict_structure_fn(
             cls, converter, _cattrs_detailed_validation=detailed, **overrides(cls)
         )
+        nulls = _find_nulls(cls)
+        if nulls is not None:
+            make = _noting_nulls(cls, nulls, make)
         if any(field.default is attrs.NOTHING for field in attrs.fields(cls)):
             return make
 
@@ -126,7 +136,14 @@ def _make_converter(*, detailed: bool) -> Converter:
         return make_of_object
 
     def unstructure_class(cls: type[Any]) -> Callable[[Any], Any]:
-        return make_dict_unstructure_fn(cls, converter, **overrides(cls))
+        make = make_dict_unstructure_fn(cls, converter, **overrides(cls))
+        nulls = _find_nulls(cls)
+        if nulls is None:
+            return make
+        return lambda value: {
+            **make(value),
+            **{camel_case(name): None for name in sorted(getattr(value, nulls))},
+        }
 
     converter.register_structure_hook_factory(attrs.has, structure_class)
     converter.register_unstructure_hook_factory(attrs.has, unstructure_class)
@@ -137,6 +154,25 @@ def _make_converter(*, detailed: bool) -> Converter:
     take_scalars_strictly(converter)
     converter.register_structure_hook_func(lambda cls: cls == str | int, _structure_request_id)
     return converter
+
+
+def _find_nulls(cls: type[Any]) -> str | None:
+    """Name the member that holds the names of those that are null, if there is one."""
+    return next((field.name for field in attrs.fields(cls) if NULLS in field.metadata), None)
+
+
+def _noting_nulls(
+    cls: type[Any], nulls: str, make: Callable[[Any, Any], Any]
+) -> Callable[[Any, Any], Any]:
+    names = {camel_case(field.name): field.name for field in attrs.fields(cls)}
+    del names[camel_case(nulls)]
+
+    def make_noting(value: Any, kind: Any) -> Any:
+        made = make(value, kind)
+        found = frozenset(names[name] for name in names.keys() & value if value[name] is None)
+        return attrs.evolve(made, **{nulls: found}) if found else made
+
+    return make_noting
 
 
 def _structure_request_id(value: Any, _: Any) -> str | int:

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 
 import attrs
 
+from .codec import NULLS
 from .events import LogClass
 from .log import KeyRecord
 from .models import (
@@ -36,6 +37,7 @@ __all__ = [
     "AskListResult",
     "ChildCreate",
     "ClientInfo",
+    "ConfigUpdate",
     "Credential",
     "Empty",
     "EventList",
@@ -177,12 +179,23 @@ class SessionGet:
 
 
 @attrs.frozen(kw_only=True)
+class ConfigUpdate(SessionConfig):
+    """What changes of a configuration: absent members stay, those that are null go.
+
+    Attributes:
+        removed: The names of those that go.
+    """
+
+    removed: frozenset[str] = attrs.field(default=frozenset(), metadata={NULLS: True})
+
+
+@attrs.frozen(kw_only=True)
 class SessionUpdate:
     """Members that are absent stay as they are; ``config`` is merged member by member."""
 
     session_id: str
     name: str | None = None
-    config: SessionConfig | None = None
+    config: ConfigUpdate | None = None
     summary: str | None = None
     metadata: JsonObject | None = None
 

@@ -264,7 +264,7 @@ def test_gauge_counts_everything_where_the_provider_said_nothing() -> None:
 def test_reply_needs_room_too() -> None:
     gauge = Gauge(1000, 0.8)
     assert [gauge.limit(most) for most in (None, 100, 200, 201, 900, 1000, 5000)] == [
-        *(800, 800, 800, 799, 100, 800, 800)
+        *(800, 800, 800, 799, 500, 500, 500)
     ]
     messages = [said("x" * 160, number) for number in range(30)]
     assert gauge.count_kept(ModelRequest(messages=messages)) == 4
@@ -404,3 +404,15 @@ async def test_model_that_summarises_a_turn_is_the_sessions() -> None:
         await talk.tell("go")
     assert writer.summaries
     assert {request.model for request in model.requests} == {"big"}
+
+
+async def test_long_reply_that_is_allowed_does_not_have_every_turn_compacted() -> None:
+    """A ``maxTokens`` near the window left no room for what was said: half of it is for that."""
+    model = ScriptedModel(lambda _: ModelAnswer("y" * 100), window_tokens=1000)
+    async with open_talk(ToolLoop(model), maxTokens=990) as talk:
+        for _ in range(5):
+            await talk.tell("x" * 100)
+    assert not any(is_summary(request) for request in model.requests)
+    # And no provider is asked for more than its window.
+    allowed = [request.max_tokens or 0 for request in model.requests]
+    assert allowed == [967, 901, 835, 769, 703]

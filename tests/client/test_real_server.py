@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -41,7 +42,7 @@ from trialogue.core.errors import (
 )
 from trialogue.core.events import MessageDelta, Resync, SessionDeleted, Sync, TurnEnded
 from trialogue.core.methods import METHODS, Credential
-from trialogue.core.models import SessionConfig
+from trialogue.core.models import Budget, SessionConfig
 from trialogue.testing import CallTool, Fail, Puppet, Say, ScriptedTurn, Wait, scripted
 
 
@@ -99,6 +100,13 @@ async def test_the_life_of_a_session(autojump_clock: MockClock) -> None:
         assert (session.name, session.metadata["color"], session.status) == ("first", "red", "idle")
         assert await client.find_session(session.id) == await client.get_session(session.id)
         assert await client.find_session("ses_unknown") is None
+        config = SessionConfig(model="m", budget=Budget(max_tokens=5))
+        await client.update_session(session.id, config=config)
+        config = SessionConfig(temperature=1)
+        updated = await client.update_session(session.id, config=config, remove=["budget", "model"])
+        assert updated.config == attrs.evolve(config, max_tokens=5)
+        with pytest.raises(ValueError, match="no member of a config: 'budge'"):
+            await client.update_session(session.id, remove=["budge"])
         updated = await client.update_session(session.id, name="second", summary="short")
         assert (updated.name, updated.summary, updated.config.max_tokens) == ("second", "short", 5)
         note = await client.add_message(session.id, "system", "be brief")

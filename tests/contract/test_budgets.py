@@ -175,6 +175,7 @@ async def test_bounds_of_the_server_hold_where_a_session_says_nothing(loopback: 
         ({"maxTokens": 1.5}, "maxTokens"),
         ({"maxCost": 0}, "maxCost"),
         ({"maxCost": -1}, "maxCost"),
+        ({"maxCost": 9e-13}, "maxCost"),
         ({"maxDurationMs": 0}, "maxDurationMs"),
         ({"perTurn": {"maxToolCalls": -1}}, "perTurn.maxToolCalls"),
         ({"whenExceeded": "cry"}, "whenExceeded"),
@@ -234,6 +235,47 @@ async def test_raise_grants_the_same_once_more_and_stop_ends_the_turn(loopback: 
         await peer.call("message.send", sessionId=sid, content="go")
         ask = await answer(peer, sid, "stop")
         assert "spent 40 of 40 tokens" in ask["title"]
+
+
+async def test_raise_grants_what_the_bound_was_then_and_a_new_bound_is_what_it_says(
+    loopback: Connect,
+) -> None:
+    """§5.6: a raise once multiplied whichever bound stood later."""
+    spender = Spender(steps=9)
+    async with loopback(spender) as peer:
+        sid = await open_session(peer, maxTokens=20, maxToolCalls=7, whenExceeded="ask")
+
+        async def tell_on(*said: str) -> list[str]:
+            """Run a turn, and give what was asked, and answered so."""
+            await peer.call("message.send", sessionId=sid, content="go")
+            titles = [(await answer(peer, sid, each))["title"] for each in said]
+            await peer.expect_event(sid, "turn.ended")
+            return [title.partition(" tokens")[0] for title in titles]
+
+        assert await tell_on("raise", "stop") == [
+            "The session has spent 20 of 20",
+            "The session has spent 40 of 40",
+        ]
+        # Of the others, nothing changes what was granted.
+        config: dict[str, Any] = {"budget": {"maxTokens": 20, "whenExceeded": "ask"}}
+        await peer.call("session.update", sessionId=sid, config=config)
+        assert await tell_on("stop") == ["The session has spent 40 of 40"]
+        config["budget"]["maxTokens"] = 50
+        await peer.call("session.update", sessionId=sid, config=config)
+        assert await tell_on("raise", "stop") == [
+            "The session has spent 50 of 50",
+            "The session has spent 100 of 100",
+        ]
+        await peer.call("session.update", sessionId=sid, config={"budget": None})
+        assert await tell_on() == []
+
+
+async def test_smallest_bound_of_a_cost_is_one(loopback: Connect) -> None:
+    """It was rounded to nothing, and no turn could begin."""
+    async with loopback(Spender(steps=1, cost=1e-12)) as peer:
+        sid = await open_session(peer, maxCost=1e-12)
+        assert (await tell(peer, sid))["outcome"] == "completed"
+        assert (await tell(peer, sid))["outcome"] == "budgetExceeded"
 
 
 async def test_raise_of_a_turn_is_of_that_turn(loopback: Connect) -> None:

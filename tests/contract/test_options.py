@@ -55,6 +55,12 @@ async def test_agent_is_given_nothing_that_it_does_not_take(
             "INVALID_REQUEST", "session.update", sessionId=session["id"], config={"agent": "choosy"}
         )
         assert len(error["data"]["issues"]) == len(places)
+        # The default one, that is; and what it would not take may go in the same step.
+        update = {"sessionId": session["id"], "config": {"agent": None}}
+        error = await peer.refused("INVALID_REQUEST", "session.update", params=update)
+        assert len(error["data"]["issues"]) == len(places)
+        update["config"] = dict.fromkeys(("agent", *config))
+        assert (await peer.call("session.update", params=update))["config"] == {}
 
 
 async def test_option_that_an_agent_takes_no_more_does_not_hinder_other_changes(

@@ -155,6 +155,30 @@ async def test_update_changes_what_it_names_and_says_so(connect: Connect) -> Non
         assert again["metadata"] == {"other": 2}, "metadata are replaced"
 
 
+async def test_update_removes_what_is_null(connect: Connect) -> None:
+    """§4: a budget can be dropped again, and a repeat under its key knows null from absent."""
+    async with connect({"first": for_ever, "other": name_yourself}) as peer:
+        config = {"agent": "other", "model": "m", "budget": {"maxTokens": 5}}
+        sid = (await peer.call("session.create", config=config))["id"]
+        change: dict[str, Any] = {"sessionId": sid, "config": {"budget": None, "temperature": 1}}
+        changed = await peer.call("session.update", params=change, idempotency_key="k")
+        assert changed["config"] == {"agent": "other", "model": "m", "temperature": 1}
+        again = await peer.call("session.update", params=change, idempotency_key="k")
+        assert again["position"] == changed["position"]
+        await peer.refused(
+            "CONFLICT",
+            "session.update",
+            params={"sessionId": sid, "config": {"temperature": 1}},
+            idempotency_key="k",
+        )
+        changed = await peer.call("session.update", sessionId=sid, config={"agent": None})
+        assert changed["config"] == {"model": "m", "temperature": 1}
+        assert await peer.call("session.get", sessionId=sid) == changed
+        # Elsewhere null is absent, as it was.
+        created = await peer.call("session.create", config={"budget": None}, name=None)
+        assert created["config"] == {}
+
+
 async def test_changed_config_holds_from_the_next_turn(connect: Connect) -> None:
     """§4: session.update; the running turn keeps what it began with."""
     puppet = Puppet()

@@ -153,28 +153,32 @@ def test_snapshot_keeps_what_was_spent_and_what_was_granted() -> None:
         TurnEnded(turn_id="trn_1", outcome="completed", usage=usage, duration_ms=70),
         TurnStarted(turn_id="trn_2", input_id="inp_2"),
         called("c2"),
-        opened("ask_1", key="budget session max_tokens 1", **raised),
+        opened("ask_1", key="budget session max_tokens 20 20", **raised),
         closed("ask_1", answer="raise"),
-        opened("ask_2", key="budget turn max_cost 1", **raised),
+        opened("ask_2", key="budget turn max_cost 0.5 0.25", **raised),
         closed("ask_2", answer="raise"),
-        opened("ask_3", key="budget turn max_cost 2", **raised),
+        opened("ask_3", key="budget turn max_cost 0.75 0.25", **raised),
         closed("ask_3", answer="stop"),
         opened("ask_4", key="budget of my own", **raised),
         closed("ask_4", answer="raise"),
+        opened("ask_5", key="budget turn of my own", **raised),
+        closed("ask_5", answer="raise"),
+        opened("ask_6", key="budget turn max_cost 1 nan", **raised),
+        closed("ask_6", answer="raise"),
     )
     snapshot = take_snapshot(folded.state)
     for state in (folded.state, folded.from_snapshot()):
         assert state.record is not None
         assert (state.usage, state.spent_ms, state.tool_calls) == (usage, 70, 2)
-        assert (state.raises, state.record.raises) == ({"max_tokens": 1}, {"max_cost": 1})
+        assert (state.granted, state.record.granted) == ({"max_tokens": 20}, {"max_cost": 0.25})
     folded.take(
-        opened("ask_5", key="budget session max_tokens 2", **raised),
-        closed("ask_5", answer="raise"),
-        opened("ask_6", key="budget turn max_cost 3", **raised),
-        closed("ask_6", answer="raise"),
+        opened("ask_7", key="budget session max_tokens 40 20", **raised),
+        closed("ask_7", answer="raise"),
+        opened("ask_8", key="budget turn max_cost 0.75 0.25", **raised),
+        closed("ask_8", answer="raise"),
     )
     assert snapshot.record is not None
-    assert (snapshot.raises, snapshot.record.raises) == ({"max_tokens": 1}, {"max_cost": 1})
+    assert (snapshot.granted, snapshot.record.granted) == ({"max_tokens": 20}, {"max_cost": 0.25})
 
 
 def test_snapshot_keeps_whose_usage_a_compaction_made_void() -> None:
