@@ -65,10 +65,10 @@ class Bound:
         """What may be spent by now."""
         return round(self.limit + self.granted, 12)
 
-    def explain(self, spent: float) -> str:
+    def explain(self, spent: float, which: str = "") -> str:
         """Say that it was reached."""
         return (
-            f"The {self.scope} has spent {spent:,.12g} of {self.allowed:,.12g} "
+            f"The {self.scope}{which} has spent {spent:,.12g} of {self.allowed:,.12g} "
             f"{_UNITS[self.member]} (budget: {camel_case(self.member)})"
         )
 

@@ -26,7 +26,7 @@ from .errors import (
     ToolOutcomeUnknownError,
 )
 from .events import ToolCalled, ToolCompleted, ToolProgress
-from .models import Effect, Message, MessageStatus, TokenUsage, ToolCallInfo
+from .models import Effect, Message, MessageStatus, Spending, TokenUsage, ToolCallInfo
 
 if TYPE_CHECKING:
     from ._session import LiveSession
@@ -57,8 +57,8 @@ class CallingTurn(Turn):
         record = session.state.record
         self._recall = Recall(record) if attempt > 1 and record is not None else None
         self._open_calls: dict[str, ToolCall] = {}
-        #: What their sub-agents have spent, until that is in the log.
-        self._call_usages: dict[str, TokenUsage] = {}
+        #: What their sub-agents have spent by now, until that is in the log.
+        self._call_spendings: dict[str, Spending] = {}
         self._children_usage = TokenUsage() if record is None else record.children_usage
         #: Of the calls that stand in one message without text, where a further one would too.
         self._calls_bytes = 0
@@ -325,9 +325,9 @@ class CallingTurn(Turn):
         if self._session.journal.failure is not None:
             return
         self._calls_bytes = 0
-        usage = self._call_usages.pop(call_id, None)
-        if usage is not None:
-            self._children_usage = self._children_usage + usage
+        spent = self._call_spendings.pop(call_id, None)
+        if spent is not None:
+            self._children_usage = self._children_usage + spent.usage
         self._session.journal.stage(
             ToolCompleted(
                 call_id=call_id,
@@ -335,7 +335,8 @@ class CallingTurn(Turn):
                 status=status,
                 result=result,
                 error=error,
-                usage=usage,
+                usage=None if spent is None else spent.usage,
+                tool_calls=None if spent is None else spent.tool_calls or None,
             )
         )
 

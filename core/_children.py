@@ -4,34 +4,34 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 import trio
 
 from . import codec
-from ._command import Command, Reply, make_claim
+from ._command import Command, make_claim
 from ._ids import new_id
-from ._spending import SpendingTurn
+from ._orders import carry_out
+from ._sharing import SharingTurn
 from ._values import check_name, check_text, take_object, take_value
 from .abc import ChildResult, ToolCall
-from .errors import WireError
+from .errors import FencedError, SessionNotFoundError, StoreError, WireError
 from .events import ToolCalled
 from .methods import (
     ChildCreate,
+    ChildSettle,
+    ChildSpending,
     MessageSend,
     MessageSendResult,
-    SessionGet,
     TurnCancel,
 )
-from .models import Budget, ErrorInfo, Message, ParentRef, Session, SessionConfig, TokenUsage
+from .models import Budget, ErrorInfo, Message, ParentRef, SessionConfig, Spending
 
 if TYPE_CHECKING:
-    from ._feed import SessionFeed
-    from ._host import SessionHost
+    from ._host import LocalHost, SessionHost
 
-__all__ = ["ParentTurn", "cancel_child"]
+__all__ = ["ParentTurn", "settle_child"]
 
 log = logging.getLogger("trialogue.turn")
 
@@ -43,7 +43,7 @@ _RESULT_ROOM: Final = 4096
 _ERROR_CHARACTERS: Final = 200
 
 
-class ParentTurn(SpendingTurn):
+class ParentTurn(SharingTurn):
     """What a running turn does about sub-agents. The rest of it is `RunningTurn`."""
 
     async def run_child(
@@ -96,15 +96,18 @@ class ParentTurn(SpendingTurn):
     ) -> dict[str, Any]:
         try:
             await child.create(**about)
+            if self._attempt > 1:
+                # It may have spent much before the restart, and its siblings are to know.
+                self._call_spendings[call_id] = await child.spending()
             ended = await child.run(content)
         except BaseException:
             if self.is_suspended:
                 raise  # the child waits, too, and is found again
             grace = self._session.settings.cancel_grace_seconds
             with trio.move_on_after(grace, shield=True) as scope:
-                usage = await child.cancel("the turn that it works for ends")
-                if usage is not None:
-                    self._call_usages[call_id] = usage
+                spent = await child.cancel("the turn that it works for ends")
+                if spent is not None:
+                    self._call_spendings[call_id] = spent
             if scope.cancelled_caught:
                 log.warning(
                     "a sub-agent has not ended %g s after its cancel",
@@ -112,13 +115,13 @@ class ParentTurn(SpendingTurn):
                     extra={"session_id": self.session_id, "child_session_id": child.session_id},
                 )
             raise
-        usage = self._call_usages[call_id] = await child.usage()
+        spent = self._call_spendings[call_id] = await child.spending()
         result = ChildResult(
             session_id=child.session_id,
             outcome=ended.outcome or "interrupted",
             message=self._fit(ended.message),
             error=_cut(ended.error),
-            usage=usage,
+            usage=spent.usage,
         )
         wire: dict[str, Any] = codec.unstructure(result)
         return wire
@@ -135,20 +138,14 @@ class ParentTurn(SpendingTurn):
         return attrs.evolve(message, content=message.content[: max(0, limit // 16)] + "…")
 
     def _share_budget(self, own: Budget | None) -> Budget:
-        """Bound a child's budget by what is left of this turn's and its session's."""
+        """Give a child its time, and the policy: the rest of what is left it shares with us."""
         shared = Budget() if own is None else own
-        left = self.find_left()
-        if "max_tool_calls" in left:
-            left["max_tool_calls"] -= 1  # the call that it is itself
-        settings = self._session.settings
-        for member, most in left.items():
-            mine = getattr(shared, member)
-            if mine is None:
-                mine = settings.budget_default("session", member)
-            if mine is None or mine > most:
-                whole = most if member == "max_cost" else max(1, math.floor(most))
-                bound: Any = {member: whole}
-                shared = attrs.evolve(shared, **bound)
+        settings, left = self._session.settings, self.find_time_left()
+        mine: float | None = shared.max_duration_ms
+        if mine is None:
+            mine = settings.budget_default("session", "max_duration_ms")
+        if left < math.inf and (mine is None or mine > left):
+            shared = attrs.evolve(shared, max_duration_ms=max(1, math.floor(left)))
         policy: Literal["end", "ask"] = "ask" if self._asks_for_more else "end"
         if shared.when_exceeded is None and (
             self._asks_for_more or policy != settings.when_budget_exceeded
@@ -165,10 +162,29 @@ def _cut(error: ErrorInfo | None) -> ErrorInfo | None:
     return attrs.evolve(error, code=code, message=message)
 
 
-def cancel_child(host: SessionHost, session_id: str, principal: str | None) -> None:
-    """Cancel the turn of a sub-agent whose parent's turn is over, without waiting."""
-    params = TurnCancel(session_id=session_id, reason="the turn that it works for is over")
-    host.submit(session_id, Command(params=params, principal=principal), _Answer())
+def settle_child(host: LocalHost, session_id: str, child_id: str, principal: str | None) -> None:
+    """Cancel the turn of a sub-agent whose parent's turn is over, and have the parent told of it.
+
+    It is told what the child has spent; if that cannot be found out now, when it is next opened.
+    """
+
+    async def settle() -> None:
+        child = _Child(host, child_id, principal)
+        spent: Spending | None = None
+        try:
+            with trio.move_on_after(host.settings.cancel_grace_seconds):
+                spent = await child.cancel("the turn that it works for is over")
+            params = ChildSettle(session_id=session_id, child_session_id=child_id, spent=spent)
+            command = Command(params=params, principal=principal)
+            await carry_out(lambda reply: host.submit(session_id, command, reply))
+        except (WireError, StoreError, FencedError, OSError):
+            log.info(
+                "what a sub-agent has spent is not known yet",
+                exc_info=True,
+                extra={"session_id": session_id, "child_session_id": child_id},
+            )
+
+    host.spawn_writer(settle)
 
 
 class _Child:
@@ -185,7 +201,7 @@ class _Child:
         params = ChildCreate(config=config, name=name, session_id=self.session_id, parent=parent)
         claim = make_claim(f"child {self.session_id}", "session.create", _Created(self.session_id))
         command = Command(params=params, principal=self._principal, claim=claim)
-        await _ask(lambda reply: self._host.create(command, reply))
+        await carry_out(lambda reply: self._host.create(command, reply))
 
     async def run(self, content: str) -> MessageSendResult:
         """Give it its input, once, and wait for the turn's end."""
@@ -201,12 +217,12 @@ class _Child:
         result: MessageSendResult = await self._submit(params, MessageSendResult, claim=claim)
         return result
 
-    async def usage(self) -> TokenUsage:
-        """Say what it has spent."""
-        session: Session = await self._submit(SessionGet(session_id=self.session_id), Session)
-        return session.token_usage
+    async def spending(self) -> Spending:
+        """Say what it has spent, it and all that worked for it."""
+        spent: Spending = await self._submit(ChildSpending(session_id=self.session_id), Spending)
+        return spent
 
-    async def cancel(self, reason: str) -> TokenUsage | None:
+    async def cancel(self, reason: str) -> Spending | None:
         """Cancel its turn, wait for its end, and say what it has spent, if it can be found."""
         params = TurnCancel(session_id=self.session_id, turn_id=self._turn_id, reason=reason)
         try:
@@ -214,13 +230,15 @@ class _Child:
         except WireError:
             pass  # it has ended otherwise, or never began
         try:
-            return await self.usage()
+            return await self.spending()
+        except SessionNotFoundError:
+            return Spending()
         except WireError:
             return None
 
     async def _submit(self, params: Any, kind: type[Any] | None, **more: Any) -> Any:
         command = Command(params=params, principal=self._principal, **more)
-        result = await _ask(lambda reply: self._host.submit(self.session_id, command, reply))
+        result = await carry_out(lambda reply: self._host.submit(self.session_id, command, reply))
         return result if kind is None or isinstance(result, kind) else codec.structure(result, kind)
 
 
@@ -229,59 +247,3 @@ class _Created:
     """What makes a child's creation the same: all else follows from the call that names it."""
 
     session_id: str
-
-
-async def _ask(submit: Callable[[Reply], object]) -> Any:
-    """Carry out a command, and give its result or raise its error."""
-    reply = _Answer()
-    submit(reply)
-    return await reply.wait()
-
-
-class _Answer(Reply):
-    """Where the answer to a command of ours goes."""
-
-    def __init__(self) -> None:
-        self.is_answered = False
-        self._done = trio.Event()
-        self._result: Any = None
-        self._failure: Exception | None = None
-        self._abandon: Callable[[str], None] | None = None
-
-    async def wait(self) -> Any:
-        try:
-            await self._done.wait()
-        except trio.Cancelled:
-            self.is_answered = True
-            if self._abandon is not None:
-                self._abandon("nobody waits for it any more")
-            raise
-        if self._failure is not None:
-            raise self._failure
-        return self._result
-
-    def when_abandoned(self, abandon: Callable[[str], None] | None) -> None:
-        if self.is_answered and abandon is not None:
-            abandon("nobody waits for it any more")
-        else:
-            self._abandon = abandon
-
-    def succeed(self, result: Any) -> bool:
-        self._answer(result, None)
-        return True
-
-    def succeed_after(self, feed: SessionFeed, result: Any) -> None:
-        self._answer(result, None)
-
-    def succeed_encoded(self, data: bytes) -> bool:
-        self._answer(codec.decode_json(data), None)
-        return True
-
-    def fail(self, exc: Exception) -> None:
-        self._answer(None, exc)
-
-    def _answer(self, result: Any, failure: Exception | None) -> None:
-        if not self.is_answered:
-            self.is_answered = True
-            self._result, self._failure = result, failure
-            self._done.set()

@@ -563,8 +563,7 @@ class LocalHost(SessionHost):
             del self.sessions[session.id]
             self.housekeeper.rest(session)
         state = session.feed.state
-        has_open_work = state.active_turn_id is not None or state.inputs
-        if has_open_work and session.feed.damage is None:
+        if state.has_open_work and session.feed.damage is None:
             self._reopen_later(session.id)
 
     def _reopen_later(self, session_id: str) -> None:
@@ -593,7 +592,7 @@ async def _wait_written(session: LiveSession) -> None:
 
 def _has_open_work(session: LiveSession) -> bool:
     """Whether a turn runs, or is waited for: nobody reads it before this process goes on with it."""
-    return session.state.active_turn_id is not None or bool(session.state.inputs)
+    return session.state.has_open_work
 
 
 async def _missing(turn: Turn) -> None:

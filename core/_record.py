@@ -116,8 +116,14 @@ class TurnRecord:
 
     @property
     def counted_calls(self) -> int:
-        """How many calls there are, each once however often a restart had it made again."""
-        return sum(not call.is_repeat for call in self.calls)
+        """How many calls there are, each once however often a restart had it made again.
+
+        Those of sub-agents that have ended are among them.
+        """
+        own = sum(not call.is_repeat for call in self.calls)
+        return own + sum(
+            call.completed.tool_calls or 0 for call in self.calls if call.completed is not None
+        )
 
     @property
     def lost_children(self) -> list[str]:
@@ -128,6 +134,13 @@ class TurnRecord:
             for child, completed in last.items()
             if child is not None and completed is not None and completed.status == "unknown"
         ]
+
+    def awaits(self, call_id: str) -> bool:
+        """Whether a call may still have a result: it runs, or did so before a restart."""
+        call = self._find_call(call_id)
+        if call is None:
+            return False
+        return call.completed is None or call.completed.status == "unknown"
 
     def is_pending(self, call_id: str) -> bool:
         """Whether the call stands in a message already."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-from ._children import cancel_child
+from ._children import settle_child
 from ._clock import utc_now
 from ._turn import RunningTurn
 from .events import MessageCompleted, SessionResumed, ToolCompleted, TurnEnded, TurnResumed
@@ -41,7 +41,6 @@ def recover(session: LiveSession) -> bool:
     state, journal = session.state, session.journal
     turn_id = state.active_turn_id
     fate = _decide(session)
-    children: list[str] = []
     is_over = turn_id is not None and fate == "ends"
     with journal.batch():
         if journal.next_position.term > state.term:
@@ -54,7 +53,6 @@ def recover(session: LiveSession) -> bool:
         if is_over and turn_id is not None:
             spent = TokenUsage() if state.record is None else state.record.children_usage
             _end_calls(session, set())
-            children = [] if state.record is None else state.record.lost_children
             for message, _ in list(state.in_progress.values()):
                 journal.stage(
                     MessageCompleted(
@@ -87,8 +85,8 @@ def recover(session: LiveSession) -> bool:
             turn = keep_turn(session)
             if fate == "resumes":
                 call_again(session, turn)
-    for child in children:
-        cancel_child(session.host, child, state.owner)
+    for child in state.unsettled:
+        settle_child(session.host, session.id, child, state.owner)
     if session.settings.resume_inputs:
         session.start_next()
     return is_over

@@ -26,6 +26,7 @@ from ._journal import Journal
 from ._notes import NoteTaker
 from ._queries import check_attachments, check_size
 from ._recovery import call_again, keep_turn
+from ._sharing import answer_child
 from ._state import SessionState
 from ._suspending import can_suspend
 from ._timers import Timer
@@ -53,6 +54,10 @@ from .events import (
 from .log import KeyRecord, Position
 from .methods import (
     AskAnswer,
+    ChildRaise,
+    ChildReport,
+    ChildSettle,
+    ChildSpending,
     Empty,
     InputWithdraw,
     MessageAdd,
@@ -123,6 +128,7 @@ class LiveSession:
         #: the input. One that only repeats it does not (PROTOCOL §7).
         self._senders: dict[str, Reply] = {}
         self._cancels: list[tuple[Reply, KeyClaim | None]] = []
+        self._settling: list[tuple[Reply, Callable[[], Any]]] = []
         #: The input whose turn ends as soon as it starts.
         self._interrupted: str | None = None
         feed.on_idle = self._left
@@ -187,6 +193,8 @@ class LiveSession:
                 self._withdraw(params, command.claim, reply)
             case SessionClose():
                 self.closing.answer(reply)
+            case ChildReport() | ChildRaise() | ChildSettle() | ChildSpending():
+                answer_child(self, params, reply)
             case _:
                 raise TypeError(f"not a command: {params!r}")
 
@@ -577,6 +585,22 @@ class LiveSession:
         for reply, _ in self._waiting.pop(input_id, []):
             reply.fail(why)
 
+    # -- sub-agents --------------------------------------------------------------------------
+
+    def when_settled(self, reply: Reply, answer: Callable[[], Any]) -> None:
+        """Answer as soon as all have told what they spent that once worked for it."""
+        if self.state.unsettled:
+            reply.when_abandoned(only_stop_waiting)
+            self._settling.append((reply, answer))
+        else:
+            reply.succeed(answer())
+
+    def answer_settled(self) -> None:
+        """All have told, or those that have not will not."""
+        settling, self._settling = self._settling, []
+        for reply, answer in settling:
+            reply.succeed(answer())
+
     # -- its end ---------------------------------------------------------------------------
 
     def expire(self, reason: str = "idle") -> None:
@@ -594,13 +618,13 @@ class LiveSession:
         self.asks.stop()
         if turn is not None:
             turn.cancel("the session's log failed", "interrupted")
-        for reply, _ in self._cancels:
+        for reply, _ in [*self._cancels, *self._settling]:
             reply.fail(why)
         for replies in self._waiting.values():
             for reply, _ in replies:
                 reply.fail(why)
         self.closing.fail(why)
-        self._cancels, self._waiting = [], {}
+        self._cancels, self._settling, self._waiting = [], [], {}
         self._senders = {}
         if self.feed.damage is None:
             self.feed.lose_all()

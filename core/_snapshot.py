@@ -95,6 +95,7 @@ class Snapshot:
     spent_ms: int = 0
     tool_calls: int = 0
     granted: dict[str, float] = attrs.field(factory=dict[str, float])
+    unsettled: tuple[str, ...] = ()
     compaction: SessionCompacted | None = None
     compacted_seq: int = 0
     ended: SessionStatus | None = None
@@ -141,6 +142,7 @@ def take_snapshot(state: SessionState) -> Snapshot:
         spent_ms=state.spent_ms,
         tool_calls=state.tool_calls,
         granted=dict(state.granted),
+        unsettled=tuple(state.unsettled),
         compaction=state.compaction,
         compacted_seq=state.compacted_seq,
         ended=state.ended,
@@ -207,6 +209,7 @@ def restore(state: SessionState, note: Note) -> bool:
     state.spent_ms = snapshot.spent_ms
     state.tool_calls = snapshot.tool_calls
     state.granted = dict(snapshot.granted)
+    state.unsettled = set(snapshot.unsettled)
     state.compaction = snapshot.compaction
     state.compacted_seq = snapshot.compacted_seq
     state.ended = snapshot.ended

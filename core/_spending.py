@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from ._asking import AskingTurn
-from ._budget import MEMBERS, RAISE, STOP, Bound, find_bounds
+from ._budget import RAISE, STOP, Bound, find_bounds
+from .abc import Answer
 from .errors import BudgetExceededError
 from .events import ToolCalled
 from .models import SessionConfig, TokenUsage
@@ -49,7 +50,8 @@ class SpendingTurn(AskingTurn):
         self._limits = find_bounds(budget, settings)
         policy = None if budget is None else budget.when_exceeded
         self._asks_for_more = (policy or settings.when_budget_exceeded) == "ask"
-        self._asking = trio.Lock() if self._limits else None
+        is_bounded = bool(self._limits) or session.state.parent is not None
+        self._asking = trio.Lock() if is_bounded else None
         self._refused: BudgetExceededError | None = None
 
     @property
@@ -79,8 +81,16 @@ class SpendingTurn(AskingTurn):
 
     @property
     def usage(self) -> TokenUsage:
-        """Of the turn and of all who worked for it."""
-        return self.own_usage + self._children_usage
+        """Of the turn and of all who work for it, by now."""
+        usage = self.own_usage + self._children_usage
+        for spent in self._call_spendings.values():
+            usage = usage + spent.usage
+        return usage
+
+    @property
+    def children_calls(self) -> int:
+        """How many tools those who work for it now have called."""
+        return sum(spent.tool_calls for spent in self._call_spendings.values())
 
     @property
     def duration_ms(self) -> int:
@@ -123,21 +133,29 @@ class SpendingTurn(AskingTurn):
 
     def _is_unanswered(self, exceeded: tuple[Bound, float], *members: str) -> bool:
         """Whether no tool beside this one has asked meanwhile."""
-        return self._refused is None and self._find_exceeded(*members) == exceeded
+        return not self._was_refused and self._find_exceeded(*members) == exceeded
+
+    @property
+    def _was_refused(self) -> bool:
+        """Whether somebody has said that this is to be the end."""
+        return self._refused is not None
 
     async def _ask_for_more(self, bound: Bound, spent: float) -> None:
         explained = bound.explain(spent)
-        answer = await self.ask(
+        answer = await self._ask_budget(explained, bound.ask_key)
+        if answer.value != RAISE:
+            self._refused = BudgetExceededError(explained)
+
+    async def _ask_budget(self, explained: str, key: str) -> Answer:
+        return await self.ask(
             f"{explained}. Go on?",
             kind="budget",
             detail=f"{RAISE}: the same once more. {STOP}: the turn ends.",
             options=(RAISE, STOP),
             default=STOP,
             expires_seconds=self._session.settings.budget_ask_seconds,
-            key=bound.ask_key,
+            key=key,
         )
-        if answer.value != RAISE:
-            self._refused = BudgetExceededError(explained)
 
     @property
     def budget_seconds(self) -> float:
@@ -155,13 +173,10 @@ class SpendingTurn(AskingTurn):
         exceeded = None if self._asks_for_more else self._find_exceeded("max_duration_ms")
         return None if exceeded is None else BudgetExceededError(exceeded[0].explain(exceeded[1]))
 
-    def find_left(self) -> dict[str, float]:
-        """Say what may still be spent of each that is bounded."""
-        left: dict[str, float] = {}
-        for bound in self._bounds(*MEMBERS):
-            most = round(bound.allowed - self._spent(bound), 12)
-            left[bound.member] = min(most, left.get(bound.member, math.inf))
-        return left
+    def find_time_left(self) -> float:
+        """Say how much time may still be taken, in milliseconds."""
+        bounds = self._bounds("max_duration_ms")
+        return min((bound.allowed - self._spent(bound) for bound in bounds), default=math.inf)
 
     def _bounds(self, *members: str) -> Iterator[Bound]:
         state = self._session.state
@@ -190,10 +205,10 @@ class SpendingTurn(AskingTurn):
                 return usage.cost or 0.0
             case "max_duration_ms":
                 return self.duration_ms + (0 if is_turns else state.spent_ms)
-            case _ if is_turns:
-                return 0 if state.record is None else state.record.counted_calls
             case _:
-                return state.tool_calls
+                record = state.record
+                own = 0 if record is None else record.counted_calls
+                return (own if is_turns else state.tool_calls) + self.children_calls
 
 
 def find_exceeded(failure: Exception) -> BudgetExceededError | None:

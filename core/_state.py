@@ -15,9 +15,11 @@ import attrs
 
 from ._budget import MEMBERS, find_raised
 from ._record import AskRecord, TurnRecord
+from .codec import camel_case
 from .events import (
     AskClosed,
     AskOpened,
+    BudgetRaised,
     CustomEvent,
     EventBody,
     InputDelivered,
@@ -107,6 +109,7 @@ class SessionState:
         "term_starts",
         "tool_calls",
         "tools",
+        "unsettled",
         "usage",
     )
 
@@ -152,6 +155,8 @@ class SessionState:
         self.spent_ms = 0
         self.tool_calls = 0
         self.granted: dict[str, float] = {}
+        #: The sub-agents whose ends its turns did not see, so that what they spent is to be told.
+        self.unsettled: set[str] = set()
         #: What stands in for the oldest messages when a model is shown the conversation.
         self.compaction: SessionCompacted | None = None
         self.compacted_seq = 0
@@ -225,8 +230,13 @@ class SessionState:
             session=self.session(),
             owner=self.owner,
             created_key=self.created_key,
-            has_open_work=self.active_turn_id is not None or bool(self.inputs),
+            has_open_work=self.has_open_work,
         )
+
+    @property
+    def has_open_work(self) -> bool:
+        """Whether there is something to do that no client need ask for."""
+        return self.active_turn_id is not None or bool(self.inputs) or bool(self.unsettled)
 
     def model_messages(self) -> tuple[Message, ...]:
         """Give the conversation as a model is shown it (PROTOCOL §8).
@@ -368,6 +378,7 @@ class SessionState:
 
     def _session_ended(self, body: SessionClosed | SessionExpired, entry: Entry) -> None:
         self.ended = "closed" if isinstance(body, SessionClosed) else "expired"
+        self.unsettled.clear()
 
     def _session_compacted(self, body: SessionCompacted, entry: Entry) -> None:
         self.compaction = body
@@ -378,6 +389,15 @@ class SessionState:
 
     def _session_spent(self, body: SessionSpent, entry: Entry) -> None:
         self.usage = self.usage + body.usage
+        self.tool_calls += body.tool_calls or 0
+        if body.child_session_id is not None:
+            self.unsettled.discard(body.child_session_id)
+
+    def _budget_raised(self, body: BudgetRaised, entry: Entry) -> None:
+        granted = self.granted if body.scope == "session" else self._turn_record().granted
+        for member in MEMBERS:
+            if camel_case(member) == body.bound:
+                granted[member] = granted.get(member, 0) + body.amount
 
     def _input_queued(self, body: InputQueued, entry: Entry) -> None:
         info = InputInfo(
@@ -422,6 +442,8 @@ class SessionState:
         self._turn_record().attempt = body.attempt
 
     def _turn_ended(self, body: TurnEnded, entry: Entry) -> None:
+        if self.record is not None:
+            self.unsettled.update(self.record.lost_children)
         self.active_turn_id = self.record = None
         self.outcomes[body.turn_id] = body.outcome
         if body.error is not None:
@@ -518,6 +540,7 @@ class SessionState:
     def _tool_completed(self, body: ToolCompleted, entry: Entry) -> None:
         text = result_text(body.result) if body.status == "ok" else body.error or body.status
         self.tools.pop(body.call_id, None)
+        self.tool_calls += body.tool_calls or 0
         record = self._turn_record()
         record.has_answer = False
         earlier = record.end_call(body)
@@ -577,6 +600,7 @@ class SessionState:
         SessionExpired: _session_ended,
         SessionCompacted: _session_compacted,
         SessionSpent: _session_spent,
+        BudgetRaised: _budget_raised,
         InputQueued: _input_queued,
         InputDelivered: _input_delivered,
         InputWithdrawn: _input_gone,

@@ -12,7 +12,7 @@ import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from . import codec
-from ._children import cancel_child
+from ._children import settle_child
 from ._clock import utc_now
 from ._compacting import CompactingTurn
 from ._failures import explain_failure, find_failure
@@ -418,6 +418,8 @@ class RunningTurn(CompactingTurn):
             self._close_calls()
             session.asks.close_all()
             self.end_message(_STATUS[outcome])
+            # What those have spent of whom it did not see the end is told later.
+            self._call_spendings.clear()
             session.journal.stage(
                 TurnEnded(
                     turn_id=self._id,
@@ -432,7 +434,7 @@ class RunningTurn(CompactingTurn):
             )
         session.turn_ending(self, outcome, self.own_usage)
         for child in children:
-            cancel_child(session.host, child, session.state.owner)
+            settle_child(session.host, session.id, child, session.state.owner)
 
     def check_running(self) -> None:
         if self.outcome is not None or self.is_suspended:

@@ -118,7 +118,7 @@ def _make_converter(*, detailed: bool) -> Converter:
         return hook
 
     def structure_class(cls: type[Any]) -> Callable[[Any, Any], Any]:
-        make = make_dict_structure_fn(
+        make: Callable[[Any, Any], Any] = make_dict_structure_fn(
             cls, converter, _cattrs_detailed_validation=detailed, **overrides(cls)
         )
         nulls = _find_nulls(cls)

@@ -31,6 +31,7 @@ __all__ = [
     "TRANSIENT_EVENTS",
     "AskClosed",
     "AskOpened",
+    "BudgetRaised",
     "CustomEvent",
     "EventBody",
     "Goaway",
@@ -135,11 +136,35 @@ class SessionCompacted(EventBody):
 
 @attrs.frozen(kw_only=True)
 class SessionSpent(EventBody):
-    """What was spent outside of turns, such as on a summary that a client asked for."""
+    """What was spent outside of turns.
+
+    On a summary that a client asked for, or by a sub-agent whose end its parent's turn did not see.
+    """
 
     type = "session.spent"
     log_class = "metadata"
     usage: TokenUsage
+    tool_calls: int | None = None
+    child_session_id: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class BudgetRaised(EventBody):
+    """Somebody whom a sub-agent has asked has granted ``amount`` beyond a bound.
+
+    Attributes:
+        bound: The member of the budget, such as ``maxTokens``.
+        by: The principal.
+    """
+
+    type = "budget.raised"
+    log_class = "turn"
+    turn_id: str
+    scope: Literal["turn", "session"]
+    bound: str
+    amount: float
+    child_session_id: str
+    by: str | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -272,7 +297,7 @@ class ToolCalled(EventBody):
 
 @attrs.frozen(kw_only=True)
 class ToolCompleted(EventBody):
-    """``usage`` is that of a sub-agent, which counts to its parent's."""
+    """``usage`` and ``tool_calls`` are those of a sub-agent, which count to its parent's."""
 
     type = "tool.completed"
     log_class = "tool_result"
@@ -282,6 +307,7 @@ class ToolCompleted(EventBody):
     result: Any = None
     error: str | None = None
     usage: TokenUsage | None = None
+    tool_calls: int | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -385,6 +411,7 @@ DURABLE_EVENTS: Final[tuple[type[EventBody], ...]] = (
     SessionCheckpointed,
     SessionCompacted,
     SessionSpent,
+    BudgetRaised,
     SessionClosed,
     SessionExpired,
     InputQueued,

@@ -27,6 +27,7 @@ from .models import (
     Session,
     SessionConfig,
     SessionStatus,
+    Spending,
     WhenBusy,
 )
 
@@ -36,6 +37,10 @@ __all__ = [
     "AskList",
     "AskListResult",
     "ChildCreate",
+    "ChildRaise",
+    "ChildReport",
+    "ChildSettle",
+    "ChildSpending",
     "ClientInfo",
     "ConfigUpdate",
     "Credential",
@@ -171,6 +176,58 @@ class ChildCreate(SessionCreate):
 
     session_id: str
     parent: ParentRef
+
+
+@attrs.frozen(kw_only=True)
+class ChildReport:
+    """What a child tells its parent's session that it has spent. No client can.
+
+    Attributes:
+        spent: By its whole session.
+        members: Of a budget, those of which it is asked whether there is more.
+    """
+
+    session_id: str
+    turn_id: str
+    call_id: str
+    spent: Spending
+    members: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class ChildRaise:
+    """What a child says to its parent's session when somebody has raised a bound of that one's.
+
+    Attributes:
+        allowed: Where the bound stood when it was asked.
+    """
+
+    session_id: str
+    turn_id: str
+    child_session_id: str
+    scope: Literal["turn", "session"]
+    member: str
+    allowed: float
+    by: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ChildSpending:
+    """Asks a session what it has spent, when all that worked for it have told."""
+
+    session_id: str
+
+
+@attrs.frozen(kw_only=True)
+class ChildSettle:
+    """Tells a session what a child of it has spent whose end its turn did not see.
+
+    ``spent`` is None if that cannot be found out now.
+    """
+
+    session_id: str
+    child_session_id: str
+    spent: Spending | None
 
 
 @attrs.frozen(kw_only=True)

@@ -35,6 +35,7 @@ __all__ = [
     "Session",
     "SessionConfig",
     "SessionStatus",
+    "Spending",
     "TokenUsage",
     "ToolCallInfo",
     "WhenBusy",
@@ -88,6 +89,14 @@ def _add_costs(one: float | None, other: float | None) -> float | None:
         return other if one is None else one
     # A sum of decimals that is just a budget is not to miss it by the last bit.
     return min(round(one + other, 12), float(MAX_INTEGER))
+
+
+@attrs.frozen(kw_only=True)
+class Spending:
+    """What a session has spent of what its sub-agents and it may spend together."""
+
+    usage: TokenUsage = attrs.field(factory=TokenUsage)
+    tool_calls: int = 0
 
 
 @attrs.frozen(kw_only=True)

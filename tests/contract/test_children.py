@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from trialogue import AgentError
+from trialogue import AgentError, BudgetExceededError
 from trialogue.core.abc import Agent, ChildResult, ToolCall, Turn
 from trialogue.core.errors import InvalidRequestError, LocalProtocolError
 from trialogue.core.models import Budget, SessionConfig
@@ -470,3 +470,167 @@ async def test_turns_with_children_end_with_the_server(
         await follow(peer, child)
         await peer.expect_event(child, "message.started")
     assert sorted(ended) == ["child", "parent"]
+
+
+# -- what is left is one for all ---------------------------------------------------------------
+
+
+def crowd(of: str, size: int) -> Agent:
+    """Make a parent of so many children side by side."""
+
+    async def parent(turn: Turn) -> None:
+        async with trio.open_nursery() as nursery:
+            for _ in range(size):
+                nursery.start_soon(turn.run_child, of, "go")
+        await turn.check_budget()
+        await turn.write("never")
+
+    return parent
+
+
+async def slowly(turn: Turn) -> None:
+    """Spend 10 tokens a step, each of which takes a second, without an end."""
+    while True:
+        await turn.check_budget()
+        await trio.sleep(1)
+        turn.report_usage(input_tokens=6, output_tokens=4, cost=0.1)
+        await turn.write("x")
+        turn.complete_message()
+
+
+@pytest.mark.parametrize("budget", [{"maxTokens": 200}, {"maxCost": 2.0}])
+@pytest.mark.parametrize("scope", ["session", "turn"])
+@pytest.mark.parametrize("deep", [False, True], ids=["children", "grandchildren"])
+async def test_children_side_by_side_share_what_is_left(
+    deep: bool, scope: str, budget: Any, loopback: Connect, autojump_clock: MockClock
+) -> None:
+    """§5.7: each had all of it, so that five spent five times as much."""
+    given = budget if scope == "session" else {"perTurn": budget}
+    named = {"parent": crowd("middle" if deep else "worker", 1 if deep else 5)}
+    async with loopback({**named, "middle": crowd("worker", 5), "worker": slowly}) as peer:
+        sid, _ = await begin(peer, budget=given)
+        ended = (await peer.expect_event(sid, "turn.ended"))["data"]
+        assert ended["outcome"] == "budgetExceeded"
+        # What was in flight of the others when the bound was come to.
+        assert 200 <= ended["usage"]["totalTokens"] <= 240
+        sessions = (await peer.call("session.list"))["sessions"]
+        assert len(sessions) == (7 if deep else 6)
+        spent = [
+            s["tokenUsage"]["totalTokens"] for s in sessions if s["config"].get("agent") == "worker"
+        ]
+        assert sum(spent) == ended["usage"]["totalTokens"]
+        assert min(spent) >= 30, "none has all of it"
+        own = next(s for s in sessions if s["id"] == sid)["tokenUsage"]
+        assert own["totalTokens"] == sum(spent)
+
+
+@pytest.mark.parametrize("scope", ["session", "turn"])
+async def test_tools_of_children_are_their_parents(
+    scope: str, loopback: Connect, autojump_clock: MockClock
+) -> None:
+    """§5.7: they counted for nobody but the child."""
+    called: list[int] = []
+
+    async def tool(_: ToolCall) -> None:
+        await trio.sleep(1)
+        called.append(1)
+
+    async def busy(turn: Turn) -> None:
+        for _ in range(4):
+            await turn.call_tool("again", {}, tool)
+
+    async def parent(turn: Turn) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(turn.run_child, "worker", "go")
+            nursery.start_soon(turn.run_child, "worker", "go")
+        await turn.call_tool("mine", {}, tool)
+
+    bound = {"maxToolCalls": 11}
+    given = bound if scope == "session" else {"perTurn": bound}
+    async with loopback(agents(parent, busy)) as peer:
+        sid, _ = await begin(peer, budget=given)
+        events = await peer.read_until(sid, "turn.ended")
+        assert events[-1]["data"]["outcome"] == "completed"
+        assert [e["data"].get("toolCalls") for e in events if e["type"] == "tool.completed"] == [
+            *(4, 4, None)
+        ]
+        assert len(called) == 9
+        # Eleven are eleven: of the session's the next turn has none, of a turn's all of them.
+        await peer.call("message.send", sessionId=sid, content="again")
+        ended = (await peer.expect_event(sid, "turn.ended"))["data"]
+        assert ended["outcome"] == ("completed" if scope == "turn" else "budgetExceeded")
+        one_less = {"maxToolCalls": 10}
+        config = {"budget": one_less if scope == "session" else {"perTurn": one_less}}
+        sid = (await peer.call("session.create", config=config))["id"]
+        await peer.call("message.stream", sessionId=sid, content="go")
+        ended = (await peer.expect_event(sid, "turn.ended"))["data"]
+        assert (ended["outcome"], ended["stopReason"]) == (
+            "budgetExceeded",
+            f"The {scope} has spent 10 of 10 tool calls (budget: maxToolCalls)",
+        )
+
+
+async def test_parent_sees_what_its_child_spends_as_it_happens(
+    loopback: Connect, autojump_clock: MockClock
+) -> None:
+    """§5.7: and a child is held by what its parent spends beside it."""
+    stopped: list[float] = []
+
+    async def parent(turn: Turn) -> None:
+        async def watch() -> None:
+            try:
+                while True:
+                    await turn.check_budget()
+                    await trio.sleep(0.5)
+            except BudgetExceededError:
+                stopped.append(trio.current_time())
+
+        async def work() -> None:
+            result = await turn.run_child("worker", "go")
+            assert result.outcome == "budgetExceeded"
+            stopped.append(trio.current_time())
+
+        turn.report_usage(input_tokens=35)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch)
+            nursery.start_soon(work)
+
+    async with loopback(agents(parent, slowly)) as peer:
+        began = trio.current_time()
+        sid, _ = await begin(peer, budget={"maxTokens": 60})
+        ended = (await peer.expect_event(sid, "turn.ended"))["data"]
+        assert ended["usage"]["totalTokens"] == 65
+    assert [round(at - began, 1) for at in stopped] == [3.0, 3.0]
+
+
+async def test_raise_that_a_child_was_given_is_its_parents(
+    loopback: Connect, autojump_clock: MockClock
+) -> None:
+    """§5.7: it is the parent's bound that was come to, and all who share it have more."""
+    async with loopback(agents(crowd("worker", 2), slowly)) as peer:
+        budget = {"perTurn": {"maxTokens": 40}, "whenExceeded": "ask"}
+        sid, _ = await begin(peer, budget=budget)
+        sessions = (await peer.call("session.list"))["sessions"]
+        children = [each["id"] for each in sessions if each["id"] != sid]
+        for child in children:
+            await follow(peer, child)
+        asks = [(await peer.expect_event(child, "ask.opened"))["data"] for child in children]
+        title = "The turn that it works for has spent 40 of 40 tokens (budget: maxTokens). Go on?"
+        assert [ask["title"] for ask in asks] == [title, title]
+        for child, ask in zip(children, asks, strict=True):
+            await peer.call("ask.answer", sessionId=child, askId=ask["askId"], answer="raise")
+        raised = (await peer.expect_event(sid, "budget.raised"))["data"]
+        members = ("scope", "bound", "amount", "by")
+        assert [raised[name] for name in members] == ["turn", "maxTokens", 40, "anonymous"]
+        assert raised["childSessionId"] in children
+        # Both have said so, and it is granted once.
+        for child in children:
+            ask = (await peer.expect_event(child, "ask.opened"))["data"]
+            assert "spent 80 of 80" in ask["title"]
+            await peer.call("ask.answer", sessionId=child, askId=ask["askId"], answer="stop")
+        ask = (await peer.expect_event(sid, "ask.opened"))["data"]
+        assert ask["title"] == "The turn has spent 80 of 80 tokens (budget: maxTokens). Go on?"
+        await peer.call("ask.answer", sessionId=sid, askId=ask["askId"], answer="stop")
+        events = await peer.read_until(sid, "turn.ended")
+        assert events[-1]["data"]["usage"]["totalTokens"] == 80
+        assert "budget.raised" not in [event["type"] for event in events]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
@@ -12,12 +12,14 @@ from trialogue.core._state import SessionState
 from trialogue.core.events import (
     AskClosed,
     AskOpened,
+    BudgetRaised,
     EventBody,
     InputDelivered,
     MessageCompleted,
     MessageCreated,
     SessionCompacted,
     SessionCreated,
+    SessionSpent,
     SessionUpdated,
     ToolCalled,
     ToolCompleted,
@@ -142,6 +144,26 @@ def test_snapshot_in_the_middle_of_a_turn_keeps_all_of_its_record() -> None:
     assert restored.status == state.status
 
 
+def granted(scope: Literal["turn", "session"], bound: str, amount: float) -> BudgetRaised:
+    return BudgetRaised(
+        turn_id="trn_2", scope=scope, bound=bound, amount=amount, child_session_id="ses_c"
+    )
+
+
+def test_snapshot_keeps_whose_spending_is_to_be_told() -> None:
+    """§5.7: of a sub-agent that a restart took from its parent's turn."""
+    folded = Folded()
+    folded.take(
+        attrs.evolve(called("c1"), child_session_id="ses_c"),
+        completed("c1", "unknown"),
+        TurnEnded(turn_id="trn_1", outcome="interrupted", usage=TokenUsage()),
+    )
+    for state in (folded.state, folded.from_snapshot()):
+        assert (state.unsettled, state.make_summary().has_open_work) == ({"ses_c"}, True)
+    folded.take(SessionSpent(usage=TokenUsage(), child_session_id="ses_c"))
+    assert (folded.state.unsettled, folded.state.make_summary().has_open_work) == (set(), False)
+
+
 def test_snapshot_keeps_what_was_spent_and_what_was_granted() -> None:
     """§5.6: of earlier turns and of this one."""
     folded = Folded()
@@ -165,12 +187,15 @@ def test_snapshot_keeps_what_was_spent_and_what_was_granted() -> None:
         closed("ask_5", answer="raise"),
         opened("ask_6", key="budget turn max_cost 1 nan", **raised),
         closed("ask_6", answer="raise"),
+        *(granted("session", "maxToolCalls", 3), granted("turn", "maxTokens", 5)),
+        SessionSpent(usage=usage, tool_calls=2, child_session_id="ses_c"),
     )
     snapshot = take_snapshot(folded.state)
     for state in (folded.state, folded.from_snapshot()):
         assert state.record is not None
-        assert (state.usage, state.spent_ms, state.tool_calls) == (usage, 70, 2)
-        assert (state.granted, state.record.granted) == ({"max_tokens": 20}, {"max_cost": 0.25})
+        assert (state.usage, state.spent_ms, state.tool_calls) == (usage + usage, 70, 4)
+        assert state.granted == {"max_tokens": 20, "max_tool_calls": 3}
+        assert state.record.granted == {"max_cost": 0.25, "max_tokens": 5}
     folded.take(
         opened("ask_7", key="budget session max_tokens 40 20", **raised),
         closed("ask_7", answer="raise"),
@@ -178,7 +203,8 @@ def test_snapshot_keeps_what_was_spent_and_what_was_granted() -> None:
         closed("ask_8", answer="raise"),
     )
     assert snapshot.record is not None
-    assert (snapshot.granted, snapshot.record.granted) == ({"max_tokens": 20}, {"max_cost": 0.25})
+    assert snapshot.granted == {"max_tokens": 20, "max_tool_calls": 3}
+    assert snapshot.record.granted == {"max_cost": 0.25, "max_tokens": 5}
 
 
 def test_snapshot_keeps_whose_usage_a_compaction_made_void() -> None:

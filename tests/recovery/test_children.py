@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from trio.abc import Instrument
 from trio.testing import MockClock
 
 from trialogue.core.abc import Agent, Turn
+from trialogue.core.log import Entry, Summary
 from trialogue.testing import ProtocolPeer
 
 from .surviving import SurvivingStore
@@ -115,7 +116,12 @@ async def test_child_whose_parent_was_interrupted_is_cancelled(autojump_clock: M
     async with running(store, agents) as (_, peer):
         await trio.sleep(1)
         events = (await peer.call("event.list", sessionId=sid, limit=1000))["events"]
-        assert events[-1]["data"]["outcome"] == "interrupted"
+        assert [event["type"] for event in events[-2:]] == ["turn.ended", "session.spent"]
+        assert events[-2]["data"]["outcome"] == "interrupted"
+        # What it has spent is its parent's, though that one's turn could not know.
+        assert events[-2]["data"]["usage"]["totalTokens"] == 0
+        assert events[-1]["data"]["usage"]["totalTokens"] == 7
+        assert (await peer.call("session.get", sessionId=sid))["tokenUsage"]["totalTokens"] == 7
         events = (await peer.call("event.list", sessionId=child, limit=1000))["events"]
         assert events[-1]["data"]["outcome"] == "cancelled"
         assert events[-1]["data"]["stopReason"] == "the turn that it works for is over"
@@ -157,7 +163,10 @@ async def test_child_that_its_parent_does_not_come_back_to_is_cancelled(
     sid, child = await crash_with_child(store, agents)
     async with running(store, agents) as (_, peer):
         await trio.sleep(1)
-        assert (await last_end(peer, sid))["outcome"] == "completed"
+        events = (await peer.call("event.list", sessionId=sid, limit=1000))["events"]
+        assert [event["type"] for event in events[-2:]] == ["turn.ended", "session.spent"]
+        assert events[-2]["data"]["outcome"] == "completed"
+        assert (await peer.call("session.get", sessionId=sid))["tokenUsage"]["totalTokens"] == 7
         ended = await last_end(peer, child)
         assert ended["outcome"] == "cancelled"
         assert ended["stopReason"] == "the turn that it works for is over"
@@ -333,3 +342,104 @@ async def run_once(after: int) -> tuple[bool, str]:
 async def test_cancel_at_every_wait_ends_both_turns_once(autojump_clock: MockClock) -> None:
     """ISSUE 5: one terminal event of each turn, and no task."""
     await cancel_everywhere(run_once)
+
+
+# -- what was spent --------------------------------------------------------------------------------
+
+
+class DyingStore(SurvivingStore):
+    """Dies as soon as it has kept an event of a type in one session."""
+
+    dies_at: tuple[str, str] | None = None
+
+    def add(self, session_id: str, batch: Sequence[Entry], summary: Summary) -> None:
+        super().add(session_id, batch, summary)
+        if (session_id, batch[-1].body.type) == self.dies_at:
+            self.dies_at = None
+            self.crash()
+
+
+async def tokens(peer: ProtocolPeer, sid: str) -> int:
+    usage = (await peer.call("session.get", sessionId=sid))["tokenUsage"]
+    return int(usage["totalTokens"])
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["once", "twice"])
+async def test_what_a_lost_child_has_spent_is_its_parents_however_deep(
+    again: bool, autojump_clock: MockClock
+) -> None:
+    """§5.7: the parent's turn was over before anybody could know; a second crash changes nothing."""
+    store = DyingStore()
+
+    def over(name: str) -> Agent:
+        async def parent(turn: Turn) -> None:
+            turn.report_usage(input_tokens=100)
+            await turn.write("x")
+            await turn.run_child(name, "go")
+
+        return parent
+
+    agents: dict[str, Agent] = {"top": over("middle"), "middle": over("asker"), "asker": asker}
+    async with running(store, agents) as (_, peer):
+        sid = await begin(peer)
+        await trio.sleep(1)
+        sessions = (await peer.call("session.list"))["sessions"]
+        store.crash()
+    middle = next(s["id"] for s in sessions if s["config"].get("agent") == "middle")
+    if again:
+        store.dies_at = (sid, "turn.ended")
+        async with running(store, agents):
+            await trio.sleep(1)
+        assert store.dies_at is None
+    for _ in range(2):
+        async with running(store, agents) as (_, peer):
+            await trio.sleep(1)
+            assert (await tokens(peer, middle), await tokens(peer, sid)) == (107, 207)
+            for each in (middle, sid):
+                assert (await types(peer, each)).count("session.spent") == 1
+    assert await store.list_open_work() == []
+
+
+async def test_children_that_go_on_after_a_restart_know_what_was_spent_before(
+    autojump_clock: MockClock,
+) -> None:
+    """§5.7: what is left is one for all, also of a child that has not said a word since then."""
+    store, outcomes = SurvivingStore(), list[str]()
+
+    async def worker(turn: Turn) -> None:
+        if turn.attempt == 1:
+            turn.report_usage(input_tokens=15)
+            await turn.write("x")
+        await turn.ask("Go on?")
+        await turn.check_budget()
+        turn.report_usage(input_tokens=15)
+        await turn.write("y")
+        await turn.check_budget()
+
+    class Two(Parent):
+        async def __call__(self, turn: Turn) -> None:
+            async def one(name: str) -> None:
+                outcomes.append((await turn.run_child("worker", name)).outcome)
+
+            async with trio.open_nursery() as nursery:
+                for name in ("a", "b"):
+                    nursery.start_soon(one, name)
+
+    agents: dict[str, Agent] = {"parent": Two(), "worker": worker}
+    async with running(store, agents) as (_, peer):
+        config = {"budget": {"perTurn": {"maxTokens": 40}}}
+        sid = (await peer.call("session.create", config=config))["id"]
+        await peer.call("message.stream", sessionId=sid, content="go")
+        await trio.sleep(1)
+        sessions = (await peer.call("session.list"))["sessions"]
+        store.crash()
+    first, second = (s["id"] for s in sessions if s["id"] != sid)
+    async with running(store, agents) as (_, peer):
+        await trio.sleep(1)
+        await answer(peer, first, "yes")
+        await trio.sleep(1)
+        assert outcomes == ["budgetExceeded"]
+        await answer(peer, second, "yes")
+        await trio.sleep(1)
+        assert outcomes == ["budgetExceeded", "budgetExceeded"]
+        assert await tokens(peer, sid) == 45

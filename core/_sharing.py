@@ -1,0 +1,233 @@
+"""A running turn, as far as it spends what others have: those for which it works.
+
+What is left of a budget is one for all who work under it. A sub-agent tells its parent what it has
+spent, as it happens, and is told whether there is more; so does the parent tell its own, as far up
+as that goes. Only commands go between them, so that each may live on another node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+
+from ._budget import RAISE, Bound
+from ._command import Command, Reply
+from ._orders import Order, carry_out
+from ._spending import SpendingTurn
+from .codec import camel_case
+from .errors import BudgetExceededError, TurnNotFoundError, WireError
+from .events import BudgetRaised, SessionSpent, ToolCalled
+from .methods import ChildRaise, ChildReport, ChildSettle, ChildSpending, Empty
+from .models import ParentRef, Spending
+
+if TYPE_CHECKING:
+    from ._session import LiveSession
+
+__all__ = ["SharingTurn", "answer_child"]
+
+#: Of each of us by himself: a parent's time stands still while a child works.
+_UNSHARED: Final = "max_duration_ms"
+
+
+@attrs.frozen(kw_only=True)
+class _Standing:
+    """What a child is told of its parent's budget.
+
+    Attributes:
+        exceeded: The bound that was come to, if one was.
+        reached: What was spent of it.
+        parent: For whom this one works.
+        spent: What it has spent by now.
+    """
+
+    exceeded: Bound | None = None
+    reached: float = 0
+    parent: ParentRef | None = None
+    spent: Spending = attrs.field(factory=Spending)
+
+
+class SharingTurn(SpendingTurn):
+    """What a running turn does about the budgets above its own. The rest of it is `RunningTurn`."""
+
+    @property
+    def session_spending(self) -> Spending:
+        """What its session has spent by now, in all its turns."""
+        state = self._session.state
+        return Spending(
+            usage=state.usage + self.usage, tool_calls=state.tool_calls + self.children_calls
+        )
+
+    def report_usage(self, **usage: Any) -> None:
+        super().report_usage(**usage)
+        self._tell_above()
+
+    def _begin_call(self, body: ToolCalled) -> None:
+        super()._begin_call(body)
+        self._tell_above()
+
+    async def _check(self, members: tuple[str, ...]) -> None:
+        await super()._check(members)
+        shared = tuple(member for member in members if member != _UNSHARED)
+        if self._session.state.parent is None or not shared:
+            return
+        while (exceeded := await self._find_above(shared)) is not None:
+            if self._refused is not None:
+                raise self._refused
+            said = exceeded[1].explain(exceeded[2], " that it works for")
+            if not self._asks_for_more:
+                raise BudgetExceededError(said)
+            assert self._asking is not None
+            async with self._asking:
+                is_unanswered = await self._find_above(shared) == exceeded
+                if is_unanswered and not self._was_refused:
+                    await self._ask_above(said, *exceeded[:2])
+
+    async def _ask_above(self, said: str, parent: ParentRef, bound: Bound) -> None:
+        answer = await self._ask_budget(said, f"above {parent.session_id} {bound.ask_key}")
+        if answer.value != RAISE:
+            self._refused = BudgetExceededError(said)
+            return
+        params = ChildRaise(
+            session_id=parent.session_id,
+            turn_id=parent.turn_id,
+            child_session_id=self.session_id,
+            scope=bound.scope,
+            member=bound.member,
+            allowed=bound.allowed,
+            by=answer.by,
+        )
+        host, owner = self._session.host, self._session.state.owner
+        command = Command(params=params, principal=owner)
+        try:
+            await carry_out(lambda reply: host.submit(parent.session_id, command, reply))
+        except TurnNotFoundError:
+            pass  # it is over, and so are we in a moment
+
+    async def _find_above(self, members: tuple[str, ...]) -> tuple[ParentRef, Bound, float] | None:
+        """Say which bound above was come to, if any was. Waits for other nodes only."""
+        climb = self._climb(members)
+        while True:
+            try:
+                order = next(climb)
+            except StopIteration as end:
+                found: tuple[ParentRef, Bound, float] | None = end.value
+                return found
+            try:
+                await order.wait()
+            except WireError:
+                pass  # as the climb will see
+
+    def _tell_above(self) -> None:
+        """Say what was spent, as far up as is told at once."""
+        if self._session.state.parent is not None:
+            next(self._climb(()), None)
+
+    def _climb(
+        self, members: tuple[str, ...]
+    ) -> Generator[Order, None, tuple[ParentRef, Bound, float] | None]:
+        """Tell one after the other what was spent; yields the orders that have to be waited for."""
+        state, host = self._session.state, self._session.host
+        standing = _Standing(parent=state.parent, spent=self.session_spending)
+        while (parent := standing.parent) is not None:
+            params = ChildReport(
+                session_id=parent.session_id,
+                turn_id=parent.turn_id,
+                call_id=parent.call_id,
+                spent=standing.spent,
+                members=members,
+            )
+            order = Order()
+            command = Command(params=params, principal=state.owner)
+            host.submit(parent.session_id, command, order)
+            if not order.is_answered:
+                yield order
+            try:
+                standing = order.result()
+            except WireError:
+                return None  # it waits for us no more, and bounds us no more
+            if standing.exceeded is not None:
+                return parent, standing.exceeded, standing.reached
+        return None
+
+    def take_report(self, report: ChildReport) -> _Standing:
+        """Take what a child has spent, and say how that stands.
+
+        Raises:
+            TurnNotFoundError: Nothing waits for that child any more.
+        """
+        if self.record is None or not self.record.awaits(report.call_id):
+            raise TurnNotFoundError(f"Nobody waits for the call {report.call_id}")
+        self._call_spendings[report.call_id] = report.spent
+        exceeded, reached = self._find_exceeded(*report.members) or (None, 0)
+        return _Standing(
+            exceeded=exceeded,
+            reached=reached,
+            parent=self._session.state.parent,
+            spent=self.session_spending,
+        )
+
+    def grant(self, params: ChildRaise, reply: Reply) -> None:
+        """Raise a bound of ours that a child was stopped by, unless that was done."""
+        for bound in self._bounds(params.member):
+            if bound.scope == params.scope and bound.allowed == params.allowed:
+                self._session.journal.stage(
+                    BudgetRaised(
+                        turn_id=self._id,
+                        scope=bound.scope,
+                        bound=camel_case(bound.member),
+                        amount=bound.limit,
+                        child_session_id=params.child_session_id,
+                        by=params.by,
+                    ),
+                    on_commit=lambda: reply.succeed(Empty()),
+                    on_failure=reply.fail,
+                )
+                return
+        reply.succeed(Empty())
+
+
+def answer_child(
+    session: LiveSession,
+    params: ChildReport | ChildRaise | ChildSettle | ChildSpending,
+    reply: Reply,
+) -> None:
+    """Carry out what a session is asked by one that works for it, or by one for which it works.
+
+    Raises:
+        TurnNotFoundError: The turn is over.
+    """
+    turn, state = session.turn, session.state
+    match params:
+        case ChildSpending():
+            session.when_settled(reply, lambda: _spent(session))
+        case ChildSettle(spent=spent):
+            is_owed = params.child_session_id in state.unsettled
+            if spent is None or not is_owed or session.closing.has_begun:
+                # Nobody is to wait for what will not come.
+                session.answer_settled()
+                reply.succeed(Empty())
+                return
+            session.journal.stage(
+                SessionSpent(
+                    usage=spent.usage,
+                    tool_calls=spent.tool_calls or None,
+                    child_session_id=params.child_session_id,
+                ),
+                on_commit=lambda: reply.succeed(Empty()),
+                on_publish=lambda: None if state.unsettled else session.answer_settled(),
+                on_failure=reply.fail,
+            )
+        case _ if turn is None or turn.id != params.turn_id or turn.outcome is not None:
+            raise TurnNotFoundError(f"Turn not found: {params.turn_id}")
+        case ChildReport():
+            reply.succeed(turn.take_report(params))
+        case ChildRaise():
+            turn.grant(params, reply)
+
+
+def _spent(session: LiveSession) -> Spending:
+    if session.turn is not None and session.turn.outcome is None:
+        return session.turn.session_spending
+    return Spending(usage=session.state.usage, tool_calls=session.state.tool_calls)
