@@ -72,7 +72,7 @@ class Caller:
         tls: Any = None,
         reconnect: bool = True,
     ) -> None:
-        credential = Credential(scheme="bearer", token=token) if isinstance(token, str) else token
+        credential = _as_credential(token)
         self.request_seconds = request_seconds
         self._uplink = Uplink(
             plugins.find_transport(url),
@@ -174,6 +174,16 @@ class Caller:
         """Who the server takes us for."""
         return self.hello.principal
 
+    async def renew(self, token: str | Credential) -> HelloResult:
+        """Show another credential of the same principal, before the one in use expires.
+
+        The connection goes on, and those that follow begin with this one. See `hello.expires_at`.
+
+        Raises:
+            UnauthorizedError, ForbiddenError: It is not taken; the one in use stays.
+        """
+        return await self._uplink.renew(_as_credential(token), self.request_seconds)
+
     async def ping(self) -> float:
         """Ask for a sign of life, and give the seconds that it took."""
         connection = await self._uplink.wait_connection(even_draining=True)
@@ -255,6 +265,10 @@ class Caller:
             on_result=on_result,
         )
         return answer
+
+
+def _as_credential(token: str | Credential | None) -> Credential | None:
+    return Credential(scheme="bearer", token=token) if isinstance(token, str) else token
 
 
 @cache

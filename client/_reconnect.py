@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
+import attrs
 import trio
 
 from ..core.abc import ConnectOptions, Transport
@@ -24,7 +25,7 @@ from ..core.errors import (
     WireError,
     error_from_wire,
 )
-from ..core.methods import Hello
+from ..core.methods import Credential, Hello, HelloResult
 from ._connection import Connection, LostError
 from ._state import FINAL_ERRORS, Backoff, ConnectionState, StateMachine, Trigger
 
@@ -232,6 +233,30 @@ class Uplink:
             ):
                 return connection
             await self.machine.wait_changed()
+
+    async def renew(self, credential: Credential | None, seconds: float) -> HelloResult:
+        """Show another credential on the connection that there is, and on those to come.
+
+        Raises:
+            WireError: It was refused; the one before is used again.
+        """
+        before = self._hello, self._options
+
+        def welcome(result: HelloResult) -> None:
+            if self.latest is not None:
+                self.latest.welcome = result
+
+        # Already now: if the connection is lost meanwhile, the next one begins with it.
+        self._hello = attrs.evolve(self._hello, auth=credential)
+        self._options = attrs.evolve(self._options, credential=credential)
+        try:
+            welcomed: HelloResult = await self.request(
+                "hello", self._hello, result=HelloResult, seconds=seconds, on_result=welcome
+            )
+        except WireError:
+            self._hello, self._options = before
+            raise
+        return welcomed
 
     # -- goaway ----------------------------------------------------------------------------
 

@@ -208,6 +208,7 @@ class SyncClient:
         return self.client.principal
 
     wait_state = _mirror(Client.wait_state)
+    renew = _mirror(Client.renew)
     ping = _mirror(Client.ping)
     health = _mirror(Client.health)
     stats = _mirror(Client.stats)

@@ -70,7 +70,7 @@ def check_authenticator(authenticate: Any) -> None:
     if authenticate is not None and not is_function_of(authenticate, "credential", "peer"):
         raise SettingsError(
             f"the authenticator is {describe_function(authenticate)}: "
-            "it is an async function of (credential, peer) that returns a principal"
+            "it is an async function of (credential, peer) that returns a principal or an Identity"
         )
 
 

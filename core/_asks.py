@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import trio
 
 from ._clock import seconds_until
-from ._command import ANONYMOUS, Command, Reply, record_key
+from ._command import Command, Reply, record_key
+from ._identity import principal_of
 from ._queries import check_depth, check_size, find_ask, refuse_params
 from ._record import AskRecord
 from ._schema import find_issues, load_validator
@@ -107,7 +108,7 @@ class AskDesk:
             "answered",
             answer=params.answer,
             error=params.error,
-            by=command.principal or ANONYMOUS,
+            by=principal_of(command.principal),
             keys=record_key(command.claim, Empty()),
             reply=reply,
         )

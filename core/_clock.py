@@ -6,7 +6,15 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-__all__ = ["seconds_since", "seconds_until", "utc_after", "utc_before", "utc_now"]
+__all__ = [
+    "seconds_since",
+    "seconds_until",
+    "seconds_until_epoch",
+    "utc_after",
+    "utc_at",
+    "utc_before",
+    "utc_now",
+]
 
 _FOREVER_SECONDS: Final = 100 * 365 * 24 * 3600.0
 
@@ -51,6 +59,14 @@ def utc_after(seconds: float) -> str | None:
     )
 
 
+def utc_at(epoch_seconds: float) -> str | None:
+    """The time that is so many seconds after 1970; None if no wire time is so late."""
+    try:
+        return _write(datetime.fromtimestamp(epoch_seconds, UTC))
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
 def _write(then: datetime) -> str:
     return f"{then:%Y-%m-%dT%H:%M:%S}.{then.microsecond // 1000:03d}Z"
 
@@ -58,6 +74,11 @@ def _write(then: datetime) -> str:
 def seconds_since(time: str) -> float:
     """Say how long ago a time of the wire was, 0 if it is still to come."""
     return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds())
+
+
+def seconds_until_epoch(epoch_seconds: float) -> float:
+    """Say how long it is until so many seconds after 1970, 0 if it is past."""
+    return max(0.0, epoch_seconds - time.time())
 
 
 def seconds_until(time: str) -> float:

@@ -16,10 +16,8 @@ from .log import KeyRecord
 if TYPE_CHECKING:
     from ._feed import SessionFeed
 
-__all__ = ["ANONYMOUS", "Command", "KeyClaim", "Reply", "make_claim", "record_key"]
+__all__ = ["Command", "KeyClaim", "Reply", "make_claim", "record_key"]
 
-#: The principal of whoever was not asked for a credential.
-ANONYMOUS: Final = "anonymous"
 #: Members that name the answer and not the effect (PROTOCOL §7).
 _NOT_THE_EFFECT: Final = frozenset({"wait"})
 #: JSON with the members of objects in the order of their names.
@@ -81,7 +79,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         params: One of the parameter classes of `trialogue.core.methods`.
-        principal: None for anonymous.
+        principal: As sessions are marked with it, with its tenant; None for anonymous.
         claim: From the request's ``idempotencyKey``.
         connection: That of the request; subscribed by ``message.stream``.
     """

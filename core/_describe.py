@@ -10,6 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import attrs
 
+from ._identity import SCOPES
 from ._options import describe_options
 from ._protocol import PROTOCOL_VERSION
 from ._registry import Registry
@@ -109,6 +110,8 @@ def describe(registry: Registry, agents: Mapping[str, Agent], default_agent: str
             shown["result"] = json_schema(method.result, definitions)
         if method.description:
             shown["description"] = method.description
+        if method.scopes:
+            shown["scopes"] = [scope for scope in SCOPES if scope in method.scopes]
         methods[name] = shown
     return {
         "protocol": PROTOCOL_VERSION,

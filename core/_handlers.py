@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
+from ._clock import utc_at
 from ._describe import describe
+from ._identity import SCOPES
 from ._protocol import PROTOCOL_VERSION, SUPPORTED_VERSIONS
 from ._registry import LATER, Registry
 from .errors import UnauthorizedError, WireError
@@ -22,6 +24,7 @@ from .methods import (
     SessionCreate,
     SessionList,
     SessionListResult,
+    SessionSubscribe,
 )
 
 if TYPE_CHECKING:
@@ -37,11 +40,11 @@ _method = PROTOCOL_METHODS.add
 def hello(request: Request, params: Hello) -> Any:
     """Say who is there; with a credential where one is needed."""
     link = request.link
-    if link.principal is not None:
-        # Renewal of a credential comes with identity; so far a second hello only asks again.
-        return _greet(request)
-    if params.auth is None:
+    if link.principal is None and params.auth is None:
         raise UnauthorizedError("A credential is needed")
+    # A client that sent it as a header says it again.
+    if params.auth in (None, link.credential) or link.server.authenticate is None:
+        return _greet(request)
 
     def checked(refusal: WireError | None) -> None:
         if refusal is None:
@@ -55,26 +58,30 @@ def hello(request: Request, params: Hello) -> Any:
 
 
 def _greet(request: Request) -> HelloResult:
-    link, server = request.link, request.link.server
+    link, server, identity = request.link, request.link.server, request.link.identity
+    expires_at = None if identity is None else identity.expires_at
     return HelloResult(
         connection_id=link.id,
         server=ServerInfo(name=server.settings.server_name, version=server.version),
         protocol=ProtocolInfo(version=PROTOCOL_VERSION, supported=SUPPORTED_VERSIONS),
         principal=link.principal or "",
+        tenant=None if identity is None else identity.tenant,
+        scopes=tuple(s for s in SCOPES if link.scopes is None or s in link.scopes),
+        expires_at=None if expires_at is None else utc_at(expires_at),
         capabilities={},
         limits=server.settings.wire_limits(durable=server.host.store.durable),
         heartbeat_ms=round(server.settings.heartbeat_seconds * 1000),
     )
 
 
-@_method("session.create", while_draining=False)
+@_method("session.create", scopes=["write"], while_draining=False)
 def session_create(request: Request, params: SessionCreate) -> Any:
     """Create a session."""
     request.link.server.host.create(request.command(params), request)
     return LATER
 
 
-@_method("session.list")
+@_method("session.list", scopes=["read"])
 async def session_list(request: Request, params: SessionList) -> SessionListResult:
     """List the principal's sessions, newest activity first."""
     return await request.link.server.host.list(params, request.link.owner)
@@ -88,7 +95,6 @@ def _on_session(request: Request, params: Any) -> Any:
 
 _READS: Final = {
     "session.get": "Give a session.",
-    "session.subscribe": "Send the session's events after a cursor, then as they come.",
     "session.unsubscribe": "Send no more events of the session.",
     "session.export": "Give a page of the session's log, for a file.",
     "event.list": "Give a page of the session's durable events.",
@@ -104,18 +110,40 @@ _COMMANDS: Final = {
     "session.checkpoint": "Mark a place in the session's log.",
     "session.compact": "Let a summary stand in for the oldest messages when a model is shown them.",
     "message.send": "Give the agent an input; with `wait`, answer at the turn's end.",
-    "message.stream": "Give the agent an input, and subscribe to what comes of it.",
     "message.add": "Add a message to the history without a turn.",
 }
 for _name, _description in _READS.items():
-    _method(_name, _description)(_on_session)
+    _method(_name, _description, scopes=["read"])(_on_session)
 for _name, _description in _COMMANDS.items():
-    _method(_name, _description, while_draining=False)(_on_session)
+    _method(_name, _description, scopes=["write"], while_draining=False)(_on_session)
 _method(
-    "turn.cancel", "Cancel a turn; answered when it has ended.", is_counted=False, is_reserved=True
+    "message.stream",
+    "Give the agent an input, and subscribe to what comes of it.",
+    scopes=["read", "write"],
+    while_draining=False,
 )(_on_session)
-_method("ask.answer", "Answer an open ask.", is_counted=False, is_reserved=True)(_on_session)
-_method("input.withdraw", "Take back a queued input.", is_counted=False)(_on_session)
+_method(
+    "turn.cancel",
+    "Cancel a turn; answered when it has ended.",
+    scopes=["write"],
+    is_counted=False,
+    is_reserved=True,
+)(_on_session)
+_method("ask.answer", "Answer an open ask.", scopes=["answer"], is_counted=False, is_reserved=True)(
+    _on_session
+)
+_method("input.withdraw", "Take back a queued input.", scopes=["write"], is_counted=False)(
+    _on_session
+)
+
+
+@_method("session.subscribe", scopes=["read"])
+def session_subscribe(request: Request, params: SessionSubscribe) -> Any:
+    """Send the session's events after a cursor, then as they come."""
+    if params.tools:
+        # The agent is told of them, and whoever offers one answers its calls.
+        request.link.require(frozenset({"answer"}))
+    return _on_session(request, params)
 
 
 @_method("request.cancel", is_counted=False, is_reserved=True)
@@ -142,7 +170,7 @@ def server_health(request: Request, params: Empty) -> Health:
     )
 
 
-@_method("server.stats")
+@_method("server.stats", scopes=["admin"])
 def server_stats(request: Request, params: Empty) -> dict[str, Any]:
     """Give the counters."""
     return request.link.server.stats()

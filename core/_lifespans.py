@@ -1,4 +1,4 @@
-"""What an agent holds as long as the server runs: a model's connections, a tool's process."""
+"""What an agent or an authenticator holds as long as the server runs: a model's connections, say."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ import trio
 
 from ._failures import find_failure
 from ._nursery import open_plain_nursery
-from .abc import Agent
+from .abc import Agent, Authenticator
 from .errors import SettingsError, TrialogueError
 
-__all__ = ["open_agents"]
+__all__ = ["hold_lifespans"]
 
 log = logging.getLogger("trialogue.server")
 
-#: For an agent to give back what it holds, when the server ends.
+#: For one of them to give back what it holds, when the server ends.
 LIFESPAN_END_SECONDS: Final = 5.0
 
 
 @asynccontextmanager
-async def open_agents(agents: Mapping[str, Agent]) -> AsyncGenerator[None]:
-    """Hold the lifespans of all agents that have one, as long as the block lasts.
+async def hold_lifespans(
+    agents: Mapping[str, Agent], authenticate: Authenticator | None = None
+) -> AsyncGenerator[None]:
+    """Hold the lifespans of the authenticator and of all agents, if they have one.
 
     They are entered in order, each in a task of its own. They end after the block and not before,
     whoever cancels the program around it: turns that end need them. That is bounded.
@@ -36,24 +38,25 @@ async def open_agents(agents: Mapping[str, Agent]) -> AsyncGenerator[None]:
     async with open_plain_nursery() as nursery:
         entered: set[int] = set()
         try:
-            for name, agent in agents.items():
+            named = [(f"the agent {name!r}", agent) for name, agent in agents.items()]
+            for what, holder in [("the authenticator", authenticate), *named]:
                 # One agent may have several names.
-                if hasattr(agent, "lifespan") and id(agent) not in entered:
-                    entered.add(id(agent))
-                    await nursery.start(_hold, name, agent, over)
+                if hasattr(holder, "lifespan") and id(holder) not in entered:
+                    entered.add(id(holder))
+                    await nursery.start(_hold, what, holder, over)
             yield
         finally:
             over.set()
 
 
 async def _hold(
-    name: str, agent: Any, over: trio.Event, *, task_status: trio.TaskStatus[None]
+    what: str, holder: Any, over: trio.Event, *, task_status: trio.TaskStatus[None]
 ) -> None:
-    """Hold one agent's lifespan until it is over."""
+    """Hold one lifespan until it is over."""
     with trio.CancelScope() as scope:
         is_open = False
         try:
-            lifespan = agent.lifespan()
+            lifespan = holder.lifespan()
             if not isinstance(lifespan, AbstractAsyncContextManager):
                 raise TypeError(f"lifespan() gave {lifespan!r:.80}, and no async context manager")
             async with lifespan:
@@ -68,7 +71,7 @@ async def _hold(
                 raise
             said = str(failure) if isinstance(failure, TrialogueError) else repr(failure)
             raise SettingsError(  # noqa: ASYNC104 - what is no failure was raised above
-                f"the agent {name!r} cannot start: {said}"
+                f"{what} cannot start: {said}"
             ) from exc
     if scope.cancelled_caught:
-        log.warning("the agent %r did not end within %g s, and was cut", name, LIFESPAN_END_SECONDS)
+        log.warning("%s did not end within %g s, and was cut", what, LIFESPAN_END_SECONDS)

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from ._command import ANONYMOUS
+from ._clock import seconds_until_epoch
 from ._failures import find_failure
+from ._identity import ALL_SCOPES, ANONYMOUS, SCOPES, Identity
 from ._ids import new_id
 from ._protocol import (
     Heartbeat,
@@ -62,10 +63,14 @@ class ServerLink(Link):
     Attributes:
         principal: Who it is; None until it is authenticated.
         owner: The same as sessions are marked with it: None for anonymous.
+        credential: By which it came in, if one was asked for.
+        identity: What that says.
+        scopes: What it may do; None is everything.
     """
 
     __slots__ = (
         "_check",
+        "_expiry",
         "_first",
         "_heard_at",
         "_heartbeat",
@@ -79,9 +84,12 @@ class ServerLink(Link):
         "_pinged_at",
         "_requests",
         "connection",
+        "credential",
         "id",
+        "identity",
         "owner",
         "principal",
+        "scopes",
         "server",
         "settings",
         "stats",
@@ -96,6 +104,10 @@ class ServerLink(Link):
         self.id = new_id("con")
         self.principal: str | None = None if server.authenticate is not None else ANONYMOUS
         self.owner: str | None = None
+        self.credential: Credential | None = None
+        self.identity: Identity | None = None
+        self.scopes: frozenset[str] | None = None
+        self._expiry: Timer | None = None
         self._methods = server.registry.methods
         self._requests: dict[RequestId, Request] = {}
         self._in_flight = 0
@@ -110,7 +122,7 @@ class ServerLink(Link):
         self._heard_at = self._now = now
         self._pinged_at = -math.inf
         if self.principal is not None:
-            self._limiter = server.limiter(self.principal)
+            self._limiter = server.limiter(None)
             # At a random point, so that connections made together are not pinged together.
             first = now + random.random() * self.settings.heartbeat_seconds
             self._heartbeat: Timer = server.timers.at(first, self._beat)
@@ -229,6 +241,8 @@ class ServerLink(Link):
             limited = self._charge(reserved=method.is_reserved)
             if limited is not None:
                 raise limited
+            if self.scopes is not None:
+                self.require(method.scopes)
             if envelope.id in self._requests:
                 raise InvalidRequestError(
                     f"The id {envelope.id!r} is that of an unanswered request",
@@ -263,6 +277,19 @@ class ServerLink(Link):
             "The server is shutting down", data={"retryAfterMs": self.server.retry_after_ms}
         )
 
+    def require(self, scopes: frozenset[str]) -> None:
+        """Refuse what the credential does not allow.
+
+        Raises:
+            ForbiddenError: It lacks one of these.
+        """
+        if self.scopes is None or scopes <= self.scopes:
+            return
+        lacking = [scope for scope in SCOPES if scope in scopes - self.scopes]
+        raise ForbiddenError(
+            f"The credential does not allow to {' and '.join(lacking)}", data={"scopes": lacking}
+        )
+
     def say_goodbye(self) -> None:
         """Answer every request that still waits, and close.
 
@@ -270,11 +297,9 @@ class ServerLink(Link):
         """
         for request in list(self._requests.values()):
             if request.scope is not None and not request.method.while_draining:
-                request.fail(RequestCancelledError("The server is shutting down"))
+                request.abort(RequestCancelledError("The server is shutting down"))
             else:
-                request.fail(self._shutting_down())
-            if request.scope is not None:
-                request.scope.cancel(reason="the server ends")
+                request.abort(self._shutting_down())
         self.end(CloseReason.GOING_AWAY)
 
     def _turn_away(self, envelope: RequestEnvelope) -> None:
@@ -317,30 +342,33 @@ class ServerLink(Link):
     # -- who is there ------------------------------------------------------------------------
 
     def check(self, credential: Credential, checked: Callable[[WireError | None], object]) -> None:
-        """Find out who a credential names. Until then nothing is read: it is judged by the answer.
+        """Find out whom a credential names. Until then nothing is read: it is judged by the answer.
 
         Args:
             credential: Of a ``hello``, or of the transport's own handshake.
             checked: Called once, unless `end_check` is: with the refusal, if there is one. After
-                that the connection is closed.
+                that the connection is closed, unless it has another credential that holds.
         """
         self._paused = True
         scope = self._check = trio.CancelScope()
+        if self.principal is not None:
+            scope.deadline = trio.current_time() + self.settings.connect_seconds
 
         async def check() -> None:
             refusal: WireError | None = None
-            principal = ""
             try:
-                principal = await self.server.check_credential(credential, self, scope)
+                identity = await self.server.check_credential(credential, self, scope)
+                if self._check is scope:
+                    self._authenticated(identity, credential)
             except WireError as exc:
                 refusal = exc
             if self._check is not scope:
                 return
             self._check = None
-            if refusal is None:
-                self._authenticated(principal)
+            # Meanwhile nothing was read.
+            self._heard_at = trio.current_time()
             checked(refusal)
-            if refusal is not None:
+            if refusal is not None and self.principal is None:
                 self._end_unauthenticated(refusal)
             self.resume()
 
@@ -358,14 +386,62 @@ class ServerLink(Link):
             self.stats.errors[refusal.code] += 1
             self.connection.post(make_error(None, refusal))
 
-    def _authenticated(self, principal: str) -> None:
-        """From now on it may do what this principal may."""
-        self.principal = principal
-        self.owner = None if principal == ANONYMOUS else principal
-        self._limiter = self.server.limiter(principal)
-        self._heartbeat.cancel()
-        first = trio.current_time() + random.random() * self.settings.heartbeat_seconds
-        self._heartbeat = self.server.timers.at(first, self._beat)
+    def _authenticated(self, identity: Identity, credential: Credential) -> None:
+        """From now on it may do what this identity may, as long as its credential holds.
+
+        Raises:
+            UnauthorizedError: It does not any more.
+            ForbiddenError: The connection is somebody else's, or may do more. It goes on as it was:
+                what it follows and has begun was allowed to it.
+        """
+        now, revocation = trio.current_time(), identity.revocation
+        seconds = math.inf
+        if identity.expires_at is not None:
+            seconds = seconds_until_epoch(identity.expires_at)
+        if not seconds or (revocation is not None and revocation.is_revoked):
+            raise UnauthorizedError("The credential does not hold any more")
+        if self.principal is None:
+            self.principal, self.owner = identity.principal, identity.owner
+            self._limiter = self.server.limiter(self.owner)
+            self._heartbeat.cancel()
+            first = now + random.random() * self.settings.heartbeat_seconds
+            self._heartbeat = self.server.timers.at(first, self._beat)
+        elif (identity.principal, identity.owner) != (self.principal, self.owner):
+            raise ForbiddenError("The credential is another principal's: connect anew for that")
+        elif not identity.scopes >= (ALL_SCOPES if self.scopes is None else self.scopes):
+            raise ForbiddenError("The credential allows less: connect anew for that")
+        self._let_go()
+        self.credential, self.identity = credential, identity
+        self.scopes = None if identity.scopes == ALL_SCOPES else identity.scopes
+        if seconds < math.inf:
+            self._expiry = self.server.timers.at(now + seconds, self._expired)
+        if revocation is not None:
+            revocation.watch(self._revoked)
+
+    def _let_go(self) -> None:
+        """Rely on the credential no more."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+        if self.identity is not None and self.identity.revocation is not None:
+            self.identity.revocation.unwatch(self._revoked)
+
+    def _expired(self) -> None:
+        self._lose("The credential has expired")
+
+    def _revoked(self) -> None:
+        self._lose("The credential was revoked")
+
+    def _lose(self, message: str) -> None:
+        """Close, since the credential holds no more. Turns go on: they are their sessions'."""
+        if self._is_ending:
+            return
+        log.info(message, extra={"peer": str(self)})
+        error = UnauthorizedError(message)
+        for request in list(self._requests.values()):
+            request.abort(error)
+        self._checked_header(error)
+        self.end(CloseReason.UNAUTHORIZED)
+        self.end_check(message)
 
     def _end_unauthenticated(self, error: Exception) -> None:
         """Close for want of a valid credential."""
@@ -400,7 +476,9 @@ class ServerLink(Link):
             return
         interval = self.settings.heartbeat_seconds
         now = trio.current_time()
-        dead_at = self._heard_at + 1.5 * interval
+        # While a credential is checked nothing is read.
+        heard_at = self._heard_at if self._check is None else now
+        dead_at = heard_at + 1.5 * interval
         if now >= dead_at:
             self.stats.heartbeats_missed += 1
             log.info("nothing came for %g s", 1.5 * interval, extra={"peer": str(self)})
@@ -420,15 +498,12 @@ class ServerLink(Link):
             return
         self._is_closed = self._is_ending = True
         self._heartbeat.cancel()
+        self._let_go()
         self.server.host.detach(self.connection)
         self.end_check("the connection is gone")
         for request in list(self._requests.values()):
             # Requests are under their connection; turns and inputs are not.
-            request.is_answered = True
-            if request.timer is not None:
-                request.timer.cancel()
-            if request.scope is not None:
-                request.scope.cancel(reason="the connection is gone")
+            request.drop()
         self._requests.clear()
         self.server.unlinked(self)
 

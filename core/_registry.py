@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
-from typing import Any, Final, get_type_hints
+from typing import Any, Final, TypeVar, get_type_hints
 
 import attrs
 
 from . import codec
+from ._identity import ALL_SCOPES, SCOPES
 from .errors import SettingsError
 from .methods import METHODS
 
-__all__ = ["LATER", "Method", "Registry"]
+__all__ = ["LATER", "Method", "Registry", "needs_scopes"]
+
+H = TypeVar("H", bound=Callable[..., Any])
 
 
 class _Later:
@@ -25,6 +28,25 @@ class _Later:
 
 #: What a handler returns that answers through its request's `succeed` or `fail`.
 LATER: Final = _Later()
+
+#: What a method of the server's own needs that does not say: it may do anything.
+_UNSAID: Final = frozenset({"write"})
+
+
+def needs_scopes(*scopes: str) -> Callable[[H], H]:
+    """Decorate a method of one's own with what a credential has to allow; ``write`` if undecorated.
+
+    Raises:
+        SettingsError: There is no such scope.
+    """
+    if not ALL_SCOPES.issuperset(scopes):
+        raise SettingsError(f"{scopes!r}: the scopes are {', '.join(SCOPES)}")
+
+    def decorate(handler: H) -> H:
+        handler.needed_scopes = frozenset(scopes)  # type: ignore[attr-defined]
+        return handler
+
+    return decorate
 
 
 def _as_it_is(params: dict[str, Any]) -> dict[str, Any]:
@@ -40,6 +62,7 @@ class Method:
         result: The attrs class of its result; None if it has no form that is known.
         description: One line, for ``server.describe``.
         handler: ``(request, params)``. Its result is the answer, `LATER` if that comes by itself.
+        scopes: What a credential has to allow, all of them.
         is_async: It waits: it is run as a task with a cancel scope.
         is_counted: It counts against ``maxInFlight`` while it is unanswered.
         is_reserved: It draws on the rate limit's reserve.
@@ -51,6 +74,7 @@ class Method:
     result: type[Any] | None
     handler: Callable[[Any, Any], Any]
     description: str = ""
+    scopes: frozenset[str] = frozenset()
     is_async: bool = False
     is_counted: bool = True
     is_reserved: bool = False
@@ -81,6 +105,7 @@ class Registry:
         name: str,
         description: str = "",
         *,
+        scopes: Iterable[str] = (),
         is_counted: bool = True,
         is_reserved: bool = False,
         while_draining: bool = True,
@@ -95,6 +120,7 @@ class Registry:
                 result=result,
                 handler=handler,
                 description=description or _first_line(handler),
+                scopes=frozenset(scopes),
                 is_async=inspect.iscoroutinefunction(handler),
                 is_counted=is_counted,
                 is_reserved=is_reserved,
@@ -127,6 +153,7 @@ class Registry:
                 result=None,
                 handler=handler,
                 description=_first_line(handler),
+                scopes=getattr(handler, "needed_scopes", _UNSAID),
                 is_async=inspect.iscoroutinefunction(handler),
                 while_draining=False,
             )

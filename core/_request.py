@@ -152,8 +152,7 @@ class Request(msgspec.Struct, eq=False):
             link.answered(self)
         link.connection.post(frame)
         if self._followers is not None:
-            for follow in self._followers:
-                follow()
+            self._be_over()
 
     # -- stopping --------------------------------------------------------------------------
 
@@ -162,6 +161,31 @@ class Request(msgspec.Struct, eq=False):
         self._abandon = abandon
         if self.stop is not None and abandon is not None:
             self._stop(self.stop)
+
+    def when_over(self, followed: Callable[[], object]) -> None:
+        """Call once, when it was answered or its connection is gone."""
+        if self._followers is None:
+            self._followers = []
+        self._followers.append(followed)
+
+    def abort(self, error: WireError) -> None:
+        """Answer at once, and stop the task if there is one. What it has begun goes on."""
+        self.fail(error)
+        if self.scope is not None:
+            self.scope.cancel(reason=error.message)
+
+    def drop(self) -> None:
+        """Stop at the end of its connection: nobody is there to be answered."""
+        self.is_answered = True
+        if self.timer is not None:
+            self.timer.cancel()
+        if self.scope is not None:
+            self.scope.cancel(reason="the connection is gone")
+        self._be_over()
+
+    def _be_over(self) -> None:
+        for followed in self._followers or ():
+            followed()
 
     def cancel(self, done: Callable[[bool], object]) -> None:
         """Stop the work for ``request.cancel``; call ``done`` after the response was posted.
@@ -174,9 +198,7 @@ class Request(msgspec.Struct, eq=False):
         if self.is_answered:
             done(self.error is error)
             return
-        if self._followers is None:
-            self._followers = []
-        self._followers.append(lambda: done(self.error is error))
+        self.when_over(lambda: done(self.error is error))
 
     def expire(self) -> None:
         """Stop the work at the request's deadline."""

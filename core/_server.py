@@ -18,21 +18,21 @@ from typing import Any, Final, Literal
 import trio
 
 from ._arguments import check_agents, check_authenticator, check_reach, check_store, check_urls
-from ._command import ANONYMOUS
 from ._failures import find_failure
 from ._feed import make_event
 from ._flusher import Flusher
 from ._handlers import PROTOCOL_METHODS
 from ._host import LocalHost
+from ._identity import Identity, take_identity
 from ._ids import new_id
-from ._lifespans import open_agents
+from ._lifespans import hold_lifespans
 from ._link import ServerLink
 from ._nursery import open_plain_nursery
 from ._ratelimit import RateLimiter
 from ._request import Request
 from ._stats import Stats
 from ._timers import Timers
-from ._values import check_error, check_name
+from ._values import check_error
 from ._workers import Workers
 from .abc import (
     Acceptor,
@@ -45,7 +45,13 @@ from .abc import (
     SessionStore,
     TlsFiles,
 )
-from .errors import OverloadedError, ServerError, SettingsError, WireError
+from .errors import (
+    OverloadedError,
+    RequestTimeoutError,
+    ServerError,
+    SettingsError,
+    WireError,
+)
 from .events import Goaway
 from .methods import Credential
 from .plugins import STORES, find_transport, load_plugin
@@ -67,9 +73,6 @@ GOODBYE_SECONDS: Final = 2.0
 SHORT_GOODBYE_SECONDS: Final = 0.02
 #: For turns to notice their cancel, and for what is staged to become durable, when it ends.
 FINISH_SECONDS: Final = 5.0
-#: Of a principal, in characters: it is shown, and stands in each session's log. The issuer and the
-#: subject of an OpenID token, of which each has 255 at most, fit together.
-MAX_PRINCIPAL: Final = 512
 #: Limiters of principals that are not connected are looked through when there are so many more.
 _LIMITERS_STEP: Final = 1024
 
@@ -153,18 +156,18 @@ class Server(Acceptor):
             self._unlinked.set()
         log.debug("disconnected", extra={"peer": str(link)})
 
-    def limiter(self, principal: str) -> RateLimiter | None:
-        """Give the principal's rate limiter; one of its own for an anonymous connection."""
+    def limiter(self, owner: str | None) -> RateLimiter | None:
+        """Give the rate limiter of a principal; one of its own for an anonymous connection."""
         limit = self.settings.rate_limit
         if limit is None:
             return None
-        if principal == ANONYMOUS:
+        if owner is None:
             return RateLimiter(limit)
-        limiter = self._limiters.get(principal)
+        limiter = self._limiters.get(owner)
         if limiter is None:
             if len(self._limiters) >= self._prune_limiters_at:
                 now = trio.current_time()
-                here = {link.principal for link in self.links}
+                here = {link.owner for link in self.links}
                 self._limiters = {
                     name: kept
                     for name, kept in self._limiters.items()
@@ -172,33 +175,31 @@ class Server(Acceptor):
                     if name in here or not kept.is_idle(now)
                 }
                 self._prune_limiters_at = len(self._limiters) + _LIMITERS_STEP
-            limiter = self._limiters[principal] = RateLimiter(limit)
+            limiter = self._limiters[owner] = RateLimiter(limit)
         return limiter
 
     async def check_credential(
         self, credential: Credential, link: ServerLink, scope: trio.CancelScope
-    ) -> str:
-        """Ask who a credential names; cancelling ``scope`` ends it, with an answer that is none.
+    ) -> Identity:
+        """Ask whom a credential names; cancelling ``scope`` ends it.
 
         Raises:
             UnauthorizedError: Nobody.
+            RequestTimeoutError: The scope has ended it.
             ServerError: The check failed; the log says how.
         """
         assert self.authenticate is not None
         try:
             # What a cancel leaves of a nursery's group comes out of the scope, and is caught too.
             with scope:
-                principal = await self.authenticate(credential, link.connection.peer)
-                check_name(principal, "a principal", MAX_PRINCIPAL)
-                if not principal:
-                    raise ValueError("the authenticator returned an empty principal")
-                return principal
+                said = await self.authenticate(credential, link.connection.peer)
+                return take_identity(said)
         except BaseException as exc:
             failure = find_failure(exc)
             if failure is None:
                 raise
             raise self._explain(failure) from None  # noqa: ASYNC104 - what is no failure was raised
-        return ""
+        raise RequestTimeoutError("The credential could not be checked in time")
 
     def _explain(self, failure: Exception) -> WireError:
         """Say how a check has ended; what is not made to be shown, or cannot be, is only logged."""
@@ -387,22 +388,22 @@ async def open_server(
         settings: Limits and times.
         store: Where sessions live, or what opens it, e.g. ``open_jsonl_store(path)``; None keeps
             them in memory. It is closed at the end.
-        authenticate: Says who a credential names; None lets everybody in.
+        authenticate: Says whom a credential names; None lets everybody in.
         methods: Methods of one's own, whose names begin with ``_``.
         tls: For ``wss`` and ``tcps``: files, or an ``ssl.SSLContext``.
         allow_origins: Origins that browsers may connect from, beside the listener's own.
         allow_hosts: Host names that requests may name, beside the listener's own address.
         insecure: Listen beyond this machine although credentials or TLS are missing.
 
-    An agent that has a method ``lifespan()``, which gives an async context manager, is held by it
-    from before anything is bound until the last turn has ended.
+    An agent or an authenticator that has a method ``lifespan()``, which gives an async context
+    manager, is held by it from before anything is bound until the last turn has ended.
 
     Leaving the block ends turns as ``interrupted``, makes durable what was decided, and sends
     what was posted; use `Server.drain` before, to give turns time. Bounded to some ten seconds.
 
     Raises:
-        SettingsError: A URL, an agent, a method or the store cannot be used, an agent cannot
-            start, or strangers would be let in; says which.
+        SettingsError: A URL, an agent, a method or the store cannot be used, an agent or the
+            authenticator cannot start, or strangers would be let in; says which.
         OSError: An address cannot be bound.
     """
     agents = check_agents(agent)
@@ -434,7 +435,7 @@ async def open_server(
             store = await stack.enter_async_context(store)
         else:
             stack.push_async_callback(_close_store, store)
-        await stack.enter_async_context(open_agents(agents))
+        await stack.enter_async_context(hold_lifespans(agents, authenticate))
         listeners: list[Listener] = []
         for url, transport in listening:
             listener = await transport.open_listener(url, options)

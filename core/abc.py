@@ -20,6 +20,7 @@ import trio
 
 from ._agent import Agent, Answer, ChildResult, Excerpt, ToolCall, ToolFunction, Turn
 from ._frame import Frame
+from ._identity import Identity, Revocation
 from ._options import AgentOptions
 from .errors import StoreError
 from .methods import Credential
@@ -43,10 +44,12 @@ __all__ = [
     "Connection",
     "Excerpt",
     "Frame",
+    "Identity",
     "Link",
     "ListenOptions",
     "Listener",
     "PeerInfo",
+    "Revocation",
     "SessionLog",
     "SessionStore",
     "TlsFiles",
@@ -349,11 +352,15 @@ class Transport(ABC):
 
 
 class Authenticator(Protocol):
-    """Says who a credential names. Any async function of this shape will do."""
+    """Says who a credential names. Any async function of this shape will do.
+
+    One that has a method ``lifespan()``, which gives an async context manager, is held by it as
+    long as the server runs.
+    """
 
     @abstractmethod
-    async def __call__(self, credential: Credential, peer: PeerInfo, /) -> str:
-        """Return the principal: at most 512 characters, all of them printable.
+    async def __call__(self, credential: Credential, peer: PeerInfo, /) -> str | Identity:
+        """Return the principal, who may do everything then, or an `Identity`.
 
         Raises:
             UnauthorizedError: Unknown, wrong, expired: the same message for all of them.

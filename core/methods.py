@@ -129,7 +129,10 @@ class ProtocolInfo:
 
 @attrs.frozen(kw_only=True)
 class HelloResult:
-    """``limits`` holds all those that apply to this connection, by their names in PROTOCOL §11."""
+    """``limits`` holds all those that apply to this connection, by their names in PROTOCOL §11.
+
+    ``scopes``, ``tenant`` and ``expires_at`` are the credential's.
+    """
 
     connection_id: str
     server: ServerInfo
@@ -138,6 +141,9 @@ class HelloResult:
     capabilities: JsonObject
     limits: JsonObject
     heartbeat_ms: int
+    scopes: tuple[str, ...] = ()
+    tenant: str | None = None
+    expires_at: str | None = None
 
 
 @attrs.frozen(kw_only=True)

@@ -25,7 +25,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from ..agents.script import Wait, scripted
-from ..core import Request
+from ..core import Identity, Request, Revocation
 from ..core.abc import ListenOptions, PeerInfo
 from ..core.errors import OverloadedError, UnauthorizedError
 from ..core.methods import Credential
@@ -347,6 +347,22 @@ async def check_refused_peer_hears_why_before_the_end(connect: Connect) -> None:
 
     async with connect(authenticate=refuse) as peer:
         await peer.refused("UNAUTHORIZED", "hello", auth={"scheme": "bearer", "token": "x"})
+        await peer.expect_end()
+
+
+@_check
+async def check_peer_hears_why_its_credential_holds_no_more(connect: Connect) -> None:
+    """``close_soon`` from outside of the driver, to a peer that says nothing. Source: §3.6."""
+    revocation = Revocation()
+
+    async def know(credential: Credential, peer: PeerInfo) -> Identity:
+        await trio.lowlevel.checkpoint()
+        return Identity(principal="ada", revocation=revocation)
+
+    async with connect(authenticate=know) as peer:
+        await peer.call("hello", auth={"scheme": "bearer", "token": "x"})
+        revocation.revoke()
+        await peer.expect_error(None, "UNAUTHORIZED")
         await peer.expect_end()
 
 

@@ -8,11 +8,14 @@ if TYPE_CHECKING:
     from .client import connect as connect
     from .client import connect_sync as connect_sync
     from .core import LATER as LATER
+    from .core import Identity as Identity
     from .core import Price as Price
     from .core import RateLimit as RateLimit
     from .core import Request as Request
+    from .core import Revocation as Revocation
     from .core import Server as Server
     from .core import Settings as Settings
+    from .core import needs_scopes as needs_scopes
     from .core import open_server as open_server
     from .core import run as run
     from .core.abc import Agent as Agent
@@ -37,11 +40,13 @@ _HOMES = {
     "Answer": "core.abc",
     "BudgetExceededError": "core.errors",
     "Client": "client",
+    "Identity": "core",
     "LATER": "core",
     "Message": "core.models",
     "Price": "core",
     "RateLimit": "core",
     "Request": "core",
+    "Revocation": "core",
     "Server": "core",
     "Session": "core.models",
     "SessionConfig": "core.models",
@@ -53,6 +58,7 @@ _HOMES = {
     "WireError": "core.errors",
     "connect": "client",
     "connect_sync": "client",
+    "needs_scopes": "core",
     "open_server": "core",
     "run": "core",
 }

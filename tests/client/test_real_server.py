@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -27,9 +28,10 @@ from trialogue.client import (
     extract_response,
 )
 from trialogue.core import Server
-from trialogue.core.abc import PeerInfo, Turn
+from trialogue.core.abc import CloseReason, PeerInfo, Turn
 from trialogue.core.errors import (
     ConflictError,
+    ForbiddenError,
     InputNotFoundError,
     InvalidRequestError,
     MethodNotFoundError,
@@ -247,6 +249,63 @@ async def test_a_token_is_checked(autojump_clock: MockClock) -> None:
             with pytest.raises(UnauthorizedError):
                 async with connect(url, token=wrong):
                     pass
+
+
+async def test_a_token_is_renewed_in_band(autojump_clock: MockClock) -> None:
+    """PROTOCOL.md §3.6: the connection goes on, and the next one begins with the new token."""
+    tokens = {"first": "ada", "second": "ada", "others": "bob"}
+    asked: list[str] = []
+
+    async def authenticate(credential: Credential, _peer: PeerInfo) -> trialogue.Identity:
+        await trio.lowlevel.checkpoint()
+        asked.append(credential.token)
+        if credential.token not in tokens:
+            raise UnauthorizedError("unknown")
+        expires_at = time.time() + 60 if credential.token == "first" else None
+        return trialogue.Identity(principal=tokens[credential.token], expires_at=expires_at)
+
+    async with (
+        trialogue.open_server(
+            scripted("ok"), transports=["loopback://"], authenticate=authenticate
+        ) as server,
+        connect(server.endpoints[0], token="first") as client,
+    ):
+        connection_id = client.hello.connection_id
+        assert client.hello.expires_at
+        with pytest.raises(UnauthorizedError):
+            await client.renew("wrong")
+        with pytest.raises(ForbiddenError):
+            await client.renew("others")
+        renewed = await client.renew("second")
+        assert renewed.expires_at is None
+        assert client.hello == renewed
+        await trio.sleep(120)
+        assert (await client.create_session()).id
+        assert client.hello.connection_id == connection_id
+        (link,) = server.links
+        link.connection.close_soon(CloseReason.NORMAL)
+        await client.wait_state("reconnecting")
+        await client.wait_state("connected")
+        assert (await client.create_session()).id
+        assert asked == ["first", "wrong", "others", "second", "second"]
+
+
+async def test_an_expired_token_ends_the_client(autojump_clock: MockClock) -> None:
+    """PROTOCOL.md §3.5: it does not come back with what is over."""
+
+    async def authenticate(credential: Credential, _peer: PeerInfo) -> trialogue.Identity:
+        await trio.lowlevel.checkpoint()
+        return trialogue.Identity(principal="ada", expires_at=time.time() + 60)
+
+    async with (
+        trialogue.open_server(
+            scripted("ok"), transports=["loopback://"], authenticate=authenticate
+        ) as server,
+        connect(server.endpoints[0], token="first") as client,
+    ):
+        await client.wait_state("disconnected")
+        with pytest.raises(UnauthorizedError, match="expired"):
+            await client.create_session()
 
 
 async def test_chunks_of_a_real_turn(autojump_clock: MockClock) -> None:
