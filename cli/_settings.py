@@ -129,11 +129,23 @@ def _own_options() -> list[Option]:
         Option(
             name="authenticate",
             help="module:function, async and of (credential, peer), that returns whom a credential "
-            "names, or raises UnauthorizedError. Without one everybody is let in.",
+            "names, or raises UnauthorizedError. In place of --auth; with neither everybody is let "
+            "in.",
             parse=parse_text,
             default=None,
             metavar="FUNCTION",
             group=_ACCESS,
+        ),
+        Option(
+            name="auth",
+            help="Let in who has a credential of these. keys:FILE: an API key; keys alone is the "
+            "file that trialogue keys writes by default. Any number.",
+            parse=parse_list,
+            write=list,
+            default=(),
+            metavar="KIND",
+            group=_ACCESS,
+            is_repeated=True,
         ),
         Option(
             name="allow_origin",

@@ -26,6 +26,7 @@ COMMANDS: Final = {
         "List, show, close, export and import sessions.",
     ),
     "store": ("trialogue.cli.store:store", "Copy and check whole stores."),
+    "keys": ("trialogue.cli.keys:keys", "Make, list and revoke API keys for a server."),
     "bench": (
         "trialogue.cli.bench:bench",
         "Put a server under load: latencies, and whether anything is lost.",

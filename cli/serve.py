@@ -19,6 +19,7 @@ from ..core._arguments import check_authenticator, check_reach, is_encrypted, is
 from ..core.abc import Agent, Authenticator, SessionStore, TlsFiles
 from ..core.errors import SettingsError
 from ..core.plugins import find_transport, load_object
+from ._auth import check_auth, complete_auth, find_authenticator
 from ._command import Environ, given_flags, option, takes_flags
 from ._exits import EXIT_OK, EXIT_USAGE, CommandError
 from ._logging import set_up_logging
@@ -77,6 +78,8 @@ def serve(
     settings = load_options(SERVE_OPTIONS, flags=said, environ=environ, config=config)
     store = settings["store"]
     settings["store"] = attrs.evolve(store, value=complete_store(store.value, environ))
+    auth = settings["auth"]
+    settings["auth"] = attrs.evolve(auth, value=complete_auth(auth.value, environ))
     unknown = [
         f"{name} is no setting" + (f"; did you mean {meant}?" if meant else "")
         for name, meant in find_unknown_variables(environ, SERVE_OPTIONS, OTHER_VARIABLES).items()
@@ -125,8 +128,9 @@ def _plan(settings: Mapping[str, Setting], environ: Mapping[str, str]) -> _Plan:
         SettingsError: Something does not exist, or may not be together.
     """
     tls = _tls_files(settings["tls_cert"], settings["tls_key"])
-    authenticate = _named(settings["authenticate"], _find_authenticator)
     limits = _check_together(settings)
+    authenticate = _named(settings["authenticate"], _find_authenticator)
+    authenticate = authenticate or find_authenticator(settings)
     if tls is not None:
         _check_tls(tls, settings["tls_cert"], settings["tls_key"])
     agents: Mapping[str, Agent] = _named(settings["agent"], resolve_agents)
@@ -193,6 +197,7 @@ def _check_tls(files: TlsFiles, certificate: Setting, key: Setting) -> None:
 
 def _check_together(settings: Mapping[str, Setting]) -> Settings:
     """Refuse what no server could be made of, without looking at files or importing an agent."""
+    check_auth(settings)
     _check_transports(settings)
     return make_settings(settings)
 
@@ -201,7 +206,7 @@ def _check_transports(settings: Mapping[str, Setting]) -> None:
     """Refuse addresses that nothing knows, or that would let strangers in."""
     transports = settings["transport"]
     encrypts = settings["tls_cert"].value is not None
-    asks = settings["authenticate"].value is not None
+    asks = settings["authenticate"].value is not None or bool(settings["auth"].value)
     for url in transports.value:
         try:
             find_transport(url).check_url(url)
@@ -215,7 +220,7 @@ def _check_transports(settings: Mapping[str, Setting]) -> None:
             check_reach(url, asks=asks)
         except SettingsError as exc:
             hint = "listen on 127.0.0.1, or say --insecure"
-            flag = "" if asks else " (--authenticate)"
+            flag = "" if asks else " (--auth)"
             raise transports.error(f"{exc}{flag}; {hint}") from None
 
 

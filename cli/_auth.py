@@ -1,0 +1,81 @@
+"""Who may come in, as ``--auth`` says it: ``keys``, ``keys:FILE``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from ..core.abc import Authenticator
+from ..core.errors import SettingsError
+from ._options import Setting
+from ._stores import state_folder
+
+__all__ = ["check_auth", "complete_auth", "default_key_file", "find_authenticator"]
+
+_KINDS: Final = ("keys",)
+_KEY_FILE: Final = "keys.jsonl"
+
+
+def default_key_file(environ: Mapping[str, str]) -> str | None:
+    """Say where this user's API keys are; None without a home."""
+    folder = state_folder(environ)
+    return None if folder is None else str(folder / _KEY_FILE)
+
+
+def complete_auth(specs: Sequence[str], environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Write out a place that was left out, or said from the home: ``keys``, ``keys:~/my-keys``."""
+    return tuple(_complete(spec, environ) for spec in specs)
+
+
+def _complete(spec: str, environ: Mapping[str, str]) -> str:
+    kind, colon, where = spec.partition(":")
+    default = default_key_file(environ)
+    if spec == "keys" and default is not None:
+        return f"{kind}:{default}"
+    if where.startswith("~/") and environ.get("HOME"):
+        return f"{kind}{colon}{environ['HOME']}{where[1:]}"
+    return spec
+
+
+def check_auth(settings: Mapping[str, Setting]) -> None:
+    """Refuse what nobody could come in by, without looking at files.
+
+    Raises:
+        SettingsError: A kind is not known, or it does not go with another setting.
+    """
+    auth = settings["auth"]
+    for spec in auth.value:
+        kind, _, where = spec.partition(":")
+        if kind not in _KINDS:
+            raise auth.error(f"{spec!r} is none of {', '.join(f'{each}:…' for each in _KINDS)}")
+        if not where:
+            raise auth.error(f"{kind!r} needs to know where: {kind}:FILE")
+    if auth.value and settings["authenticate"].value is not None:
+        raise auth.error("authenticate is set, too: it is one or the other")
+
+
+def find_authenticator(settings: Mapping[str, Setting]) -> Authenticator | None:
+    """Make what checks credentials, as `check_auth` has let through; None if nothing does.
+
+    Raises:
+        SettingsError: A file cannot be used; says where it was set.
+    """
+    auth = settings["auth"]
+    try:
+        found = [_make(spec) for spec in auth.value]
+    except SettingsError as exc:
+        raise auth.error(str(exc)) from exc
+    if len(found) < 2:
+        return found[0] if found else None
+
+    from ..identity.first_of import FirstOf
+
+    return FirstOf(*found)
+
+
+def _make(spec: str) -> Authenticator:
+    _, _, where = spec.partition(":")
+    # Here, since most servers ask for no credential.
+    from ..identity.keys import ApiKeys
+
+    return ApiKeys(where)
