@@ -1,4 +1,4 @@
-"""Who may come in, as ``--auth`` says it: ``keys``, ``keys:FILE``."""
+"""Who may come in, as ``--auth`` says it: ``keys``, ``keys:FILE``, ``jwt:URL``, ``jwt:FILE``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ from ._stores import state_folder
 
 __all__ = ["check_auth", "complete_auth", "default_key_file", "find_authenticator"]
 
-_KINDS: Final = ("keys",)
+#: Each kind, with what stands behind its colon.
+_KINDS: Final = {"keys": "FILE", "jwt": "URL or jwt:FILE"}
+#: Settings that say nothing without the kind.
+_OF_TOKENS: Final = (
+    "jwt_issuer",
+    "jwt_audience",
+    "jwt_tenant_claim",
+    "jwt_scope_claim",
+    "jwt_skew_seconds",
+)
 _KEY_FILE: Final = "keys.jsonl"
 
 
@@ -44,12 +53,22 @@ def check_auth(settings: Mapping[str, Setting]) -> None:
         SettingsError: A kind is not known, or it does not go with another setting.
     """
     auth = settings["auth"]
+    kinds: list[str] = []
     for spec in auth.value:
         kind, _, where = spec.partition(":")
         if kind not in _KINDS:
             raise auth.error(f"{spec!r} is none of {', '.join(f'{each}:…' for each in _KINDS)}")
         if not where:
-            raise auth.error(f"{kind!r} needs to know where: {kind}:FILE")
+            raise auth.error(f"{kind!r} needs to know where: {kind}:{_KINDS[kind]}")
+        kinds.append(kind)
+    if kinds.count("jwt") > 1:
+        raise auth.error("tokens are of one issuer: jwt:… may stand there once")
+    for name in _OF_TOKENS:
+        said = settings[name]
+        if "jwt" not in kinds and said.value != said.option.default:
+            raise said.error("it says nothing without --auth jwt:…")
+        if "jwt" in kinds and name in _OF_TOKENS[:2] and not said.value:
+            raise auth.error(f"a token needs {name} to be checked against")
     if auth.value and settings["authenticate"].value is not None:
         raise auth.error("authenticate is set, too: it is one or the other")
 
@@ -62,7 +81,7 @@ def find_authenticator(settings: Mapping[str, Setting]) -> Authenticator | None:
     """
     auth = settings["auth"]
     try:
-        found = [_make(spec) for spec in auth.value]
+        found = [_make(spec, settings) for spec in auth.value]
     except SettingsError as exc:
         raise auth.error(str(exc)) from exc
     if len(found) < 2:
@@ -73,9 +92,22 @@ def find_authenticator(settings: Mapping[str, Setting]) -> Authenticator | None:
     return FirstOf(*found)
 
 
-def _make(spec: str) -> Authenticator:
-    _, _, where = spec.partition(":")
+def _make(spec: str, settings: Mapping[str, Setting]) -> Authenticator:
+    kind, _, where = spec.partition(":")
     # Here, since most servers ask for no credential.
-    from ..identity.keys import ApiKeys
+    if kind == "keys":
+        from ..identity.keys import ApiKeys
 
-    return ApiKeys(where)
+        return ApiKeys(where)
+    try:
+        from ..identity.jwt import FileKeys, TokenCheck, UrlKeys
+    except ModuleNotFoundError as exc:
+        raise SettingsError(f"tokens need {exc.name!r}: pip install 'trialogue[jwt]'") from exc
+    return TokenCheck(
+        UrlKeys(where) if "://" in where else FileKeys(where),
+        issuer=settings["jwt_issuer"].value,
+        audience=settings["jwt_audience"].value,
+        tenant_claim=settings["jwt_tenant_claim"].value,
+        scope_claim=settings["jwt_scope_claim"].value,
+        skew_seconds=settings["jwt_skew_seconds"].value,
+    )

@@ -66,6 +66,15 @@ _FSYNC: Final = (
 _STORE_PREFIX: Final = "store_"
 
 
+#: A token that has expired for longer has, whatever clocks say.
+_MAX_SKEW_SECONDS: Final = 600.0
+
+
+def _check_skew(value: float) -> None:
+    if not 0 <= value <= _MAX_SKEW_SECONDS:
+        raise ValueError(f"it is 0 to {_MAX_SKEW_SECONDS:g} s")
+
+
 def _own_options() -> list[Option]:
     return [
         Option(
@@ -139,13 +148,59 @@ def _own_options() -> list[Option]:
         Option(
             name="auth",
             help="Let in who has a credential of these. keys:FILE: an API key; keys alone is the "
-            "file that trialogue keys writes by default. Any number.",
+            "file that trialogue keys writes by default. jwt:URL or jwt:FILE: a token that was "
+            "signed by one of those keys, a JWKS. Any number.",
             parse=parse_list,
             write=list,
             default=(),
             metavar="KIND",
             group=_ACCESS,
             is_repeated=True,
+        ),
+        Option(
+            name="jwt_issuer",
+            help="Who has to have issued a token: its claim iss.",
+            parse=parse_text,
+            default=None,
+            metavar="ISSUER",
+            group=_ACCESS,
+        ),
+        Option(
+            name="jwt_audience",
+            help="For whom a token has to be, one of these: its claim aud.",
+            parse=parse_list,
+            write=list,
+            default=(),
+            metavar="AUDIENCE",
+            group=_ACCESS,
+            is_repeated=True,
+        ),
+        Option(
+            name="jwt_tenant_claim",
+            help="The claim that names a token's tenant. Without one all are of none.",
+            parse=parse_text,
+            default=None,
+            metavar="CLAIM",
+            group=_ACCESS,
+        ),
+        Option(
+            name="jwt_scope_claim",
+            help="The claim that says what a token allows: words, of which read, write, answer and "
+            "admin count. Without one that is all but admin.",
+            parse=parse_text,
+            default=None,
+            metavar="CLAIM",
+            group=_ACCESS,
+        ),
+        Option(
+            name="jwt_skew_seconds",
+            help="By how much the issuer's clock may differ.",
+            parse=parse_seconds,
+            check=_check_skew,
+            write=write_seconds,
+            default=30.0,
+            metavar="TIME",
+            group=_ACCESS,
         ),
         Option(
             name="allow_origin",

@@ -21,6 +21,7 @@ import attrs
 from ..core import codec
 from ..core._clock import utc_after, utc_now
 from ..core._identity import ANONYMOUS
+from ..core._json import as_object
 from ..core.abc import Identity
 from ..core.errors import InvalidRequestError, SettingsError
 
@@ -128,7 +129,8 @@ def parse_keys(content: bytes) -> dict[str, ApiKey]:
 
 
 def _take(keys: dict[str, ApiKey], record: Any) -> None:
-    if isinstance(record, dict) and "revokedAt" in record and "hash" not in record:
+    members = as_object(record) or {}
+    if "revokedAt" in members and "hash" not in members:
         revoked = codec.structure(record, _Revoked)
         if revoked.id not in keys:
             raise ValueError(f"there is no key {revoked.id!r} to be revoked")

@@ -16,12 +16,13 @@ import os
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import attrs
 import trio
 
 from ..core._clock import utc_now
+from ..core._json import as_object
 from ..core.abc import Identity, PeerInfo, Revocation
 from ..core.errors import UnauthorizedError
 from ..core.methods import Credential
@@ -154,9 +155,7 @@ def read_uses(path: str) -> dict[str, str]:
             said: Any = json.loads(file.read(MAX_FILE_BYTES))
     except (OSError, ValueError):
         return {}
-    if not isinstance(said, dict):
-        return {}
-    members = cast("dict[str, Any]", said)
+    members = as_object(said) or {}
     return {key_id: at for key_id, at in members.items() if isinstance(at, str)}
 
 

@@ -95,6 +95,9 @@ def test_printed_configuration_can_be_used_as_it_is(
         "tls_cert",
         "tls_key",
         "authenticate",
+        "jwt_issuer",
+        "jwt_tenant_claim",
+        "jwt_scope_claim",
     }
 
 
