@@ -8,6 +8,7 @@ pumping: there is no window between replay and live.
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import islice
@@ -90,6 +91,8 @@ class SessionFeed:
         self._flusher = flusher
         self.is_dirty = False
         self.flushes = 0
+        #: When text was flushed last; infinite before the first of a message.
+        self._flushed_at = math.inf
         self._current: dict[Cursor, None] = {}
         self._tail: deque[Entry] = deque()
         self._tail_bytes = 0
@@ -129,6 +132,7 @@ class SessionFeed:
         """``message.started`` was published: what was written already is the first delta."""
         message.is_live = True
         self.live[message.id] = message
+        self._flushed_at = math.inf
         if message.length:
             self.text_written()
 
@@ -142,6 +146,10 @@ class SessionFeed:
         self.is_dirty = False
         self.flushes += 1
         self.publish_text()
+        now = self._flusher.now
+        if now >= self._flushed_at:
+            self.stats.token_gap_seconds.observe(now - self._flushed_at)
+        self._flushed_at = now
 
     def publish_text(self) -> None:
         """Send one delta for each message that has grown, as far as it may be shown now."""

@@ -22,11 +22,17 @@ class Flushable(Protocol):
 
 
 class Flusher:
-    """Collects what is dirty, and flushes it once a scheduler tick."""
+    """Collects what is dirty, and flushes it once a scheduler tick.
 
-    __slots__ = ("_feeds", "_held", "_left", "_outboxes", "_parked")
+    Attributes:
+        now: When the pass began that feeds are being flushed in.
+    """
+
+    __slots__ = ("_feeds", "_held", "_left", "_outboxes", "_parked", "_time", "now")
 
     def __init__(self) -> None:
+        self._time = trio.lowlevel.current_clock().current_time
+        self.now = self._time()
         self._feeds: list[Flushable] = []
         self._outboxes: list[Flushable] = []
         self._parked: trio.lowlevel.Task | None = None
@@ -72,9 +78,12 @@ class Flusher:
         left, self._left = self._left, 0
         while len(self._feeds) > left or self._outboxes:
             feeds = self._feeds[left:]
-            del self._feeds[left:]
-            for feed in feeds:
-                feed.flush()
+            if feeds:
+                del self._feeds[left:]
+                # Once for all of them: each feed that asked would pay for it.
+                self.now = self._time()
+                for feed in feeds:
+                    feed.flush()
             outboxes, self._outboxes = self._outboxes, []
             for outbox in outboxes:
                 outbox.flush()

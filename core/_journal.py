@@ -281,9 +281,11 @@ class Journal:
             batch, self._staged = self._staged, []
             self._in_flight = batch
             entries = [staged.entry for staged in batch if staged.entry is not None]
+            began_at = trio.current_time()
             try:
                 if entries:
                     await self._log.append(entries, self.state.make_summary())
+                    self.feed.stats.append_seconds.observe(trio.current_time() - began_at)
             except Exception as exc:  # noqa: BLE001 - ends this session
                 self._fail(exc, batch)
                 return

@@ -32,6 +32,7 @@ from ._protocol import (
 from ._ratelimit import RateLimiter, whole_ms
 from ._registry import LATER
 from ._request import Request
+from ._stats import OTHER_METHODS
 from .abc import CloseReason, Connection, Link
 from .errors import (
     ForbiddenError,
@@ -50,6 +51,7 @@ from .methods import Credential
 
 if TYPE_CHECKING:
     from ._server import Server
+    from ._stats import MethodStats
     from ._timers import Timer
 
 __all__ = ["ServerLink"]
@@ -221,6 +223,7 @@ class ServerLink(Link):
         wait = (limiter.reserve if reserved else limiter.ordinary).take(self._now)
         if not wait:
             return None
+        self.stats.rate_limited += 1
         retry_after_ms = whole_ms(wait)
         return RateLimitedError(
             f"Too many requests; try again in {retry_after_ms} ms",
@@ -232,11 +235,12 @@ class ServerLink(Link):
     def _request(self, envelope: RequestEnvelope) -> None:
         name = envelope.method
         method = self._methods.get(name)
-        self.stats.requests[name if method is not None else "unknown"] += 1
+        stats = self.stats.methods[name if method is not None else OTHER_METHODS]
+        stats.received += 1
         if method is None or (self.principal is None and name != "hello"):
-            self._turn_away(envelope)
+            self._turn_away(envelope, stats)
             return
-        request = Request(self, envelope, method)
+        request = Request(self, envelope, method, stats, self._now)
         try:
             limited = self._charge(reserved=method.is_reserved)
             if limited is not None:
@@ -302,7 +306,7 @@ class ServerLink(Link):
                 request.abort(self._shutting_down())
         self.end(CloseReason.GOING_AWAY)
 
-    def _turn_away(self, envelope: RequestEnvelope) -> None:
+    def _turn_away(self, envelope: RequestEnvelope, stats: MethodStats) -> None:
         """Answer a request that no handler gets to see."""
         if self.principal is None:
             error: WireError = UnauthorizedError("Say hello with a credential first")
@@ -310,6 +314,8 @@ class ServerLink(Link):
             limited = self._charge(reserved=False)
             error = limited or MethodNotFoundError(f"No such method: {envelope.method[:64]}")
         self.stats.errors[error.code] += 1
+        stats.failed[error.code] += 1
+        stats.seconds.observe(self.server.time() - self._now)
         self.connection.post(make_error(envelope.id, error))
         if self.principal is None:
             self.end(CloseReason.UNAUTHORIZED)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ._feed import SessionFeed
     from ._link import ServerLink
     from ._registry import Method
+    from ._stats import MethodStats
     from ._timers import Timer
 
 __all__ = ["Request"]
@@ -44,6 +45,8 @@ class Request(msgspec.Struct, eq=False):
     A `msgspec.Struct`, since one is made for each request, in a sixth of the time of a class.
 
     Attributes:
+        stats: Of its method.
+        received_at: When it came, or rather what was read together with it.
         is_answered: Its response was posted.
         is_waiting: It was not answered at once: its link knows it.
         scope: Of the task that runs its handler, if it has one.
@@ -54,6 +57,8 @@ class Request(msgspec.Struct, eq=False):
     link: ServerLink
     envelope: RequestEnvelope
     method: Method
+    stats: MethodStats
+    received_at: float
     is_answered: bool = False
     is_waiting: bool = False
     scope: trio.CancelScope | None = None
@@ -130,6 +135,7 @@ class Request(msgspec.Struct, eq=False):
             error = self._hide(fault)
         self.error = error
         self.link.stats.errors[error.code] += 1
+        self.stats.failed[error.code] += 1
         self._answer(make_error(self.envelope.id, error))
 
     def _hide(self, exc: Exception) -> ServerError:
@@ -150,6 +156,7 @@ class Request(msgspec.Struct, eq=False):
             if self.timer is not None:
                 self.timer.cancel()
             link.answered(self)
+        self.stats.seconds.observe(link.server.time() - self.received_at)
         link.connection.post(frame)
         if self._followers is not None:
             self._be_over()

@@ -102,7 +102,7 @@ class Server(Acceptor):
         self.authenticate = authenticate
         self.version = version
         self.registry = PROTOCOL_METHODS.extended(methods)
-        self.counters = Stats()
+        self.counters = Stats(loop_lag_seconds=timers.lateness)
         self.endpoints: tuple[str, ...] = ()
         self.host: LocalHost
         self.connections = 0
@@ -242,12 +242,24 @@ class Server(Acceptor):
         """Give the counters since the start, and the gauges of now, by their wire names."""
         return {
             "uptimeMs": round((trio.current_time() - self.started_at) * 1000),
-            "connections": self.connections,
-            "sessions": len(self.host.sessions),
-            "turns": len(self.host.running),
-            "subscriptions": sum(len(s.feed.cursors) for s in self.host.sessions.values()),
+            **self.gauges(),
             **self.counters.to_wire(),
             "store": dict(self.host.store.statistics()),
+        }
+
+    def gauges(self) -> dict[str, int]:
+        """Count what there is now: by wire names, in time that grows with sessions."""
+        sessions = self.host.sessions.values()
+        cursors = [cursor for s in sessions for cursor in s.feed.cursors.values()]
+        return {
+            "connections": self.connections,
+            "sessions": len(sessions),
+            "turns": len(self.host.running),
+            "queuedInputs": sum(len(session.state.inputs) for session in sessions),
+            "openAsks": sum(len(session.state.asks) for session in sessions),
+            "subscriptions": len(cursors),
+            "subscriptionsBehind": sum(cursor.is_behind for cursor in cursors),
+            "outboxBytes": sum(link.connection.outbound_bytes for link in self.links),
         }
 
     async def drain(self, seconds: float | None = None, reason: str = "shutdown") -> None:

@@ -537,12 +537,15 @@ class LiveSession:
         """The turn's end was decided, and is on its way to the log."""
         stats = self.host.stats
         stats.turns_ended[outcome] += 1
+        stats.turn_seconds.observe(turn.active_seconds)
         stats.count_usage(usage)
 
     def turn_ended(self, turn: RunningTurn) -> None:
         """``turn.ended`` is published: only now is the session idle again."""
         self.turn = None
         self.touch()
+        if turn.cancelled_at is not None:
+            self.host.stats.cancel_seconds.observe(self.used_at - turn.cancelled_at)
         if self.notes is not None:
             self.notes.snapshot_if_due()
         if self._cancels:

@@ -71,6 +71,8 @@ class SpendingTurn(AskingTurn):
         needed = any(member == "max_cost" for _, member, _ in self._limits)
         prices = self._session.host.prices
         usage = prices.make_usage(input_tokens, output_tokens, model, cost, is_needed=needed)
+        if model is not None:
+            self._session.host.stats.count_tokens(str(model), usage)
         self.own_usage = self.own_usage + usage
         self._message_usage = self._message_usage + usage
 

@@ -14,6 +14,8 @@ from typing import Final, NoReturn
 
 import trio
 
+from ._histogram import Histogram
+
 __all__ = ["Timer", "Timers"]
 
 log = logging.getLogger("trialogue.server")
@@ -51,6 +53,8 @@ class Timers:
     """A heap of deadlines, and the task that waits for the first."""
 
     def __init__(self) -> None:
+        #: How late callbacks were.
+        self.lateness = Histogram()
         self._heap: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
         self._scope: trio.CancelScope | None = None
@@ -80,10 +84,11 @@ class Timers:
         while True:
             now = trio.current_time()
             while self._heap and self._heap[0][0] <= now:
-                _, _, timer = heapq.heappop(self._heap)
+                deadline, _, timer = heapq.heappop(self._heap)
                 if not timer:
                     self._cancelled = max(0, self._cancelled - 1)
                     continue
+                self.lateness.observe(now - deadline)
                 try:
                     timer.fire()
                 except Exception:

@@ -77,6 +77,10 @@ class RunningTurn(CompactingTurn):
         outcome: None until it is decided. A turn is over when its ``turn.ended`` is published.
     """
 
+    #: When it was told to stop, if it was.
+    cancelled_at: float | None = None
+    _has_spoken = False
+
     def __init__(
         self,
         session: LiveSession,
@@ -207,6 +211,9 @@ class RunningTurn(CompactingTurn):
         self.check_running()
         self.has_acted = True
         session = self._session
+        if not self._has_spoken:
+            self._has_spoken = True
+            session.host.stats.first_token_seconds.observe(self.active_seconds)
         message = LiveMessage(
             session.id,
             new_id("msg"),
@@ -332,6 +339,7 @@ class RunningTurn(CompactingTurn):
         """Tell the turn to stop. The first reason counts."""
         if self.cancel_reason is None and self.outcome is None:
             self.cancel_reason = reason
+            self.cancelled_at = trio.current_time()
             self._cancel_outcome = outcome
             # Nobody is to go on with it.
             self.is_suspended = False
