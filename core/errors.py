@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Final, Self, cast
 
 __all__ = [
+    "ERROR_CODES",
     "AgentError",
     "AskClosedError",
     "AskNotFoundError",
@@ -377,6 +378,8 @@ _BY_CODE: Final[dict[str, type[WireError]]] = {
         ServerError,
     )
 }
+#: Every code of PROTOCOL §10.
+ERROR_CODES: Final = frozenset(_BY_CODE)
 
 
 def as_text(said: object) -> str:
