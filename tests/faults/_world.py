@@ -102,12 +102,13 @@ class Shape:
     has_visitor: bool = False
 
 
-def make_shape(seed: int, *, is_real: bool = False) -> Shape:
+def make_shape(seed: int, *, is_real: bool = False, patience: int = 1) -> Shape:
     """Draw a schedule's kind. Half of them are on the slow store.
 
     Args:
         seed: Of everything.
         is_real: It will run on sockets and the real clock: nothing that waits for long.
+        patience: How many times longer than on an idle machine everything may take there.
     """
     rng = random.Random(f"shape {seed}")
     is_prompt = rng.random() < 0.4
@@ -141,8 +142,10 @@ def make_shape(seed: int, *, is_real: bool = False) -> Shape:
         inbox=rng.choice((150, 2000, 16 * 1024)) if is_big else rng.choice((200, 700, 4000)),
         sessions=rng.choice((1, 1, 2)) if is_big else 1,
         clients=rng.randint(2, 3) if is_big else 2,
-        pace=6 if is_real else 1,
-        seconds=0.25 if is_real else rng.choice((0.03, 0.1) if is_big else (0.005, 0.01, 0.02)),
+        pace=6 * patience if is_real else 1,
+        seconds=0.25 * patience
+        if is_real
+        else rng.choice((0.03, 0.1) if is_big else (0.005, 0.01, 0.02)),
     )
 
 

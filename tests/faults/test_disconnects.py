@@ -206,12 +206,19 @@ def test_control_library_at_fault_is_detected(repeats: bool, seed: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["tcp", "ws"])
 def test_they_do_so_on_sockets_too(scheme: str, seed: int, part: Fraction) -> None:
-    """What sockets meet depends on how busy the machine is: there is more of it until enough."""
+    """What sockets meet depends on how busy the machine is.
+
+    So there is more of it, and with more time for each step, until it is enough.
+    """
     hits: Counter[str] = Counter()
     count = int(REAL_SCHEDULES * part)
     with instrumented(hits) as patch:
-        for first in range(seed, seed + count * REAL_ROUNDS, count):
-            shapes = [make_shape(number, is_real=True) for number in range(first, first + count)]
+        for patience in range(1, REAL_ROUNDS + 1):
+            first = seed + count * (patience - 1)
+            shapes = [
+                make_shape(number, is_real=True, patience=patience)
+                for number in range(first, first + count)
+            ]
             apply_shape(attrs.evolve(shapes[0], tail=4, page=8), patch)
             trio.run(run_together, f"{scheme}://127.0.0.1:0", shapes, hits, CONCURRENT)
             if not find_missed(hits, part, ON_SOCKETS):
