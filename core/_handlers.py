@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-import trio
-
 from ._clock import utc_at
 from ._describe import describe
 from ._identity import SCOPES
@@ -159,15 +157,7 @@ def request_cancel(request: Request, params: RequestCancel) -> Any:
 @_method("server.health")
 def server_health(request: Request, params: Empty) -> Health:
     """Say whether the server is well: ``degraded`` is one whose store takes no new work."""
-    server = request.link.server
-    return Health(
-        status=server.status,
-        version=server.version,
-        uptime_ms=round((trio.current_time() - server.started_at) * 1000),
-        sessions=len(server.host.sessions),
-        connections=server.connections,
-        turns=len(server.host.running),
-    )
+    return request.link.server.health()
 
 
 @_method("server.stats", scopes=["admin"])

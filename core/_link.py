@@ -124,7 +124,7 @@ class ServerLink(Link):
         self._heard_at = self._now = now
         self._pinged_at = -math.inf
         if self.principal is not None:
-            self._limiter = server.limiter(None)
+            self._limiter = server.limiter(None, connection.group)
             # At a random point, so that connections made together are not pinged together.
             first = now + random.random() * self.settings.heartbeat_seconds
             self._heartbeat: Timer = server.timers.at(first, self._beat)
@@ -408,7 +408,7 @@ class ServerLink(Link):
             raise UnauthorizedError("The credential does not hold any more")
         if self.principal is None:
             self.principal, self.owner = identity.principal, identity.owner
-            self._limiter = self.server.limiter(self.owner)
+            self._limiter = self.server.limiter(self.owner, self.connection.group)
             self._heartbeat.cancel()
             first = now + random.random() * self.settings.heartbeat_seconds
             self._heartbeat = self.server.timers.at(first, self._beat)

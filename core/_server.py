@@ -14,6 +14,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from functools import cache, partial
 from importlib.metadata import version
 from typing import Any, Final, Literal
+from weakref import WeakKeyDictionary
 
 import trio
 
@@ -28,6 +29,7 @@ from ._ids import new_id
 from ._lifespans import hold_lifespans
 from ._link import ServerLink
 from ._nursery import open_plain_nursery
+from ._pages import make_health_pages
 from ._ratelimit import RateLimiter
 from ._request import Request
 from ._stats import Stats
@@ -42,6 +44,7 @@ from .abc import (
     Link,
     Listener,
     ListenOptions,
+    Page,
     SessionStore,
     TlsFiles,
 )
@@ -53,7 +56,7 @@ from .errors import (
     WireError,
 )
 from .events import Goaway
-from .methods import Credential
+from .methods import Credential, Health
 from .plugins import STORES, find_transport, load_plugin
 from .settings import Settings
 
@@ -112,8 +115,11 @@ class Server(Acceptor):
         self.started_at = self.time()
         self.is_draining = False
         self.retry_after_ms = RETRY_AFTER_MS
+        #: More may be put into it.
+        self.pages: dict[str, Callable[[], Page]] = make_health_pages(self)
         #: Of principals that are connected, or whose past still counts.
         self._limiters: dict[str, RateLimiter] = {}
+        self._group_limiters: WeakKeyDictionary[object, RateLimiter] = WeakKeyDictionary()
         self._prune_limiters_at = _LIMITERS_STEP
         self._connection_tasks: trio.Nursery
         self._workers: Workers
@@ -129,8 +135,9 @@ class Server(Acceptor):
         """What a driver of one's own makes links with."""
         return self
 
-    def reserve(self) -> bool:
-        if self.connections >= self.settings.max_connections or self.is_draining:
+    def reserve(self, *, is_known: bool = False) -> bool:
+        is_late = self.is_draining and not is_known
+        if self.connections >= self.settings.max_connections or is_late:
             self.counters.connections_refused += 1
             return False
         self.connections += 1
@@ -156,13 +163,23 @@ class Server(Acceptor):
             self._unlinked.set()
         log.debug("disconnected", extra={"peer": str(link)})
 
-    def limiter(self, owner: str | None) -> RateLimiter | None:
-        """Give the rate limiter of a principal; one of its own for an anonymous connection."""
+    def limiter(self, owner: str | None, group: object = None) -> RateLimiter | None:
+        """Give the principal's rate limiter; one of its own for an anonymous connection or group.
+
+        Args:
+            owner: Who it is; None for anonymous.
+            group: See `Connection.group`.
+        """
         limit = self.settings.rate_limit
         if limit is None:
             return None
         if owner is None:
-            return RateLimiter(limit)
+            if group is None:
+                return RateLimiter(limit)
+            shared = self._group_limiters.get(group)
+            if shared is None:
+                shared = self._group_limiters[group] = RateLimiter(limit)
+            return shared
         limiter = self._limiters.get(owner)
         if limiter is None:
             if len(self._limiters) >= self._prune_limiters_at:
@@ -237,6 +254,17 @@ class Server(Acceptor):
         except OverloadedError:
             return "degraded"
         return "ok" if store.failure is None else "degraded"
+
+    def health(self) -> Health:
+        """Give what ``server.health`` answers."""
+        return Health(
+            status=self.status,
+            version=self.version,
+            uptime_ms=round((trio.current_time() - self.started_at) * 1000),
+            sessions=len(self.host.sessions),
+            connections=self.connections,
+            turns=len(self.host.running),
+        )
 
     def stats(self) -> dict[str, Any]:
         """Give the counters since the start, and the gauges of now, by their wire names."""

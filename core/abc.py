@@ -13,6 +13,7 @@ import enum
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
@@ -48,6 +49,7 @@ __all__ = [
     "Link",
     "ListenOptions",
     "Listener",
+    "Page",
     "PeerInfo",
     "Revocation",
     "SessionLog",
@@ -104,6 +106,9 @@ class Connection(ABC):
     #: On line transports a first frame that is no envelope ends the connection, so that no web
     #: page can drive the port with a form post (PROTOCOL §1.4).
     first_frame_must_parse: bool = False
+    #: What this is a part of, where several are made for one peer: a transport that makes one for
+    #: each request names its own connection here. Those of a group share a rate limit.
+    group: object = None
 
     @property
     @abstractmethod
@@ -194,15 +199,38 @@ class Link(ABC):
         """Tell the core that the connection is over. Idempotent. The driver's last call."""
 
 
+@attrs.frozen(kw_only=True)
+class Page:
+    """What is shown to who asks for a path, by transports that have paths.
+
+    Attributes:
+        body: Whole.
+        media_type: What it is.
+        is_well: False says that the server is not what was asked for: well, or ready.
+    """
+
+    body: bytes
+    media_type: str = "application/json"
+    is_well: bool = True
+
+
 class Acceptor(ABC):
-    """What a listener is given to make connections into links."""
+    """What a listener is given to make connections into links.
+
+    Attributes:
+        pages: Path → what makes its page, for transports that have paths. Anybody may see them.
+    """
 
     flusher: Flusher
     settings: Settings
+    pages: Mapping[str, Callable[[], Page]] = MappingProxyType({})
 
     @abstractmethod
-    def reserve(self) -> bool:
+    def reserve(self, *, is_known: bool = False) -> bool:
         """Take a place for a new connection, before its handshake.
+
+        Args:
+            is_known: It is of a peer that was there before: a server that drains takes it.
 
         Returns False if ``max_connections`` are there: refuse the peer (`OVERLOADED`, or HTTP
         503) and close.

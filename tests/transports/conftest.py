@@ -87,7 +87,7 @@ class FakeAcceptor(Acceptor):
         self._arrived = trio.Event()
         self._released = trio.Event()
 
-    def reserve(self) -> bool:
+    def reserve(self, *, is_known: bool = False) -> bool:
         if self.places == self.settings.max_connections:
             return False
         self.places += 1
