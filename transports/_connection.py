@@ -16,6 +16,7 @@ from ._wire import Wire
 
 __all__ = [
     "FRAMES_PER_CHECKPOINT",
+    "LINGER_SECONDS",
     "StreamConnection",
     "end_connection",
     "report_bug",

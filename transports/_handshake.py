@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
+from ..core.abc import ListenOptions
 from ..core.methods import Credential
 
 __all__ = [
@@ -26,7 +27,9 @@ __all__ = [
     "check_upgrade",
     "find_head_end",
     "http_response",
+    "make_policy",
     "parse_head",
+    "read_bearer",
 ]
 
 #: Of a request's or response's head. All that run on one machine share a browser's cookies.
@@ -176,6 +179,16 @@ class Policy:
         return "*" in allowed or wanted in allowed or wanted.removesuffix(port) == own
 
 
+def make_policy(options: ListenOptions, hosts: Collection[str], *, is_secure: bool) -> Policy:
+    """Make the policy of a listener that is known by ``hosts``."""
+    return Policy(
+        is_secure=is_secure,
+        own_hosts=hosts,
+        allow_hosts=options.allow_hosts,
+        allow_origins=options.allow_origins,
+    )
+
+
 def _host_name(host: str) -> str | None:
     """Take the port off a Host header, and the brackets off an IPv6 address."""
     try:
@@ -197,8 +210,16 @@ class Upgrade:
     traceparent: str | None
 
 
-def check_upgrade(data: bytes, policy: Policy, local_address: str) -> Upgrade:
+def check_upgrade(
+    data: bytes, policy: Policy, local_address: str, paths: Collection[str] = PATHS
+) -> Upgrade:
     """Read a request's head.
+
+    Args:
+        data: The head.
+        policy: Who is let in.
+        local_address: The address that the client has reached.
+        paths: Where a WebSocket may be asked for.
 
     Raises:
         RefusalError: It is answered with that.
@@ -220,8 +241,9 @@ def check_upgrade(data: bytes, policy: Policy, local_address: str) -> Upgrade:
         raise RefusalError(400, "No Host")
     if not policy.allows_host(host, local_address):
         raise RefusalError(403, "This Host is not served here")
-    if start[2].partition("?")[0] not in PATHS:
-        raise RefusalError(404, "Nothing is here; the WebSocket is at / and /v1/ws")
+    if start[2].partition("?")[0] not in paths:
+        places = " and ".join(sorted(paths))
+        raise RefusalError(404, f"Nothing is here; the WebSocket is at {places}")
     if origin is not None and not policy.allows_origin(origin, host):
         raise RefusalError(403, "This Origin is not allowed here")
     if start[1] != "GET":
@@ -232,7 +254,7 @@ def check_upgrade(data: bytes, policy: Policy, local_address: str) -> Upgrade:
         _ask_for_upgrade("The version of WebSocket that is spoken here is 13")
     if key is None or not _is_key(key):
         raise RefusalError(400, "No valid Sec-WebSocket-Key")
-    return Upgrade(key=key, credential=_bearer(authorization), traceparent=traceparent)
+    return Upgrade(key=key, credential=read_bearer(authorization), traceparent=traceparent)
 
 
 def _ask_for_upgrade(text: str) -> NoReturn:
@@ -247,7 +269,8 @@ def _is_key(key: str) -> bool:
         return False
 
 
-def _bearer(authorization: str | None) -> Credential | None:
+def read_bearer(authorization: str | None) -> Credential | None:
+    """Read an ``Authorization`` header; None if it carries no bearer token."""
     scheme, _, token = (authorization or "").partition(" ")
     token = token.strip()
     if scheme.lower() != "bearer" or not token:

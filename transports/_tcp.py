@@ -16,7 +16,7 @@ from ..core.errors import SettingsError
 from ._errors import explain
 from ._listener import BACKLOG, SEND_BUFFER_BYTES, SocketListener
 from ._tls import TlsWire, client_context
-from ._wire import SocketWire, Wire
+from ._wire import SocketWire
 
 __all__ = ["TcpAddress", "TcpListener", "bind_tcp", "connect_tcp", "join_host", "parse_tcp_url"]
 
@@ -105,7 +105,7 @@ async def bind_tcp(address: TcpAddress) -> tuple[socket.socket, TcpAddress]:
     return sock, attrs.evolve(address, port=port)
 
 
-async def connect_tcp(address: TcpAddress, *, encrypted: bool, tls: str | Any) -> Wire:
+async def connect_tcp(address: TcpAddress, *, encrypted: bool, tls: str | Any) -> SocketWire:
     """Connect to whichever address of the host answers first.
 
     Args:

@@ -105,6 +105,10 @@ class TlsWire(SocketWire):
         #: Why nothing more comes, once that is so; an empty text is a proper end.
         self._end: OSError | None = None
 
+    def selected_alpn_protocol(self) -> str | None:
+        """What the two have agreed to speak, if they have."""
+        return self._tls.selected_alpn_protocol()
+
     # -- sending -------------------------------------------------------------------------------
 
     def try_send(self, data: bytes | memoryview) -> int:

@@ -9,7 +9,16 @@ import trustme
 
 from trialogue.testing.transport_kit import Connect
 
-TRANSPORTS: Final[tuple[str, ...]] = ("loopback", "tcp", "unix", "tcps", "ws", "wss")
+TRANSPORTS: Final[tuple[str, ...]] = (
+    "loopback",
+    "tcp",
+    "unix",
+    "tcps",
+    "ws",
+    "wss",
+    "http",
+    "https",
+)
 
 #: Test → transports that cannot promise what it tests, and why.
 CANNOT: Final[dict[str, tuple[str, str]]] = {
@@ -128,7 +137,7 @@ def make_connect(tls: tuple[Any, Any], request: pytest.FixtureRequest) -> Callab
         if name == "unix":
             # Asked for here, since a folder for each of two thousand tests is two seconds.
             url = f"unix://{request.getfixturevalue('tmp_path')}/s"
-        server_tls, client_tls = tls if name in ("tcps", "wss") else (None, None)
+        server_tls, client_tls = tls if name in ("tcps", "wss", "https") else (None, None)
         return Connect(
             url, tls=server_tls, client_tls=client_tls, dribble=dribble, driver=driver or "auto"
         )
