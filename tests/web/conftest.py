@@ -1,0 +1,53 @@
+"""One browser for all tests of a worker, and a page for each."""
+
+import os
+import re
+import shutil
+from collections.abc import AsyncGenerator, Generator
+
+import pytest
+from selenium.webdriver import Chrome, ChromeOptions
+from selenium.webdriver.chrome.service import Service
+
+from ._browser import Page
+
+
+@pytest.fixture(scope="session")
+def browser() -> Generator[Chrome]:
+    """Chromium without a screen."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("no chromium or no chromedriver on this machine")
+    options = ChromeOptions()
+    options.binary_location = chromium
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    for flag in (
+        "--headless=new",
+        "--window-size=1280,860",
+        "--disable-dev-shm-usage",
+        "--disable-gpu",
+        "--no-first-run",
+        "--no-proxy-server",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        # A tab that is not in front runs as one that is.
+        "--disable-background-timer-throttling",
+        "--disable-backgrounding-occluded-windows",
+        "--disable-renderer-backgrounding",
+    ):
+        options.add_argument(flag)
+    if os.geteuid() == 0:
+        options.add_argument("--no-sandbox")  # refuses to start as root with it
+    browser = Chrome(options, Service(driver))
+    browser.set_script_timeout(60)
+    yield browser
+    browser.quit()
+
+
+@pytest.fixture
+async def page(browser: Chrome, request: pytest.FixtureRequest) -> AsyncGenerator[Page]:
+    """A window, of a size and a scheme that a test may change."""
+    page = Page(browser, re.sub(r"\W+", "_", request.node.name.removeprefix("test_")))
+    yield page
+    await page.close()
