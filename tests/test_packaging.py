@@ -18,6 +18,11 @@ SETUPTOOLS = PYPROJECT["tool"]["setuptools"]
 PACKAGES: list[str] = SETUPTOOLS["packages"]
 FOLDERS: dict[str, str] = SETUPTOOLS["package-dir"]
 LINKED = sorted(set(PACKAGES) - {"trialogue"})
+WEB_FILES = [
+    path
+    for path in (ROOT / "web").rglob("*")
+    if path.is_file() and path.suffix != ".py" and "__pycache__" not in path.parts
+]
 
 needs_links = pytest.mark.skipif(
     not any((ROOT / "trialogue").glob("*/__init__.py")), reason="this tree has lost its links"
@@ -168,6 +173,8 @@ def test_wheel_has_every_package_once(wheel: Path) -> None:
     assert inside == set(PACKAGES)
     assert len(names) == len(set(names))
     assert "trialogue/py.typed" in names
+    page = {f"trialogue/web/{file.relative_to(ROOT / 'web')}" for file in WEB_FILES}
+    assert page <= set(names)
 
 
 @pytest.mark.slow

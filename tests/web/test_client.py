@@ -1,0 +1,42 @@
+"""``web/trialogue.js`` by itself: what it promises is in client_tests.js, in its own language."""
+
+import re
+from pathlib import Path
+
+from trialogue.testing import Puppet
+
+from ._browser import Page
+from ._site import open_front, open_site
+
+HERE = Path(__file__).parent
+
+
+async def test_protocol_client_keeps_its_promises(page: Page) -> None:
+    async with open_front("ws://127.0.0.1:1") as site:
+        for file in ("client_tests.html", "client_tests.js"):
+            site.extra[file] = HERE / file
+        await page.open(f"{site.url}client_tests.html")
+        await page.wait("globalThis.runTests")
+        result = await page.ask("runTests()")
+        assert result["failures"] == {}
+        assert result["count"] >= 25
+        await page.leave()
+
+
+async def test_example_of_the_documentation_runs(page: Page, tmp_path: Path) -> None:
+    documentation = (HERE.parents[1] / "docs" / "web.md").read_text("utf-8")
+    (example,) = re.findall(r"^```js\n(.*?)^```", documentation, re.MULTILINE | re.DOTALL)
+    (tmp_path / "client_tests.js").write_text(example, "utf-8")
+    puppet = Puppet()
+    async with open_site(puppet) as site:
+        site.extra["client_tests.html"] = HERE / "client_tests.html"
+        site.extra["client_tests.js"] = tmp_path / "client_tests.js"
+        await page.open(f"{site.url}client_tests.html")
+        led = await puppet.next_turn()
+        led.write("Hello ")
+        await page.see("body", "Hello")
+        led.write("to you")
+        led.finish()
+        await page.wait("document.title === 'completed'")
+        assert await page.text("body") == "Hello to you"
+        await page.leave()
