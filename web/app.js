@@ -142,8 +142,18 @@ class App {
   async askCredential(why) {
     const isNew = await askCredential(why);
     if (!isNew) return;
+    const credential = readCredential();
+    if (credential && this.client.state === "connected") {
+      try {
+        await this.client.renew(credential);
+        this.showSoon();
+        return;
+      } catch {
+        // Somebody else's, perhaps: then it is another connection.
+      }
+    }
     this.client.close();
-    this.client.auth = readCredential();
+    this.client.auth = credential;
     this.connect();
     // What the old one could see may not be there for the new one.
     const sessionId = this.sessionId;
@@ -412,11 +422,13 @@ class App {
     byId("agent-name").textContent = agent ?? "";
     byId("welcome").hidden = this.sessionId !== null;
     byId("scroller").hidden = this.sessionId === null;
+    const mayWrite = this.client.hello?.scopes?.includes("write") ?? true;
     this.composer.show({
       isBusy: Boolean(conversation?.turnId), isStopping: this.isStopping, queue: conversation?.queue ?? [],
-      endedText: conversation && conversation.state !== "open" ? ENDED[conversation.state] : "",
+      endedText: conversation && conversation.state !== "open" ? ENDED[conversation.state]
+        : mayWrite ? "" : "Your credential allows to read, and not to write.",
     });
-    byId("fork-ended").hidden = conversation?.state === "deleted";
+    byId("fork-ended").hidden = conversation?.state === "deleted" || !mayWrite;
   }
 
   /** @param {boolean} [isOpen] */

@@ -53,6 +53,8 @@ const DEFAULT_LIMITS = { maxFrameBytes: 256 * 1024, maxInFlight: 32 };
  * @property {string} connectionId
  * @property {{name: string, version: string}} server
  * @property {string} principal
+ * @property {string[]} [scopes] What the credential allows.
+ * @property {string} [expiresAt]
  * @property {Record<string, number>} limits
  * @property {number} heartbeatMs
  */
@@ -299,6 +301,19 @@ export class Client extends EventTarget {
     this.#over(new ConnectionLostError("the client was closed"));
   }
 
+  /**
+   * Take another credential. A connection that is there goes on, if it is of the same principal
+   * and allows no less (§3.6).
+   * @param {Credential?} auth
+   * @returns {Promise<void>} Rejects if it is refused: then nothing has changed.
+   */
+  async renew(auth) {
+    if (this.state === "connected") {
+      this.hello = await this.call("hello", { client: this.#me, auth }, { isOnce: true });
+    }
+    this.auth = auth;
+  }
+
   /** Try again now, if it is waited for that: the network is back, say. */
   wake() {
     if (this.#retryTimer !== null) this.#dial();
@@ -324,7 +339,7 @@ export class Client extends EventTarget {
   /** @param {Connection} connection */
   #greet(connection) {
     const params = { client: this.#me, ...(this.auth ? { auth: this.auth } : {}) };
-    const call = { method: "hello", params, resolve: () => {}, onResult: (/** @type {Hello} */ hello) => {
+    const call = { method: "hello", params, isOnce: true, resolve: () => {}, onResult: (/** @type {Hello} */ hello) => {
       this.hello = hello;
       connection.welcome(hello);
       this.#move("connected");
@@ -339,7 +354,7 @@ export class Client extends EventTarget {
   #lost(connection, reason) {
     if (this.#connection !== connection) return;
     this.#connection = null;
-    const unanswered = [...this.#sent.values()].filter((call) => call.method !== "hello");
+    const unanswered = [...this.#sent.values()];
     this.#sent.clear();
     for (const subscription of this.#subscriptions.values()) subscription.pause();
     this.#waiting.unshift(...unanswered.filter((call) => !call.isAbandoned && !call.isOnce));

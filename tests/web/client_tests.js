@@ -1,5 +1,6 @@
-// The protocol client by itself: a socket and a clock that the test moves. test_client.py runs them.
+// The protocol client and the fold by themselves: a socket and a clock that the test moves. test_client.py runs them.
 
+import { Conversation } from "./conversation.js";
 import { Client, ConnectionLostError, countCodePoints, MessageText } from "./trialogue.js";
 
 const tests = {};
@@ -192,6 +193,41 @@ test("close fails what is unanswered, and stays closed", async () => {
   client.close();
   clock.pass(100_000);
   equal([(await call).error instanceof ConnectionLostError, FakeSocket.all.length, client.state], [true, 1, "disconnected"]);
+});
+
+test("a credential that is no good any more ends it", async () => {
+  const { client, socket, clock } = following();
+  const call = settled(client.call("session.list"));
+  socket.refuse("session.list", "UNAUTHORIZED");
+  socket.receive("response", { id: null, success: false, error: { code: "UNAUTHORIZED", message: "expired" } });
+  equal([(await call).error.code, client.state], ["UNAUTHORIZED", "disconnected"]);
+  clock.pass(100_000);
+  equal(FakeSocket.all.length, 1);
+});
+
+test("a credential is renewed on the connection, and kept for the next one only if it was taken", async () => {
+  const { client, clock } = start({ auth: { scheme: "bearer", token: "old" } });
+  const socket = welcome();
+  const refused = settled(client.renew({ scheme: "bearer", token: "bad" }));
+  socket.refuse("hello", "UNAUTHORIZED");
+  equal([(await refused).error.code, client.state, client.auth.token], ["UNAUTHORIZED", "connected", "old"]);
+  const renewed = client.renew({ scheme: "bearer", token: "new" });
+  equal(socket.requests("hello").at(-1).params.auth.token, "new");
+  socket.answer("hello", { ...WELCOME, scopes: ["read"] });
+  await renewed;
+  equal(client.hello.scopes, ["read"]);
+  socket.onclose();
+  clock.pass(250);
+  FakeSocket.last.onopen();
+  equal(FakeSocket.last.requests("hello")[0].params.auth.token, "new");
+});
+
+test("a renewal that was not answered is no renewal", async () => {
+  const { client } = start();
+  const socket = welcome();
+  const renewed = settled(client.renew({ scheme: "bearer", token: "new" }));
+  socket.onclose();
+  equal([(await renewed).error instanceof ConnectionLostError, client.auth], [true, null]);
 });
 
 // -- requests -------------------------------------------------------------------------------------
@@ -405,4 +441,81 @@ test("after close nothing comes, and the session can be followed anew", async ()
   subscribed(socket);
   socket.event("turn.started", {}, "1-4");
   equal(events.length, 1);
+});
+
+// -- what is shown of a session -------------------------------------------------------------------
+
+function conversation(answer = {}) {
+  const shown = new Conversation(() => {});
+  shown.start({
+    session: { id: "s", status: "running", activeTurnId: "t", ...answer.session }, position: "1-10", replayFrom: "1-5",
+    inProgress: [], asks: [], inputs: [], ...answer,
+  });
+  let seq = 5;
+  const take = (type, data, isDurable = true) => shown.take(
+    { type, data, sessionId: "s", ...(isDurable ? { position: `1-${++seq}` } : {}) }, { textOf: (id) => `text of ${id}` });
+  return { shown, take, skip: (to) => { seq = to; } };
+}
+const shape = (shown) => shown.items.map((item) => `${item.kind} ${item.key} ${item.status ?? item.state ?? ""}`.trim());
+const said = (id, more = {}) => ({ message: { id, role: "assistant", kind: "text", content: id, status: "complete", ...more } });
+
+test("what the answer says is not undone by events that led to it", () => {
+  const { shown, take, skip } = conversation({ inputs: [{ inputId: "late" }], asks: [{ askId: "a2" }] });
+  take("input.queued", { inputId: "early" });
+  take("turn.ended", { turnId: "t", outcome: "completed" });
+  take("ask.opened", { askId: "a1" });
+  take("ask.closed", { askId: "a1", reason: "answered", answer: 1 });
+  equal([shown.turnId, shown.queue.map((one) => one.inputId)], ["t", ["late"]]);
+  take("sync", {}, false);
+  equal(shape(shown), ["end end-t", "ask a1 answered", "ask a2 open"]);
+  skip(10);
+  take("input.delivered", { inputId: "late" });
+  take("turn.ended", { turnId: "t", outcome: "completed" });
+  equal([shown.turnId, shown.queue], [null, []]);
+});
+
+test("calls stand where their message is, whichever tells of them first", () => {
+  const { shown, take } = conversation();
+  take("message.completed", said("m", { toolCalls: [{ callId: "c1", name: "n", arguments: {} }, { callId: "c2", name: "n", arguments: {} }] }));
+  equal(shape(shown), ["message m complete", "tool c1 pending", "tool c2 pending"]);
+  take("tool.called", { callId: "c1", turnId: "t", name: "n", arguments: {} });
+  take("tool.completed", { callId: "c1", status: "error", error: "no" });
+  take("message.created", said("r", { role: "tool", callId: "c1" }));
+  equal([shape(shown).slice(1), shown.items[1].error], [["tool c1 error", "tool c2 pending"], "no"]);
+  take("turn.ended", { turnId: "t", outcome: "cancelled" });
+  equal(shape(shown).slice(1, 3), ["tool c1 error", "tool c2 cancelled"]);
+});
+
+test("a resync replaces what was there, but not what was not sent yet", () => {
+  const { shown, take } = conversation();
+  take("message.completed", said("old"));
+  shown.addUnsent("mine");
+  take("resync", { session: { id: "s", status: "idle" }, messages: [said("new").message,
+    said("", { toolCalls: [{ callId: "c", name: "n", arguments: {} }], content: "", id: "x" }).message,
+    said("r", { role: "tool", callId: "c" }).message], hasMore: true }, false);
+  equal(shape(shown), ["message new complete", "tool c ok", "message unsent-1 sending"]);
+  equal([shown.hasMore, shown.items[1].result], [true, "r"]);
+  take("message.delta", { messageId: "live", turnId: "t" }, false);
+  equal(shown.items.at(-1).text, "text of live");
+});
+
+test("what was said before it was sent goes when its event comes, before or after the answer", () => {
+  const { shown, take } = conversation();
+  const [one, two, three] = ["1", "2", "3"].map((text) => shown.addUnsent(text));
+  shown.settleUnsent(one, "m1");
+  take("message.created", said("m1", { role: "user" }));
+  take("message.created", said("m2", { role: "user" }));
+  shown.settleUnsent(two, "m2");
+  shown.settleUnsent(three, "m3");
+  take("input.queued", { inputId: "i3", messageId: "m3" });
+  equal(shape(shown), ["message m1 complete", "message m2 complete"]);
+});
+
+test("older messages go before, and none comes twice", () => {
+  const { shown, take } = conversation();
+  take("message.completed", said("m3", { toolCalls: [{ callId: "c", name: "n", arguments: {} }] }));
+  equal([shown.hasMore, shown.firstMessageId], [true, "m3"]);
+  shown.prepend([said("m1").message, said("m2").message, said("m3").message], false);
+  equal([shape(shown), shown.hasMore, shown.firstMessageId],
+    [["message m1 complete", "message m2 complete", "message m3 complete", "tool c pending"], false, "m1"]);
 });

@@ -6,7 +6,7 @@ from typing import Any
 import trio
 from selenium.webdriver.common.keys import Keys
 
-from trialogue import ToolCall, Turn
+from trialogue import AgentError, Identity, Revocation, ToolCall, Turn, UnauthorizedError
 from trialogue.testing import LedTurn, Puppet
 
 from ..cli._process import serving
@@ -89,8 +89,6 @@ async def test_failed_turn_says_why(page: Page) -> None:
 
 
 async def _fail(turn: Turn) -> None:
-    from trialogue import AgentError
-
     await turn.write("I will try.")
     raise AgentError("the model is on holiday")
 
@@ -451,7 +449,6 @@ async def test_agent_is_chosen_for_a_new_session(page: Page) -> None:
 
 async def test_credential_is_asked_for_and_kept_in_the_tab(page: Page) -> None:
     """PROTOCOL §3.1: it goes into hello, and never into an address."""
-    from trialogue import UnauthorizedError
 
     async def authenticate(credential: Any, _peer: Any) -> str:
         await trio.lowlevel.checkpoint()
@@ -478,3 +475,46 @@ async def test_credential_is_asked_for_and_kept_in_the_tab(page: Page) -> None:
             "return [JSON.stringify(localStorage), location.href, document.cookie]"
         )
         assert not any("sesame" in text for text in kept)
+
+
+async def test_revoked_credential_is_asked_for_anew_and_the_session_goes_on(page: Page) -> None:
+    """PROTOCOL §3.6, and what a credential does not allow is not offered."""
+    revocation = Revocation()
+
+    async def authenticate(credential: Any, _peer: Any) -> Identity:
+        await trio.lowlevel.checkpoint()
+        if credential.token == "first" and revocation.is_revoked:
+            raise UnauthorizedError("Not a valid credential")
+        scopes = {"read"} if credential.token == "reader" else {"read", "write", "answer"}
+        return Identity(
+            principal="ada",
+            scopes=scopes,
+            revocation=revocation if credential.token == "first" else None,
+        )
+
+    puppet = Puppet()
+    async with open_chat(page, puppet, authenticate=authenticate, token="owner"):
+        page.may_lose_connection = True
+        await give_credential(page, "first")
+        led = await begin(page, puppet)
+        led.write("One, ")
+        await page.see(".from-assistant", "One,")
+        revocation.revoke()
+        await give_credential(page, "second")
+        led.write("two.")
+        led.finish()
+        await page.see(".from-assistant:not(.streaming)", "One, two.")
+        await page.click("#open-credential")
+        await give_credential(page, "reader")
+        await page.see("#ended", "allows to read, and not to write")
+        await page.see(".from-assistant", "One, two.")
+
+
+async def give_credential(page: Page, token: str) -> None:
+    """Fill in the dialog that is or will be open."""
+    await page.see("#credential")
+    await page.script("document.querySelector('#token').select()")
+    await page.type(token)
+    await page.click("#credential button", "Connect")
+    await page.see("html[data-state=connected]")
+    await page.see_not("#credential")
