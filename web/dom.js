@@ -143,12 +143,12 @@ export function writeDuration(ms) {
   return seconds < 60 ? `${seconds.toFixed(1)} s` : `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
 }
 
+const clockTime = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
+const date = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
+
 /** When something was, as short as can be. @param {string} timestamp */
 export function writeTime(timestamp) {
   const then = new Date(timestamp);
   if (Number.isNaN(then.getTime())) return "";
-  const isToday = then.toDateString() === new Date().toDateString();
-  return isToday
-    ? then.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" })
-    : then.toLocaleDateString([], { day: "numeric", month: "short" });
+  return (then.toDateString() === new Date().toDateString() ? clockTime : date).format(then);
 }

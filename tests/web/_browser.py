@@ -49,7 +49,7 @@ class Page:
     """A window with the page in it."""
 
     def __init__(self, driver: Chrome, name: str) -> None:
-        self.driver = driver
+        self.driver: Any = driver  # whose types are of half of it
         self.name = name
         #: The console may say that a WebSocket broke: the test has broken it.
         self.may_lose_connection = False

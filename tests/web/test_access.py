@@ -15,6 +15,10 @@ from ._browser import Page, open_chat
 
 #: Axe-core 4.14.1, axe.min.js, as published on npm. MPL-2.0: https://github.com/dequelabs/axe-core
 AXE = gzip.decompress((Path(__file__).parent / "axe.min.js.gz").read_bytes()).decode()
+RUN_AXE = """axe.run(document, {resultTypes: ["violations"]}).then(({violations}) => violations.map((v) =>
+  `${v.id}: ${v.nodes.map((n) => `${n.target} ${n.any.map((a) => a.message)}`).join("; ")}`))"""
+#: What fades in or pulses is to be judged as it is when it is still.
+STILL = {"name": "prefers-reduced-motion", "value": "reduce"}
 TEXT = """Here is **what** I found, see [the tour](https://example.org/tour):
 
 1. one
@@ -39,9 +43,6 @@ async def show_everything(turn: Turn) -> None:
     async def look_up(_: ToolCall) -> dict[str, Any]:
         return {"found": True}
 
-    async def fail(_: ToolCall) -> None:
-        raise ValueError
-
     await turn.write("I should look it up first, and then say what it is.", kind="reasoning")
     await turn.call_tool("look_up_in_the_big_dictionary", {"word": "x" * 200}, look_up)
     await turn.write(TEXT)
@@ -63,19 +64,13 @@ async def show_everything(turn: Turn) -> None:
 async def violations(page: Page) -> list[str]:
     """Ask axe what is wrong with what is seen."""
     await page.script(f"if (!globalThis.axe) {{ {AXE} }}")
-    # What fades in or pulses is judged as it is when it is still.
-    found = await page.ask("""axe.run(document, {resultTypes: ["violations"]}).then((r) => r.violations.map((v) =>
-        `${v.id}: ${v.nodes.map((n) => `${n.target} ${n.any.map((a) => a.message)}`).join("; ")}`))""")
-    assert isinstance(found, list)
+    found: list[str] = await page.ask(RUN_AXE)
     return found
 
 
 async def test_axe_finds_nothing(page: Page) -> None:
     async with open_chat(page, {"one": show_everything, "two": show_everything}):
-        await page.command(
-            "Emulation.setEmulatedMedia",
-            features=[{"name": "prefers-reduced-motion", "value": "reduce"}],
-        )
+        await page.command("Emulation.setEmulatedMedia", features=[STILL])
         await page.see("#agent")
         assert await violations(page) == []
         await page.say("Show me everything")
@@ -87,10 +82,7 @@ async def test_axe_finds_nothing(page: Page) -> None:
         for scheme in ("light", "dark"):
             await page.command(
                 "Emulation.setEmulatedMedia",
-                features=[
-                    {"name": "prefers-reduced-motion", "value": "reduce"},
-                    {"name": "prefers-color-scheme", "value": scheme},
-                ],
+                features=[STILL, {"name": "prefers-color-scheme", "value": scheme}],
             )
             assert await violations(page) == []
             await page.shoot(scheme)
