@@ -91,7 +91,10 @@ class App {
     sidebar.addEventListener("click", () => this.toggleSidebar());
     byId("shade").addEventListener("click", () => this.toggleSidebar(false));
     byId("skip").addEventListener("click", () => this.composer.focus());
-    byId("retry").addEventListener("click", () => this.client.wake());
+    byId("retry").addEventListener("click", () => {
+      if (this.client.state === "disconnected") this.connect();
+      else this.client.wake();
+    });
     byId("open-shortcuts").addEventListener("click", showShortcuts);
     byId("open-credential").addEventListener("click", () => this.askCredential(""));
     byId("session-menu").addEventListener("click", () => {
@@ -135,7 +138,9 @@ class App {
     if (state === "connected" && this.wasLost) announce("Connected again");
     else if (state === "reconnecting" && !this.wasLost) announce("The connection was lost");
     this.wasLost = state === "reconnecting";
-    if (isOver && error?.code) this.askCredential(error.message);
+    if (!isOver || !error?.code) return;
+    if (error.code === "UNSUPPORTED_VERSION") this.toast(error.message);
+    else this.askCredential(error.message);
   }
 
   /** @param {string} why */

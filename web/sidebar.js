@@ -25,6 +25,7 @@ export class Sidebar {
         actions.onSearch("");
       }
     });
+    this.shown = "";
     /** @type {Map<string, any>} */
     this.entries = new Map();
     /** @type {Map<string, HTMLElement>} */
@@ -36,6 +37,11 @@ export class Sidebar {
     this.more.hidden = !hasMore;
     const wanted = this.search.value.trim().toLocaleLowerCase();
     const found = wanted ? sessions.filter((session) => nameOf(session).toLocaleLowerCase().includes(wanted)) : sessions;
+    // This is asked for in every frame of an answer.
+    const version = [current, wanted, new Date().toDateString(),
+      ...found.map((session) => `${session.id} ${session.status} ${session.name} ${session.lastActivityAt}`)].join("\n");
+    if (version === this.shown) return;
+    this.shown = version;
     const groups = new Map();
     for (const session of found) {
       const name = groupOf(session.lastActivityAt);

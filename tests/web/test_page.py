@@ -459,6 +459,10 @@ async def test_credential_is_asked_for_and_kept_in_the_tab(page: Page) -> None:
     puppet = Puppet()
     async with open_chat(page, puppet, authenticate=authenticate, token="open sesame") as site:
         await page.see("#credential", "Credential")
+        await page.press(Keys.ESCAPE)
+        await page.see("#banner", "Not connected.")
+        await page.click("#retry")
+        await page.see("#credential", "Credential")
         await page.type("wrong")
         await page.click("#credential button", "Connect")
         await page.see("#credential-why", "Unknown or wrong credential")
