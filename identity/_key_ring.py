@@ -78,7 +78,7 @@ class KeyRing(ABC):
         await trio.lowlevel.checkpoint()
 
     @abstractmethod
-    async def watch(self) -> NoReturn:
+    async def watch(self) -> None:
         """Follow what becomes of the keys, until cancelled."""
 
 

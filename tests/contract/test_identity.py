@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -342,7 +343,7 @@ async def test_nothing_is_kept_of_connections_that_are_gone(loopback: Connect) -
                 await peer.call("hello", auth=bearer("one"))
                 await peer.call("hello", auth=bearer("one"))
         await loopback.wait_until(lambda: not server.links)
-        assert not revocation._watchers
+        assert not revocation._watchers  # pyright: ignore[reportPrivateUsage]
 
 
 # -- renewal -------------------------------------------------------------------------------------
@@ -576,7 +577,7 @@ async def test_answer_is_by_the_principal_without_its_tenant(loopback: Connect) 
 )
 def test_identity_is_checked_when_it_is_made(members: dict[str, Any], said: str) -> None:
     with pytest.raises(Exception, match=said):
-        Identity(**{"principal": "ada", **members})
+        ada(**members) if "principal" not in members else Identity(**members)
 
 
 async def test_authenticator_may_have_a_lifespan(loopback: Connect) -> None:
@@ -584,16 +585,12 @@ async def test_authenticator_may_have_a_lifespan(loopback: Connect) -> None:
     seen: list[str] = []
 
     class Held(Doorman):
-        def lifespan(self) -> Any:
-            from contextlib import asynccontextmanager
-
-            @asynccontextmanager
-            async def hold() -> Any:
-                seen.append("begun")
-                yield
-                seen.append("over")
-
-            return hold()
+        @asynccontextmanager
+        async def lifespan(self) -> AsyncGenerator[None]:
+            await trio.lowlevel.checkpoint()
+            seen.append("begun")
+            yield
+            seen.append("over")
 
     async with loopback(authenticate=Held(good=ada())) as peer:
         await peer.call("hello", auth=bearer("good"))
