@@ -48,6 +48,8 @@ def set_up_logging(form: LogForm, level: str, *, max_frames: int | None = None) 
     root.addHandler(handler)
     root.setLevel(_OTHERS_LEVEL)
     logging.getLogger("trialogue").setLevel(level.upper())
+    # Who did what is no matter of how much one wants to read.
+    logging.getLogger("trialogue.audit").setLevel(logging.INFO)
     logging.captureWarnings(capture=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from . import _audit
 from ._clock import utc_at
 from ._describe import describe
 from ._identity import SCOPES
@@ -75,6 +76,8 @@ def _greet(request: Request) -> HelloResult:
 @_method("session.create", scopes=["write"], while_draining=False)
 def session_create(request: Request, params: SessionCreate) -> Any:
     """Create a session."""
+    if request.link.identity is not None:
+        _audit.follow(request, params)
     request.link.server.host.create(request.command(params), request)
     return LATER
 
@@ -89,6 +92,13 @@ def _on_session(request: Request, params: Any) -> Any:
     """Hand a command or query to the session that it names."""
     request.link.server.host.submit(params.session_id, request.command(params), request)
     return LATER
+
+
+def _on_session_noted(request: Request, params: Any) -> Any:
+    """Hand on a command, and note who has given it, where credentials say so."""
+    if request.link.identity is not None:
+        _audit.follow(request, params)
+    return _on_session(request, params)
 
 
 _READS: Final = {
@@ -113,25 +123,25 @@ _COMMANDS: Final = {
 for _name, _description in _READS.items():
     _method(_name, _description, scopes=["read"])(_on_session)
 for _name, _description in _COMMANDS.items():
-    _method(_name, _description, scopes=["write"], while_draining=False)(_on_session)
+    _method(_name, _description, scopes=["write"], while_draining=False)(_on_session_noted)
 _method(
     "message.stream",
     "Give the agent an input, and subscribe to what comes of it.",
     scopes=["read", "write"],
     while_draining=False,
-)(_on_session)
+)(_on_session_noted)
 _method(
     "turn.cancel",
     "Cancel a turn; answered when it has ended.",
     scopes=["write"],
     is_counted=False,
     is_reserved=True,
-)(_on_session)
+)(_on_session_noted)
 _method("ask.answer", "Answer an open ask.", scopes=["answer"], is_counted=False, is_reserved=True)(
-    _on_session
+    _on_session_noted
 )
 _method("input.withdraw", "Take back a queued input.", scopes=["write"], is_counted=False)(
-    _on_session
+    _on_session_noted
 )
 
 
@@ -140,7 +150,7 @@ def session_subscribe(request: Request, params: SessionSubscribe) -> Any:
     """Send the session's events after a cursor, then as they come."""
     if params.tools:
         # The agent is told of them, and whoever offers one answers its calls.
-        request.link.require(frozenset({"answer"}))
+        request.require(frozenset({"answer"}))
     return _on_session(request, params)
 
 

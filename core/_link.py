@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from . import _audit
 from ._clock import seconds_until_epoch
 from ._failures import find_failure
-from ._identity import ALL_SCOPES, ANONYMOUS, SCOPES, Identity
+from ._identity import ALL_SCOPES, ANONYMOUS, Identity
 from ._ids import new_id
 from ._protocol import (
     Heartbeat,
@@ -246,7 +247,7 @@ class ServerLink(Link):
             if limited is not None:
                 raise limited
             if self.scopes is not None:
-                self.require(method.scopes)
+                request.require(method.scopes)
             if envelope.id in self._requests:
                 raise InvalidRequestError(
                     f"The id {envelope.id!r} is that of an unanswered request",
@@ -279,19 +280,6 @@ class ServerLink(Link):
     def _shutting_down(self) -> ShuttingDownError:
         return ShuttingDownError(
             "The server is shutting down", data={"retryAfterMs": self.server.retry_after_ms}
-        )
-
-    def require(self, scopes: frozenset[str]) -> None:
-        """Refuse what the credential does not allow.
-
-        Raises:
-            ForbiddenError: It lacks one of these.
-        """
-        if self.scopes is None or scopes <= self.scopes:
-            return
-        lacking = [scope for scope in SCOPES if scope in scopes - self.scopes]
-        raise ForbiddenError(
-            f"The credential does not allow to {' and '.join(lacking)}", data={"scopes": lacking}
         )
 
     def say_goodbye(self) -> None:
@@ -370,6 +358,8 @@ class ServerLink(Link):
                 refusal = exc
             if self._check is not scope:
                 return
+            if refusal is not None:
+                _audit.note_refusal(self, refusal)
             self._check = None
             # Meanwhile nothing was read.
             self._heard_at = trio.current_time()
@@ -417,12 +407,14 @@ class ServerLink(Link):
         elif not identity.scopes >= (ALL_SCOPES if self.scopes is None else self.scopes):
             raise ForbiddenError("The credential allows less: connect anew for that")
         self._let_go()
+        is_renewed = self.identity is not None
         self.credential, self.identity = credential, identity
         self.scopes = None if identity.scopes == ALL_SCOPES else identity.scopes
         if seconds < math.inf:
             self._expiry = self.server.timers.at(now + seconds, self._expired)
         if revocation is not None:
             revocation.watch(self._revoked)
+        _audit.note(self, "credential.renewed" if is_renewed else "credential.accepted")
 
     def _let_go(self) -> None:
         """Rely on the credential no more."""
@@ -432,16 +424,16 @@ class ServerLink(Link):
             self.identity.revocation.unwatch(self._revoked)
 
     def _expired(self) -> None:
-        self._lose("The credential has expired")
+        self._lose("credential.expired", "The credential has expired")
 
     def _revoked(self) -> None:
-        self._lose("The credential was revoked")
+        self._lose("credential.revoked", "The credential was revoked")
 
-    def _lose(self, message: str) -> None:
+    def _lose(self, deed: str, message: str) -> None:
         """Close, since the credential holds no more. Turns go on: they are their sessions'."""
         if self._is_ending:
             return
-        log.info(message, extra={"peer": str(self)})
+        _audit.note(self, deed)
         error = UnauthorizedError(message)
         for request in list(self._requests.values()):
             request.abort(error)

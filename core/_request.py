@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import trio
 
-from . import codec
+from . import _audit, codec
 from ._command import Command, make_claim
+from ._identity import SCOPES
 from ._ids import new_id
 from ._protocol import RequestEnvelope, make_error, make_response
 from ._values import check_error, encode_value
 from .errors import (
     DamagedError,
     FencedError,
+    ForbiddenError,
     PayloadTooLargeError,
     RequestCancelledError,
     RequestTimeoutError,
@@ -52,6 +54,8 @@ class Request(msgspec.Struct, eq=False):
         scope: Of the task that runs its handler, if it has one.
         stop: Why it is to stop, or would have been.
         error: What it was answered, if that was an error.
+        result: What it was answered, if that was an object and somebody follows it.
+        is_lost: Its connection went before.
     """
 
     link: ServerLink
@@ -64,6 +68,8 @@ class Request(msgspec.Struct, eq=False):
     scope: trio.CancelScope | None = None
     stop: WireError | None = None
     error: WireError | None = None
+    result: Any = None
+    is_lost: bool = False
     timer: Timer | None = None
     _abandon: Callable[[str], None] | None = None
     _followers: list[Callable[[], object]] | None = None
@@ -79,12 +85,29 @@ class Request(msgspec.Struct, eq=False):
             connection=self.link.connection,
         )
 
+    def require(self, scopes: frozenset[str]) -> None:
+        """Refuse what the credential does not allow.
+
+        Raises:
+            ForbiddenError: It lacks one of these.
+        """
+        allowed = self.link.scopes
+        if allowed is None or scopes <= allowed:
+            return
+        lacking = [scope for scope in SCOPES if scope in scopes - allowed]
+        _audit.note(self.link, self.method.name, outcome=ForbiddenError.code)
+        raise ForbiddenError(
+            f"The credential does not allow to {' and '.join(lacking)}", data={"scopes": lacking}
+        )
+
     # -- answering -------------------------------------------------------------------------
 
     def succeed(self, result: Any) -> bool:
         """Answer with an attrs object or a JSON value. The first answer counts."""
         if self.is_answered:
             return False
+        if self._followers is not None:
+            self.result = result
         try:
             value = codec.unstructure(result)
             if self.method.is_free:
@@ -183,12 +206,20 @@ class Request(msgspec.Struct, eq=False):
 
     def drop(self) -> None:
         """Stop at the end of its connection: nobody is there to be answered."""
+        self.is_lost = not self.is_answered
         self.is_answered = True
         if self.timer is not None:
             self.timer.cancel()
         if self.scope is not None:
             self.scope.cancel(reason="the connection is gone")
         self._be_over()
+
+    @property
+    def outcome(self) -> str:
+        """What has become of it: ``ok``, an error's code, or ``lost``, which nobody heard of."""
+        if self.error is not None:
+            return self.error.code
+        return "lost" if self.is_lost else "ok"
 
     def _be_over(self) -> None:
         for followed in self._followers or ():

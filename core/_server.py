@@ -215,7 +215,9 @@ class Server(Acceptor):
             failure = find_failure(exc)
             if failure is None:
                 raise
-            raise self._explain(failure) from None  # noqa: ASYNC104 - what is no failure was raised
+            error = self._explain(failure)
+            # Why it was refused stays with it, for the audit log.
+            raise error from error.__cause__  # noqa: ASYNC104 - what is no failure was raised
         raise RequestTimeoutError("The credential could not be checked in time")
 
     def _explain(self, failure: Exception) -> WireError:

@@ -17,3 +17,4 @@ def logging_as_it_was() -> Generator[None]:
             root.removeHandler(handler)
     root.setLevel(levels[0])
     ours.setLevel(levels[1])
+    logging.getLogger("trialogue.audit").setLevel(logging.NOTSET)

@@ -34,6 +34,18 @@ def refusal(url: str, token: str | None) -> str:
     return caught.value.message
 
 
+def wait_until_refused(url: str, token: str) -> None:
+    """Come again until that is not possible any more."""
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        try:
+            with connect_sync(url, token=token):
+                time.sleep(0.1)
+        except UnauthorizedError:
+            return
+    raise AssertionError("it was let in for 30 s after it was revoked")
+
+
 def serve_config(
     capsys: pytest.CaptureFixture[str], environ: dict[str, str], *arguments: str
 ) -> tuple[int, str, str]:
@@ -125,18 +137,24 @@ def test_key_opens_the_server_until_it_is_revoked(
     file = str(tmp_path / "keys.jsonl")
     token, key = create_key(file, principal="ann", scopes=("read",), seconds=600)
     transports = ("--transport", TCP, "--transport", "ws://127.0.0.1:0")
-    with serving("echo", *transports, "--auth", f"keys:{file}", count=2) as server:
+    quiet = ("--log-level", "error", "--log", "json")
+    with serving("echo", *transports, "--auth", f"keys:{file}", *quiet, count=2) as server:
         for url in server.urls:
             with connect_sync(url, token=token) as client:
                 assert client.list_sessions().sessions == ()
             assert refusal(url, None) == "A credential is needed"
             assert refusal(url, token[:-1]) == "Not a valid credential"
         assert main(["keys", "revoke", key.id, "--file", file], {}) == 0
-        server.wait_stderr("a key holds no more")
+        wait_until_refused(server.urls[0], token)
         assert refusal(server.urls[0], token) == "Not a valid credential"
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
     assert token.split("_", 2)[2] not in server.stderr
+    lines = [json.loads(line) for line in server.stderr.splitlines()]
+    noted = [line for line in lines if line["logger"] == "trialogue.audit"]
+    assert [line["message"] for line in noted[:2]] == ["credential.accepted", "credential.refused"]
+    assert noted[0]["credential_id"] == key.id, "the audit log, whatever the level of the others"
+    assert noted == lines
     capsys.readouterr()
     assert main(["keys", "list", "--json", "--file", file], {}) == 0
     (shown,) = json.loads(capsys.readouterr().out)
