@@ -15,7 +15,7 @@ from typing import Final
 import trio
 
 from ..core.errors import FencedError, StoreError
-from ._files import Files, NoRoomError
+from ._files import Files, IrregularError, NoRoomError
 from ._jsonl_commit import CommitLog
 from ._jsonl_committer import Committer
 from ._jsonl_index import Index
@@ -268,7 +268,8 @@ class Flusher:
         is_new = job.expected_size == 0
         try:
             handle = files.open(name, create=is_new)
-        except FileNotFoundError:
+        except (FileNotFoundError, IrregularError):
+            # Whoever put a folder or a link there, that is one session's affair.
             job.foreign_size = 0
             return
         try:
@@ -311,7 +312,7 @@ class Flusher:
             self._names_changed = True
         try:
             handle = files.open(name)
-        except FileNotFoundError:
+        except (FileNotFoundError, IrregularError):
             return
         try:
             files.truncate(handle, job.expected_size)
@@ -400,8 +401,8 @@ class Flusher:
         for name in names:
             try:
                 handle = self._files.open(name)
-            except FileNotFoundError:
-                # Deleted since, or rolled, and nothing came after.
+            except (FileNotFoundError, IrregularError):
+                # Deleted since, or rolled, and nothing came after; or put there by somebody else.
                 continue
             try:
                 self._files.sync(handle)

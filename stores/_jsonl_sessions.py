@@ -65,11 +65,21 @@ class Sessions:
         self._given_up.discard(session.id)
         self._older.pop(session.id, None)
 
-    def disown(self, session: OwnedSession) -> None:
-        """This process may not write a session any more; it stays."""
-        self._given_up.add(session.id)
-        if self.owned.pop(session.id, None) is not None and session.older:
-            self._older[session.id] = session.older
+    def disown(self, session: OwnedSession, *, is_taken: bool) -> None:
+        """This process may not write a session any more; it stays.
+
+        Args:
+            session: It may have been disowned before, and another owns it since then.
+            is_taken: By another process, perhaps.
+        """
+        if self.owned.get(session.id) is session:
+            del self.owned[session.id]
+            if session.older:
+                self._older[session.id] = session.older
+        if is_taken:
+            self._given_up.add(session.id)
+        else:
+            self._given_up.discard(session.id)
 
     def forget(self, session_id: str) -> tuple[OwnedSession | None, Sequence[str]]:
         """A session is deleted. Gives what owned it, and the names of its files."""

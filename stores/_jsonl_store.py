@@ -140,7 +140,7 @@ class JsonlStore(SessionStore):
             self._flusher.before_removing = self._committer.sync
         self._flusher.check_lock = self._committer.check_lock
         self._marks = Marks(loaded.files, self._sessions, self._committer.check_lock)
-        self._foreign: list[Request] = []
+        self._foreign: list[tuple[OwnedSession, Request | None]] = []
         self._foreign_woken = trio.Event()
 
     # -- its tasks ---------------------------------------------------------------------------
@@ -383,7 +383,10 @@ class JsonlStore(SessionStore):
             except Exception as exc:  # noqa: BLE001 - it is told
                 request.finish(exc)
             return
-        self._foreign.append(request)
+        self._explain_soon(session, request)
+
+    def _explain_soon(self, session: OwnedSession, request: Request | None) -> None:
+        self._foreign.append((session, request))
         self._foreign_woken.set()
 
     def _found_no_room(self) -> None:
@@ -400,36 +403,41 @@ class JsonlStore(SessionStore):
         )
         session.failure = FencedError(f"Another process has taken {session.id}")
         self._disown(session)
+        self._explain_soon(session, None)
 
-    def _disown(self, session: OwnedSession) -> None:
+    def _disown(self, session: OwnedSession, *, is_taken: bool = True) -> None:
         self._flusher.forget(session)
-        self._sessions.disown(session)
+        self._sessions.disown(session, is_taken=is_taken)
 
     async def _run_foreign(self) -> None:
         while True:
             await self._foreign_woken.wait()
             self._foreign_woken = trio.Event()
-            requests, self._foreign = self._foreign, []
-            for request in requests:
-                session = request.session
-                assert session is not None
-                request.finish(await self._explain(session))
+            foreign, self._foreign = self._foreign, []
+            for session, request in foreign:
+                error = await self._explain(session)
+                if request is not None:
+                    request.finish(error)
 
     async def _explain(self, session: OwnedSession) -> Exception:
         """Say what happened to a session's file."""
         session_id = session.id
         older = session.older
-        error: Exception = StoreError(f"The file of {session_id} was changed by somebody else")
+        is_taken = False
         try:
             tail = await self._reader.in_thread(lambda: load_tail(self._files, session_id, older))
-            if tail is not None and tail.term > session.term:
-                error = FencedError(f"Another process has taken {session_id}")
+            is_taken = tail is not None and tail.term > session.term
         except (OSError, SessionNotFoundError) as exc:
             log.warning(
                 "a file cannot be read", extra={"session_id": session_id, "error": str(exc)}
             )
+        error: Exception
+        if is_taken:
+            error = FencedError(f"Another process has taken {session_id}")
+        else:
+            error = StoreError(f"The file of {session_id} was changed by somebody else")
         session.failure = error
-        self._disown(session)
+        self._disown(session, is_taken=is_taken)
         return error
 
     # -- reading -----------------------------------------------------------------------------

@@ -303,3 +303,40 @@ async def test_note_of_what_is_damaged_that_is_of_no_use_keeps_no_store_from_sta
         assert not await read_or_nothing(store, "ses_1")
         assert list(store.damaged) == ["ses_1"]
         assert len(await read_session(store, "ses_2")) == 10
+
+
+@pytest.mark.parametrize("has_lines", [False, True])
+@pytest.mark.parametrize("change", [take_away, empty, put_link, put_folder])
+async def test_what_became_of_one_sessions_file_under_a_server_is_that_sessions_affair(
+    tmp_path: Path, change: Callable[[Path], None], *, has_lines: bool
+) -> None:
+    """A bug once seen: a folder in its place stopped the store, for all sessions.
+
+    And where it was missing, the session was not found, though lists showed it.
+    """
+    folder = tmp_path / "store"
+    await make_store(folder)
+    settings = JsonlSettings(checkpoint_seconds=0.05)
+    with trio.fail_after(10):
+        async with open_jsonl_store(folder, settings=settings) as store:
+            log, other = await store.open("ses_1"), await store.open("ses_2")
+            mine, theirs = Writer("ses_1", term=log.term), Writer("ses_2", term=other.term)
+            mine.state.seq = theirs.state.seq = 10
+            await append(log, mine, mine.messages(1))
+            if not has_lines:
+                await store.prune(keep_bytes=1 << 40)  # flushes
+            change(folder / "ses_1.jsonl")
+            done = store.statistics()["checkpoints"]
+            while store.statistics()["checkpoints"] < done + 2:
+                await append(other, theirs, theirs.messages(1))
+                await trio.sleep(0.02)
+            if not has_lines:
+                with pytest.raises(StoreError):
+                    await append(log, mine, mine.messages(1))
+            with pytest.raises(DamagedError):
+                await store.open("ses_1")
+            assert store.failure is None
+            assert list(store.damaged) == ["ses_1"]
+        async with open_jsonl_store(folder) as store:
+            assert list(store.damaged) == ["ses_1"]
+            assert len(await read_session(store, "ses_2")) == theirs.state.seq
