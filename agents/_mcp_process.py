@@ -17,8 +17,6 @@ from ._mcp_connection import McpLostError
 
 __all__ = ["Child", "SaidLog", "open_child"]
 
-#: A line of a child is a whole answer, with pictures in it perhaps; more than that is no answer.
-MAX_LINE_BYTES: Final = 16 * 1024 * 1024
 #: Of what a child says beside its answers, in one line of the log.
 MAX_SAID_CHARS: Final = 2000
 #: More lines of one child in a second are counted, and not written.
@@ -70,12 +68,13 @@ class SaidLog:
 class Child:
     """A running program. Made by `open_child`."""
 
-    def __init__(self, process: trio.Process) -> None:
+    def __init__(self, process: trio.Process, max_line_bytes: int) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         self._process = process
         self._stdin, self._stdout = process.stdin, process.stdout
-        self._lines = _Lines(MAX_LINE_BYTES)
+        self._max_line_bytes = max_line_bytes
+        self._lines = _Lines(max_line_bytes)
 
     async def receive_line(self) -> bytes:
         """Wait for its next line, and give it without the end.
@@ -85,7 +84,7 @@ class Child:
         """
         while (line := self._lines.next_line()) is None:
             if self._lines.is_too_long:
-                raise McpLostError(f"sent a line of more than {MAX_LINE_BYTES} bytes")
+                raise McpLostError(f"sent a line of more than {self._max_line_bytes} bytes")
             try:
                 chunk = await self._stdout.receive_some(_CHUNK_BYTES)
             except trio.ClosedResourceError:
@@ -149,13 +148,19 @@ class _Lines:
 
 @asynccontextmanager
 async def open_child(
-    command: Sequence[str], *, environ: Mapping[str, str], cwd: str | None, said: SaidLog
+    command: Sequence[str],
+    *,
+    environ: Mapping[str, str],
+    cwd: str | None,
+    said: SaidLog,
+    max_line_bytes: int,
 ) -> AsyncGenerator[Child]:
     """Start a program, and end it with the block, and all that it has started.
 
     Args:
         environ: All of its environment.
         said: Gets what it writes to standard error.
+        max_line_bytes: A longer line is no answer.
 
     Raises:
         McpLostError: It cannot be started.
@@ -177,7 +182,7 @@ async def open_child(
         nursery.start_soon(_listen, process, said)
         nursery.start_soon(_watch, process)
         try:
-            yield Child(process)
+            yield Child(process, max_line_bytes)
         finally:
             await _end(process)  # noqa: ASYNC102 - it is shielded, and bounded
             nursery.cancel_scope.cancel(reason="the MCP server has ended")

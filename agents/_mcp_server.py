@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import unquote_plus, urlsplit
 
 import attrs
 
@@ -15,7 +15,7 @@ from ..core.models import Effect
 from ._urls import split_http_url
 from .tools import ApprovalPolicy
 
-__all__ = ["McpServer", "McpToolOptions", "Redactor", "find_secrets"]
+__all__ = ["McpServer", "McpToolOptions", "Redactor", "find_hidden", "find_secrets"]
 
 #: No underscore, so that SERVER_tool has one meaning; short, so that the tool has room.
 _NAME: Final = re.compile(r"[A-Za-z0-9-]{1,24}")
@@ -23,8 +23,12 @@ _SOURCE: Final = re.compile(r"env:[A-Za-z_]\w*|file:.+")
 _VARIABLE: Final = re.compile(r"[A-Za-z_]\w*")
 #: As RFC 9110 has the names of header fields.
 _HEADER: Final = re.compile(r"[!#$%&'*+.^`|~\w-]+", re.ASCII)
+#: In a URL's path: letters with a digit among them, or many letters; no word or version is so long.
+_KEY_LIKE: Final = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[\w.~%+=-]{16,}|[\w.~%+=-]{32,}", re.ASCII)
 #: Shorter secrets are not looked for in texts: they would be found everywhere.
 _MIN_SECRET_CHARS: Final = 6
+#: A list of tools has to have room.
+_LEAST_ANSWER_BYTES: Final = 1024
 #: A file with one secret in it.
 _MAX_SECRET_BYTES: Final = 64 * 1024
 
@@ -36,6 +40,11 @@ def _one_of(*words: str) -> Any:
 def _some_seconds(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
     if value is not None and not value > 0:
         raise ValueError(f"{attribute.name} is more than 0 seconds, not {value!r}")
+
+
+def _some_bytes(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if type(value) is not int or value < _LEAST_ANSWER_BYTES:
+        raise ValueError(f"{attribute.name} is at least {_LEAST_ANSWER_BYTES}, not {value!r}")
 
 
 def _sources(names: re.Pattern[str]) -> Callable[[object, attrs.Attribute[Any], Any], None]:
@@ -118,6 +127,8 @@ class McpServer(McpToolOptions):
         bearer_token: For ``Authorization: Bearer …``.
         connect_seconds: To connect, and to list its tools. A call waits so long for a server that
             is being started again.
+        max_answer_bytes: Of one message that it sends. A program that sends more is ended; of a URL
+            the call fails.
         required: Without it nothing starts; else it is tried until it is there.
         only: The tools that are taken, by the server's names for them. None takes all.
         tools: Options of single tools, by the server's names for them.
@@ -138,6 +149,7 @@ class McpServer(McpToolOptions):
     )
     bearer_token: str | None = attrs.field(default=None, validator=_check_token)
     connect_seconds: float = attrs.field(default=30.0, validator=_some_seconds)
+    max_answer_bytes: int = attrs.field(default=16 * 1024 * 1024, validator=_some_bytes)
     required: bool = True
     only: tuple[str, ...] | None = attrs.field(
         default=None, converter=attrs.converters.optional(tuple[str, ...])
@@ -159,9 +171,8 @@ class McpServer(McpToolOptions):
 
     @property
     def hidden(self) -> tuple[str, ...]:
-        """What stands in the settings themselves, and is not to be shown: a query's values."""
-        query = urlsplit(self.url or "").query
-        return tuple(value for _, value in parse_qsl(query, keep_blank_values=True))
+        """What stands in the settings themselves, and is not to be shown."""
+        return find_hidden(self.url or "")
 
     def options_of(self, tool: str) -> McpToolOptions:
         """Give what is said of a tool, or else of all."""
@@ -174,6 +185,19 @@ class McpServer(McpToolOptions):
 
 def _options(given: McpToolOptions) -> dict[str, Any]:
     return {field.name: getattr(given, field.name) for field in attrs.fields(McpToolOptions)}
+
+
+def find_hidden(url: str) -> tuple[str, ...]:
+    """Find what may be secret in a URL: a query's values, and what looks like a key in its path.
+
+    As they stand there, and as they read.
+    """
+    parts = urlsplit(url)
+    found = [value for pair in parts.query.split("&") for value in pair.split("=", 1)[-1:]]
+    found += [step for step in parts.path.split("/") if _KEY_LIKE.fullmatch(step)]
+    return tuple(
+        dict.fromkeys(each for text in found if text for each in (text, unquote_plus(text)))
+    )
 
 
 def find_secrets(

@@ -36,7 +36,7 @@ from ..core._tool_schema import find_schema_fault
 from ..core.errors import SettingsError, leaves
 from ._mcp_connection import McpConnection, McpLostError, McpToolInfo, ReportProgress
 from ._mcp_listing import ListingSieve
-from ._mcp_process import MAX_LINE_BYTES, Child, SaidLog, open_child
+from ._mcp_process import Child, SaidLog, open_child
 from ._mcp_results import read_result
 from ._mcp_server import McpServer, Redactor, find_secrets
 from .tools import ToolError
@@ -170,18 +170,59 @@ async def _open_transport(
     if server.url is None:
         given = {name: environ[name] for name in _PASSED_ON if name in environ} | dict(secrets)
         async with open_child(
-            server.command, environ=given, cwd=server.cwd, said=session.said
+            server.command,
+            environ=given,
+            cwd=server.cwd,
+            said=session.said,
+            max_line_bytes=server.max_answer_bytes,
         ) as child:
             yield _open_lines(child, session)
     else:
         async with httpx2.AsyncClient(
-            headers=dict(secrets),
+            # What is compressed may be any size, and is known to be too large too late.
+            headers={"Accept-Encoding": "identity", **secrets},
             timeout=_HTTP_TIMEOUT,
-            event_hooks={"response": [session.take_response]},
+            event_hooks={"response": [session.take_response, _Bound(server.max_answer_bytes)]},
         ) as http:
             yield streamable_http_client(
-                server.url, http_client=http, max_sse_event_size=MAX_LINE_BYTES
+                server.url, http_client=http, max_sse_event_size=server.max_answer_bytes
             )
+
+
+class _Bound:
+    """Lets no answer of HTTP be larger than so many bytes. Streams of events have their own bound."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+
+    async def __call__(self, response: httpx2.Response) -> None:
+        await trio.lowlevel.checkpoint()
+        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "text/event-stream":
+            response.stream = _BoundedBody(response, self._max_bytes)
+
+
+class _BoundedBody(httpx2.AsyncByteStream):
+    """The body of one answer."""
+
+    def __init__(self, response: httpx2.Response, max_bytes: int) -> None:
+        assert isinstance(response.stream, httpx2.AsyncByteStream)
+        self._inner = response.stream
+        self._coding = response.headers.get("content-encoding", "identity").strip().lower()
+        self._max_bytes = max_bytes
+
+    async def __aiter__(self) -> AsyncGenerator[bytes]:
+        if self._coding != "identity":
+            raise httpx2.StreamError(f"it is compressed ({self._coding}), which was not asked for")
+        left = self._max_bytes
+        async for part in self._inner:
+            left -= len(part)
+            if left < 0:
+                raise httpx2.StreamError(f"it has more than {self._max_bytes} bytes")
+            yield part
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
 
 
 @asynccontextmanager

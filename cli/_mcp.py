@@ -9,7 +9,15 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from ..agents.tools import TakesTools
-from ._values import parse_choice, parse_flag, parse_seconds, parse_text, write_seconds
+from ._values import (
+    parse_choice,
+    parse_flag,
+    parse_seconds,
+    parse_size,
+    parse_text,
+    write_seconds,
+    write_size,
+)
 
 if TYPE_CHECKING:
     from ..agents.mcp import McpServer
@@ -108,6 +116,7 @@ _SERVER: Final[dict[str, Parse]] = {
     "headers": _parse_sources,
     "bearer_token": parse_text,
     "connect_seconds": parse_seconds,
+    "max_answer_bytes": parse_size,
     "required": parse_flag,
     "only": _parse_texts,
     "tools": lambda value: _take_table("it", value),
@@ -135,16 +144,23 @@ def _write_keys(said: Any, names: Iterable[str]) -> dict[str, Any]:
             continue
         if name.endswith("_seconds"):
             value = write_seconds(value)
+        elif name.endswith("_bytes"):
+            value = write_size(value)
         table[name] = list(cast("Iterable[Any]", value)) if isinstance(value, tuple) else value
     return table
 
 
 def show_mcp(servers: Iterable[McpServer]) -> dict[str, Any]:
-    """As `write_mcp`, without what may be secret: values in a URL's query, and in arguments."""
+    """As `write_mcp`, without what may be secret: in a URL, and in arguments."""
+    from ..agents._mcp_server import find_hidden  # only where there is one
+
     tables = write_mcp(servers)
     for table in tables.values():
         if "url" in table:
-            table["url"] = re.sub(r"(?<=[?&=])[^&=#]+(?=&|#|$)", _MASK, table["url"])
+            url = re.sub(r"(?<=[?&=])[^&=#]+(?=&|#|$)", _MASK, table["url"])
+            for hidden in find_hidden(url):
+                url = url.replace(hidden, _MASK)
+            table["url"] = url
         if "command" in table:
             table["command"] = _mask_arguments(table["command"])
     return tables

@@ -20,6 +20,7 @@ from typing import Any, Final
 import trio
 
 from ._json import as_array, as_object
+from ._patterns import MAX_PATTERN_SIZE, measure_pattern
 from .errors import LocalProtocolError
 from .models import JsonObject
 
@@ -28,6 +29,8 @@ __all__ = ["check_schema", "find_issues", "load_validator"]
 #: Of a value that does not fit: what is named, and how much is said of each, in characters.
 _MAX_ISSUES: Final = 16
 _MAX_SAID: Final = 200
+#: Of a pattern that is too large.
+_MAX_SHOWN: Final = 64
 #: What a check may take. The largest answer takes a small part of it with any usual schema.
 CHECK_SECONDS: Final = 0.25
 
@@ -158,6 +161,10 @@ def check_schema(schema: JsonObject, place: str) -> None:
     Raises:
         LocalProtocolError: It is none; the message names the place.
     """
+    for pattern in _patterns(schema):
+        if measure_pattern(pattern) > MAX_PATTERN_SIZE:
+            said = f"{pattern[:_MAX_SHOWN]!r} is too large"
+            raise LocalProtocolError(f"{place}: a pattern is no expression: {said}")
     cls = _library().validator_for(schema, default=_library().Draft202012Validator)
     try:
         cls.check_schema(schema)
@@ -185,15 +192,21 @@ def _check_bounds(schema: JsonObject, place: str) -> None:
         has |= members.keys() & {"unevaluatedProperties", "patternProperties"}
         if members is not schema and isinstance(members.get("$schema"), str):
             raise LocalProtocolError(f"{place}: only the whole of it may name its dialect")
-        patterns = as_object(members.get("patternProperties")) or {}
-        for pattern in (members.get("pattern"), *patterns):
-            if isinstance(pattern, str):
-                try:
-                    import_module("regex").compile(pattern)
-                except import_module("regex").error as exc:
-                    raise LocalProtocolError(f"{place}: the pattern {pattern!r}: {exc}") from exc
+    for pattern in _patterns(schema):
+        try:
+            import_module("regex").compile(pattern)
+        except import_module("regex").error as exc:
+            raise LocalProtocolError(f"{place}: the pattern {pattern!r}: {exc}") from exc
     if len(has) > 1:
         raise LocalProtocolError(f"{place}: {' and '.join(sorted(has))} do not go together")
+
+
+def _patterns(schema: JsonObject) -> Iterator[str]:
+    """Find every pattern in a schema."""
+    for members in _objects(schema):
+        if isinstance(pattern := members.get("pattern"), str):
+            yield pattern
+        yield from as_object(members.get("patternProperties")) or {}
 
 
 def _references(schema: JsonObject) -> Iterator[str]:

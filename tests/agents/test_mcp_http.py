@@ -71,6 +71,10 @@ def make_server(seen: Seen) -> MCPServer:
         return "worked"
 
     @server.tool()
+    async def long(count: int) -> str:
+        return "x" * count
+
+    @server.tool()
     async def fail() -> str:
         raise exceptions.ToolError("no such page")
 
@@ -85,21 +89,32 @@ def make_server(seen: Seen) -> MCPServer:
 
 
 @asynccontextmanager
-async def serve(seen: Seen, port: int = 0, *, legacy: bool = False) -> AsyncGenerator[int]:
+async def serve(
+    seen: Seen,
+    port: int = 0,
+    *,
+    legacy: bool = False,
+    json_response: bool = False,
+    coding: str | None = None,
+) -> AsyncGenerator[int]:
     """Serve MCP over HTTP, and give the port.
 
     Args:
         legacy: As servers before 2026-07-28 do, with sessions that begin with ``initialize``.
+        json_response: Answer with JSON, and not with a stream of events.
+        coding: Say that every answer to a call is compressed so.
     """
-    inner = make_server(seen).streamable_http_app()
+    inner = make_server(seen).streamable_http_app(json_response=json_response)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
             seen.headers.append({k.decode(): v.decode() for k, v in scope["headers"]})
-            if legacy and scope["method"] == "POST":
+            if scope["method"] == "POST":
                 message = await receive()
-                if b'"server/discover"' in message["body"]:
+                if legacy and b'"server/discover"' in message["body"]:
                     return await _refuse(message["body"], send)
+                if coding is not None and b'"tools/call"' in message["body"]:
+                    send = _claiming(coding, send)
                 receive = _before(message, receive)
         return await inner(scope, receive, send)
 
@@ -123,6 +138,15 @@ async def _refuse(body: bytes, send: Any) -> None:
     headers = [(b"content-type", b"application/json")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": json.dumps(error).encode()})
+
+
+def _claiming(coding: str, send: Any) -> Any:
+    async def send_so(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], (b"content-encoding", coding.encode())]
+        await send(message)
+
+    return send_so
 
 
 def _before(message: Any, receive: Any) -> Any:
@@ -219,6 +243,54 @@ async def test_secrets_are_sent_and_never_shown(
     assert {each["authorization"] for each in seen.headers} == {"Bearer t0ken-of-mine"}
     assert {each["x-key"] for each in seen.headers} == {"k3y-of-mine"}
     assert "of-mine" not in caplog.text + shown
+
+
+async def test_what_looks_like_a_key_in_a_url_is_never_shown(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Some servers want it in the path, and errors of HTTP quote the whole URL."""
+    caplog.set_level(logging.DEBUG, "trialogue")
+    path = "/s/sk-0123456789abcdef/mcp?token=a%2Bb%2Bsecret"
+    async with serve(Seen()) as port:
+        server = McpServer(
+            name="web", url=f"http://127.0.0.1:{port}{path}", required=False, connect_seconds=5
+        )
+        async with open_tools(server) as source:
+            await wait_until(lambda: "is tried again" in caplog.text)
+            shown = repr(source)
+    assert "0123456789abcdef" not in caplog.text + shown
+    assert "secret" not in caplog.text + shown
+
+
+@pytest.mark.parametrize("json_response", [False, True], ids=["events", "json"])
+async def test_answer_that_is_too_large_is_not_taken_into_memory(
+    *, json_response: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+    async with (
+        serve(Seen(), json_response=json_response) as port,
+        open_tools(url(port, max_answer_bytes=100_000)) as source,
+    ):
+        # As a text, and as structured content.
+        assert len((await call(source, "long", count=40_000))["result"]) == 40_000
+        with pytest.raises(ToolError, match="100000"):
+            await call(source, "long", count=400_000)
+        assert await call(source, "add", a=1, b=2) == {"result": 3}
+
+
+async def test_answer_that_is_compressed_unasked_is_not_taken_into_memory(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A few kilobytes of it may be a gigabyte."""
+    caplog.set_level(logging.CRITICAL)
+    seen = Seen()
+    async with (
+        serve(seen, json_response=True, coding="gzip") as port,
+        open_tools(url(port)) as source,
+    ):
+        with pytest.raises(ToolError, match=r"it is compressed \(gzip\)"):
+            await call(source, "add", a=1, b=2)
+    assert {each["accept-encoding"] for each in seen.headers} == {"identity"}
 
 
 async def test_url_that_nobody_serves_is_told_at_the_start() -> None:

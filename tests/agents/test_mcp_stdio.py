@@ -167,11 +167,9 @@ async def test_lines_that_are_no_messages_are_left_out(caplog: pytest.LogCapture
     assert "this is no JSON (which is no message of MCP)" in caplog.text
 
 
-async def test_line_without_end_is_not_taken_into_memory(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(_mcp_process, "MAX_LINE_BYTES", 100_000)
-    async with open_tools(fake_server(f"starts={tmp_path / 'starts'}")) as source:
+async def test_line_without_end_is_not_taken_into_memory(tmp_path: Path) -> None:
+    server = fake_server(f"starts={tmp_path / 'starts'}", max_answer_bytes=100_000)
+    async with open_tools(server) as source:
         assert len(await call(source, "echo", text="x" * 90_000)) == 90_000
         with pytest.raises(ToolError, match="sent a line of more than 100000 bytes"):
             await call(source, "long", count=300_000)

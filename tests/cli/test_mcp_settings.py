@@ -25,6 +25,7 @@ only = ["read", "write.file"]
 effect = "unsafe"
 connect-seconds = "1m"
 required = false
+max_answer_bytes = "2MiB"
 
 [mcp.files.tools."write.file"]
 effect = "idempotent"
@@ -48,6 +49,7 @@ def test_servers_are_read_from_tables() -> None:
     files, web = read(WRITTEN)
     assert files.env == {"HOME": "env:HOME", "GITHUB_TOKEN": "env:GITHUB_TOKEN"}
     assert (files.connect_seconds, files.required, files.effect) == (60, False, "unsafe")
+    assert files.max_answer_bytes == 2 * 1024 * 1024
     own = files.options_of("write.file")
     assert own == McpToolOptions(
         effect="idempotent", approval="always", parallel=True, timeout_seconds=float("inf")
@@ -78,13 +80,13 @@ def test_what_may_be_secret_is_not_shown() -> None:
         "--auth",
         "-q",
     ]
-    url = "https://x.example/mcp?key=s4cret&s5cret#there"
+    url = "https://x.example/mcp-server/v2/sk-s6cret-0123456789/mcp?key=s4cret&s5cret#there"
     shown = show_mcp([McpServer(name="a", command=command), McpServer(name="b", url=url)])
     assert "cret" not in str(shown)
     assert shown["a"]["command"] == [
         *("x", "--api-key", "***", "--token=***", "PASSWORD=***", "-v", "--auth", "-q")
     ]
-    assert shown["b"]["url"] == "https://x.example/mcp?key=***&***#there"
+    assert shown["b"]["url"] == "https://x.example/mcp-server/v2/***/mcp?key=***&***#there"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,10 @@ from time import process_time
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from trialogue.core._patterns import MAX_PATTERN_SIZE, measure_pattern
 from trialogue.core._schema import CHECK_SECONDS, check_schema, find_issues
 from trialogue.core.errors import LocalProtocolError
 
@@ -96,3 +99,41 @@ UNBOUNDED: list[Any] = [
 def test_schema_whose_check_has_no_bound_is_refused(schema: Any) -> None:
     with pytest.raises(LocalProtocolError, match=r"^schema"):
         check_schema(schema, "schema")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "size"),
+    [
+        ("", 0),
+        ("abc", 3),
+        (r"\d{4}-\d{2}", 7),
+        ("(ab){3}", 12),
+        ("((a{10}){10}){10}", 1220),
+        ("(a|b)*c", 7),
+        ("(?:a{2,5}b?){0,9}", 8),
+        (r"\{1000\}", 6),
+        ("[{9}]{20}", 20),
+        (r"[^]\]{99}]", 1),
+        (r"x{1000000000}", 10**9),
+        ("x{" + "9" * 5000 + "}", 10**12 - 1),
+        (")){3}((", 6),
+    ],
+)
+def test_size_of_a_pattern_is_what_it_is_written_out(pattern: str, size: int) -> None:
+    assert measure_pattern(pattern) == size
+
+
+@given(st.text(alphabet="ab(){}[]\\|?*+^$,.:0123456789", max_size=40))
+def test_size_of_any_pattern_is_found(pattern: str) -> None:
+    assert measure_pattern(pattern) >= 0
+
+
+def test_patterns_that_are_in_use_are_small() -> None:
+    for pattern in (
+        "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$",
+        r"^[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?$",
+        r"^(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)(?:\.(?!$)|$)){4}$",
+        r"^[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){7}(?: ?[A-Z0-9]{1,3})?$",
+        "^[A-Za-z0-9+/]{4096}={0,2}$",
+    ):
+        assert measure_pattern(pattern) < 5000 < MAX_PATTERN_SIZE
