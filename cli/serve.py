@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Annotated, Any
@@ -16,6 +16,7 @@ import trio
 from ..agents import resolve_agents
 from ..core import Server, Settings, open_server
 from ..core._arguments import check_authenticator, check_reach, is_encrypted, is_local
+from ..core._nursery import give_up_when
 from ..core.abc import Agent, Authenticator, SessionStore, TlsFiles
 from ..core.errors import SettingsError
 from ..core.plugins import find_transport, load_object
@@ -225,6 +226,18 @@ def _check_transports(settings: Mapping[str, Setting]) -> None:
 
 
 async def _run(plan: _Plan, signals: StopSignals) -> int:
+    # A start may take long, of an MCP server say: who does not want it need not wait for it.
+    async with give_up_when(partial(signals.wait, 1), "stopped while it started") as (
+        starting,
+        started,
+    ):
+        return await _serve(plan, signals, started)
+    assert starting.cancelled_caught
+    log.info("got %s before it served: stopped", signals.received[0].name)
+    return EXIT_OK
+
+
+async def _serve(plan: _Plan, signals: StopSignals, started: Callable[[], object]) -> int:
     async with (
         plan.tools,
         open_server(
@@ -239,6 +252,7 @@ async def _run(plan: _Plan, signals: StopSignals) -> int:
             insecure=True,  # or _check_transports has refused it
         ) as server,
     ):
+        started()
         for url in server.endpoints:
             print(f"listening {url}")
         sys.stdout.flush()

@@ -1,5 +1,6 @@
 """Agents that the tests name on a command line, as ``agents_for_cli:slow``."""
 
+import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -9,6 +10,8 @@ import trio
 from trialogue import AgentError, Turn, UnauthorizedError
 from trialogue.core.abc import PeerInfo
 from trialogue.core.methods import Credential
+
+log = logging.getLogger("trialogue.tests")
 
 
 async def slow(turn: Turn) -> None:
@@ -97,3 +100,23 @@ async def impatient(turn: Turn) -> None:
     """Ask, and not wait for long."""
     answer = await turn.ask("Now?", default="no", expires_seconds=0.3)
     await turn.write(f"{answer.value} ({answer.reason})")
+
+
+class NeverOpen:
+    """An agent whose start does not end, as of an MCP server that does not answer."""
+
+    async def __call__(self, turn: Turn) -> None:
+        await turn.write("never")
+
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncGenerator[None]:
+        """Say that it begins, and wait."""
+        log.warning("it opens")
+        try:
+            await trio.sleep_forever()
+            yield
+        finally:
+            log.warning("it was given up")
+
+
+never_open = NeverOpen()

@@ -77,6 +77,18 @@ def test_a_drain_lets_turns_end() -> None:
     assert ended["outcome"] == "completed"
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_start_that_takes_long_is_given_up_at_the_first_signal(number: signal.Signals) -> None:
+    """A bug once seen: it was noticed only when all agents had opened."""
+    with serving("agents_for_cli:never_open", "--transport", TCP, count=0) as server:
+        server.wait_stderr("it opens")
+        server.signal(number)
+        assert server.wait() == 0
+    assert server.rest_of_stdout == []
+    assert "it was given up" in server.stderr
+    assert f"got {number.name} before it served: stopped" in server.stderr
+
+
 def test_turns_are_interrupted_at_the_end_of_the_drain_time() -> None:
     """PROTOCOL §3.4: they end interrupted, and it was a drain all the same."""
     with serving("agents_for_cli:slow", "--transport", TCP, "--drain-seconds", "200ms") as server:

@@ -68,6 +68,40 @@ async def test_run_is_a_whole_server_and_drains_when_told() -> None:
     assert rest.split() == [b"agent", b"cancelled", b"ended"]
 
 
+OPENING = """
+import trio, trialogue
+from contextlib import asynccontextmanager
+
+class Agent:
+    async def __call__(self, turn): ...
+
+    @asynccontextmanager
+    async def lifespan(self):
+        print("opens", flush=True)
+        await trio.sleep_forever()
+        yield
+
+trialogue.run(Agent(), transports=["tcp://127.0.0.1:0"])
+print("ended", flush=True)
+"""
+
+
+async def test_run_is_given_up_while_agents_open() -> None:
+    """A bug once seen: the first signal was noticed only when all was open."""
+    start = partial(trio.run_process, [sys.executable, "-c", OPENING], stdout=subprocess.PIPE)
+    async with trio.open_nursery() as nursery:
+        process: trio.Process = await nursery.start(start)
+        assert process.stdout is not None
+        lines = b""
+        with trio.fail_after(15):
+            while b"opens" not in lines:
+                lines += await process.stdout.receive_some()
+            process.send_signal(signal.SIGINT)
+            async for part in process.stdout:
+                lines += part
+    assert lines.decode().split() == ["opens", "ended"]
+
+
 async def test_exception_of_the_block_leaves_the_server_as_it_was_raised() -> None:
     """Our choice: a program that embeds a server does not see our nurseries."""
     with pytest.raises(LookupError, match=r"^mine$"):
