@@ -203,7 +203,9 @@ class CallingTurn(Turn):
             self._begin_call(body)
         self._open_calls[call_id] = call
         try:
-            await checkpoint_if_cancelled()
+            if earlier is None or body.child_session_id is None:
+                # Not before a child that there is already: it is what is to be cancelled.
+                await checkpoint_if_cancelled()
             running: Any = cast("Callable[[ToolCall], Any]", function)(call)
             if not hasattr(running, "__await__"):
                 kind = type(running).__name__

@@ -184,7 +184,7 @@ def settle_child(host: LocalHost, session_id: str, child_id: str, principal: str
                 extra={"session_id": session_id, "child_session_id": child_id},
             )
 
-    host.spawn_writer(settle)
+    host.spawn_settlement(settle)
 
 
 class _Child:

@@ -154,6 +154,8 @@ class LocalHost(SessionHost):
         self.sessions: dict[str, LiveSession] = {}
         self.running: set[LiveSession] = set()
         self.is_draining = False
+        #: No turn runs any more, and none will: what is open is for the next process.
+        self.has_ended = False
         self.store = store
         self._flusher = flusher
         self.timers = timers
@@ -479,7 +481,13 @@ class LocalHost(SessionHost):
     def spawn_turn(self, session: LiveSession, turn: RunningTurn) -> None:
         """Run a turn as a task under this host's sessions."""
         self.running.add(session)
-        self._turns.start_soon(turn.run, self.find_agent(turn.config), name=f"turn {turn.id}")
+        if not self.has_ended:
+            self._turns.start_soon(turn.run, self.find_agent(turn.config), name=f"turn {turn.id}")
+
+    def spawn_settlement(self, task: Callable[[], Awaitable[None]]) -> None:
+        """Run something that waits for turns to end, and that the next process may do as well."""
+        if not self.has_ended:
+            self._turns.start_soon(task)
 
     def find_agent(self, config: SessionConfig) -> Agent:
         """Give the agent that a session is configured for."""

@@ -83,7 +83,7 @@ def recover(session: LiveSession) -> bool:
             state.record.has_answer = has_answer
             session.asks.restore()
             turn = keep_turn(session)
-            if fate == "resumes":
+            if fate == "resumes" and not session.host.is_draining:
                 call_again(session, turn)
     for child in state.unsettled:
         settle_child(session.host, session.id, child, state.owner)

@@ -369,6 +369,7 @@ class Server(Acceptor):
                             await self._end_turns()
                             await self._say_goodbye()
                             self._connection_tasks.cancel_scope.cancel(reason="the server ends")
+                        self.host.has_ended = True
                         turns.cancel_scope.cancel(reason="the server ends")
                     # The flusher is no longer needed, but what was decided has to become durable.
                     services.cancel_scope.cancel(reason="the server ends")

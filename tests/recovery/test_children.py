@@ -344,6 +344,30 @@ async def test_cancel_at_every_wait_ends_both_turns_once(autojump_clock: MockClo
     await cancel_everywhere(run_once)
 
 
+async def test_child_whose_parent_is_cancelled_as_it_comes_back_is_cancelled(
+    autojump_clock: MockClock,
+) -> None:
+    """A bug once seen: the call ended cancelled, and the child went on for ever, for nobody."""
+    store = SurvivingStore()
+
+    class Hasty(Parent):
+        async def __call__(self, turn: Turn) -> None:
+            with trio.CancelScope() as scope:
+                if turn.attempt > 1:
+                    scope.cancel()
+                await turn.run_child("worker", "work")
+            await turn.write("Enough.")
+
+    agents: dict[str, Agent] = {"parent": Hasty(), "worker": asker}
+    sid, child = await crash_with_child(store, agents)
+    async with running(store, agents) as (_, peer):
+        await trio.sleep(1)
+        ended = await last_end(peer, sid)
+        assert (ended["outcome"], ended["usage"]["totalTokens"]) == ("completed", 7)
+        ended = await last_end(peer, child)
+        assert ended["stopReason"] == "the turn that it works for ends"
+
+
 # -- what was spent --------------------------------------------------------------------------------
 
 
