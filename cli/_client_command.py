@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Annotated, Final, TypeAlias
 
 import trio
 
 from ..client import Client, connect
 from ..core.errors import ConnectionLostError, SettingsError, TrialogueError, WireError, leaves
+from ._command import option
 from ._exits import EXIT_UNREACHABLE, CommandError
 from ._signals import StopSignals, catch_stop_signals
 
-__all__ = ["open_client", "run_client_command"]
+__all__ = ["TlsCa", "Token", "Url", "open_client", "run_client_command"]
+
+Url: TypeAlias = Annotated[str, option("The server, such as ws://127.0.0.1:8765.")]
+Token: TypeAlias = Annotated[
+    str | None,
+    option("The credential. Better put it into TRIALOGUE_TOKEN.", metavar="TOKEN"),
+]
+TlsCa: TypeAlias = Annotated[
+    str | None, option("Trust this authority for wss and tcps, a PEM file.", metavar="FILE")
+]
 
 TOKEN_VARIABLE: Final = "TRIALOGUE_TOKEN"
 CONNECT_SECONDS: Final = 10.0

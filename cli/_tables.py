@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["open_status", "print_table", "render_table", "write_age"]
+__all__ = ["open_display", "open_status", "print_table", "render_table", "write_age"]
 
 #: Of a column that gives way, in cells.
 _MIN_WIDTH: Final = 14
@@ -63,6 +63,43 @@ def open_status() -> Generator[Callable[[str], None]]:
         return
     with console.status("") as status:
         yield lambda text: status.update(Text(text))
+
+
+@contextmanager
+def open_display() -> Generator[
+    Callable[[Sequence[str], Sequence[str], Sequence[Sequence[str]]], None]
+]:
+    """Take the whole terminal for what changes; gives what shows lines, columns and rows there.
+
+    Where the output goes elsewhere each is printed behind the one before. The terminal is given
+    back as it was.
+    """
+    from rich.console import Console, Group
+    from rich.live import Live
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+
+        def write(
+            lines: Sequence[str], columns: Sequence[str], rows: Sequence[Sequence[str]]
+        ) -> None:
+            print("\n".join(lines) + "\n")
+            print_table(columns, rows)
+            print(flush=True)
+
+        yield write
+        return
+    with Live(console=console, screen=True, auto_refresh=False) as live:
+
+        def show(
+            lines: Sequence[str], columns: Sequence[str], rows: Sequence[Sequence[str]]
+        ) -> None:
+            table = _make_table(columns, rows, columns[:1], console.width)
+            said = (Text(line, no_wrap=True, overflow="ellipsis") for line in lines)
+            live.update(Group(*said, Text(), table), refresh=True)
+
+        yield show
 
 
 def _make_table(

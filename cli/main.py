@@ -25,6 +25,7 @@ COMMANDS: Final = {
         "trialogue.cli.sessions:sessions",
         "List, show, close, export and import sessions.",
     ),
+    "top": ("trialogue.cli.top:top", "Watch a server while it works."),
     "store": ("trialogue.cli.store:store", "Copy and check whole stores."),
     "keys": ("trialogue.cli.keys:keys", "Make, list and revoke API keys for a server."),
     "bench": (

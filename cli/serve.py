@@ -256,6 +256,7 @@ async def _serve(plan: _Plan, signals: StopSignals, started: Callable[[], object
         for url in server.endpoints:
             print(f"listening {url}")
         sys.stdout.flush()
+        server.probe_lag()
         # What is there now stays to the end: no collection looks at it again, which would be 50,000
         # objects and some 15 ms of silence each time. Of them 200 are garbage.
         gc.freeze()

@@ -32,7 +32,7 @@ from ..stores.exporting import (
     parse_markdown,
 )
 from ._asks import write_call
-from ._client_command import open_client, run_client_command
+from ._client_command import TlsCa, Token, Url, open_client, run_client_command
 from ._command import CommandGroup, Environ, option
 from ._exits import EXIT_OK, CommandError
 from ._sources import SessionSource, is_url, open_source
@@ -70,15 +70,7 @@ sessions: Final = CommandGroup(
 Where: TypeAlias = Annotated[
     str, option("A server, such as ws://127.0.0.1:8765, or a store.", name="WHERE")
 ]
-Url: TypeAlias = Annotated[str, option("The server, such as ws://127.0.0.1:8765.")]
 SessionId: TypeAlias = Annotated[str, option("The session.", name="ID")]
-Token: TypeAlias = Annotated[
-    str | None,
-    option("The credential. Better put it into TRIALOGUE_TOKEN.", metavar="TOKEN"),
-]
-TlsCa: TypeAlias = Annotated[
-    str | None, option("Trust this authority for wss and tcps, a PEM file.", metavar="FILE")
-]
 
 #: Of a message in `show_session`.
 _MAX_SHOWN: Final = 200

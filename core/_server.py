@@ -292,6 +292,17 @@ class Server(Acceptor):
             "outboxBytes": sum(link.connection.outbound_bytes for link in self.links),
         }
 
+    def probe_lag(self, every_seconds: float = 1.0) -> None:
+        """Have something due every so often: so the event loop's lag is known of a quiet server too.
+
+        Until the server ends. Without it only what is due anyway shows the lag.
+        """
+
+        def probe() -> None:
+            self.timers.at(trio.current_time() + every_seconds, probe)
+
+        probe()
+
     async def drain(self, seconds: float | None = None, reason: str = "shutdown") -> None:
         """Stop accepting, say ``goaway``, and wait until no turn runs (PROTOCOL §3.4).
 

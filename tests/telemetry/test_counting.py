@@ -214,3 +214,13 @@ async def test_tokens_are_counted_by_the_model_that_an_agent_names(
             "large": {"inputTokens": 40, "outputTokens": 4},
             "small": {"inputTokens": 20, "outputTokens": 2},
         }
+
+
+async def test_lag_of_a_quiet_server_is_known_by_its_probe(autojump_clock: MockClock) -> None:
+    async with open_test_server(talk) as test:
+        test.server.probe_lag(2)
+        lag = test.server.counters.loop_lag_seconds
+        counted = lag.count
+        await trio.sleep(9)
+        assert lag.count >= counted + 4
+        assert lag.sum == pytest.approx(0)
