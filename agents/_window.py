@@ -203,6 +203,6 @@ async def _summarize_part(
         usage=None,
     )
     request = ModelRequest(messages=(*messages, asked), system=system, model=model_name)
-    reply = await model.generate(request, write)
+    reply = await model.ask(request, write)
     report(reply.usage)
     return as_text("".join(pieces)).strip()

@@ -194,7 +194,7 @@ class ToolLoop:
             await turn.write(text, kind=kind)
 
         await turn.check_budget()
-        reply = await self.model.generate(request, write)
+        reply = await self.model.ask(request, write)
         if ends_thinking:
             turn.complete_message()  # its calls belong to an answer, and not to a thought
         self._report(turn, reply.usage)

@@ -14,6 +14,7 @@ from typing import Final, Literal, Protocol, TypeAlias
 
 import attrs
 
+from ..core._tracing import open_span
 from ..core.models import JsonObject, Message, MessageKind, TokenUsage, ToolCallInfo
 
 __all__ = [
@@ -120,6 +121,15 @@ class Model(ABC):
         Raises:
             AgentError: The provider failed; its message can be shown, and holds no secret.
         """
+
+    async def ask(self, request: ModelRequest, write: WriteText) -> ModelReply:
+        """Answer one request as `generate` does, and tell a tracer of it."""
+        name = request.model or self.name
+        with open_span("model", name, {}) as noted:
+            reply = await self.generate(request, write)
+            noted["inputTokens"] = reply.usage.input_tokens
+            noted["outputTokens"] = reply.usage.output_tokens
+        return reply
 
     def lifespan(self) -> AbstractAsyncContextManager[None]:
         """Hold what outlives a call, such as connections; entered once, round all calls."""

@@ -245,6 +245,15 @@ def _own_options() -> list[Option]:
             metavar="LEVEL",
             group=_LOGS,
         ),
+        Option(
+            name="traces",
+            help="Where spans of requests, turns, tools and models go: otlp (OTEL_EXPORTER_OTLP_ENDPOINT "
+            "and the other variables of OpenTelemetry say where), console, or off.",
+            parse=parse_choice("off", "otlp", "console"),
+            default="off",
+            metavar="WHERE",
+            group=_LOGS,
+        ),
     ]
 
 

@@ -6,7 +6,7 @@ import gc
 import logging
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from typing import Annotated, Any
 
@@ -17,7 +17,7 @@ from ..agents import resolve_agents
 from ..core import Server, Settings, open_server
 from ..core._arguments import check_authenticator, check_reach, is_encrypted, is_local
 from ..core._nursery import give_up_when
-from ..core.abc import Agent, Authenticator, SessionStore, TlsFiles
+from ..core.abc import Agent, Authenticator, SessionStore, TlsFiles, Tracer
 from ..core.errors import SettingsError
 from ..core.plugins import find_transport, load_object
 from ._auth import check_auth, complete_auth, find_authenticator
@@ -120,6 +120,7 @@ class _Plan:
     allow_origins: tuple[str, ...]
     allow_hosts: tuple[str, ...]
     tools: AbstractAsyncContextManager[None]
+    tracing: AbstractAsyncContextManager[Tracer | None]
 
 
 def _plan(settings: Mapping[str, Setting], environ: Mapping[str, str]) -> _Plan:
@@ -147,6 +148,7 @@ def _plan(settings: Mapping[str, Setting], environ: Mapping[str, str]) -> _Plan:
         allow_origins=settings["allow_origin"].value,
         allow_hosts=settings["allow_host"].value,
         tools=open_mcp_tools(settings["mcp"].value, find_takers(agents), environ),
+        tracing=_named(settings["traces"], _find_tracer),
     )
 
 
@@ -164,6 +166,16 @@ def _find_authenticator(path: str) -> Authenticator:
     authenticate: Authenticator = load_object(path)
     check_authenticator(authenticate)
     return authenticate
+
+
+def _find_tracer(where: Any) -> AbstractAsyncContextManager[Tracer | None]:
+    if where == "off":
+        return nullcontext()
+    try:
+        from ..telemetry.tracing import open_tracer
+    except ImportError as exc:
+        raise SettingsError(f"{exc.name} is missing: pip install 'trialogue[otel]'") from None
+    return open_tracer(where)
 
 
 def _tls_files(certificate: Setting, key: Setting) -> TlsFiles | None:
@@ -240,12 +252,14 @@ async def _run(plan: _Plan, signals: StopSignals) -> int:
 async def _serve(plan: _Plan, signals: StopSignals, started: Callable[[], object]) -> int:
     async with (
         plan.tools,
+        plan.tracing as tracer,
         open_server(
             plan.agents,
             transports=plan.transports,
             settings=plan.settings,
             store=plan.store,
             authenticate=plan.authenticate,
+            tracer=tracer,
             tls=plan.tls,
             allow_origins=plan.allow_origins,
             allow_hosts=plan.allow_hosts,

@@ -17,6 +17,7 @@ from ._recall import Recall
 from ._record import TurnRecord
 from ._state import result_text
 from ._text import MAX_ESCAPED
+from ._tracing import open_span
 from ._values import check_name, cut_text, take_object, take_value
 from .abc import ToolCall, ToolFunction, Turn
 from .errors import (
@@ -206,11 +207,12 @@ class CallingTurn(Turn):
             if earlier is None or body.child_session_id is None:
                 # Not before a child that there is already: it is what is to be cancelled.
                 await checkpoint_if_cancelled()
-            running: Any = cast("Callable[[ToolCall], Any]", function)(call)
-            if not hasattr(running, "__await__"):
-                kind = type(running).__name__
-                raise TypeError(f"the tool {name!r} is not async: it returned {kind!r} at once")
-            result = await running
+            with open_span("tool", name, {"callId": call_id}):
+                running: Any = cast("Callable[[ToolCall], Any]", function)(call)
+                if not hasattr(running, "__await__"):
+                    kind = type(running).__name__
+                    raise TypeError(f"the tool {name!r} is not async: it returned {kind!r} at once")
+                result = await running
             kept_result = take_value(result, "result", self._max_message_bytes)
             self._check_result(kept_result)
         except BaseException as exc:  # noqa: ASYNC103 - raised, if it is no failure

@@ -14,6 +14,7 @@ from ._command import Command, make_claim
 from ._ids import new_id
 from ._orders import carry_out
 from ._sharing import SharingTurn
+from ._tracing import current_span
 from ._values import check_name, check_text, take_object, take_value
 from .abc import ChildResult, ToolCall
 from .errors import FencedError, SessionNotFoundError, StoreError, WireError
@@ -237,7 +238,9 @@ class _Child:
             return None
 
     async def _submit(self, params: Any, kind: type[Any] | None, **more: Any) -> Any:
-        command = Command(params=params, principal=self._principal, **more)
+        command = Command(
+            params=params, principal=self._principal, trace=current_span.get(), **more
+        )
         result = await carry_out(lambda reply: self._host.submit(self.session_id, command, reply))
         return result if kind is None or isinstance(result, kind) else codec.structure(result, kind)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import attrs
 import msgspec
 
-from .abc import Connection
+from .abc import Connection, Span
 from .codec import unstructure
 from .log import KeyRecord
 
@@ -82,12 +82,14 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
         principal: As sessions are marked with it, with its tenant; None for anonymous.
         claim: From the request's ``idempotencyKey``.
         connection: That of the request; subscribed by ``message.stream``.
+        trace: What its turn belongs to, if a tracer was told of it.
     """
 
     params: Any
     principal: str | None = None
     claim: KeyClaim | None = None
     connection: Connection | None = None
+    trace: Span | None = None
 
 
 def make_claim(key: str, method: str, params: Any) -> KeyClaim:

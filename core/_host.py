@@ -33,8 +33,9 @@ from ._snapshot import restore
 from ._stats import Stats
 from ._subscriptions import Subscriptions
 from ._timers import Timers
+from ._tracing import run_traced
 from ._turn import RunningTurn
-from .abc import Agent, Connection, SessionStore, Turn
+from .abc import Agent, Connection, SessionStore, Tracer, Turn
 from .errors import (
     AgentError,
     DamagedError,
@@ -143,6 +144,7 @@ class LocalHost(SessionHost):
         flusher: Flusher,
         timers: Timers,
         stats: Stats,
+        tracer: Tracer | None,
         writers: trio.Nursery,
         turns: trio.Nursery,
     ) -> None:
@@ -150,6 +152,7 @@ class LocalHost(SessionHost):
         self.default_agent = next(iter(self.agents))
         self.settings = settings
         self.stats = stats
+        self._tracer = tracer
         self.prices = PriceList(settings.prices)
         self.sessions: dict[str, LiveSession] = {}
         self.running: set[LiveSession] = set()
@@ -481,8 +484,14 @@ class LocalHost(SessionHost):
     def spawn_turn(self, session: LiveSession, turn: RunningTurn) -> None:
         """Run a turn as a task under this host's sessions."""
         self.running.add(session)
-        if not self.has_ended:
-            self._turns.start_soon(turn.run, self.find_agent(turn.config), name=f"turn {turn.id}")
+        if self.has_ended:
+            return
+        agent, name = self.find_agent(turn.config), f"turn {turn.id}"
+        if self._tracer is None:
+            self._turns.start_soon(turn.run, agent, name=name)
+        else:
+            called = turn.config.agent or self.default_agent
+            self._turns.start_soon(run_traced, turn, agent, called, self._tracer, name=name)
 
     def spawn_settlement(self, task: Callable[[], Awaitable[None]]) -> None:
         """Run something that waits for turns to end, and that the next process may do as well."""

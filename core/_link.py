@@ -21,6 +21,7 @@ from ._failures import find_failure
 from ._identity import ALL_SCOPES, ANONYMOUS, Identity
 from ._ids import new_id
 from ._protocol import (
+    MAX_ID_LENGTH,
     Heartbeat,
     Refusal,
     RequestEnvelope,
@@ -34,7 +35,7 @@ from ._ratelimit import RateLimiter, whole_ms
 from ._registry import LATER
 from ._request import Request
 from ._stats import OTHER_METHODS
-from .abc import CloseReason, Connection, Link
+from .abc import CloseReason, Connection, Link, Span, Tracer
 from .errors import (
     ForbiddenError,
     InvalidRequestError,
@@ -242,6 +243,8 @@ class ServerLink(Link):
             self._turn_away(envelope, stats)
             return
         request = Request(self, envelope, method, stats, self._now)
+        if self.server.tracer is not None:
+            request.span = self._start_span(self.server.tracer, envelope)
         try:
             limited = self._charge(reserved=method.is_reserved)
             if limited is not None:
@@ -276,6 +279,19 @@ class ServerLink(Link):
             request.fail(failure)
             if self.principal is None:
                 self._end_unauthenticated(failure)
+
+    def _start_span(self, tracer: Tracer, envelope: RequestEnvelope) -> Span:
+        peer = self.connection.peer
+        attributes = {"connectionId": self.id, "transport": peer.transport}
+        session_id = envelope.params.get("sessionId")
+        if isinstance(session_id, str):
+            attributes["sessionId"] = session_id[:MAX_ID_LENGTH]
+        return tracer.start(
+            "request",
+            envelope.method,
+            attributes,
+            traceparent=envelope.traceparent or peer.traceparent,
+        )
 
     def _shutting_down(self) -> ShuttingDownError:
         return ShuttingDownError(

@@ -29,6 +29,7 @@ from ._json import (
 from .errors import InvalidRequestError, UnsupportedVersionError, WireError
 
 __all__ = [
+    "MAX_ID_LENGTH",
     "MAX_TIMEOUT_MS",
     "PROTOCOL_VERSION",
     "SUPPORTED_VERSIONS",

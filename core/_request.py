@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ._registry import Method
     from ._stats import MethodStats
     from ._timers import Timer
+    from .abc import Span
 
 __all__ = ["Request"]
 
@@ -56,6 +57,7 @@ class Request(msgspec.Struct, eq=False):
         error: What it was answered, if that was an error.
         result: What it was answered, if that was an object and somebody follows it.
         is_lost: Its connection went before.
+        span: What a tracer was told of it.
     """
 
     link: ServerLink
@@ -71,6 +73,7 @@ class Request(msgspec.Struct, eq=False):
     result: Any = None
     is_lost: bool = False
     timer: Timer | None = None
+    span: Span | None = None
     _abandon: Callable[[str], None] | None = None
     _followers: list[Callable[[], object]] | None = None
 
@@ -83,6 +86,7 @@ class Request(msgspec.Struct, eq=False):
             principal=self.link.owner,
             claim=None if key is None else make_claim(key, envelope.method, params),
             connection=self.link.connection,
+            trace=self.span,
         )
 
     def require(self, scopes: frozenset[str]) -> None:
@@ -179,6 +183,8 @@ class Request(msgspec.Struct, eq=False):
             if self.timer is not None:
                 self.timer.cancel()
             link.answered(self)
+        if self.span is not None:
+            self.span.end(None if self.error is None else self.error.code)
         self.stats.seconds.observe(link.server.time() - self.received_at)
         link.connection.post(frame)
         if self._followers is not None:
@@ -208,6 +214,8 @@ class Request(msgspec.Struct, eq=False):
         """Stop at the end of its connection: nobody is there to be answered."""
         self.is_lost = not self.is_answered
         self.is_answered = True
+        if self.span is not None:
+            self.span.end("the connection is gone")
         if self.timer is not None:
             self.timer.cancel()
         if self.scope is not None:

@@ -47,6 +47,7 @@ from .abc import (
     Page,
     SessionStore,
     TlsFiles,
+    Tracer,
 )
 from .errors import (
     OverloadedError,
@@ -97,12 +98,14 @@ class Server(Acceptor):
         timers: Timers,
         authenticate: Authenticator | None,
         methods: Mapping[str, Callable[[Any, Any], Any]],
+        tracer: Tracer | None,
         version: str,
     ) -> None:
         self.settings = settings
         self.flusher = flusher
         self.timers = timers
         self.authenticate = authenticate
+        self.tracer = tracer
         self.version = version
         self.registry = PROTOCOL_METHODS.extended(methods)
         self.counters = Stats(loop_lag_seconds=timers.lateness)
@@ -367,6 +370,7 @@ class Server(Acceptor):
                             flusher=self.flusher,
                             timers=self.timers,
                             stats=self.counters,
+                            tracer=self.tracer,
                             writers=writers,
                             turns=turns,
                         )
@@ -429,6 +433,7 @@ async def open_server(
     store: SessionStore | AbstractAsyncContextManager[SessionStore] | None = None,
     authenticate: Authenticator | None = None,
     methods: Mapping[str, Callable[[Any, Any], Any]] | None = None,
+    tracer: Tracer | None = None,
     tls: TlsFiles | Any = None,
     allow_origins: Collection[str] = (),
     allow_hosts: Collection[str] = (),
@@ -444,6 +449,7 @@ async def open_server(
             them in memory. It is closed at the end.
         authenticate: Says whom a credential names; None lets everybody in.
         methods: Methods of one's own, whose names begin with ``_``.
+        tracer: Is told of requests, turns, tools and models, e.g. `trialogue.telemetry.tracing`'s.
         tls: For ``wss`` and ``tcps``: files, or an ``ssl.SSLContext``.
         allow_origins: Origins that browsers may connect from, beside the listener's own.
         allow_hosts: Host names that requests may name, beside the listener's own address.
@@ -479,6 +485,7 @@ async def open_server(
         timers=timers,
         authenticate=authenticate,
         methods=methods or {},
+        tracer=tracer,
         version=_version("trialogue"),
     )
     options = ListenOptions(

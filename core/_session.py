@@ -75,6 +75,7 @@ from .models import InputInfo, Message, Outcome, TokenUsage
 
 if TYPE_CHECKING:
     from ._host import LocalHost
+    from .abc import Span
 
 __all__ = ["LiveSession"]
 
@@ -127,6 +128,8 @@ class LiveSession:
         #: Of each input that a ``wait: true`` request sent, that request: giving it up gives up
         #: the input. One that only repeats it does not (PROTOCOL §7).
         self._senders: dict[str, Reply] = {}
+        #: What turns belong to whose inputs wait.
+        self._traces: dict[str, Span] = {}
         self._cancels: list[tuple[Reply, KeyClaim | None]] = []
         self._settling: list[tuple[Reply, Callable[[], Any]]] = []
         #: The input whose turn ends as soon as it starts.
@@ -247,6 +250,8 @@ class LiveSession:
             state="steered" if steered else "queued" if is_busy else "started",
         )
         keys = record_key(command.claim, result)
+        if command.trace is not None:
+            self._traces[info.input_id] = command.trace
 
         def admitted() -> None:
             if isinstance(params, MessageStream) and command.connection is not None:
@@ -443,6 +448,7 @@ class LiveSession:
             self.journal.stage(MessageCreated(message=message))
             # Before the batch is written: what follows from its publication may look at it.
             turn = self.turn = RunningTurn(self, info.turn_id, message, [info.input_id])
+            turn.trace = self._traces.pop(info.input_id, None)
         self.host.stats.turns_started += 1
         if self.journal.failure is None:
             self.host.spawn_turn(self, turn)
@@ -482,6 +488,7 @@ class LiveSession:
         """Hand an input to the turn that it was steered into."""
         message = self._make_message(info)
         turn.inputs.append(info.input_id)
+        self._traces.pop(info.input_id, None)
         with self.journal.batch():
             self.journal.stage(
                 InputDelivered(input_id=info.input_id, turn_id=turn.id, as_="steer"),
@@ -585,6 +592,7 @@ class LiveSession:
     def input_gone(self, input_id: str, why: Exception) -> None:
         """Tell who waits for an input that its turn will not come."""
         self._senders.pop(input_id, None)
+        self._traces.pop(input_id, None)
         for reply, _ in self._waiting.pop(input_id, []):
             reply.fail(why)
 

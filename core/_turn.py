@@ -21,7 +21,7 @@ from ._ids import new_id
 from ._spending import find_exceeded
 from ._text import LiveMessage
 from ._values import check_name, check_text, cut_text, take_object
-from .abc import Agent
+from .abc import Agent, Span
 from .errors import (
     AgentError,
     LocalProtocolError,
@@ -77,6 +77,8 @@ class RunningTurn(CompactingTurn):
         outcome: None until it is decided. A turn is over when its ``turn.ended`` is published.
     """
 
+    #: What a tracer was told of whoever sent its input.
+    trace: Span | None = None
     #: When it was told to stop, if it was.
     cancelled_at: float | None = None
     _has_spoken = False

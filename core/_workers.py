@@ -9,6 +9,7 @@ raised, and each request has a context (`contextvars`) of its own.
 from __future__ import annotations
 
 import math
+from collections.abc import Awaitable
 from contextvars import Context
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ import trio
 
 from ._failures import find_failure
 from ._request import Request
+from ._tracing import run_within
 from .errors import RequestCancelledError
 
 __all__ = ["Workers"]
@@ -77,7 +79,7 @@ class _Worker:
         try:
             with scope:
                 while (request := self._request) is not None:
-                    request.succeed(await request.method.handler(request, self._params))
+                    request.succeed(await self._call(request))
                     # Or a connection that is gone would be kept.
                     self._request = self._params = request = None
                     if len(self._idle) < MAX_IDLE and _is_fresh(scope):
@@ -91,6 +93,10 @@ class _Worker:
             if self._request is not None:
                 stop = self._request.stop
                 self._request.fail(stop or RequestCancelledError("The request was cancelled"))
+
+    def _call(self, request: Request) -> Awaitable[Any]:
+        running: Awaitable[Any] = request.method.handler(request, self._params)
+        return running if request.span is None else run_within(request.span, running)
 
     async def _park(self) -> None:
         """Wait for `wake`."""

@@ -12,9 +12,9 @@ from __future__ import annotations
 import enum
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import attrs
 import trio
@@ -54,9 +54,12 @@ __all__ = [
     "Revocation",
     "SessionLog",
     "SessionStore",
+    "Span",
+    "SpanKind",
     "TlsFiles",
     "ToolCall",
     "ToolFunction",
+    "Tracer",
     "Transport",
     "Turn",
 ]
@@ -392,6 +395,58 @@ class Authenticator(Protocol):
 
         Raises:
             UnauthorizedError: Unknown, wrong, expired: the same message for all of them.
+        """
+
+
+# -- being watched ---------------------------------------------------------------------------
+
+
+SpanKind: TypeAlias = Literal["request", "turn", "tool", "model"]
+
+
+class Tracer(ABC):
+    """Is told what the server does, one span inside of another. Nothing of it may raise or wait."""
+
+    @abstractmethod
+    def start(
+        self,
+        kind: SpanKind,
+        name: str,
+        attributes: Mapping[str, Any],
+        *,
+        traceparent: str | None = None,
+    ) -> Span:
+        """Tell of something that begins now.
+
+        Args:
+            kind: A request, a turn, a call of a tool or of a model.
+            name: Of the method, the agent, the tool or the model.
+            attributes: By wire names, such as ``sessionId``; never what was said.
+            traceparent: As the peer sent it (W3C), whatever that is: what it belongs to.
+        """
+
+
+class Span(ABC):
+    """Something that a `Tracer` was told of, and that has not ended."""
+
+    @abstractmethod
+    def start(self, kind: SpanKind, name: str, attributes: Mapping[str, Any]) -> Span:
+        """Tell of something that begins now and belongs to this; see `Tracer.start`.
+
+        This may have ended before, as a request has whose turn begins.
+        """
+
+    @abstractmethod
+    def activate(self) -> AbstractContextManager[object]:
+        """Have what others tell of from within a block, and its tasks, belong to this."""
+
+    @abstractmethod
+    def end(self, error: str | None = None, attributes: Mapping[str, Any] | None = None) -> None:
+        """Tell of its end, once.
+
+        Args:
+            error: A code of PROTOCOL §10, or what else has gone wrong; None if nothing has.
+            attributes: Of what is known now.
         """
 
 
