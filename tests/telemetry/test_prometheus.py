@@ -8,22 +8,21 @@ from collections.abc import Callable, Iterable
 import attrs
 import pytest
 import trio
-from prometheus_client import parser
 from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics import parser as open_parser
 from trio.testing import MockClock
 
-from trialogue import Request, Server
+from trialogue import Request
 from trialogue.core._histogram import Histogram
 from trialogue.core._stats import Stats
 from trialogue.core.abc import Turn
 from trialogue.core.errors import ERROR_CODES, WireError
 from trialogue.core.models import TokenUsage
-from trialogue.telemetry.prometheus import make_page
 from trialogue.testing import open_test_server
 
-#: They have no types.
-parse: Callable[[str], Iterable[Metric]] = parser.text_string_to_metric_families
+from ._scraping import read, scrape
+
+#: It has no types.
 parse_open: Callable[[str], Iterable[Metric]] = open_parser.text_string_to_metric_families
 
 
@@ -32,20 +31,6 @@ async def speak(turn: Turn) -> None:
     await turn.write("one ")
     await trio.sleep(0.3)
     await turn.write("two")
-
-
-def scrape(server: Server, accept: str = "") -> str:
-    _, text = make_page(server)(accept)
-    return text.decode()
-
-
-def read(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    """Give every sample by its name and labels."""
-    return {
-        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in parse(text)
-        for sample in family.samples
-    }
 
 
 async def test_scrape_gives_what_the_server_has_counted(autojump_clock: MockClock) -> None:
