@@ -1,5 +1,7 @@
 """The page as a person uses it. Each test ends with a look at the console: it has to be clean."""
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -20,6 +22,14 @@ async def begin(page: Page, puppet: Puppet, text: str = "Hello") -> LedTurn:
     led = await puppet.next_turn()
     await page.see(".from-user", text)
     return led
+
+
+@asynccontextmanager
+async def talking(page: Page, text: str = "Hello") -> AsyncGenerator[LedTurn]:
+    """Say something to an agent that the test leads, and give the turn."""
+    puppet = Puppet()
+    async with open_chat(page, puppet):
+        yield await begin(page, puppet, text)
 
 
 def asking(**options: Any) -> Any:
@@ -51,9 +61,7 @@ async def test_streamed_answer_appears(page: Page) -> None:
 
 async def test_growing_answer_keeps_what_is_done(page: Page) -> None:
     """A block that does not change is not made anew: a selection in it stays."""
-    puppet = Puppet()
-    async with open_chat(page, puppet):
-        led = await begin(page, puppet)
+    async with talking(page) as led:
         led.write("First.\n\nSecond [link][a]")
         await page.see(".from-assistant p", "Second [link][a]")
         await page.script("document.querySelector('.markdown p').dataset.mine = 'yes'")
@@ -145,9 +153,7 @@ async def test_what_comes_meanwhile_waits_and_can_be_withdrawn(page: Page) -> No
 
 
 async def test_running_answer_can_be_told_something(page: Page) -> None:
-    puppet = Puppet()
-    async with open_chat(page, puppet):
-        led = await begin(page, puppet)
+    async with talking(page) as led:
         await page.see("#when-busy")
         await page.script("document.querySelector('#when-busy').value = 'steer'")
         await page.say("Shorter, please")
@@ -162,9 +168,7 @@ async def test_running_answer_can_be_told_something(page: Page) -> None:
 
 async def test_option_is_chosen_in_place_in_every_tab(page: Page) -> None:
     """PROTOCOL §9: everybody sees who answered what."""
-    puppet = Puppet()
-    async with open_chat(page, puppet):
-        led = await begin(page, puppet)
+    async with talking(page) as led:
         led.start(asking(options=["red", "green"], detail="Both are fine.", name="paint"))
         await page.see(".ask", "Both are fine.")
         await page.see("#session-list .dot.is-waiting")
@@ -178,9 +182,7 @@ async def test_option_is_chosen_in_place_in_every_tab(page: Page) -> None:
 
 
 async def test_free_text_is_answered_in_place(page: Page) -> None:
-    puppet = Puppet()
-    async with open_chat(page, puppet):
-        led = await begin(page, puppet)
+    async with talking(page) as led:
         led.start(asking())
         await page.click(".ask textarea")
         await page.type("the <i>blue</i> one" + Keys.ENTER)
@@ -201,9 +203,7 @@ async def test_form_is_made_of_a_schema_and_says_what_does_not_fit(page: Page) -
             "note": {"type": "string"},
         },
     }
-    puppet = Puppet()
-    async with open_chat(page, puppet):
-        led = await begin(page, puppet)
+    async with talking(page) as led:
         led.start(asking(schema=schema))
         await page.click(".ask textarea", "")
         await page.type("ab")
@@ -225,9 +225,7 @@ async def test_form_is_made_of_a_schema_and_says_what_does_not_fit(page: Page) -
 
 
 async def test_schema_that_is_no_form_is_answered_as_json(page: Page) -> None:
-    puppet = Puppet()
-    async with open_chat(page, puppet):
-        led = await begin(page, puppet)
+    async with talking(page) as led:
         led.start(asking(schema={"type": "array", "items": {"type": "integer"}}))
         await page.click(".ask textarea")
         await page.type("[1, 2")
@@ -261,9 +259,7 @@ async def test_question_of_before_is_there_after_a_reload(page: Page) -> None:
 
 
 async def test_reload_in_the_middle_of_a_sentence_goes_on(page: Page) -> None:
-    puppet = Puppet()
-    async with open_chat(page, puppet):
-        led = await begin(page, puppet)
+    async with talking(page) as led:
         led.write("One, two, ")
         await page.see(".from-assistant", "One, two,")
         await page.reload()
