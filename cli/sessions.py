@@ -14,9 +14,11 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 import trio
 
 from ..core import codec
+from ..core.abc import Identity
 from ..core.errors import (
     ForbiddenError,
     InvalidRequestError,
+    LocalProtocolError,
     SessionExpiredError,
     SessionNotFoundError,
     SettingsError,
@@ -297,6 +299,9 @@ def import_sessions(
         str | None,
         option("Whom they shall belong to; else whom the file says.", metavar="PRINCIPAL"),
     ] = None,
+    tenant: Annotated[
+        str | None, option("The tenant of whoever --owner names.", metavar="NAME")
+    ] = None,
     partial: Annotated[
         bool,
         option(
@@ -321,19 +326,31 @@ def import_sessions(
             f"a server takes no logs: stop the one at {store}, and import into its store"
         )
     spec, files = complete_store(store, environ), (file, *more)
+    new_owner = _find_owner(owner, tenant)
 
     async def run() -> int:
         logs = [await _read_log(each, partial=partial) for each in files]
-        return await _import(spec, files, logs, owner, as_json=as_json)
+        return await _import(spec, files, logs, new_owner, as_json=as_json)
 
     return run_client_command(run)
+
+
+def _find_owner(principal: str | None, tenant: str | None) -> Identity | None:
+    if principal is None:
+        if tenant is not None:
+            raise SettingsError("--tenant needs --owner: whom of it?")
+        return None
+    try:
+        return Identity(principal=principal, tenant=tenant)
+    except (ValueError, LocalProtocolError) as exc:
+        raise SettingsError(str(exc)) from exc
 
 
 async def _import(
     spec: str,
     files: Sequence[str],
     logs: Sequence[Sequence[Entry]],
-    owner: str | None,
+    owner: Identity | None,
     *,
     as_json: bool,
 ) -> int:
@@ -342,7 +359,9 @@ async def _import(
         for file, log in zip(files, logs, strict=True):
             body = log[0].body
             its_owner = body.owner if isinstance(body, SessionCreated) else None
-            session_id = await import_session(store, log, owner=owner or its_owner)
+            if owner is not None:
+                its_owner = owner.owner
+            session_id = await import_session(store, log, owner=its_owner)
             summary = await store.summary(session_id)
             assert summary is not None
             imported.append(summary.session)

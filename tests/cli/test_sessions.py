@@ -14,6 +14,7 @@ from trialogue.agents.echo import echo
 from trialogue.cli._sources import open_source
 from trialogue.cli._stores import find_store
 from trialogue.cli.main import main
+from trialogue.core import Identity
 from trialogue.stores.exporting import export_jsonl, import_session, parse_jsonl, read_session
 from trialogue.stores.jsonl import open_jsonl_store
 from trialogue.stores.writing import open_session_writer
@@ -179,6 +180,14 @@ def test_import_keeps_what_the_file_says(
     out, _ = offline(capsys, "import", target, str(file), "--owner", "bob", "--json")
     (again,) = json.loads(out)
     assert (again["id"] != session_id, again["name"]) == (True, "talk")
+    others: list[str] = []
+    for arguments in (["--owner", "bob", "--tenant", "acme"], ["--owner", "anonymous"]):
+        out, _ = offline(capsys, "import", target, str(file), *arguments, "--json")
+        others.append(json.loads(out)[0]["id"])
+    err = offline(capsys, "import", target, str(file), "--tenant", "acme", code=2)[1]
+    assert err == "trialogue sessions: --tenant needs --owner: whom of it?\n"
+    err = offline(capsys, "import", target, str(file), "--owner", "a\n", code=2)[1]
+    assert "printable" in err
     text = tmp_path / "talk.md"
     offline(capsys, "export", target, session_id, "--format", "markdown", "-o", str(text))
     notes = tmp_path / "notes.md"
@@ -190,10 +199,11 @@ def test_import_keeps_what_the_file_says(
 
     async def owners() -> list[str | None]:
         async with open_jsonl_store(tmp_path / "b") as store:
-            found = [await store.summary(name) for name in (session_id, again["id"])]
+            found = [await store.summary(name) for name in (session_id, again["id"], *others)]
             return [summary.owner for summary in found if summary is not None]
 
-    assert trio.run(owners) == ["ann", "bob"]
+    of_acme = Identity(principal="bob", tenant="acme").owner
+    assert trio.run(owners) == ["ann", "bob", of_acme, None]
 
 
 def test_byte_order_mark_hides_nothing(
