@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 from ..core.abc import Authenticator
 from ..core.errors import SettingsError
 from ._options import Setting
-from ._stores import state_folder
 
 __all__ = ["check_auth", "complete_auth", "default_key_file", "find_authenticator"]
 
@@ -22,13 +22,19 @@ _OF_TOKENS: Final = (
     "jwt_scope_claim",
     "jwt_skew_seconds",
 )
-_KEY_FILE: Final = "keys.jsonl"
 
 
 def default_key_file(environ: Mapping[str, str]) -> str | None:
-    """Say where this user's API keys are; None without a home."""
-    folder = state_folder(environ)
-    return None if folder is None else str(folder / _KEY_FILE)
+    """Say where this user's API keys are; None without a home.
+
+    Not where his sessions are: who copies those for somebody does not mean to hand over these.
+    """
+    config = environ.get("XDG_CONFIG_HOME") or ""
+    if not Path(config).is_absolute():  # the XDG specification says to ignore it then
+        if not environ.get("HOME"):
+            return None
+        config = str(Path(environ["HOME"]) / ".config")
+    return str(Path(config) / "trialogue" / "keys.jsonl")
 
 
 def complete_auth(specs: Sequence[str], environ: Mapping[str, str]) -> tuple[str, ...]:

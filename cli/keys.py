@@ -38,7 +38,7 @@ keys: Final = CommandGroup(
 File: TypeAlias = Annotated[
     str | None,
     option(
-        "The file of keys. [$XDG_STATE_HOME/trialogue/keys.jsonl, or else in ~/.local/state]",
+        "The file of keys. [$XDG_CONFIG_HOME/trialogue/keys.jsonl, or else in ~/.config]",
         metavar="FILE",
     ),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -20,6 +21,8 @@ __all__ = [
     "principal_of",
     "take_identity",
 ]
+
+log = logging.getLogger("trialogue.connection")
 
 #: The principal of whoever was not asked for a credential.
 ANONYMOUS: Final = "anonymous"
@@ -55,7 +58,11 @@ class Revocation:
         self.is_revoked = True
         watchers, self._watchers = self._watchers, set()
         for told in watchers:
-            told()
+            try:
+                told()
+            except Exception:
+                # It keeps none of the others open.
+                log.exception("a connection could not be told that its credential was revoked")
 
     def watch(self, told: Callable[[], object]) -> None:
         """Call once, synchronously, when the credential is taken back."""

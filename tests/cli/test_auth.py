@@ -24,7 +24,7 @@ TCP = "tcp://127.0.0.1:0"
 @pytest.fixture
 def home(tmp_path: Path) -> dict[str, str]:
     """An environment in which everything has its usual place."""
-    return {"HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path / "state")}
+    return {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "config")}
 
 
 def refusal(url: str, token: str | None) -> str:
@@ -62,10 +62,12 @@ def test_auth_is_a_setting_like_any_other(
     _, line, _ = serve_config(capsys, home)
     assert line.split("#") == ["auth = []".ljust(44) + "  ", " default"]
     _, line, _ = serve_config(capsys, home, "--auth", "keys")
-    assert f'auth = ["keys:{tmp_path}/state/trialogue/keys.jsonl"]' in line
+    assert f'auth = ["keys:{tmp_path}/config/trialogue/keys.jsonl"]' in line
     assert line.endswith("# --auth")
     _, line, _ = serve_config(capsys, {**home, "TRIALOGUE_AUTH": "keys:~/mine"})
     assert f'auth = ["keys:{tmp_path}/mine"]' in line
+    _, line, _ = serve_config(capsys, {"HOME": "/home/me"}, "--auth", "keys")
+    assert 'auth = ["keys:/home/me/.config/trialogue/keys.jsonl"]' in line
     config = tmp_path / "trialogue.toml"
     config.write_text('auth = ["keys:/etc/keys"]\n')
     _, line, _ = serve_config(capsys, home, "--config", str(config))

@@ -12,7 +12,7 @@ from trialogue.cli.main import main
 @pytest.fixture
 def home(tmp_path: Path) -> dict[str, str]:
     """An environment in which everything has its usual place."""
-    return {"HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path / "state")}
+    return {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "config")}
 
 
 def keys(environ: dict[str, str], *arguments: str) -> int:

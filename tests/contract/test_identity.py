@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -241,6 +242,31 @@ async def test_credential_of_a_header_expires_and_is_revoked_too(connect: Connec
         await peer.call("server.health")
         revocation.revoke()
         assert "revoked" in await expect_loss(peer)
+
+
+def test_revocation_tells_everybody_once_whatever_one_of_them_does(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Our choice: a bug with one connection leaves none of the others open."""
+    told: list[str] = []
+    revocation = Revocation()
+
+    def fail() -> None:
+        told.append("the one with a bug")
+        raise RuntimeError("a bug")
+
+    def leave() -> None:
+        told.append("gone before")
+
+    for number in range(5):
+        revocation.watch(partial(told.append, f"connection {number}"))
+    revocation.watch(fail)
+    revocation.watch(leave)
+    revocation.unwatch(leave)
+    revocation.revoke()
+    revocation.revoke()
+    assert sorted(told) == [*(f"connection {number}" for number in range(5)), "the one with a bug"]
+    assert "a bug" in caplog.text
 
 
 async def test_connection_ends_just_when_its_credential_expires(
