@@ -270,11 +270,11 @@ class Files:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return handle, holder
             # Its last holder may have removed it between our two calls.
-            if self.is_lock(name, handle):
+            if self.is_named(name, handle):
                 return handle, self.read(handle, 0, 4096)
             self.close(handle)
 
-    def is_lock(self, name: str, handle: int) -> bool:
+    def is_named(self, name: str, handle: int) -> bool:
         """Whether the file that we hold is still the one of that name."""
         try:
             found = os.stat(self._check(name), dir_fd=self._at, follow_symlinks=False)

@@ -19,7 +19,9 @@ were durable, they are damaged: what follows was acknowledged as they were, and 
 
 from __future__ import annotations
 
+import logging
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Literal
@@ -31,7 +33,7 @@ from ..core._ids import ID_PATTERN
 from ..core._line import DamagedLineError, decode_line
 from ..core.errors import StoreError
 from ..core.log import Entry
-from ._files import Files, NoRoomError
+from ._files import Files, NoRoomError, make_stamp
 
 __all__ = [
     "CommitLog",
@@ -44,6 +46,8 @@ __all__ = [
     "is_commit_log",
     "read_commit_logs",
 ]
+
+log = logging.getLogger("trialogue.store")
 
 _NAME: Final = re.compile(r"commit\.(\d{1,12})\.(\d{1,12})\.log", re.ASCII)
 _HEADER: Final = re.compile(rb"([0-9a-f]{16}) ([0-9a-f]{8}) ([0-9a-f]{8})\n")
@@ -95,7 +99,10 @@ class CommitLog:
     Attributes:
         size: Of what was written to it.
         next_lsn: Of the next record. A new file goes on where the last one ended.
+        is_anew: Somebody took the file away, or some of what was in it. Another has its name now.
     """
+
+    is_anew = False
 
     def __init__(self, files: Files, *, epoch: int, number: int, next_lsn: int = 1) -> None:
         self.name = f"commit.{epoch}.{number}.log"
@@ -105,10 +112,37 @@ class CommitLog:
         self._durable_from = next_lsn
         self._durable = self._claimed = next_lsn - 1
         self._files = files
-        self._handle = files.open(self.name, exclusive=True)
+        self._gone: list[int] = []
+        self._handle = self._make()
+
+    def _make(self) -> int:
+        handle = self._files.open(self.name, exclusive=True)
         # The name has to be durable before a record is said to be.
-        files.sync(self._handle)
-        files.sync_folder()
+        self._files.sync(handle)
+        self._files.sync_folder()
+        return handle
+
+    @property
+    def is_as_left(self) -> bool:
+        """Whether the file still has its name, and just what was written to it."""
+        files = self._files
+        return files.is_named(self.name, self._handle) and files.size(self._handle) == self.size
+
+    def make_anew(self) -> None:
+        """Go on in another file: what is written to one that has no name, no start would find."""
+        path = os.path.join(self._files.folder, self.name)
+        log.error(
+            "the commit log was changed or taken away, and is made anew", extra={"path": path}
+        )
+        if self._files.size_of(self.name) is not None:
+            self._files.rename(self.name, f"{self.name}.damaged-{make_stamp()}")
+        # A sync of it may be going on.
+        self._gone.append(self._handle)
+        self._handle = self._make()
+        self.size = 0
+        # Until a checkpoint its records are only in memory: a start has to know that they are gone.
+        self._claimed = min(self._claimed, self._durable_from - 1)
+        self.is_anew = True
 
     def follow(self, before: CommitLog) -> None:
         """Go on where another file ends; before anything is written."""
@@ -147,7 +181,8 @@ class CommitLog:
 
     def close(self) -> None:
         """Close the file; it stays."""
-        self._files.close(self._handle)
+        for handle in (*self._gone, self._handle):
+            self._files.close(handle)
 
 
 @attrs.frozen(kw_only=True)

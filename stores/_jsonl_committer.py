@@ -163,6 +163,8 @@ class Committer:
         self._unsynced = False
         self._settled = trio.Event()
         self.on_foreign: Callable[[Request], None] = lambda request: None
+        #: What it had acknowledged, and nobody flushed, is now in memory only.
+        self.on_log_gone: Callable[[], None] = lambda: None
 
     # -- giving it work --------------------------------------------------------------------
 
@@ -242,6 +244,8 @@ class Committer:
         finally:
             self._settled.set()
         self.groups += 1
+        if self.log.is_anew:
+            self.on_log_gone()
         skipped = {*done.refused, *done.foreign}
         for request in group:
             if request not in skipped:
@@ -295,6 +299,10 @@ class Committer:
                 self.space.took(_COPIES * len(request.payload))
         if payloads:
             try:
+                if not self.log.is_as_left:
+                    self.log.make_anew()
+                    # Whoever took the folder has dropped the log, and is to find nothing in this one.
+                    self.check_lock()
                 self.log.write(b"".join(payloads))
             except NoRoomError:
                 self.space.surprise()
@@ -303,7 +311,7 @@ class Committer:
                 self.log.sync()
                 self.syncs += 1
                 # Whoever took the folder since then has not read this record, perhaps.
-                if not files.is_lock(self._lock_name, self._lock_handle):
+                if not files.is_named(self._lock_name, self._lock_handle):
                     raise _TakenAfterError
             else:
                 self._unsynced = True
@@ -315,7 +323,7 @@ class Committer:
         Raises:
             FencedError: It is not.
         """
-        if not self._files.is_lock(self._lock_name, self._lock_handle):
+        if not self._files.is_named(self._lock_name, self._lock_handle):
             if self._files.size_of(self._lock_name) is None:
                 raise FencedError(f"{self._files.folder}, or the lock in it, was removed")
             raise FencedError("Another process has taken the store's folder")

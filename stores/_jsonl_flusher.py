@@ -121,6 +121,12 @@ class Flusher:
     def unwritten_bytes(self) -> int:
         return self.pending_bytes + self._writing_bytes
 
+    def checkpoint_soon(self) -> None:
+        """Somebody took the commit log away: what it had has to be in synced files."""
+        self._checkpoint_due = -math.inf
+        self._is_urgent = True
+        self._wake.set()
+
     async def wait_room(self) -> None:
         """Wait until what is unflushed is bounded again."""
         while self.pending_bytes > 4 * FLUSH_BYTES:

@@ -293,7 +293,7 @@ def release_folder(files: Files, lock: int, mark: str | None) -> None:
         mark: With what the index was closed; None if it was not.
     """
     try:
-        if mark is not None and files.is_lock(LOCK_NAME, lock):
+        if mark is not None and files.is_named(LOCK_NAME, lock):
             before = files.read(lock, 0, 4096)
             _write_holder(files, lock, {"epoch": _epoch_of(before), "closed": mark})
     finally:

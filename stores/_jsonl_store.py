@@ -134,6 +134,7 @@ class JsonlStore(SessionStore):
         )
         self._reader = Reader(loaded.files, self._sessions, self._committer, self._flusher)
         self._committer.on_foreign = self._look_at_foreign
+        self._committer.on_log_gone = self._flusher.checkpoint_soon
         self._flusher.on_foreign = self._fence
         self._flusher.on_no_room = self._found_no_room
         if settings.fsync == "interval":

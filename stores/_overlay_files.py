@@ -139,5 +139,5 @@ class OverlayFiles(Files):
             super().close(shared)
         return handle, before
 
-    def is_lock(self, name: str, handle: int) -> bool:
+    def is_named(self, name: str, handle: int) -> bool:
         return True

@@ -17,6 +17,7 @@ from trialogue.core.abc import SessionStore
 from trialogue.core.errors import DamagedError, FencedError, SessionNotFoundError, StoreError
 from trialogue.core.events import TurnEnded, TurnStarted
 from trialogue.core.log import Entry
+from trialogue.stores._jsonl_committer import Fsync
 from trialogue.stores.exporting import read_session
 from trialogue.stores.jsonl import JsonlSettings, open_jsonl_store
 
@@ -282,6 +283,48 @@ async def test_commit_log_that_is_no_file_is_counted_as_lost(
     assert getattr(error, "path", None) == str(folder / "commit.1.1.log")
     async with open_jsonl_store(folder) as store:
         assert store.statistics()["lostRecords"] == 0
+
+
+def put_copy(path: Path) -> None:
+    """As an editor saves a file: under its name is another one."""
+    copy = path.with_suffix(".copy")
+    shutil.copy(path, copy)
+    copy.rename(path)
+
+
+def add(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"something")
+
+
+@pytest.mark.parametrize("change", [take_away, empty, put_link, put_folder, put_copy, add])
+@pytest.mark.parametrize("fsync", ["always", "interval", "never"])
+async def test_commit_log_that_is_changed_under_a_server_loses_nothing(
+    tmp_path: Path, change: Callable[[Path], None], fsync: Fsync
+) -> None:
+    """A bug once seen: what was acknowledged from then on was written where no start looks."""
+    folder = tmp_path / "store"
+    settings = JsonlSettings(fsync=fsync)
+    with trio.fail_after(10):
+        async with open_jsonl_store(folder, settings=settings) as store:
+            writer = Writer("ses_1")
+            log = store.create("ses_1")
+            await append(log, writer, [writer.created(), *writer.messages(3)])
+            change(folder / "commit.1.1.log")
+            await append(log, writer, writer.messages(3))
+            done = store.statistics()["checkpoints"]
+            at_once = shutil.copytree(folder, tmp_path / "at-once", symlinks=True)
+            while store.statistics()["checkpoints"] == done:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+            await append(log, writer, writer.messages(3))
+            later = shutil.copytree(folder, tmp_path / "later", symlinks=True)
+            assert store.failure is None
+    async with open_jsonl_store(at_once) as store:
+        # Until the checkpoint something is gone with the file, and that is told.
+        assert len(await read_or_nothing(store, "ses_1")) == 7 or "ses_1" in store.damaged
+    async with open_jsonl_store(later) as store:
+        assert len(await read_session(store, "ses_1")) == 10
+        assert not store.damaged
 
 
 def put_other_line(path: Path) -> None:

@@ -380,7 +380,7 @@ class MemoryFiles(Files):
             self.disk.locks[inode] = id(self) + handle
             return handle, held
 
-    def is_lock(self, name: str, handle: int) -> bool:
+    def is_named(self, name: str, handle: int) -> bool:
         with self.disk.guard:
             return self.disk.names.get(name) == self._inode(handle)
 
