@@ -17,7 +17,7 @@ from ._sharing import SharingTurn
 from ._tracing import current_span
 from ._values import check_name, check_text, take_object, take_value
 from .abc import ChildResult, ToolCall
-from .errors import FencedError, SessionNotFoundError, StoreError, WireError
+from .errors import SessionNotFoundError, WireError
 from .events import ToolCalled
 from .methods import (
     ChildCreate,
@@ -178,11 +178,14 @@ def settle_child(host: LocalHost, session_id: str, child_id: str, principal: str
             params = ChildSettle(session_id=session_id, child_session_id=child_id, spent=spent)
             command = Command(params=params, principal=principal)
             await carry_out(lambda reply: host.submit(session_id, command, reply))
-        except (WireError, StoreError, FencedError, OSError):
-            log.info(
+        except Exception as exc:  # noqa: BLE001 - the next one who opens that session tries again
+            log.warning(
                 "what a sub-agent has spent is not known yet",
-                exc_info=True,
-                extra={"session_id": session_id, "child_session_id": child_id},
+                extra={
+                    "session_id": session_id,
+                    "child_session_id": child_id,
+                    "error": repr(exc),
+                },
             )
 
     host.spawn_settlement(settle)
