@@ -120,8 +120,10 @@ async def test_wires_end_and_break_as_sockets_do() -> None:
 async def test_cancelled_half_of_a_send_breaks_the_wire() -> None:
     """What followed would be read as the other half of a frame."""
     ours, theirs = open_memory_wires()
-    with trio.move_on_after(0.01):
-        await ours.send_all(b"x" * (INBOX_BYTES + 1))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ours.send_all, b"x" * (INBOX_BYTES + 1))
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
     with pytest.raises(trio.ClosedResourceError):
         await ours.send_all(b"y")
     with pytest.raises(trio.BrokenResourceError):
