@@ -27,8 +27,8 @@ async def connect(
     """Connect to a server, for as long as the block lasts.
 
     Args:
-        url: ``ws://``, ``wss://``, ``tcp://``, ``tcps://``, ``unix:``, ``loopback://``, or
-            whatever transports are installed.
+        url: ``ws://``, ``wss://``, ``http://``, ``https://``, ``tcp://``, ``tcps://``, ``unix:``,
+            ``loopback://``, or whatever transports are installed.
         token: A bearer token; a `Credential` for another scheme.
         name: What the server's operator sees.
         connect_seconds: For each attempt to connect, hello included.

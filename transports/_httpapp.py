@@ -23,6 +23,7 @@ from ..core.errors import (
 from ._handshake import Policy
 from ._httpcalls import open_exchange, stream_events
 from ._httpframes import FrameResource
+from ._httpopenapi import make_openapi
 from ._httpplace import HttpPlace
 from ._httprequest import HttpRefusalError, HttpRequest, Receive, Send
 from ._httproutes import NOT_BY_RPC, Route, find_routes, make_request
@@ -45,7 +46,12 @@ _CORS_HEADERS: Final = {
 }
 _CORS_EXPOSED: Final = "ETag, Location, Retry-After"
 _WRONG_PLACE: Final = b"The WebSocket is at /v1/ws, by the first request of a connection\n"
-_POSTED: Final = frozenset({"/v1/rpc", "/v1/connection", "/v1/frames"})
+_ONLY_VERBS: Final = {
+    "/v1/connection": "POST",
+    "/v1/frames": "POST",
+    "/v1/openapi.json": "GET",
+    "/v1/rpc": "POST",
+}
 #: Params of a query that are numbers.
 _NUMBERS: Final = frozenset({"limit", "tail"})
 
@@ -128,10 +134,13 @@ class HttpApp:
     # -- the protocol ----------------------------------------------------------------------
 
     async def _serve_api(self, place: HttpPlace, request: HttpRequest) -> None:
-        if request.path in _POSTED and request.verb != "POST":
-            await _refuse_verb(request, "POST")
+        verb = _ONLY_VERBS.get(request.path, request.verb)
+        if request.verb != verb:
+            await _refuse_verb(request, verb)
             return
         match request.path:
+            case "/v1/openapi.json":
+                await request.answer_cached(make_openapi(), _JSON)
             case "/v1/rpc":
                 await self._serve_rpc(place, request)
             case "/v1/connection":

@@ -159,10 +159,7 @@ class HttpChannel(Channel):
         token = _as_object(data).get("token")
         if name != CONNECTION_EVENT or not isinstance(token, str):
             raise trio.BrokenResourceError("this is no server of ours")
-        self._headers = [
-            (CONNECTION_HEADER, token),
-            ("Content-Type", "application/jsonl"),
-        ]
+        self._headers = [(CONNECTION_HEADER, token)]
         self._take(others)
 
     def _read_event(self, event: Any) -> list[tuple[str, bytes]]:

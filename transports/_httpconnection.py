@@ -270,6 +270,11 @@ class FrameConnection(Streamed):
         #: Held by the request whose frames are fed.
         self.taking = trio.Lock()
 
+    async def wait_fed(self) -> None:
+        """Wait until the link takes more, or nothing counts any more. Returns at once, or later."""
+        while not self.link.is_ready and not self.closed:
+            await self.wait_ready()
+
     def _write_text(self, frame: Frame) -> bytes:
         return b"data: %b\n\n" % frame.payload
 

@@ -18,7 +18,7 @@ from ._httpcalls import open_frames, stream_out
 from ._httpconnection import FrameConnection
 from ._httpplace import HttpPlace
 from ._httprequest import HttpRefusalError, HttpRequest
-from ._lines import LineSplitter, feed_lines
+from ._lines import LineSplitter
 from ._sse import write_event
 
 __all__ = ["CONNECTION_EVENT", "CONNECTION_HEADER", "FrameResource"]
@@ -56,19 +56,48 @@ class FrameResource:
             )
         async with connection.taking:
             splitter = LineSplitter()
+            goes_on = True
             try:
-                while True:
+                while goes_on:
                     with trio.fail_after(place.settings.connect_seconds):
                         piece = await request.read()
                     connection.link.heard()
-                    if piece is None:
-                        piece = b"\n" if splitter.is_inside else b""
-                        await feed_lines(connection, connection.link, splitter, piece)
+                    if piece is None and not splitter.is_inside:
                         break
-                    if not await feed_lines(connection, connection.link, splitter, piece):
-                        break
+                    goes_on = piece is not None
+                    piece = b"\n" if piece is None else piece
+                    goes_on &= await _feed(connection, splitter, piece)
             except (trio.BrokenResourceError, trio.TooSlowError):
                 # Nobody knows where the next frame begins.
                 connection.kill()
                 raise trio.BrokenResourceError("frames were cut off") from None
         await request.answer_nothing(204)
+
+
+async def _feed(connection: FrameConnection, splitter: LineSplitter, data: bytes) -> bool:
+    """Feed the lines that ``data`` completes, each when the link takes it.
+
+    Nothing is waited for behind the last: the client has sent it, and goes on.
+
+    Returns:
+        False if nothing is to follow.
+    """
+    link = connection.link
+    await connection.wait_fed()
+    limit = link.max_frame_bytes
+    lines = splitter.split(data, limit)
+    while True:
+        for line in lines:
+            await connection.wait_fed()
+            if connection.closed:
+                return False
+            link.feed(line)
+        if not splitter.oversize:
+            return True
+        await connection.wait_fed()
+        if link.max_frame_bytes == limit:
+            link.refuse_oversize()
+            return False
+        # What came before it has brought a credential.
+        limit = link.max_frame_bytes
+        lines = splitter.split_again(limit)

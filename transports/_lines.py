@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Final, Protocol
+from typing import Final
 
 import trio
 
-from ..core.abc import Acceptor, Channel, Link
+from ..core.abc import Acceptor, Channel
 from ..core.codec import encode_json
 from ..core.errors import OverloadedError
 from ._connection import FRAMES_PER_CHECKPOINT, StreamConnection
 from ._wire import Wire, lost
 
-__all__ = [
-    "REFUSAL",
-    "LineChannel",
-    "LineConnection",
-    "LineSplitter",
-    "drive_lines",
-    "feed_lines",
-]
+__all__ = ["REFUSAL", "LineChannel", "LineConnection", "LineSplitter", "drive_lines"]
 
 #: What a peer is told for whom there is no place.
 REFUSAL: Final = (
@@ -97,58 +90,35 @@ class LineConnection(StreamConnection):
     first_frame_must_parse = True
 
 
-class Pausable(Protocol):
-    """What is fed by lines: a connection, as far as that goes."""
-
-    @property
-    def closed(self) -> bool:
-        """Whether nothing that is fed counts any more."""
-        ...
-
-    async def wait_ready(self) -> None:
-        """Wait, after the link said no, until feeding may go on."""
-
-
 async def drive_lines(connection: StreamConnection, accept: Acceptor) -> None:
     """Open the link and feed it with what comes, until the peer's end or ours."""
     link = connection.open_link(accept)
-    receive = connection.wire.receive_some
+    receive, feed = connection.wire.receive_some, link.feed
     splitter = LineSplitter()
     while data := await receive():
         link.heard()
-        if not await feed_lines(connection, link, splitter, data):
-            return
-
-
-async def feed_lines(connection: Pausable, link: Link, splitter: LineSplitter, data: bytes) -> bool:
-    """Feed the lines that ``data`` completes.
-
-    Returns:
-        False if nothing is to follow.
-    """
-    feed = link.feed
-    fed = 0
-    limit = link.max_frame_bytes
-    lines = splitter.split(data, limit)
-    while True:
-        for line in lines:
-            if not feed(line):
-                await connection.wait_ready()
-                fed = 0
-            if connection.closed:
-                return False
-            fed += 1
-            if fed == FRAMES_PER_CHECKPOINT:
-                await trio.lowlevel.checkpoint()
-                fed = 0
-        if not splitter.oversize:
-            return True
-        if link.max_frame_bytes == limit:
-            link.refuse_oversize()
-            return False
-        # What came before it has brought a credential.
+        fed = 0
         limit = link.max_frame_bytes
-        lines = splitter.split_again(limit)
+        lines = splitter.split(data, limit)
+        while True:
+            for line in lines:
+                if not feed(line):
+                    await connection.wait_ready()
+                    fed = 0
+                if connection.closed:
+                    return
+                fed += 1
+                if fed == FRAMES_PER_CHECKPOINT:
+                    await trio.lowlevel.checkpoint()
+                    fed = 0
+            if not splitter.oversize:
+                break
+            if link.max_frame_bytes == limit:
+                link.refuse_oversize()
+                return
+            # What came before it has brought a credential.
+            limit = link.max_frame_bytes
+            lines = splitter.split_again(limit)
 
 
 class LineChannel(Channel):

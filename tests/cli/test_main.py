@@ -50,6 +50,23 @@ def test_server_of_a_built_in_agent_imports_nothing_of_models() -> None:
     assert said.endswith("\n[]\n")
 
 
+@pytest.mark.parametrize(
+    ("url", "imported"),
+    [("ws://127.0.0.1:0", []), ("http://127.0.0.1:0", ["h2", "hypercorn"])],
+)
+def test_server_imports_http_only_where_it_serves_it(url: str, imported: list[str]) -> None:
+    code = (
+        "import sys, trio, trialogue\nfrom trialogue.agents.echo import echo\n"
+        "from trialogue.cli import serve\n"
+        "async def main():\n"
+        f"    async with trialogue.open_server(echo, transports=[{url!r}]):\n"
+        "        pass\n"
+        "trio.run(main)\n"
+        "print([name for name in ('h2', 'hypercorn') if name in sys.modules])"
+    )
+    assert run_code(code).stdout.decode() == f"{imported}\n"
+
+
 def test_server_is_there_before_what_formats_its_log() -> None:
     """Issue 2: within two seconds, of which these libraries would take a fifth."""
     code = (

@@ -35,8 +35,8 @@ CANNOT: Final[dict[str, tuple[str, str]]] = {
         "a frame says its size before it comes, and is refused then: test_websocket.py",
     ),
     "test_first_line_that_is_no_envelope_ends_the_connection": (
-        "loopback ws wss",
-        "no web page reaches memory, and to a WebSocket it comes with its Origin",
+        "loopback ws wss http",
+        "no web page reaches memory, and to a WebSocket or by HTTP it comes with its Origin",
     ),
     "test_dribbled_input_really_comes_byte_by_byte": (
         "tcps wss",
@@ -97,6 +97,14 @@ BOTH_DRIVERS_TOO: Final = {
 }
 OTHER_DRIVER: Final = ("tcp+task", "wss+task")
 
+#: Transports that run in some modules only: in those that are about connections, frames and the
+#: order of what comes. A session does not see how its commands travel, and each request over HTTP
+#: costs ten times what it does elsewhere, byte by byte a hundred: that is left to the kit's own
+#: conversation, once.
+SOME_MODULES: Final = {
+    "http": {"test_connection", "test_events", "test_frames", "test_limits", "test_transport_kit"}
+}
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run each test that connects on every transport that can promise what it tests."""
@@ -104,11 +112,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         test = metafunc.function.__name__
         cannot, _ = CANNOT.get(test, ("", ""))
         transports = TRANSPORTS
-        if metafunc.definition.path.stem in BOTH_DRIVERS or test in BOTH_DRIVERS_TOO:
+        module = metafunc.definition.path.stem
+        if module in BOTH_DRIVERS or test in BOTH_DRIVERS_TOO:
             transports += OTHER_DRIVER
-        names = [name for name in transports if name.partition("+")[0] not in cannot.split()]
+        names = [
+            name
+            for name in transports
+            if name.partition("+")[0] not in cannot.split()
+            and module in SOME_MODULES.get(name, {module})
+        ]
         if test in DRIBBLED:
-            names += [f"{name}-dribbled" for name in names]
+            names += [f"{name}-dribbled" for name in names if name not in SOME_MODULES]
         metafunc.parametrize("connect", names, indirect=True)
 
 

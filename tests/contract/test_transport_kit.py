@@ -23,6 +23,15 @@ async def test_transport(connect: Connect, check: Check) -> None:
     await check(connect)
 
 
+#: Byte by byte a conversation takes seconds, and shows what http and wss have shown.
+OVER_TLS = [check for check in CHECKS if "byte_by_byte" not in name_of(check)]
+
+
+@pytest.mark.parametrize("check", OVER_TLS, ids=name_of)
+async def test_http_over_tls(make_connect: Callable[..., Connect], check: Check) -> None:
+    await check(make_connect("https"))
+
+
 @pytest.fixture
 def netstrings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Connect:
     """The transport of the example, as if it were installed."""
