@@ -9,16 +9,7 @@ import trustme
 
 from trialogue.testing.transport_kit import Connect
 
-TRANSPORTS: Final[tuple[str, ...]] = (
-    "loopback",
-    "tcp",
-    "unix",
-    "tcps",
-    "ws",
-    "wss",
-    "http",
-    "https",
-)
+TRANSPORTS: Final[tuple[str, ...]] = ("loopback", "tcp", "unix", "tcps", "ws", "wss", "http")
 
 #: Test → transports that cannot promise what it tests, and why.
 CANNOT: Final[dict[str, tuple[str, str]]] = {
