@@ -3,22 +3,19 @@
 import { Client } from "./trialogue.js";
 import { Composer } from "./composer.js";
 import { Conversation } from "./conversation.js";
-import { askCredential, askName, confirm, openMenu, readCredential, setUpDialogs, showShortcuts } from "./dialogs.js";
-import { announce, byId, eachFrame, h, icon, shorten } from "./dom.js";
+import { askCredential, readCredential, setUpDialogs, showShortcuts } from "./dialogs.js";
+import { announce, byId, eachFrame, h, icon } from "./dom.js";
+import { Sessions } from "./sessions.js";
 import { nameOf, Sidebar } from "./sidebar.js";
 import { Transcript } from "./transcript.js";
 
 /** Messages of a session that are fetched at a time. */
 const PAGE = 40;
-/** Sessions likewise. */
-const SESSIONS = 50;
-/** Nobody tells us of other clients' sessions: they are asked for. */
-const REFRESH_MS = 15_000;
-/** Of a session's name, made of what was said first. */
-const MAX_NAME = 60;
 const TOAST_MS = 8_000;
 const ENDED = {
-  closed: "This session is closed.", expired: "This session has expired.", deleted: "This session was deleted.",
+  closed: "This session is closed.",
+  expired: "This session has expired.",
+  deleted: "This session was deleted.",
 };
 
 /** @returns {string} Beside the page, wherever that is. */
@@ -30,9 +27,6 @@ function serverUrl() {
 
 class App {
   constructor() {
-    /** @type {Map<string, any>} */
-    this.sessions = new Map();
-    this.nextCursor = undefined;
     /** @type {string?} */
     this.sessionId = null;
     /** @type {Conversation?} */
@@ -42,43 +36,59 @@ class App {
     this.isStopping = false;
     /** What was written in each session and not sent. @type {Map<string, string>} */
     this.drafts = new Map();
-    this.client = new Client({ url: serverUrl(), auth: readCredential(), client: { name: "trialogue-web" } });
+    this.client = new Client({
+      url: serverUrl(),
+      auth: readCredential(),
+      client: { name: "trialogue-web" },
+    });
+    this.sessions = new Sessions(this.client, {
+      onChange: () => this.showSoon(),
+      onOpen: (sessionId) => {
+        this.go(sessionId);
+        this.composer.focus();
+      },
+      onGone: (sessionId) => {
+        this.drafts.delete(sessionId);
+        if (this.sessionId === sessionId) this.go(null);
+      },
+      onError: (text) => this.toast(text),
+    });
     this.transcript = new Transcript(byId("scroller"), {
-      onAnswer: (askId, answer) => this.client.call("ask.answer", { sessionId: this.sessionId, askId, answer }),
-      onFork: (messageId) => this.fork(this.sessionId, messageId),
+      onAnswer: (askId, answer) =>
+        this.client.call("ask.answer", { sessionId: this.sessionId, askId, answer }),
+      onFork: (messageId) => this.fork(messageId),
       onOpen: (sessionId) => this.go(sessionId),
       onOlder: () => this.loadOlder(),
     });
     this.sidebar = new Sidebar({
       onNew: () => this.go(null),
-      onMore: () => this.listSessions(true),
+      onMore: () => this.sessions.more(),
       onSearch: () => this.search(),
-      onMenu: (session, button) => this.openSessionMenu(session, button),
+      onMenu: (session, button) => this.sessions.openMenu(session, button),
     });
     this.composer = new Composer({
       onSend: (text, whenBusy) => this.send(text, whenBusy),
       onStop: () => this.stop(),
-      onWithdraw: (input) => this.withdraw(input),
-      onFork: () => this.fork(this.sessionId),
+      onWithdraw: (input) => this.withdraw(input).catch(() => {}), // it was said
+      onFork: () => this.fork(),
     });
     this.showSoon = eachFrame(() => this.show());
-    this.otherTabs = new BroadcastChannel("trialogue");
   }
 
   start() {
     setUpDialogs();
     this.setUpButtons();
-    this.client.addEventListener("state", (event) => this.takeState(/** @type {CustomEvent} */ (event).detail));
-    this.otherTabs.addEventListener("message", () => this.listSessions());
+    this.client.addEventListener("state", (event) =>
+      this.takeState(/** @type {CustomEvent} */ (event).detail),
+    );
     addEventListener("hashchange", () => this.route());
     addEventListener("online", () => this.client.wake());
     addEventListener("keydown", (event) => this.press(event));
     document.addEventListener("visibilitychange", () => {
       if (document.hidden) return;
       this.client.wake();
-      this.listSessions();
+      this.sessions.refresh();
     });
-    setInterval(() => !document.hidden && this.listSessions(), REFRESH_MS);
     this.connect();
     this.route();
   }
@@ -99,7 +109,7 @@ class App {
     byId("open-credential").addEventListener("click", () => this.askCredential(""));
     byId("session-menu").addEventListener("click", () => {
       const session = this.conversation?.session;
-      if (session) this.openSessionMenu(session, byId("session-menu"));
+      if (session) this.sessions.openMenu(session, byId("session-menu"));
     });
     const theme = byId("theme");
     const themes = /** @type {any} */ (globalThis).trialogueTheme;
@@ -124,7 +134,7 @@ class App {
     } catch {
       return; // `takeState` says so
     }
-    this.listSessions();
+    this.sessions.refresh();
     this.listAgents();
   }
 
@@ -167,19 +177,6 @@ class App {
     this.open(sessionId);
   }
 
-  /**
-   * Carry out a request, and say it if it fails.
-   * @param {string} method @param {object} params
-   */
-  async call(method, params) {
-    try {
-      return await this.client.call(method, params);
-    } catch (error) {
-      this.toast(/** @type {Error} */ (error).message);
-      throw error;
-    }
-  }
-
   /** @param {string} text */
   toast(text) {
     const toast = h("p.toast", null, text);
@@ -187,40 +184,15 @@ class App {
     setTimeout(() => toast.remove(), TOAST_MS);
   }
 
-  // -- sessions ---------------------------------------------------------------------------
-
-  async listSessions(isMore = false) {
-    if (this.client.state !== "connected") return;
-    try {
-      const params = { limit: SESSIONS, ...(isMore && this.nextCursor ? { cursor: this.nextCursor } : {}) };
-      const answer = await this.client.call("session.list", params);
-      if (!isMore) {
-        // What came by "show more" stays; of the newest page we know which are gone.
-        const oldest = answer.sessions.at(-1)?.lastActivityAt ?? "";
-        for (const [id, session] of this.sessions) {
-          if (!answer.nextCursor || session.lastActivityAt >= oldest) this.sessions.delete(id);
-        }
-      }
-      for (const session of answer.sessions) this.sessions.set(session.id, session);
-      if (isMore || this.nextCursor === undefined || this.sessions.size <= SESSIONS) this.nextCursor = answer.nextCursor;
-      this.showSoon();
-    } catch {
-      // The next time.
-    }
-  }
-
-  /** Names are looked through here, so all of them have to be here. */
-  async search() {
-    this.showSoon();
-    while (this.nextCursor && this.sidebar.search.value) await this.listSessions(true);
-  }
-
+  /** Several agents are a choice. */
   async listAgents() {
     try {
       const { agents } = await this.client.call("server.describe");
       const select = /** @type {HTMLSelectElement} */ (byId("agent"));
       const chosen = select.value;
-      select.replaceChildren(...agents.map((/** @type {any} */ agent) => h("option", { value: agent.name }, agent.name)));
+      select.replaceChildren(
+        ...agents.map((/** @type {any} */ agent) => h("option", { value: agent.name }, agent.name)),
+      );
       if (agents.some((/** @type {any} */ agent) => agent.name === chosen)) select.value = chosen;
       byId("agent-choice").hidden = agents.length < 2;
     } catch {
@@ -228,66 +200,17 @@ class App {
     }
   }
 
-  /** Of something that other tabs of ours show, too. */
-  tellOthers() {
-    this.otherTabs.postMessage("sessions");
-    this.listSessions();
-  }
-
-  /** @param {any} session @param {HTMLElement} button */
-  openSessionMenu(session, button) {
-    const isOver = session.status === "closed" || session.status === "expired";
-    openMenu(button, [
-      ...(isOver ? [] : [{ label: "Rename …", run: () => this.rename(session) }]),
-      { label: "Fork", run: () => this.fork(session.id) },
-      ...(isOver ? [] : [{ label: "Close …", run: () => this.closeSession(session) }]),
-      { label: "Delete …", isDanger: true, run: () => this.deleteSession(session) },
-    ]);
-  }
-
-  /** @param {any} session */
-  async rename(session) {
-    const name = await askName(session.name ?? "");
-    if (name === null) return;
-    this.keep(await this.call("session.update", { sessionId: session.id, name: name.toWellFormed() }));
-    this.tellOthers();
-  }
-
-  /** @param {any} session */
-  async closeSession(session) {
-    const text = "What runs is stopped, and nobody can write in it any more. It can still be read and forked.";
-    if (!(await confirm(`Close “${nameOf(session)}”?`, text, "Close"))) return;
-    this.keep(await this.call("session.close", { sessionId: session.id }));
-    this.tellOthers();
-  }
-
-  /** @param {any} session */
-  async deleteSession(session) {
-    if (!(await confirm(`Delete “${nameOf(session)}”?`, "All that was said in it will be gone.", "Delete"))) return;
-    await this.call("session.delete", { sessionId: session.id });
-    this.sessions.delete(session.id);
-    this.drafts.delete(session.id);
-    if (this.sessionId === session.id) this.go(null);
-    this.tellOthers();
-  }
-
-  /** @param {string?} sessionId @param {string} [atMessageId] */
-  async fork(sessionId, atMessageId) {
-    if (!sessionId) return;
-    const name = this.sessions.get(sessionId)?.name ?? this.conversation?.session?.name;
-    const session = await this.call("session.fork", { sessionId, ...(atMessageId ? { atMessageId } : {}) });
-    this.keep(session);
-    this.go(session.id);
-    announce("This is another session now, with what was said up to there");
-    if (name) this.keep(await this.call("session.update", { sessionId: session.id, name: shorten(`${name} (fork)`, MAX_NAME) }));
-    this.tellOthers();
-    this.composer.focus();
-  }
-
-  /** @param {any} session */
-  keep(session) {
-    this.sessions.set(session.id, session);
+  /** Names are looked through here, so all of them have to be here. */
+  async search() {
     this.showSoon();
+    const isSearching = () => this.sidebar.search.value !== "";
+    while (this.sessions.hasMore && isSearching() && (await this.sessions.more()));
+  }
+
+  /** @param {string} [atMessageId] */
+  fork(atMessageId) {
+    const session = this.conversation?.session;
+    if (session) this.sessions.fork(session, atMessageId).catch(() => {}); // it was said
   }
 
   // -- the open one -----------------------------------------------------------------------
@@ -332,8 +255,9 @@ class App {
         onStart: (/** @type {any} */ answer) => conversation.start(answer),
         onEvent: (/** @type {any} */ event, /** @type {any} */ subscription) => {
           conversation.take(event, subscription);
-          if (event.type === "turn.ended" && conversation === this.conversation) this.isStopping = false;
-          if (event.type === "session.deleted") this.sessions.delete(sessionId);
+          if (event.type === "turn.ended" && conversation === this.conversation)
+            this.isStopping = false;
+          if (event.type === "session.deleted") this.sessions.forget(sessionId);
         },
         onError: (/** @type {Error} */ error) => {
           this.toast(error.message);
@@ -349,8 +273,10 @@ class App {
     const conversation = this.conversation;
     if (!conversation) return;
     const before = conversation.firstMessageId;
-    const { messages, hasMore } = await this.call("message.list", {
-      sessionId: this.sessionId, limit: PAGE, ...(before ? { before } : {}),
+    const { messages, hasMore } = await this.sessions.call("message.list", {
+      sessionId: this.sessionId,
+      limit: PAGE,
+      ...(before ? { before } : {}),
     });
     conversation.prepend(messages, hasMore);
   }
@@ -359,10 +285,7 @@ class App {
   async send(text, whenBusy) {
     if (!this.conversation) {
       const agent = /** @type {HTMLSelectElement} */ (byId("agent")).value;
-      const session = await this.call("session.create", {
-        name: shorten(text, MAX_NAME), ...(agent ? { config: { agent } } : {}),
-      });
-      this.keep(session);
+      const session = await this.sessions.create(text, agent);
       this.drafts.set(session.id, this.composer.input.value); // what was written meanwhile
       this.go(session.id);
       this.drafts.delete("");
@@ -372,16 +295,19 @@ class App {
     const item = conversation.addUnsent(text);
     this.transcript.isAtEnd = true;
     // Who writes on need not wait for the server.
-    this.call("message.send", { sessionId, content: text, ...(whenBusy ? { whenBusy } : {}) }).then(
-      (answer) => {
-        conversation.settleUnsent(item, answer.messageId);
-        this.tellOthers();
-      },
-      () => {
-        conversation.settleUnsent(item);
-        if (conversation === this.conversation && !this.composer.input.value) this.composer.write(text);
-      },
-    );
+    this.sessions
+      .call("message.send", { sessionId, content: text, ...(whenBusy ? { whenBusy } : {}) })
+      .then(
+        (answer) => {
+          conversation.settleUnsent(item, answer.messageId);
+          this.sessions.tellOthers();
+        },
+        () => {
+          conversation.settleUnsent(item);
+          if (conversation === this.conversation && !this.composer.input.value)
+            this.composer.write(text);
+        },
+      );
   }
 
   async stop() {
@@ -390,7 +316,7 @@ class App {
     this.isStopping = true;
     this.showSoon();
     try {
-      await this.call("turn.cancel", { sessionId: this.sessionId, turnId });
+      await this.sessions.call("turn.cancel", { sessionId: this.sessionId, turnId });
     } catch {
       this.isStopping = false;
     }
@@ -399,7 +325,10 @@ class App {
 
   /** @param {any} input */
   async withdraw(input) {
-    await this.call("input.withdraw", { sessionId: this.sessionId, inputId: input.inputId });
+    await this.sessions.call("input.withdraw", {
+      sessionId: this.sessionId,
+      inputId: input.inputId,
+    });
     if (!this.composer.input.value) this.composer.write(input.content);
     this.composer.focus();
   }
@@ -409,15 +338,15 @@ class App {
   show() {
     const { conversation } = this;
     const session = conversation?.session ?? null;
-    if (session) {
-      const status = conversation?.state !== "open" ? conversation?.state
-        : conversation?.turnId ? (conversation.isAsked ? "waiting" : "running") : "idle";
-      if (conversation?.state === "deleted") this.sessions.delete(session.id);
-      else this.sessions.set(session.id, { ...this.sessions.get(session.id), ...session, status, lastActivityAt: this.sessions.get(session.id)?.lastActivityAt ?? session.lastActivityAt });
+    if (session && conversation && conversation.state !== "deleted") {
+      const known = this.sessions.byId.get(session.id);
+      this.sessions.byId.set(session.id, {
+        ...session,
+        status: statusOf(conversation),
+        lastActivityAt: known?.lastActivityAt ?? session.lastActivityAt,
+      });
     }
-    const sessions = [...this.sessions.values()].filter((one) => !one.parent)
-      .sort((a, b) => (a.lastActivityAt < b.lastActivityAt ? 1 : a.lastActivityAt > b.lastActivityAt ? -1 : 0));
-    this.sidebar.show(sessions, this.sessionId, this.nextCursor !== undefined);
+    this.sidebar.show(this.sessions.sorted, this.sessionId, this.sessions.hasMore);
     const name = this.sessionId ? (session ? nameOf(session) : "…") : "New session";
     byId("title").textContent = name;
     document.title = this.sessionId && session ? `${name} · Trialogue` : "Trialogue";
@@ -429,9 +358,15 @@ class App {
     byId("scroller").hidden = this.sessionId === null;
     const mayWrite = this.client.hello?.scopes?.includes("write") ?? true;
     this.composer.show({
-      isBusy: Boolean(conversation?.turnId), isStopping: this.isStopping, queue: conversation?.queue ?? [],
-      endedText: conversation && conversation.state !== "open" ? ENDED[conversation.state]
-        : mayWrite ? "" : "Your credential allows to read, and not to write.",
+      isBusy: Boolean(conversation?.turnId),
+      isStopping: this.isStopping,
+      queue: conversation?.queue ?? [],
+      endedText:
+        conversation && conversation.state !== "open"
+          ? ENDED[conversation.state]
+          : mayWrite
+            ? ""
+            : "Your credential allows to read, and not to write.",
     });
     byId("fork-ended").hidden = conversation?.state === "deleted" || !mayWrite;
   }
@@ -442,7 +377,8 @@ class App {
     const isNarrow = matchMedia("(max-width: 46rem)").matches;
     // Wide, it is there unless it was put away; narrow, it is away unless it was asked for.
     if (isNarrow) root.dataset.drawer = String(isOpen ?? root.dataset.drawer !== "true");
-    else if (isOpen === undefined) root.dataset.sidebar = root.dataset.sidebar === "away" ? "there" : "away";
+    else if (isOpen === undefined)
+      root.dataset.sidebar = root.dataset.sidebar === "away" ? "there" : "away";
     const isThere = isNarrow ? root.dataset.drawer === "true" : root.dataset.sidebar !== "away";
     byId("sidebar-toggle").setAttribute("aria-expanded", String(isThere));
     byId("shade").hidden = !(isNarrow && isThere);
@@ -453,7 +389,8 @@ class App {
   /** @param {KeyboardEvent} event */
   press(event) {
     if (document.querySelector("dialog[open], [popover]:popover-open")) return;
-    const isTyping = /** @type {HTMLElement} */ (event.target).closest?.("input, textarea, select") !== null;
+    const isTyping =
+      /** @type {HTMLElement} */ (event.target).closest?.("input, textarea, select") !== null;
     const isCommand = event.ctrlKey || event.metaKey;
     if (event.key === "Escape") {
       if (byId("shade").hidden === false) this.toggleSidebar(false);
@@ -477,6 +414,13 @@ class App {
     }
     event.preventDefault();
   }
+}
+
+/** What the list says of the open one, which knows better. @param {Conversation} conversation */
+function statusOf(conversation) {
+  if (conversation.state !== "open") return conversation.state;
+  if (!conversation.turnId) return "idle";
+  return conversation.isAsked ? "waiting" : "running";
 }
 
 const app = new App();

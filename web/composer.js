@@ -9,11 +9,16 @@ export class Composer {
    */
   constructor(actions) {
     this.actions = actions;
+    /** @type {HTMLFormElement} */
     this.form = byId("composer");
-    this.input = /** @type {HTMLTextAreaElement} */ (byId("message"));
-    this.sendButton = /** @type {HTMLButtonElement} */ (byId("send"));
-    this.stopButton = /** @type {HTMLButtonElement} */ (byId("stop"));
-    this.whenBusy = /** @type {HTMLSelectElement} */ (byId("when-busy"));
+    /** @type {HTMLTextAreaElement} */
+    this.input = byId("message");
+    /** @type {HTMLButtonElement} */
+    this.sendButton = byId("send");
+    /** @type {HTMLButtonElement} */
+    this.stopButton = byId("stop");
+    /** @type {HTMLSelectElement} */
+    this.whenBusy = byId("when-busy");
     this.busyChoice = byId("busy-choice");
     this.queue = byId("queue");
     this.ended = byId("ended");
@@ -80,10 +85,14 @@ export class Composer {
     if (known !== this.queue.dataset.known) {
       this.queue.dataset.known = known;
       this.queue.hidden = queue.length === 0;
-      this.queue.replaceChildren(...(queue.length === 0 ? [] : [
-        h("h2", null, `Waiting for the answer before (${queue.length})`),
-        h("ol", null, ...queue.map((input) => this.queued(input))),
-      ]));
+      this.queue.replaceChildren(
+        ...(queue.length === 0
+          ? []
+          : [
+              h("h2", null, `Waiting for the answer before (${queue.length})`),
+              h("ol", null, ...queue.map((input) => this.queued(input))),
+            ]),
+      );
       if (hadFocus) this.focus();
     }
     this.showButtons();
@@ -92,9 +101,15 @@ export class Composer {
   /** @param {any} input */
   queued(input) {
     const text = shorten(input.content, 120);
-    return h("li", null, h("span.queued-text", { title: shorten(input.content, 1000) }, text),
+    return h(
+      "li",
+      null,
+      h("span.queued-text", { title: shorten(input.content, 1000) }, text),
       h("span.muted", null, input.whenBusy === "steer" ? "steering" : ""),
-      iconButton("close", `Withdraw “${shorten(input.content, 40)}”`, () => this.actions.onWithdraw(input)));
+      iconButton("close", `Withdraw “${shorten(input.content, 40)}”`, () =>
+        this.actions.onWithdraw(input),
+      ),
+    );
   }
 
   showButtons() {

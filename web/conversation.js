@@ -52,12 +52,16 @@ export class Conversation {
 
   /** Whether a question waits for a person. */
   get isAsked() {
-    return this.items.some((item) => item.kind === "ask" && item.state === "open" && item.ask.kind !== "tool");
+    return this.items.some(
+      (item) => item.kind === "ask" && item.state === "open" && item.ask.kind !== "tool",
+    );
   }
 
   /** The message that is being written, if one is. */
   get isWriting() {
-    return this.items.some((item) => item.kind === "message" && item.status === "streaming" && item.text);
+    return this.items.some(
+      (item) => item.kind === "message" && item.status === "streaming" && item.text,
+    );
   }
 
   get isToolRunning() {
@@ -85,9 +89,15 @@ export class Conversation {
     const isNews = event.position === undefined || seqOf(event.position) > this.#known;
     const data = event.data ?? {};
     switch (event.type) {
-      case "message.created": this.#takeMessage(data.message); break;
-      case "message.completed": this.#takeMessage(data.message); break;
-      case "message.started": this.#startMessage(data); break;
+      case "message.created":
+        this.#takeMessage(data.message);
+        break;
+      case "message.completed":
+        this.#takeMessage(data.message);
+        break;
+      case "message.started":
+        this.#startMessage(data);
+        break;
       case "message.delta": {
         const item = this.#startMessage({ ...this.#inProgress.get(data.messageId), ...data });
         item.text = subscription.textOf(data.messageId);
@@ -95,36 +105,72 @@ export class Conversation {
       }
       case "tool.called":
         this.#tool(data.callId, {
-          name: data.name, arguments: data.arguments, status: "running", childSessionId: data.childSessionId,
+          name: data.name,
+          arguments: data.arguments,
+          status: "running",
+          childSessionId: data.childSessionId,
         });
         break;
-      case "tool.progress": this.#tool(data.callId, { progress: data }); break;
-      case "tool.completed":
-        this.#tool(data.callId, { status: data.status, result: data.result, error: data.error, progress: null });
+      case "tool.progress":
+        this.#tool(data.callId, { progress: data });
         break;
-      case "ask.opened": this.#openAsk(data); break;
-      case "ask.closed": this.#closeAsk(data, isNews); break;
-      case "turn.started": case "turn.resumed": if (isNews) this.#startTurn(data.turnId); break;
-      case "turn.ended": this.#endTurn(data, isNews); break;
+      case "tool.completed":
+        this.#tool(data.callId, {
+          status: data.status,
+          result: data.result,
+          error: data.error,
+          progress: null,
+        });
+        break;
+      case "ask.opened":
+        this.#openAsk(data);
+        break;
+      case "ask.closed":
+        this.#closeAsk(data, isNews);
+        break;
+      case "turn.started":
+      case "turn.resumed":
+        if (isNews) this.#startTurn(data.turnId);
+        break;
+      case "turn.ended":
+        this.#endTurn(data, isNews);
+        break;
       case "input.queued":
         this.#dropUnsent(data.messageId);
         if (isNews) this.queue.push(data);
         break;
-      case "input.delivered": case "input.withdrawn": case "input.returned":
+      case "input.delivered":
+      case "input.withdrawn":
+      case "input.returned":
         if (isNews) this.queue = this.queue.filter((input) => input.inputId !== data.inputId);
         break;
-      case "session.created": case "session.updated":
+      case "session.created":
+      case "session.updated":
         if (isNews || !this.session) this.#takeSession(data.session);
         break;
       case "session.compacted":
-        this.#note(`The agent reads a summary of the first ${data.compactedCount} messages from here on.`, data.summary);
+        this.#note(
+          `The agent reads a summary of the first ${data.compactedCount} messages from here on.`,
+          data.summary,
+        );
         break;
-      case "session.closed": this.#end("closed"); break;
-      case "session.expired": this.#end("expired"); break;
-      case "session.deleted": this.#end("deleted"); break;
-      case "resync": this.#resync(data); break;
-      case "sync": this.#sync(); break;
-      default: return; // of a later version, or an agent's own
+      case "session.closed":
+        this.#end("closed");
+        break;
+      case "session.expired":
+        this.#end("expired");
+        break;
+      case "session.deleted":
+        this.#end("deleted");
+        break;
+      case "resync":
+        this.#resync(data);
+        break;
+      case "sync":
+        this.#sync();
+        break;
+      default:
+        return; // of a later version, or an agent's own
     }
     this.#change();
   }
@@ -142,7 +188,9 @@ export class Conversation {
 
   /** The oldest message that is here, as `message.list` knows it. */
   get firstMessageId() {
-    return this.items.find((item) => item.kind === "message" && item.status !== "sending")?.key ?? null;
+    return (
+      this.items.find((item) => item.kind === "message" && item.status !== "sending")?.key ?? null
+    );
   }
 
   // -- what is not sent yet ---------------------------------------------------------------
@@ -150,7 +198,12 @@ export class Conversation {
   /** Show what somebody said before the server has it. @param {string} text */
   addUnsent(text) {
     const item = this.#add(`unsent-${++this.#notes}`, {
-      kind: "message", role: "user", form: "text", text, status: "sending", timestamp: new Date().toISOString(),
+      kind: "message",
+      role: "user",
+      form: "text",
+      text,
+      status: "sending",
+      timestamp: new Date().toISOString(),
     });
     this.#change();
     return item;
@@ -158,8 +211,10 @@ export class Conversation {
 
   /** It was taken, under this id, or refused. @param {any} item @param {string} [messageId] */
   settleUnsent(item, messageId) {
-    const isHere = !messageId || this.#byKey.has(messageId)
-      || this.queue.some((input) => input.messageId === messageId);
+    const isHere =
+      !messageId ||
+      this.#byKey.has(messageId) ||
+      this.queue.some((input) => input.messageId === messageId);
     if (isHere) this.#remove(item);
     else item.messageId = messageId; // its event follows
     this.#change();
@@ -214,7 +269,10 @@ export class Conversation {
       const tool = this.#byKey.get(message.callId);
       // The event says more: this is the text that the model reads.
       if (!tool || !ENDED_CALLS.has(tool.status)) {
-        this.#tool(message.callId ?? message.id, { status: message.status === "error" ? "error" : "ok", result: message.content });
+        this.#tool(message.callId ?? message.id, {
+          status: message.status === "error" ? "error" : "ok",
+          result: message.content,
+        });
       }
       return;
     }
@@ -222,8 +280,13 @@ export class Conversation {
       const known = this.#byKey.get(message.id);
       const item = known ?? this.#add(message.id, { kind: "message" });
       Object.assign(item, {
-        role: message.role, form: message.kind, text: message.content, status: message.status,
-        timestamp: message.timestamp, attachments: message.attachments, turnId: message.turnId,
+        role: message.role,
+        form: message.kind,
+        text: message.content,
+        status: message.status,
+        timestamp: message.timestamp,
+        attachments: message.attachments,
+        turnId: message.turnId,
       });
       this.#touch(item);
     }
@@ -237,19 +300,32 @@ export class Conversation {
   /** @param {any} started */
   #startMessage(started) {
     const known = this.#byKey.get(started.messageId);
-    const item = known ?? this.#add(started.messageId, {
-      kind: "message", role: started.role ?? "assistant", form: started.kind ?? "text", text: "",
-      status: "streaming", turnId: started.turnId, timestamp: new Date().toISOString(),
-    });
+    const item =
+      known ??
+      this.#add(started.messageId, {
+        kind: "message",
+        role: started.role ?? "assistant",
+        form: started.kind ?? "text",
+        text: "",
+        status: "streaming",
+        turnId: started.turnId,
+        timestamp: new Date().toISOString(),
+      });
     this.#touch(item);
     return item;
   }
 
   /** @param {string} callId @param {any} what */
   #tool(callId, what) {
-    const item = this.#byKey.get(callId) ?? this.#add(callId, {
-      kind: "tool", name: "a tool", arguments: {}, status: "pending", progress: null,
-    });
+    const item =
+      this.#byKey.get(callId) ??
+      this.#add(callId, {
+        kind: "tool",
+        name: "a tool",
+        arguments: {},
+        status: "pending",
+        progress: null,
+      });
     Object.assign(item, what);
     this.#touch(item);
   }
@@ -265,7 +341,12 @@ export class Conversation {
     if (isNews) this.#openAsks = this.#openAsks.filter((ask) => ask.askId !== closed.askId);
     const item = this.#byKey.get(closed.askId);
     if (!item) return; // it was asked before what is here
-    Object.assign(item, { state: closed.reason, answer: closed.answer, error: closed.error, by: closed.by });
+    Object.assign(item, {
+      state: closed.reason,
+      answer: closed.answer,
+      error: closed.error,
+      by: closed.by,
+    });
     this.#touch(item);
   }
 

@@ -38,7 +38,10 @@ export function setUpDialogs() {
   for (const dialog of document.querySelectorAll("dialog")) {
     dialog.querySelector("form")?.addEventListener("submit", (event) => {
       event.preventDefault();
-      dialog.close(/** @type {HTMLButtonElement?} */ (/** @type {SubmitEvent} */ (event).submitter)?.value ?? "ok");
+      dialog.close(
+        /** @type {HTMLButtonElement?} */ (/** @type {SubmitEvent} */ (event).submitter)?.value ??
+          "ok",
+      );
     });
     for (const button of dialog.querySelectorAll("button[data-cancel]")) {
       button.addEventListener("click", () => dialog.close(""));
@@ -99,11 +102,25 @@ export function showShortcuts() {
  * @param {{label: string, run: () => void, isDanger?: boolean}[]} entries
  */
 export function openMenu(button, entries) {
-  const menu = h("div.menu", { role: "menu", popover: "auto" }, ...entries.map((entry) =>
-    h(entry.isDanger ? "button.danger" : "button", { type: "button", role: "menuitem", tabindex: -1, click: () => {
-      menu.hidePopover();
-      entry.run();
-    } }, entry.label)));
+  const menu = h(
+    "div.menu",
+    { role: "menu", popover: "auto" },
+    ...entries.map((entry) =>
+      h(
+        entry.isDanger ? "button.danger" : "button",
+        {
+          type: "button",
+          role: "menuitem",
+          tabindex: -1,
+          click: () => {
+            menu.hidePopover();
+            entry.run();
+          },
+        },
+        entry.label,
+      ),
+    ),
+  );
   (button.closest("nav, main") ?? document.body).append(menu);
   menu.addEventListener("toggle", (/** @type {any} */ event) => {
     if (event.newState !== "closed") return;
@@ -113,7 +130,9 @@ export function openMenu(button, entries) {
   menu.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
     const items = [...menu.children];
     const here = items.indexOf(document.activeElement);
-    const next = { ArrowDown: here + 1, ArrowUp: here - 1, Home: 0, End: items.length - 1 }[event.key];
+    const next = { ArrowDown: here + 1, ArrowUp: here - 1, Home: 0, End: items.length - 1 }[
+      event.key
+    ];
     if (event.key === "Escape" || event.key === "Tab") {
       menu.hidePopover();
       button.focus();

@@ -22,7 +22,9 @@ export function h(tag, attributes, ...children) {
       element.setAttribute(key, String(value));
     }
   }
-  element.append(...children.filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(
+    ...children.filter((child) => child !== null && child !== undefined && child !== false),
+  );
   return element;
 }
 
@@ -45,7 +47,8 @@ const ICONS = {
   ask: "M6 6a2 2 0 1 1 2.6 1.9c-.4.2-.6.5-.6 1v.6M8 12v.01",
   key: "M10.5 9a3.5 3.5 0 1 0-3.4-2.6L2.5 11v2.5H5V12h1.5v-1.5L8 9c.7.3 1.6 0 2.5 0zM11.2 5v.01",
   keyboard: "M1.5 4.5h13v7h-13zM4 7h.01M6.5 7h.01M9 7h.01M11.5 7h.01M5.5 9.5h5",
-  light: "M8 11a3 3 0 1 0 0-6 3 3 0 0 0 0 6zM8 1.5v1M8 13.5v1M1.5 8h1M13.5 8h1M3.4 3.4l.7.7M11.9 11.9l.7.7M3.4 12.6l.7-.7M11.9 4.1l.7-.7",
+  light:
+    "M8 11a3 3 0 1 0 0-6 3 3 0 0 0 0 6zM8 1.5v1M8 13.5v1M1.5 8h1M13.5 8h1M3.4 3.4l.7.7M11.9 11.9l.7.7M3.4 12.6l.7-.7M11.9 4.1l.7-.7",
   dark: "M13 9.5A5.5 5.5 0 0 1 6.5 3a5.5 5.5 0 1 0 6.5 6.5z",
   auto: "M8 1.5a6.5 6.5 0 1 1 0 13 6.5 6.5 0 0 1 0-13zM8 3v10A5 5 0 0 1 8 3z",
 };
@@ -69,8 +72,11 @@ export function icon(name) {
  * @returns {HTMLButtonElement}
  */
 export function iconButton(name, label, click, kind = "quiet") {
-  return h(`button.icon-button.${kind}`, { type: "button", "aria-label": label, title: label, click },
-    icon(name));
+  return h(
+    `button.icon-button.${kind}`,
+    { type: "button", "aria-label": label, title: label, click },
+    icon(name),
+  );
 }
 
 /** @template {HTMLElement} [T=any] @param {string} id @returns {T} */
@@ -116,7 +122,9 @@ export function eachFrame(run) {
     if (isDue) return;
     isDue = true;
     // A page that is not looked at has no frames.
-    const later = document.hidden ? (/** @type {() => void} */ f) => setTimeout(f, 200) : requestAnimationFrame;
+    const later = document.hidden
+      ? (/** @type {() => void} */ f) => setTimeout(f, 200)
+      : requestAnimationFrame;
     later(() => {
       isDue = false;
       run();
@@ -128,19 +136,26 @@ export function eachFrame(run) {
 export function shorten(text, length) {
   const line = text.split(/\s+/).join(" ").trim();
   const points = Array.from(line.slice(0, 2 * length + 2));
-  return points.length > length ? `${points.slice(0, length - 1).join("").trimEnd()}…` : line;
+  return points.length > length
+    ? `${points
+        .slice(0, length - 1)
+        .join("")
+        .trimEnd()}…`
+    : line;
 }
 
 /** @param {any} value A JSON value; a text as it is. */
 export function writeValue(value, indent = 0) {
-  return typeof value === "string" ? value : JSON.stringify(value, null, indent) ?? "";
+  return typeof value === "string" ? value : (JSON.stringify(value, null, indent) ?? "");
 }
 
 /** @param {number} ms */
 export function writeDuration(ms) {
   if (ms < 1000) return `${Math.round(ms)} ms`;
   const seconds = ms / 1000;
-  return seconds < 60 ? `${seconds.toFixed(1)} s` : `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
+  return seconds < 60
+    ? `${seconds.toFixed(1)} s`
+    : `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
 }
 
 const clockTime = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });

@@ -14,15 +14,37 @@ const MAX_NESTING = 24;
 /** The only links that a page of strangers' texts should have. */
 const SAFE_LINK = /^(?:https?:\/\/|mailto:)/i;
 
-const markdown = new MarkdownIt("default", { html: false, linkify: true, maxNesting: MAX_NESTING });
+const markdown = new /** @type {any} */ (MarkdownIt)("default", {
+  html: false,
+  linkify: true,
+  maxNesting: MAX_NESTING,
+});
 markdown.linkify.set({ fuzzyLink: false, fuzzyEmail: false });
 // Else what it thinks no link is left as it is written; we leave out the target and keep the text.
 markdown.validateLink = () => true;
 
 /** Of block and inline tokens: what is not here is shown by its children alone. */
 const ELEMENTS = new Set([
-  "p", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "li", "blockquote", "table", "thead",
-  "tbody", "tr", "th", "td", "em", "strong", "s",
+  "p",
+  "h1",
+  "h2",
+  "h3",
+  "h4",
+  "h5",
+  "h6",
+  "ul",
+  "ol",
+  "li",
+  "blockquote",
+  "table",
+  "thead",
+  "tbody",
+  "tr",
+  "th",
+  "td",
+  "em",
+  "strong",
+  "s",
 ]);
 
 /** A top level block: its source, to know it again, and its nodes. */
@@ -52,7 +74,8 @@ export class MarkdownView {
       if (this.blocks[index]?.source !== source) this.replaceBlock(index, source, group);
       index++;
     }
-    for (const block of this.blocks.splice(index)) for (const node of block.nodes) node.parentNode?.removeChild(node);
+    for (const block of this.blocks.splice(index))
+      for (const node of block.nodes) node.parentNode?.removeChild(node);
   }
 
   /** @param {number} index @param {string} source @param {any[]} tokens */
@@ -172,9 +195,17 @@ function leaf(token) {
 /** @param {string} source @param {string} language As the text names it. */
 export function codeBlock(source, language) {
   const code = source.replace(/\n$/, "");
-  return h("div.code", null,
-    h("div.code-bar", null, h("span", null, language || "text"), copyButton(() => code, "Copy the code")),
-    h("pre", { tabindex: 0 }, h("code", null, ...highlight(code, language))));
+  return h(
+    "div.code",
+    null,
+    h(
+      "div.code-bar",
+      null,
+      h("span", null, language || "text"),
+      copyButton(() => code, "Copy the code"),
+    ),
+    h("pre", { tabindex: 0 }, h("code", null, ...highlight(code, language))),
+  );
 }
 
 /** @param {string} code @param {string} language @returns {(Node | string)[]} */

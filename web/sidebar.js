@@ -3,7 +3,13 @@
 import { byId, h, iconButton } from "./dom.js";
 
 const DAY_MS = 24 * 3600 * 1000;
-const STATES = { running: "Answering", waiting: "Waits for an answer of yours", closed: "Closed", expired: "Expired" };
+/** @type {Record<string, string>} */
+const STATES = {
+  running: "Answering",
+  waiting: "Waits for an answer of yours",
+  closed: "Closed",
+  expired: "Expired",
+};
 
 export class Sidebar {
   /**
@@ -36,10 +42,18 @@ export class Sidebar {
   show(sessions, current, hasMore) {
     this.more.hidden = !hasMore;
     const wanted = this.search.value.trim().toLocaleLowerCase();
-    const found = wanted ? sessions.filter((session) => nameOf(session).toLocaleLowerCase().includes(wanted)) : sessions;
+    const found = wanted
+      ? sessions.filter((session) => nameOf(session).toLocaleLowerCase().includes(wanted))
+      : sessions;
     // This is asked for in every frame of an answer.
-    const version = [current, wanted, new Date().toDateString(),
-      ...found.map((session) => `${session.id} ${session.status} ${session.name} ${session.lastActivityAt}`)].join("\n");
+    const version = [
+      current,
+      wanted,
+      new Date().toDateString(),
+      ...found.map(
+        (session) => `${session.id} ${session.status} ${session.name} ${session.lastActivityAt}`,
+      ),
+    ].join("\n");
     if (version === this.shown) return;
     this.shown = version;
     const groups = new Map();
@@ -52,7 +66,10 @@ export class Sidebar {
       this.heading(name),
       ...members.map((/** @type {any} */ session) => this.entry(session, session.id === current)),
     ]);
-    if (!found.length) wantedNodes.push(this.heading(wanted ? "No session has this in its name" : "No sessions yet"));
+    if (!found.length)
+      wantedNodes.push(
+        this.heading(wanted ? "No session has this in its name" : "No sessions yet"),
+      );
     const places = new Set(wantedNodes);
     for (const node of [...this.list.children]) if (!places.has(node)) node.remove();
     wantedNodes.forEach((node, index) => {
@@ -74,7 +91,7 @@ export class Sidebar {
     if (!entry) this.entries.set(session.id, (entry = this.makeEntry(session.id)));
     entry.session = session;
     const name = nameOf(session);
-    const state = STATES[/** @type {keyof STATES} */ (session.status)] ?? "";
+    const state = STATES[session.status] ?? "";
     entry.name.textContent = name;
     entry.link.title = name;
     entry.menu.setAttribute("aria-label", `Actions for ${name}`);

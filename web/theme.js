@@ -5,22 +5,24 @@
   const KEY = "trialogue.theme";
   const ORDER = ["auto", "light", "dark"];
 
+  /** @returns {string} */
   function read() {
     try {
-      const stored = localStorage.getItem(KEY);
+      const stored = localStorage.getItem(KEY) ?? "";
       return ORDER.includes(stored) ? stored : "auto";
     } catch {
       return "auto"; // no storage: a private window, say
     }
   }
 
+  /** @param {string} theme */
   function show(theme) {
     if (theme === "auto") delete document.documentElement.dataset.theme;
     else document.documentElement.dataset.theme = theme;
   }
 
   show(read());
-  globalThis.trialogueTheme = {
+  /** @type {any} */ (globalThis).trialogueTheme = {
     get current() {
       return read();
     },

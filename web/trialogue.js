@@ -19,12 +19,24 @@ export const PROTOCOL_VERSION = "1.0";
 const FINAL_CODES = new Set(["UNAUTHORIZED", "UNSUPPORTED_VERSION", "FORBIDDEN"]);
 /** Requests that the server does not count as in flight (§11), so neither do we. */
 const UNCOUNTED = new Set([
-  "hello", "request.cancel", "turn.cancel", "ask.answer", "input.withdraw",
+  "hello",
+  "request.cancel",
+  "turn.cancel",
+  "ask.answer",
+  "input.withdraw",
 ]);
 /** What a draining server refuses (§3.4): it waits for the next connection. */
 const NEW_WORK = new Set([
-  "message.add", "message.send", "message.stream", "session.checkpoint", "session.close",
-  "session.compact", "session.create", "session.delete", "session.fork", "session.update",
+  "message.add",
+  "message.send",
+  "message.stream",
+  "session.checkpoint",
+  "session.close",
+  "session.compact",
+  "session.create",
+  "session.delete",
+  "session.fork",
+  "session.update",
 ]);
 /** What has an effect gets an idempotency key (§7). */
 const COMMANDS = new Set([...NEW_WORK, "turn.cancel", "ask.answer", "input.withdraw"]);
@@ -133,7 +145,9 @@ export class MessageText {
     if (offset > this.length) return false;
     if (offset < this.length) {
       let end = 0;
-      for (let left = offset; left > 0; left--) end += this.text.codePointAt(end) > 0xffff ? 2 : 1;
+      for (let left = offset; left > 0; left--) {
+        end += (this.text.codePointAt(end) ?? 0) > 0xffff ? 2 : 1;
+      }
       this.text = this.text.slice(0, end);
       this.length = offset;
     }
@@ -162,14 +176,21 @@ class Connection {
     this.#handlers = handlers;
     this.#heardAt = clock.now();
     this.#timer = clock.setTimeout(
-      () => this.end(new ConnectionLostError("no answer in time")), CONNECT_MS);
+      () => this.end(new ConnectionLostError("no answer in time")),
+      CONNECT_MS,
+    );
     socket.onopen = () => !this.isOver && handlers.onOpen();
     socket.onmessage = (/** @type {any} */ message) => this.#receive(message.data);
     socket.onclose = () => this.end(new ConnectionLostError("the connection was closed"));
     socket.onerror = () => {}; // onclose follows
   }
 
-  #socket; #clock; #handlers; #heardAt; #timer; #silenceMs = 0;
+  #socket;
+  #clock;
+  #handlers;
+  #heardAt;
+  #timer;
+  #silenceMs = 0;
 
   /** Take the answer to hello. @param {Hello} hello */
   welcome(hello) {
@@ -252,8 +273,12 @@ export class Client extends EventTarget {
    * @param {() => number} [options.random] Draws the jitter: from 0 up to 1.
    */
   constructor({
-    url, auth = null, client = { name: "trialogue.js" }, WebSocket = globalThis.WebSocket,
-    clock = SYSTEM_CLOCK, random = Math.random,
+    url,
+    auth = null,
+    client = { name: "trialogue.js" },
+    WebSocket = globalThis.WebSocket,
+    clock = SYSTEM_CLOCK,
+    random = Math.random,
   }) {
     super();
     this.url = url;
@@ -268,7 +293,10 @@ export class Client extends EventTarget {
     this.#random = random;
   }
 
-  #me; #WebSocket; #clock; #random;
+  #me;
+  #WebSocket;
+  #clock;
+  #random;
   /** @type {Connection?} */ #connection = null;
   /** @type {any} */ #retryTimer = null;
   #failures = 0;
@@ -339,14 +367,21 @@ export class Client extends EventTarget {
   /** @param {Connection} connection */
   #greet(connection) {
     const params = { client: this.#me, ...(this.auth ? { auth: this.auth } : {}) };
-    const call = { method: "hello", params, isOnce: true, resolve: () => {}, onResult: (/** @type {Hello} */ hello) => {
-      this.hello = hello;
-      connection.welcome(hello);
-      this.#move("connected");
-      for (const { resolve } of this.#greeters.splice(0)) resolve(hello);
-      for (const subscription of this.#subscriptions.values()) subscription.start();
-      this.#pump();
-    }, reject: (/** @type {Error} */ error) => connection.end(error) };
+    const call = {
+      method: "hello",
+      params,
+      isOnce: true,
+      resolve: () => {},
+      onResult: (/** @type {Hello} */ hello) => {
+        this.hello = hello;
+        connection.welcome(hello);
+        this.#move("connected");
+        for (const { resolve } of this.#greeters.splice(0)) resolve(hello);
+        for (const subscription of this.#subscriptions.values()) subscription.start();
+        this.#pump();
+      },
+      reject: (/** @type {Error} */ error) => connection.end(error),
+    };
     this.#send(connection, call);
   }
 
@@ -363,13 +398,19 @@ export class Client extends EventTarget {
     if (connection.isWelcome && this.#clock.now() >= connection.openedAt + STABLE_MS) {
       this.#failures = 0;
     }
-    const ceiling = Math.min(LONGEST_BACKOFF_MS, FIRST_BACKOFF_MS * 2 ** Math.min(this.#failures, 16));
+    const ceiling = Math.min(
+      LONGEST_BACKOFF_MS,
+      FIRST_BACKOFF_MS * 2 ** Math.min(this.#failures, 16),
+    );
     const asked = this.#retryAfterMs ?? /** @type {any} */ (reason).data?.retryAfterMs;
     this.#retryAfterMs = null;
     this.#failures++;
     const retryMs = typeof asked === "number" ? Math.max(0, asked) : this.#random() * ceiling;
     this.#retryTimer = this.#clock.setTimeout(() => this.#dial(), retryMs);
-    this.#move(this.state === "connecting" ? "connecting" : "reconnecting", { error: reason, retryMs });
+    this.#move(this.state === "connecting" ? "connecting" : "reconnecting", {
+      error: reason,
+      retryMs,
+    });
   }
 
   /** @param {Error} error */
@@ -454,7 +495,10 @@ export class Client extends EventTarget {
     call.id = ++this.#lastId;
     const left = call.deadline === undefined ? undefined : call.deadline - this.#clock.now();
     const frame = encode("request", {
-      id: call.id, method: call.method, params: call.params, idempotencyKey: call.key,
+      id: call.id,
+      method: call.method,
+      params: call.params,
+      idempotencyKey: call.key,
       timeoutMs: left === undefined ? undefined : Math.max(1, Math.ceil(left)),
     });
     // The server would end the connection, and then we would come back with it.
@@ -477,8 +521,12 @@ export class Client extends EventTarget {
       // It stays among them until it is answered: the server counts it until then.
       call.isAbandoned = true;
       this.#send(connection, {
-        method: "request.cancel", params: { id: call.id }, isOnce: true,
-        resolve: () => {}, reject: () => {}, attempts: 0,
+        method: "request.cancel",
+        params: { id: call.id },
+        isOnce: true,
+        resolve: () => {},
+        reject: () => {},
+        attempts: 0,
       });
     }
     this.#settle(call, () => call.reject(error));
@@ -514,8 +562,10 @@ export class Client extends EventTarget {
       this.#retryAfterMs ??= error.data.retryAfterMs ?? null;
       this.#waiting.unshift(call);
       this.#drain(connection);
-    } else if (!error || (call.method === "session.delete" && call.attempts > 1
-        && error.code === "SESSION_NOT_FOUND")) {
+    } else if (
+      !error ||
+      (call.method === "session.delete" && call.attempts > 1 && error.code === "SESSION_NOT_FOUND")
+    ) {
       const data = error ? {} : payload.data;
       if (!call.isAbandoned) call.onResult?.(data);
       this.#settle(call, () => call.resolve(data));
@@ -609,7 +659,12 @@ export class Subscription {
     this.#onClose = onClose;
   }
 
-  #client; #tail; #onEvent; #onStart; #onError; #onClose;
+  #client;
+  #tail;
+  #onEvent;
+  #onStart;
+  #onError;
+  #onClose;
   /** @type {Map<string, MessageText>} */ #texts = new Map();
   /** Counts attempts, so that only the latest one is listened to. */
   #epoch = 0;

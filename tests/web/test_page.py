@@ -518,3 +518,42 @@ async def give_credential(page: Page, token: str) -> None:
     await page.click("#credential button", "Connect")
     await page.see("html[data-state=connected]")
     await page.see_not("#credential")
+
+
+async def test_session_of_an_older_page_is_found_by_its_name(page: Page) -> None:
+    async with open_chat(page, Puppet()) as site:
+        for number in range(60):
+            await site.test.client.create_session(name=f"Session {number}")
+        await page.reload()
+        await page.see("#session-list a", "Session 59")
+        assert len(await page.find("#session-list a")) == 50
+        await page.click("#search")
+        await page.type("session 7")
+        await page.see("#session-list a", "Session 7")
+        await page.press(Keys.CONTROL, "a")
+        await page.press(Keys.BACKSPACE)
+        await page.wait("document.querySelectorAll('#session-list a').length === 60")
+        await page.see_not("#more-sessions")
+        # Asked for again, the newest page does not bring the button back, nor take the others away.
+        await page.script("document.dispatchEvent(new Event('visibilitychange'))")
+        await site.test.client.create_session(name="The newest")
+        await page.script("document.dispatchEvent(new Event('visibilitychange'))")
+        await page.see("#session-list a", "The newest")
+        assert len(await page.find("#session-list a")) == 61
+        await page.see_not("#more-sessions")
+
+
+async def test_search_while_not_connected_ends(page: Page) -> None:
+    """A bug once seen: it asked for the next page in a loop that never let anything else run."""
+    async with open_chat(page, Puppet()) as site:
+        page.may_lose_connection = True
+        for number in range(60):
+            await site.test.client.create_session(name=f"Session {number}")
+        await page.reload()
+        await page.see("#more-sessions")
+        site.is_up = False
+        site.cut()
+        await page.see("#banner", "Connecting again")
+        await page.click("#search")
+        await page.type("session 5")
+        await page.wait("document.querySelectorAll('#session-list a').length === 10")
