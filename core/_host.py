@@ -413,9 +413,9 @@ class LocalHost(SessionHost):
     def _delete(self, session: LiveSession, reply: Reply) -> None:
         def closed(failure: Exception | None) -> None:
             # Where there is no room to write that it is closed, to remove it makes some; and one
-            # that is damaged cannot be closed any more, but it can go.
+            # that is damaged, or is just found to be, cannot be closed any more, but it can go.
             is_damaged = session.feed.damage is not None
-            if failure is None or is_damaged or isinstance(failure, OverloadedError):
+            if failure is None or is_damaged or isinstance(failure, (OverloadedError, StoreError)):
                 self.spawn_writer(remove)
             else:
                 reply.fail(failure)

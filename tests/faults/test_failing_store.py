@@ -121,6 +121,18 @@ async def test_session_goes_on_after_a_failed_append(
         assert scene.server.stats()["journalFailures"] == 1
 
 
+async def test_session_whose_end_cannot_be_written_can_be_deleted(
+    immediate: float, autojump_clock: MockClock
+) -> None:
+    """A bug once seen: its file had been replaced by a folder, and the deletion was refused."""
+    async with open_scene(ERRORS["StoreError"], immediate=immediate) as scene:
+        await scene.ask("message.send", content="one", wait=True)
+        scene.fail_next(0)
+        assert (await scene.ask("session.delete"))["success"]
+        gone = await scene.ask("session.get")
+        assert gone["error"]["code"] == "SESSION_NOT_FOUND"
+
+
 async def test_everybody_who_waits_is_told(immediate: float, autojump_clock: MockClock) -> None:
     async with open_scene(ERRORS["StoreError"], immediate=immediate) as scene:
         post, here = scene.asker.post, {"sessionId": scene.session_id}
