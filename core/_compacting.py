@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
 
 import trio
 
-from . import codec
 from ._children import ParentTurn
-from ._compaction import KEEP_LAST, extract_summary, find_old, whole_steps
+from ._compaction import KEEP_LAST, check_summary, find_old, make_extract, whole_steps
 from ._ids import new_id
-from .errors import LocalProtocolError, PayloadTooLargeError
+from .errors import LocalProtocolError
 from .events import SessionCompacted
 from .models import Message, TokenUsage
 
@@ -45,10 +43,10 @@ class CompactingTurn(ParentTurn):
         beside, self._message_usage = self._message_usage, TokenUsage()
         self._is_compacting = True
         try:
-            summary: Any = self._extract(old) if summarize is None else await summarize(old)
-            if not isinstance(summary, str):
-                raise TypeError(f"a summary is a str, and not a {type(summary).__name__}")
-            self._check_summary(summary)
+            if summarize is None:
+                summary = make_extract(old, session.settings)
+            else:
+                summary = check_summary(await summarize(old), session.settings)
         except BaseException:
             beside = beside + self._message_usage
             self._message_usage = TokenUsage()
@@ -65,21 +63,3 @@ class CompactingTurn(ParentTurn):
             )
         )
         return True
-
-    @property
-    def _max_summary_bytes(self) -> int:
-        return min(self._max_message_bytes, self._max_event_bytes)
-
-    def _extract(self, old: Sequence[Message]) -> str:
-        """Make an extract that is never too large: there is nothing else to fall back to."""
-        summary = extract_summary(old)
-        while len(codec.encode_json(summary)) > self._max_summary_bytes:
-            summary = summary[: len(summary) * 7 // 8]
-        return summary
-
-    def _check_summary(self, summary: str) -> None:
-        limit = self._max_summary_bytes
-        if len(codec.encode_json(summary)) > limit:
-            raise PayloadTooLargeError(
-                f"A summary may have {limit} bytes", data={"limitBytes": limit}
-            )

@@ -19,8 +19,10 @@ from ._queries import check_range
 from ._state import SUMMARY_HEADING, SessionState
 from ._summarizing import SessionExcerpt
 from .abc import Excerpt
+from .codec import encode_json
 from .errors import (
     InvalidRequestError,
+    PayloadTooLargeError,
     RequestCancelledError,
     SessionBusyError,
     invalid_request,
@@ -31,8 +33,17 @@ from .models import Message
 
 if TYPE_CHECKING:
     from ._session import LiveSession
+    from .settings import Settings
 
-__all__ = ["KEEP_LAST", "compact", "extract_summary", "find_old", "whole_steps"]
+__all__ = [
+    "KEEP_LAST",
+    "check_summary",
+    "compact",
+    "extract_summary",
+    "find_old",
+    "make_extract",
+    "whole_steps",
+]
 
 #: The messages that stay as they are, if the request does not say.
 KEEP_LAST: Final = 10
@@ -80,7 +91,7 @@ def compact(
 
     summarize = _find_summarizer(session)
     if summarize is None:
-        write(extract_summary(old))
+        write(make_extract(old, session.settings))
         return
 
     # A model may stall: who asked can give it up, and so does the session's end.
@@ -91,9 +102,8 @@ def compact(
     async def ask_agent() -> None:
         try:
             with scope:
-                summary = await summarize(SessionExcerpt(session, old))
-                if not isinstance(summary, str):
-                    raise TypeError(f"a summary is a str, and not a {type(summary).__name__}")
+                made = await summarize(SessionExcerpt(session, old))
+                summary = check_summary(made, session.settings)
                 if not scope.cancel_called:
                     reply.when_abandoned(None)
                     write(summary)
@@ -162,6 +172,34 @@ def whole_steps(
         if index <= count and not called:
             return index
     return 0
+
+
+def _max_bytes(settings: Settings) -> int:
+    """Give what a summary may have, as JSON: what a message may, in one frame."""
+    return min(settings.max_message_bytes, settings.max_event_bytes)
+
+
+def check_summary(summary: object, settings: Settings) -> str:
+    """Give an agent's summary if it can be written.
+
+    Raises:
+        TypeError: It is no text.
+        PayloadTooLargeError: It is too large.
+    """
+    if not isinstance(summary, str):
+        raise TypeError(f"a summary is a str, and not a {type(summary).__name__}")
+    limit = _max_bytes(settings)
+    if len(encode_json(summary)) > limit:
+        raise PayloadTooLargeError(f"A summary may have {limit} bytes", data={"limitBytes": limit})
+    return summary
+
+
+def make_extract(messages: Sequence[Message], settings: Settings) -> str:
+    """Make an extract that is never too large: there is nothing else to fall back to."""
+    summary = extract_summary(messages)
+    while len(encode_json(summary)) > _max_bytes(settings):
+        summary = summary[: len(summary) * 7 // 8]
+    return summary
 
 
 def _whole_turns(messages: Sequence[Message], count: int) -> int:

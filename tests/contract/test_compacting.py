@@ -208,6 +208,47 @@ async def test_turn_goes_further_than_a_compaction_that_a_client_began_before(
         assert error["data"]["issues"][0]["message"] == "nothing to compact"
 
 
+@pytest.mark.parametrize("size", [1022, 1023])
+async def test_summary_that_a_client_asked_for_is_not_larger_than_a_message(
+    size: int, loopback: Connect
+) -> None:
+    """§11: a bug once seen: there was no limit, not even that of a frame."""
+
+    class Wordy:
+        async def __call__(self, turn: Turn) -> None:
+            await turn.write("x")
+
+        async def summarize(self, messages: Sequence[Message]) -> str:
+            await trio.lowlevel.checkpoint()
+            return "s" * size
+
+    async with loopback(Wordy(), max_message_bytes=1024) as peer:
+        sid = (await peer.call("session.create"))["id"]
+        await peer.call("message.send", sessionId=sid, content="one", wait=True)
+        if size == 1022:
+            done = await peer.call("session.compact", sessionId=sid, keepLast=0)
+            assert len(done["summary"]) == size
+        else:
+            error = await peer.refused(
+                "PAYLOAD_TOO_LARGE", "session.compact", sessionId=sid, keepLast=0
+            )
+            assert error["data"]["limitBytes"] == 1024
+
+
+async def test_extract_that_a_client_asked_for_is_not_larger_than_a_message(
+    loopback: Connect,
+) -> None:
+    async def agent(turn: Turn) -> None:
+        await turn.write("é" * 190)
+
+    async with loopback(agent, max_message_bytes=1024) as peer:
+        sid = (await peer.call("session.create"))["id"]
+        for _ in range(10):
+            await peer.call("message.send", sessionId=sid, content="go", wait=True)
+        done = await peer.call("session.compact", sessionId=sid, keepLast=0)
+        assert 800 < len(done["summary"].encode()) <= 1022
+
+
 @pytest.mark.parametrize("ends", ["timeout", "cancel", "close"])
 async def test_summary_that_stalls_is_given_up(
     ends: str, loopback: Connect, autojump_clock: MockClock
