@@ -238,15 +238,16 @@ def _check_transports(settings: Mapping[str, Setting]) -> None:
 
 
 async def _run(plan: _Plan, signals: StopSignals) -> int:
+    code = EXIT_OK
     # A start may take long, of an MCP server say: who does not want it need not wait for it.
     async with give_up_when(partial(signals.wait, 1), "stopped while it started") as (
         starting,
         started,
     ):
-        return await _serve(plan, signals, started)
-    assert starting.cancelled_caught
-    log.info("got %s before it served: stopped", signals.received[0].name)
-    return EXIT_OK
+        code = await _serve(plan, signals, started)
+    if starting.cancelled_caught:
+        log.info("got %s before it served: stopped", signals.received[0].name)
+    return code
 
 
 async def _serve(plan: _Plan, signals: StopSignals, started: Callable[[], object]) -> int:

@@ -114,7 +114,7 @@ class NeverOpen:
         """Say that it begins, and wait."""
         log.warning("it opens")
         try:
-            await trio.sleep_forever()
+            await trio.Event().wait()
             yield
         finally:
             log.warning("it was given up")

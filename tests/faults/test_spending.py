@@ -123,6 +123,7 @@ async def try_to(peer: ProtocolPeer, method: str, **params: Any) -> None:
 
 async def settle_all(peer: ProtocolPeer) -> list[Any]:
     """Cancel whatever goes on, until nothing does, and give all sessions."""
+    busy: list[Any] = []
     for _ in range(200):
         sessions = (await peer.call("session.list", limit=200))["sessions"]
         busy = [s for s in sessions if s["status"] != "idle" or s["queuedCount"]]
