@@ -11,7 +11,7 @@ from itertools import accumulate
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -176,19 +176,14 @@ def _collect_store(statistics: Mapping[str, Any]) -> Iterator[Metric]:
     yield family
 
 
-def make_page(server: Server) -> Callable[[str], tuple[str, bytes]]:
+def make_page(server: Server) -> Callable[[], tuple[str, bytes]]:
     """Make what answers a scrape of a server: its own metrics, and those of its process.
 
     Returns:
-        A function of the request's ``Accept`` that gives the media type and the text.
+        A function that gives the media type and the text.
     """
     registry = CollectorRegistry()
     registry.register(ServerCollector(server))
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
-
-    def make(accept: str = "") -> tuple[str, bytes]:
-        encode, media_type = choose_encoder(accept)
-        return media_type, encode(registry)
-
-    return make
+    return lambda: (CONTENT_TYPE_PLAIN_0_0_4, generate_latest(registry))

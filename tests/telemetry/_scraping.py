@@ -16,9 +16,9 @@ __all__ = ["read", "scrape"]
 _parse: Callable[[str], Iterable[Metric]] = parser.text_string_to_metric_families
 
 
-def scrape(server: Server, accept: str = "") -> str:
+def scrape(server: Server) -> str:
     """Give the page that a scrape gets."""
-    _, text = make_page(server)(accept)
+    _, text = make_page(server)()
     return text.decode()
 
 

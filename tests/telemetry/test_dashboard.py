@@ -37,6 +37,11 @@ def find_queries() -> Iterator[str]:
     yield from re.findall(r"^ +expr: (.*)$", RULES.read_text(), re.MULTILINE)
 
 
+def find_named() -> Iterator[str]:
+    """Give what docs/operations.md names."""
+    yield from re.findall(r"`(trialogue_[^`]*)`", (DOCS / "operations.md").read_text())
+
+
 @pytest.fixture
 async def labels_of(autojump_clock: MockClock) -> dict[str, set[str]]:
     """Each metric that a server has which has done everything once, and its labels."""
@@ -51,14 +56,17 @@ async def labels_of(autojump_clock: MockClock) -> dict[str, set[str]]:
         test.server.counters.count_tokens("large", TokenUsage(input_tokens=1))
         found: dict[str, set[str]] = {}
         for name, labels in read(scrape(test.server)):
-            found.setdefault(name, set()).update(name for name, _ in labels)
+            told = {name for name, _ in labels}
+            found.setdefault(name, set()).update(told)
+            # A histogram as people name it.
+            found.setdefault(name.removesuffix("_bucket"), set()).update(told - {"le"})
         return found
 
 
 async def test_every_metric_that_is_asked_for_is_there(labels_of: dict[str, set[str]]) -> None:
-    queries = list(find_queries())
+    queries = [*find_queries(), *find_named()]
     asked = [found for query in queries for found in METRIC.findall(query)]
-    assert len(queries) > 30
+    assert len(queries) > 40
     for name, matchers in asked:
         assert name in labels_of, name
         labels = set(re.findall(r"(\w+)\s*[=!]~?", matchers))

@@ -24,9 +24,8 @@ class Collector(HTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: Collector
-
     def do_POST(self) -> None:
+        assert isinstance(self.server, Collector)
         body = self.rfile.read(int(self.headers["Content-Length"]))
         assert self.path == "/v1/traces"
         for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
@@ -35,7 +34,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.end_headers()
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - it is called so
         """Say nothing."""
 
 
