@@ -56,7 +56,7 @@ class Echoes(Acceptor):
             driver=driver,
         )
 
-    def reserve(self) -> bool:
+    def reserve(self, *, is_known: bool = False) -> bool:
         return True
 
     def release(self) -> None:
