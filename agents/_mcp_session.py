@@ -211,7 +211,7 @@ class _BoundedBody(httpx2.AsyncByteStream):
         self._coding = response.headers.get("content-encoding", "identity").strip().lower()
         self._max_bytes = max_bytes
 
-    async def __aiter__(self) -> AsyncGenerator[bytes]:
+    async def __aiter__(self) -> AsyncGenerator[bytes]:  # noqa: ASYNC900 - HTTP wants it so
         if self._coding != "identity":
             raise httpx2.StreamError(f"it is compressed ({self._coding}), which was not asked for")
         left = self._max_bytes
