@@ -86,7 +86,7 @@ compare *ARGS:
 # See that everything that measures still does: half a minute, and no figure to keep.
 bench-smoke:
     {{ python }} -m trialogue bench --scenario mixed --sessions 20 --rate 20 --duration 3s --processes 2
-    {{ python }} -m trialogue.benchmarks compare --quick --rows 1a,4b,11a --peers websockets,sse
+    {{ python }} -m trialogue.benchmarks compare --quick --rows 1a,4b,7,11a --peers websockets,sse
     {{ python }} -m trialogue.benchmarks micro --quick
     {{ python }} -m trialogue.benchmarks storage --quick
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
+import attrs
+
 from ._measure import Sample, spread
 from ._measure_targets import Options, open_other, open_ours
 from ._peers import PEERS, QUOTED, Peer
@@ -71,6 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
             print(_format_own(result), flush=True)
             continue
         able = [peer for peer in peers if row.number in peer.rows]
+        if row.peer != QUOTED and not any(peer.name == row.peer for peer in able):
+            able += _find_peers(row.peer)
         result = _compare(row, able, options)
         results.append(result)
         print(_format(result), flush=True)
@@ -112,7 +116,9 @@ def _find_rows(keys: str) -> list[RatioRow | OwnRow]:
 
 def _compare(row: RatioRow, peers: Sequence[Peer], options: Options) -> dict[str, Any]:
     with ExitStack() as stack:
-        targets = [stack.enter_context(open_ours(options, row.store))]
+        urls = options.urls if row.url is None else (*options.urls, row.url)
+        serving = attrs.evolve(options, urls=urls)
+        targets = [stack.enter_context(open_ours(serving, row.store))]
         targets += [stack.enter_context(open_other(options, peer)) for peer in peers]
         works = [row.open_work(target, options.scale) for target in targets]
         for work in works:
@@ -134,6 +140,7 @@ def _compare(row: RatioRow, peers: Sequence[Peer], options: Options) -> dict[str
         "message": row.message,
         "must": row.must,
         "aim": row.aim,
+        "peer": row.peer,
         "ours": _summary(ours),
         "peers": {
             peer.name: {
@@ -178,7 +185,7 @@ def _format(result: Mapping[str, Any]) -> str:
     lines = [f"{result['row']:4} {result['title']:62} {ours_us:>20}{said}"]
     for name, theirs in result["peers"].items():
         line = f"     {name:>62} {_range(theirs['us'], 2):>20} {_range(theirs['ratio'], 3):>18}"
-        if name == QUOTED:
+        if name == result["peer"]:
             line += f" {result['must']:5} {result['aim']:5} {_verdict(result, theirs['ratio'])}"
         lines.append(line + _bound(theirs))
     return "\n".join(lines)

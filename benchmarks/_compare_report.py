@@ -56,15 +56,18 @@ def _write_compare(results: Any) -> Iterator[str]:
                         f"{_range(figure)} | {figure['verdict']} |"
                     )
             continue
-        theirs = result["peers"].get(QUOTED)
+        peer = result.get("peer", QUOTED)
+        theirs = result["peers"].get(peer)
         if theirs is None:
             continue
         ratio = theirs["ratio"]["median"]
         verdict = "aim" if ratio <= result["aim"] else "must"
         if ratio > result["must"]:
             verdict = f"missed by {ratio / result['must'] - 1:.0%}"
+        unit = "W" if peer == QUOTED else peer
         yield (
-            f"{head} | {result['must']} W | {result['aim']} W | {_range(theirs['ratio'])} W: "
+            f"{head} | {result['must']} {unit} | {result['aim']} {unit} | "
+            f"{_range(theirs['ratio'])} {unit}: "
             f"{result['ours']['us']['median']:.1f} against {theirs['us']['median']:.1f} µs | "
             f"{verdict} |"
         )

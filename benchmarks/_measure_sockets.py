@@ -173,7 +173,7 @@ class Client:
             self._buffer = self._buffer + received if self._buffer else received
         if self._scheme == "tcp":
             *payloads, self._buffer = self._buffer.split(b"\n")
-        elif self._scheme == "sse":
+        elif self._scheme in {"http", "sse"}:
             payloads = self._cut_chunks()
         else:
             payloads = self._cut_websocket()
@@ -212,8 +212,12 @@ class Client:
             stop = start + int(data[at:end], 16)
             if len(data) < stop + 2:
                 break
-            # Each behind "data: ", and the last one ends as all do.
-            payloads += [event[6:] for event in data[start:stop].split(b"\n\n")[:-1]]
+            # The last one ends as all do.
+            events = data[start:stop].split(b"\n\n")[:-1]
+            if self._scheme == "http":
+                payloads += [frame for event in events if (frame := _read_event(event))]
+            else:
+                payloads += [event[6:] for event in events]  # each behind "data: "
             at = stop + 2
         self._buffer = data[at:]
         return payloads
@@ -240,6 +244,16 @@ class Client:
     def close(self) -> None:
         """Hang up."""
         self.sock.close()
+
+
+def _read_event(text: bytes) -> bytes:
+    """Make the frame of an event of ours; nothing of a comment, and of the stream's end."""
+    head, _, data = text.rpartition(b"data: ")
+    if head == b"event: response\n":
+        return b'{"version":"1.0","type":"response","payload":{"success":true,"data":%b}}' % data
+    if not head or head == b"event: end\n":
+        return b""
+    return b'{"version":"1.0","type":"event","payload":%b}' % data
 
 
 def make_upgrade(host: str, target: str) -> bytes:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from ._measure import Sample, Target, Window
 from ._measure_sockets import EVENT, KIND, RESPONSE, Client, Load, make_request, send
 
-__all__ = ["FanOut", "Requests", "Streams", "Work"]
+__all__ = ["EventStreams", "FanOut", "Requests", "Streams", "Work"]
 
 #: One in so many answers, or connections, is read as JSON.
 _CHECK_ONE_IN: Final = 50
@@ -193,6 +193,26 @@ class Streams(Work):
             self._load.run(on_frames, lambda: not running)
         tokens = len(self.clients) * self._tokens * self._turns
         return self._window.sample(tokens, frames=frames)
+
+
+class EventStreams(Streams):
+    """The same over HTTP: each turn is the answer to a request, as Server-Sent Events."""
+
+    def prepare(self, client: Client, number: int) -> None:
+        url = self.target.urls.get("http")
+        if url is None:
+            super().prepare(client, number)
+            return
+        opener = Client(self.target.urls["tcp"])
+        opener.open_session()
+        opener.close()
+        body = json.dumps({"content": f"{self._manner} {self._tokens}"}).encode()
+        request = (
+            f"POST /v1/sessions/{opener.session_id}/messages HTTP/1.1\r\n"
+            f"Host: {url.removeprefix('http://')}\r\nAccept: text/event-stream\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        ).encode()
+        client.tag = _Streaming(request + body, is_checked=number % _CHECK_ONE_IN == 0)
 
 
 class _Streaming:

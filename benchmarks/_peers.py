@@ -87,7 +87,7 @@ PEERS: Final = {
             title="starlette on uvicorn + uvloop, Server-Sent Events",
             packages=("uvicorn", "starlette", "uvloop"),
             modules=("uvicorn", "starlette", "uvloop"),
-            rows=frozenset({1, 2}),
+            rows=frozenset({1, 2, 7}),
         ),
     )
 }

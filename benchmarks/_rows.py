@@ -8,7 +8,8 @@ from typing import Final
 import attrs
 
 from ._measure import Target
-from ._measure_work import FanOut, Requests, Streams, Work
+from ._measure_work import EventStreams, FanOut, Requests, Streams, Work
+from ._peers import QUOTED
 
 __all__ = ["QUICK", "RATIO_ROWS", "RatioRow"]
 
@@ -28,6 +29,8 @@ class RatioRow:
         must: The ratio that is wanted.
         aim: The ratio that is hoped for.
         store: Ours, without its folder.
+        peer: What the ratio is to that is wanted.
+        url: What ours serves beside what it always does.
         open_work: Makes it, for a target; ``scale`` is 1, or less for a quick look.
     """
 
@@ -38,6 +41,8 @@ class RatioRow:
     must: float
     aim: float | None
     store: str = "memory"
+    peer: str = QUOTED
+    url: str | None = None
     open_work: Callable[[Target, float], Work]
 
 
@@ -66,6 +71,20 @@ def _streams(manner: str, turns: int) -> Callable[[Target, float], Work]:
             manner=manner,
             tokens=200,
             turns=max(1, round(turns * scale)),
+        )
+
+    return open_work
+
+
+def _event_streams(turns: int) -> Callable[[Target, float], Work]:
+    def open_work(target: Target, scale: float) -> Work:
+        return EventStreams(
+            target,
+            connections=100,
+            manner="burst",
+            tokens=200,
+            turns=max(1, round(turns * scale)),
+            scheme="http",
         )
 
     return open_work
@@ -160,5 +179,16 @@ RATIO_ROWS: Final = (
         must=1.5,
         aim=0.9,
         open_work=_requests("ws", 8, TASK_METHOD),
+    ),
+    RatioRow(
+        key="7",
+        number=7,
+        title="Server-Sent Events, 100 sessions × 200 tokens, in bursts",
+        message="token",
+        must=1.0,
+        aim=0.2,
+        peer="sse",
+        url="http://127.0.0.1:0",
+        open_work=_event_streams(3),
     ),
 )

@@ -123,12 +123,15 @@ class Exchange(HttpConnection):
         flusher: The server's.
     """
 
-    outbound_bytes = 0
-
     def __init__(self, peer: PeerInfo, group: object, flusher: Flusher) -> None:
         super().__init__(peer, group)
         self._flusher = flusher
         self._callbacks: list[Callable[[], None]] = []
+
+    @property
+    def outbound_bytes(self) -> int:
+        """None: the one answer is taken at once."""
+        return 0
 
     def post(self, frame: Frame) -> None:
         """Take the answer. Events are for those that last."""

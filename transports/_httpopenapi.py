@@ -71,7 +71,7 @@ def make_openapi() -> bytes:
     for path in ("/health", "/health/live", "/health/ready"):
         shown = json_schema(Health, schemas) if path == "/health" else {"type": "object"}
         paths[path] = {"get": _describe_health(path, shown)}
-    document = {
+    document: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": "Trialogue", "version": PROTOCOL_VERSION},
         "paths": paths,

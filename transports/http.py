@@ -10,7 +10,7 @@ from __future__ import annotations
 import socket
 import ssl
 import sys
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final, NoReturn
@@ -45,6 +45,7 @@ class HttpListener(WebSocketListener):
     Args:
         sock, address, context, policy, polls: As of `WebSocketListener`.
         site: The static files.
+        serve_http: Serves a connection: `_httpserver`'s.
     """
 
     paths = frozenset({"/v1/ws"})
@@ -56,11 +57,13 @@ class HttpListener(WebSocketListener):
         context: ssl.SSLContext | None,
         policy: Policy,
         site: Mapping[str, StaticFile],
+        serve_http: Callable[..., Awaitable[None]],
         *,
         polls: bool,
     ) -> None:
         super().__init__(sock, address, context, policy, polls=polls)
         self._app = HttpApp(policy, site)
+        self._serve_http = serve_http
         self._sockets = Sockets(0)
 
     async def serve(  # noqa: ASYNC128 - it is the listener's that says so
@@ -105,12 +108,10 @@ class HttpListener(WebSocketListener):
     async def _serve_other(
         self, wire: SocketWire, data: bytes, address: str, accept: Acceptor
     ) -> None:
-        from ._httpserver import serve_http  # a client needs none of it
-
         assert isinstance(accept, HttpPlace)
         accept.wire, accept.address = wire, address
         app = partial(self._app, accept)
-        await serve_http(wire, data, app, accept.settings.write_timeout_seconds)
+        await self._serve_http(wire, data, app, accept.settings.write_timeout_seconds)
 
 
 class HttpTransport(Transport):
@@ -124,8 +125,7 @@ class HttpTransport(Transport):
 
     async def open_listener(self, url: str, options: ListenOptions) -> Listener:
         """Bind. See `Transport.open_listener`."""
-        # Imported before anything is bound, since it takes its time.
-        from . import _httpserver  # noqa: F401 - for its import
+        from ._httpserver import serve_http  # a client needs none of it
 
         address = _parse(url)
         secure = address.scheme == "https"
@@ -143,7 +143,7 @@ class HttpTransport(Transport):
         hosts = (address.host, sock.getsockname()[0])
         policy = make_policy(options, hosts, is_secure=secure)
         address = attrs.evolve(address, path="")
-        return HttpListener(sock, address, context, policy, site, polls=polls)
+        return HttpListener(sock, address, context, policy, site, serve_http, polls=polls)
 
     @asynccontextmanager
     async def open_channel(self, url: str, options: ConnectOptions) -> AsyncGenerator[Channel]:

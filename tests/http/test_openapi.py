@@ -1,6 +1,7 @@
 """PROTOCOL §12: ``/v1/openapi.json`` says what the resources are."""
 
 import json
+import re
 from typing import Any
 
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
@@ -21,15 +22,11 @@ def find(reference: str) -> Any:
 
 
 def references(value: Any) -> list[str]:
-    if isinstance(value, dict):
-        own = [value["$ref"]] if "$ref" in value else []
-        return own + [found for each in value.values() for found in references(each)]
-    if isinstance(value, list):
-        return [found for each in value for found in references(each)]
-    return []
+    """Give every reference in it."""
+    return re.findall(r'"\$ref":"([^"]+)"', json.dumps(value, separators=(",", ":")))
 
 
-def schema_of(path: str, verb: str, status: str) -> Draft202012Validator:
+def schema_of(path: str, verb: str, status: str) -> Any:
     answer = DOCUMENT["paths"][path][verb]["responses"][status]
     (schema,) = (
         each["schema"] for kind, each in answer["content"].items() if kind.endswith("json")

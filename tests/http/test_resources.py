@@ -327,7 +327,10 @@ async def test_bug_is_answered_with_an_id(
     def fail(*_: Any) -> None:
         raise RuntimeError("secret")
 
-    async with serve(methods={"_fail": lambda request, params: fail()}) as (_, client):
+    def fail_method(request: Any, params: Any) -> None:
+        fail()
+
+    async with serve(methods={"_fail": fail_method}) as (_, client):
         problem = await client.problem("SERVER_ERROR", 500, "POST", "/v1/rpc", rpc("_fail"))
         assert b"secret" not in problem.body
         monkeypatch.setattr("trialogue.transports._httpapp.find_routes", fail)
