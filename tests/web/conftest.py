@@ -12,6 +12,14 @@ from selenium.webdriver.chrome.service import Service
 from ._browser import Page
 
 
+@pytest.hookimpl(tryfirst=True)  # before those are sorted
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A page takes seconds."""
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def browser() -> Generator[Chrome]:
     """Chromium without a screen."""

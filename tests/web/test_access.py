@@ -134,6 +134,7 @@ async def test_conversation_by_keyboard_alone(page: Page) -> None:
     async with open_chat(page, puppet):
         await page.wait("document.activeElement.id === 'message'")
         await page.type("Hello" + Keys.ENTER)
+        await page.see(".from-user:not(.sending)", "Hello")
         led = await puppet.next_turn()
         led.start(step)
         await page.see(".ask button")
@@ -183,6 +184,7 @@ async def test_listener_hears_the_answer_once(page: Page) -> None:
               .observe(document.querySelector("#announcer"), {childList: true});
         """)
         await page.say("Hello")
+        await page.see(".from-user:not(.sending)", "Hello")
         led = await puppet.next_turn()
         for word in ("One ", "**two** ", "three."):
             led.write(word)

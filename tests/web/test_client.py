@@ -3,7 +3,9 @@
 import re
 from pathlib import Path
 
-from trialogue.testing import Puppet
+import trio
+
+from trialogue import Turn
 
 from ._browser import Page
 from ._site import open_front, open_site
@@ -27,16 +29,16 @@ async def test_example_of_the_documentation_runs(page: Page, tmp_path: Path) -> 
     documentation = (HERE.parents[1] / "docs" / "web.md").read_text("utf-8")
     (example,) = re.findall(r"^```js\n(.*?)^```", documentation, re.MULTILINE | re.DOTALL)
     (tmp_path / "client_tests.js").write_text(example, "utf-8")
-    puppet = Puppet()
-    async with open_site(puppet) as site:
+    async with open_site(_greet) as site:
         site.extra["client_tests.html"] = HERE / "client_tests.html"
         site.extra["client_tests.js"] = tmp_path / "client_tests.js"
         await page.open(f"{site.url}client_tests.html")
-        led = await puppet.next_turn()
-        led.write("Hello ")
-        await page.see("body", "Hello")
-        led.write("to you")
-        led.finish()
         await page.wait("document.title === 'completed'")
         assert await page.text("body") == "Hello to you"
         await page.leave()
+
+
+async def _greet(turn: Turn) -> None:
+    await turn.write(f"{turn.input.content} ")
+    await trio.sleep(0.1)
+    await turn.write("to you")

@@ -19,9 +19,8 @@ from ._site import open_front
 async def begin(page: Page, puppet: Puppet, text: str = "Hello") -> LedTurn:
     """Say something, and give the turn that answers."""
     await page.say(text)
-    led = await puppet.next_turn()
-    await page.see(".from-user", text)
-    return led
+    await page.see(".from-user:not(.sending)", text)  # a browser takes longer than a puppet waits
+    return await puppet.next_turn()
 
 
 @asynccontextmanager
