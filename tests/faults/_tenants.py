@@ -19,6 +19,7 @@ import attrs
 import trio
 
 from trialogue.core import Identity, Settings, open_server
+from trialogue.core._json import as_array, as_object
 from trialogue.core.abc import PeerInfo, ToolCall, Turn
 from trialogue.core.errors import UnauthorizedError
 from trialogue.core.methods import METHODS, Credential
@@ -189,6 +190,7 @@ class Campaign:
             case "session.fork":
                 params |= rng.choice(({}, {"atMessageId": self._id(whose, "message")}))
             case "session.subscribe":
+                place: tuple[dict[str, Any], ...]
                 place = ({}, {"after": self._id(whose, "position")}, {"tail": 5}, {"after": "0-0"})
                 params |= rng.choice(place)
                 params |= {"tools": [TOOL]} if rng.random() < 0.2 else {}
@@ -274,12 +276,9 @@ class Campaign:
 
     def _learn(self, person: Person, said: Any) -> None:
         """Note the ids in what somebody was told: others will try them."""
-        if isinstance(said, list):
-            for item in said:
-                self._learn(person, item)
-        if not isinstance(said, dict):
-            return
-        for name, value in said.items():
+        for item in as_array(said) or ():
+            self._learn(person, item)
+        for name, value in (as_object(said) or {}).items():
             kind = name.removesuffix("Id")
             if isinstance(value, str) and name != kind and kind in person.ids:
                 if value not in person.ids[kind]:
