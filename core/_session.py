@@ -129,7 +129,7 @@ class LiveSession:
         #: the input. One that only repeats it does not (PROTOCOL §7).
         self._senders: dict[str, Reply] = {}
         #: What turns belong to whose inputs wait.
-        self._traces: dict[str, Span] = {}
+        self.traces: dict[str, Span] = {}
         self._cancels: list[tuple[Reply, KeyClaim | None]] = []
         self._settling: list[tuple[Reply, Callable[[], Any]]] = []
         #: The input whose turn ends as soon as it starts.
@@ -250,8 +250,6 @@ class LiveSession:
             state="steered" if steered else "queued" if is_busy else "started",
         )
         keys = record_key(command.claim, result)
-        if command.trace is not None:
-            self._traces[info.input_id] = command.trace
 
         def admitted() -> None:
             if isinstance(params, MessageStream) and command.connection is not None:
@@ -264,7 +262,9 @@ class LiveSession:
                 reply.succeed(result)
 
         if not is_busy:
-            self._start_turn(info, keys=keys, on_commit=admitted, on_failure=reply.fail)
+            self._start_turn(
+                info, trace=command.trace, keys=keys, on_commit=admitted, on_failure=reply.fail
+            )
         elif steered and turn is not None and turn.takes_steering:
             # The agent is waiting for just this: it is handed over without being queued.
             self.deliver_steered(turn, info, keys=keys, on_commit=admitted, on_failure=reply.fail)
@@ -282,6 +282,8 @@ class LiveSession:
                 on_commit=admitted,
                 on_failure=reply.fail,
             )
+            if command.trace is not None:
+                self.traces[info.input_id] = command.trace
             if turn is not None and steered:
                 turn.wake_steering()
             elif turn is not None and when_busy == "interrupt":
@@ -432,6 +434,7 @@ class LiveSession:
         self,
         info: InputInfo,
         *,
+        trace: Span | None,
         keys: tuple[KeyRecord, ...] = (),
         on_commit: Callable[[], None] | None = None,
         on_failure: Callable[[Exception], None] | None = None,
@@ -448,7 +451,7 @@ class LiveSession:
             self.journal.stage(MessageCreated(message=message))
             # Before the batch is written: what follows from its publication may look at it.
             turn = self.turn = RunningTurn(self, info.turn_id, message, [info.input_id])
-            turn.trace = self._traces.pop(info.input_id, None)
+            turn.trace = trace
         self.host.stats.turns_started += 1
         if self.journal.failure is None:
             self.host.spawn_turn(self, turn)
@@ -488,7 +491,7 @@ class LiveSession:
         """Hand an input to the turn that it was steered into."""
         message = self._make_message(info)
         turn.inputs.append(info.input_id)
-        self._traces.pop(info.input_id, None)
+        self.traces.pop(info.input_id, None)
         with self.journal.batch():
             self.journal.stage(
                 InputDelivered(input_id=info.input_id, turn_id=turn.id, as_="steer"),
@@ -585,14 +588,14 @@ class LiveSession:
         if info.when_busy == "steer":
             # The turn that it was meant for ended without taking it.
             info = attrs.evolve(info, turn_id=new_id("trn"))
-        turn = self._start_turn(info)
+        turn = self._start_turn(info, trace=self.traces.pop(info.input_id, None))
         if info.input_id == self._interrupted:
             self.cancel_turn(turn, INTERRUPTED)
 
     def input_gone(self, input_id: str, why: Exception) -> None:
         """Tell who waits for an input that its turn will not come."""
         self._senders.pop(input_id, None)
-        self._traces.pop(input_id, None)
+        self.traces.pop(input_id, None)
         for reply, _ in self._waiting.pop(input_id, []):
             reply.fail(why)
 

@@ -19,7 +19,7 @@ from .abc import Agent, Span, SpanKind, Tracer
 if TYPE_CHECKING:
     from ._turn import RunningTurn
 
-__all__ = ["activate", "current_span", "open_span", "run_traced", "run_within"]
+__all__ = ["current_span", "open_span", "run_traced", "run_within"]
 
 T = TypeVar("T")
 
@@ -27,11 +27,8 @@ current_span: Final[ContextVar[Span | None]] = ContextVar("trialogue_span", defa
 
 
 @contextmanager
-def activate(span: Span | None) -> Generator[None]:
-    """Have what is begun in this block, also by its tasks, belong to a span, if there is one."""
-    if span is None:
-        yield
-        return
+def _activate(span: Span) -> Generator[None]:
+    """Have what is begun in this block, also by its tasks, belong to a span."""
     token = current_span.set(span)
     try:
         with span.activate():
@@ -56,7 +53,7 @@ def open_span(
     span = parent.start(kind, name, attributes)
     error: str | None = None
     try:
-        with activate(span):
+        with _activate(span):
             yield noted
     except BaseException as exc:
         error = "cancelled" if isinstance(exc, trio.Cancelled) else type(exc).__name__
@@ -67,7 +64,7 @@ def open_span(
 
 async def run_within(span: Span, running: Awaitable[T]) -> T:
     """Run something that belongs to a span."""
-    with activate(span):
+    with _activate(span):
         return await running
 
 
@@ -83,7 +80,7 @@ async def run_traced(turn: RunningTurn, agent: Agent, name: str, tracer: Tracer)
     attributes = {"sessionId": turn.session_id, "turnId": turn.id, "attempt": turn.attempt}
     span = (turn.trace or tracer).start("turn", name, attributes)
     try:
-        with activate(span):
+        with _activate(span):
             await turn.run(agent)
     finally:
         outcome = turn.outcome or ("suspended" if turn.is_suspended else "interrupted")

@@ -267,3 +267,27 @@ async def test_traceparent_of_a_handshake_is_what_its_requests_belong_to(spans: 
         context = spans.find(method).context
         assert context is not None
         assert f"{context.trace_id:032x}" == trace_id
+
+
+async def test_input_that_no_turn_comes_of_leaves_nothing(
+    spans: Spans, autojump_clock: MockClock
+) -> None:
+    """A client could send and withdraw without end: one queued, one steered, one withdrawn."""
+
+    async def listen(turn: Turn) -> None:
+        await turn.next_steering()
+
+    async with open_test_server(listen, tracer=spans.tracer) as test, test.open_peer() as peer:
+        sid = (await peer.call("session.create"))["id"]
+        await peer.call("message.send", sessionId=sid, content="first")
+        withdrawn = await peer.call("message.send", sessionId=sid, content="second")
+        await peer.call("message.send", sessionId=sid, content="third")
+        held = test.server.host.sessions[sid].traces
+        assert len(held) == 2
+        await peer.call("input.withdraw", sessionId=sid, inputId=withdrawn["inputId"])
+        assert len(held) == 1
+        for _ in range(2):
+            await peer.call("message.send", sessionId=sid, content="go on", whenBusy="steer")
+            await trio.sleep(1)
+        assert not held
+        assert test.server.host.sessions[sid].turn is None
