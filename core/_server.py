@@ -118,8 +118,7 @@ class Server(Acceptor):
         self.started_at = self.time()
         self.is_draining = False
         self.retry_after_ms = RETRY_AFTER_MS
-        #: More may be put into it.
-        self.pages: dict[str, Callable[[], Page]] = make_health_pages(self)
+        self._pages = make_health_pages(self)
         #: Of principals that are connected, or whose past still counts.
         self._limiters: dict[str, RateLimiter] = {}
         self._group_limiters: WeakKeyDictionary[object, RateLimiter] = WeakKeyDictionary()
@@ -165,6 +164,11 @@ class Server(Acceptor):
         if self._unlinked is not None:
             self._unlinked.set()
         log.debug("disconnected", extra={"peer": str(link)})
+
+    @property
+    def pages(self) -> dict[str, Callable[[], Page]]:
+        """Path → what makes its page. More may be put into it."""
+        return self._pages
 
     def limiter(self, owner: str | None, group: object = None) -> RateLimiter | None:
         """Give the principal's rate limiter; one of its own for an anonymous connection or group.

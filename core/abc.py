@@ -218,15 +218,15 @@ class Page:
 
 
 class Acceptor(ABC):
-    """What a listener is given to make connections into links.
-
-    Attributes:
-        pages: Path → what makes its page, for transports that have paths. Anybody may see them.
-    """
+    """What a listener is given to make connections into links."""
 
     flusher: Flusher
     settings: Settings
-    pages: Mapping[str, Callable[[], Page]] = MappingProxyType({})
+
+    @property
+    def pages(self) -> Mapping[str, Callable[[], Page]]:
+        """Path → what makes its page, for transports that have paths. Anybody may see them."""
+        return MappingProxyType({})
 
     @abstractmethod
     def reserve(self, *, is_known: bool = False) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import attrs
 
-from ..core.abc import Acceptor, Connection, Link, PeerInfo
+from ..core.abc import Acceptor, Connection, Link, Page, PeerInfo
 from ..core.errors import OverloadedError
 from ._handshake import read_bearer
 from ._httprequest import HttpRequest
@@ -38,11 +40,16 @@ class HttpPlace(Acceptor):
     address: str
 
     def __init__(self, sockets: Sockets, server: Acceptor, scheme: str) -> None:
-        self.flusher, self.settings, self.pages = server.flusher, server.settings, server.pages
+        self.flusher, self.settings = server.flusher, server.settings
         self._sockets = sockets
         self._server = server
         self._scheme = scheme
         self._is_upgraded = False
+
+    @property
+    def pages(self) -> Mapping[str, Callable[[], Page]]:
+        """The server's."""
+        return self._server.pages
 
     @property
     def local_host(self) -> str:

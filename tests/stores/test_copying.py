@@ -94,6 +94,9 @@ async def test_copy_that_was_cut_short_before_the_notes_is_finished(tmp_path: Pa
             await super().recall(session_id)
             return Recollection()
 
+    def never(*_: object) -> bool:
+        return False
+
     with trio.fail_after(30):
         async with (
             open_sqlite_store(str(tmp_path / "a.db")) as source,
@@ -104,7 +107,7 @@ async def test_copy_that_was_cut_short_before_the_notes_is_finished(tmp_path: Pa
             partial = writer.note("partial", {"text": "so far"})
             while not (await source.recall("ses_1")).partials:  # noqa: ASYNC110
                 await trio.sleep(0.01)
-            await copy_sessions(WithoutNotes(source, fails=lambda *_: False), target)
+            await copy_sessions(WithoutNotes(source, fails=never), target)
             assert not (await target.recall("ses_1")).partials
             report = await copy_sessions(source, target)
             assert list(report.copied) == ["ses_1"]
