@@ -8,15 +8,15 @@ import trio
 from trialogue import Turn
 
 from ._browser import Page
-from ._site import open_front, open_site
+from ._site import open_site
 
 HERE = Path(__file__).parent
 
 
 async def test_protocol_client_keeps_its_promises(page: Page) -> None:
-    async with open_front("ws://127.0.0.1:1") as site:
+    async with open_site(_greet) as site:
         for file in ("client_tests.html", "client_tests.js"):
-            site.extra[file] = HERE / file
+            site.extra[f"/{file}"] = HERE / file
         await page.open(f"{site.url}client_tests.html")
         await page.wait("globalThis.runTests")
         result = await page.ask("runTests()")
@@ -30,8 +30,8 @@ async def test_example_of_the_documentation_runs(page: Page, tmp_path: Path) -> 
     (example,) = re.findall(r"^```js\n(.*?)^```", documentation, re.MULTILINE | re.DOTALL)
     (tmp_path / "client_tests.js").write_text(example, "utf-8")
     async with open_site(_greet) as site:
-        site.extra["client_tests.html"] = HERE / "client_tests.html"
-        site.extra["client_tests.js"] = tmp_path / "client_tests.js"
+        site.extra["/client_tests.html"] = HERE / "client_tests.html"
+        site.extra["/client_tests.js"] = tmp_path / "client_tests.js"
         await page.open(f"{site.url}client_tests.html")
         await page.wait("document.title === 'completed'")
         assert await page.text("body") == "Hello to you"

@@ -13,7 +13,7 @@ from trialogue.testing import LedTurn, Puppet
 
 from ..cli._process import serving
 from ._browser import Page, open_chat
-from ._site import open_front
+from ._site import open_cable
 
 
 async def begin(page: Page, puppet: Puppet, text: str = "Hello") -> LedTurn:
@@ -323,10 +323,10 @@ async def test_two_tabs_are_in_step(page: Page) -> None:
 
 async def test_server_that_was_killed_is_come_back_to(page: Page, tmp_path: Any) -> None:
     """What was said is there, the answer is marked as interrupted, and one can go on."""
-    arguments = ("agents_for_cli:slow", "--transport", "ws://127.0.0.1:0")
+    arguments = ("agents_for_cli:slow", "--transport", "http://127.0.0.1:0")
     store = ("--store", f"jsonl:{tmp_path}")
     start = partial(serving, *arguments, *store)
-    async with open_front("") as site:
+    async with open_cable("") as site:
         page.may_lose_connection = True
         with start() as server:
             site.backend = server.urls[0]
