@@ -65,7 +65,10 @@ class HttpRequest:
         self._query: bytes = scope["query_string"]
         self._receive = receive
         self._send = send
-        self._has_body_ended = False
+        # HTTP/2 does not say so beforehand.
+        self._has_body_ended = scope["http_version"] != "2" and headers.keys().isdisjoint(
+            {"content-length", "transfer-encoding"}
+        )
 
     def header(self, name: str) -> str | None:
         """Give the one value of a header.
@@ -164,21 +167,31 @@ class HttpRequest:
         self, status: int, body: bytes, media_type: str, headers: Mapping[str, str] | None = None
     ) -> None:
         """Send a whole answer."""
-        await self.start(
-            status,
-            {
-                "Content-Type": media_type,
-                "Content-Length": str(len(body)),
-                "Cache-Control": "no-store",
-                **(headers or {}),
-            },
-        )
+        headers = {
+            "Content-Type": media_type,
+            "Content-Length": str(len(body)),
+            "Cache-Control": "no-store",
+            **(headers or {}),
+        }
+        await self._answer(status, headers, body)
+
+    async def _answer(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        if self._has_body_ended:
+            await self._send_answer(status, headers, body)
+            return
+        # hypercorn reads on and hands it on, and would wait with the answer for it to be taken.
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.wait_gone)
+            await self._send_answer(status, headers, body)
+            nursery.cancel_scope.cancel(reason="it is answered")
+
+    async def _send_answer(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        await self.start(status, headers)
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def answer_nothing(self, status: int, headers: Mapping[str, str] | None = None) -> None:
         """Send an answer that has no body: 204 or 304."""
-        await self.start(status, headers or {})
-        await self.finish()
+        await self._answer(status, headers or {}, b"")
 
     async def refuse(
         self,

@@ -224,6 +224,40 @@ async def test_largest_body_is_taken_and_a_larger_one_refused(serve: Serve) -> N
             assert answer.startswith(b"HTTP/1.1 413 ")
 
 
+async def test_body_that_nobody_reads_holds_nothing_up(serve: Serve) -> None:
+    """hypercorn queues ten pieces of it, and then waits for ever, with the answer too."""
+
+    async def take_time(credential: Credential, peer: PeerInfo) -> str:
+        await trio.sleep(0.3)
+        raise UnauthorizedError("Not a valid credential")
+
+    async with (
+        serve(authenticate=take_time) as (server, client),
+        open_client(server.endpoints[0]) as other,
+    ):
+        head = (
+            f"POST /v1/sessions HTTP/1.1\r\nHost: {other.host}\r\n"
+            "Authorization: Bearer x\r\nContent-Length: 90000000\r\n\r\n"
+        )
+        answer = b""
+
+        async def send() -> None:
+            try:
+                await other.stream.send_all(head.encode())
+                for _ in range(200):
+                    await other.stream.send_all(b"x" * 65536)
+            except trio.BrokenResourceError:
+                pass  # it has heard enough
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send)
+            while not answer:
+                answer = await other.stream.receive_some()
+            await wait_until(lambda: server.stats()["connections"] == 0)
+        assert answer.startswith(b"HTTP/1.1 401 ")
+        await client.data("GET", "/health")
+
+
 async def test_body_that_does_not_come_is_not_waited_for(serve: Serve) -> None:
     async with serve(connect_seconds=0.2) as (server, client):
         await client.stream.send_all(
