@@ -24,6 +24,7 @@ from ._values import (
     parse_flag,
     parse_hosts,
     parse_list,
+    parse_metrics,
     parse_origins,
     parse_prices,
     parse_rate,
@@ -243,6 +244,16 @@ def _own_options() -> list[Option]:
             parse=parse_choice(*LOG_LEVELS),
             default="info",
             metavar="LEVEL",
+            group=_LOGS,
+        ),
+        Option(
+            name="metrics",
+            help="Where Prometheus reads them. on: at /metrics of http transports; HOST:PORT: there, "
+            "and only there; auto: on, where the extra [metrics] is installed and nobody is asked "
+            "for a credential, since anybody may read them; off.",
+            parse=parse_metrics,
+            default="auto",
+            metavar="WHERE",
             group=_LOGS,
         ),
         Option(

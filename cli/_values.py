@@ -22,6 +22,7 @@ __all__ = [
     "parse_flag",
     "parse_hosts",
     "parse_list",
+    "parse_metrics",
     "parse_origins",
     "parse_prices",
     "parse_rate",
@@ -52,6 +53,7 @@ _NUMBER_AND_UNIT: Final = re.compile(r"\s*(\d[\d_]*(?:\.\d+)?)\s*([a-z]*)\s*", r
 #: What browsers send: no path, no user. A slash at the end is forgiven.
 _ORIGIN: Final = re.compile(r"[A-Za-z][\w+.-]*://(\[[0-9A-Fa-f:.]+\]|[^\s/:@?#]+)(:\d+)?/?")
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s/:@?#]+)(:\d+)?|[0-9A-Fa-f:.]+")
+_HOST_AND_PORT: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s/:@?#]+):\d{1,5}")
 _TRUE: Final = frozenset({"1", "on", "true", "yes"})
 _FALSE: Final = frozenset({"0", "off", "false", "no"})
 
@@ -231,6 +233,16 @@ def parse_list(value: Any) -> tuple[str, ...]:
     if isinstance(value, Iterable):
         return tuple(parse_text(item) for item in cast("Iterable[object]", value))
     raise ValueError(f"{value!r} is not a list of texts")
+
+
+def parse_metrics(value: Any) -> str:
+    """Read ``auto``, ``on``, ``off``, or a host and a port."""
+    text = parse_text(value).strip()
+    if text.lower() in {"auto", "on", "off"}:
+        return text.lower()
+    if not _HOST_AND_PORT.fullmatch(text):
+        raise ValueError(f"{value!r} is none of auto, on and off, and no HOST:PORT")
+    return text
 
 
 def parse_origins(value: Any) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import gc
 import logging
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Annotated, Any
 
@@ -29,6 +29,7 @@ from ._options import Setting, find_unknown_variables, load_options, write_confi
 from ._settings import OTHER_VARIABLES, SERVE_OPTIONS, make_settings, make_store_settings
 from ._signals import StopSignals, catch_stop_signals
 from ._stores import StoreUnavailableError, complete_store, find_store
+from ._watching import find_metrics, find_tracer, open_metrics
 
 __all__ = ["serve"]
 
@@ -121,6 +122,7 @@ class _Plan:
     allow_hosts: tuple[str, ...]
     tools: AbstractAsyncContextManager[None]
     tracing: AbstractAsyncContextManager[Tracer | None]
+    metrics: str | None
 
 
 def _plan(settings: Mapping[str, Setting], environ: Mapping[str, str]) -> _Plan:
@@ -148,7 +150,8 @@ def _plan(settings: Mapping[str, Setting], environ: Mapping[str, str]) -> _Plan:
         allow_origins=settings["allow_origin"].value,
         allow_hosts=settings["allow_host"].value,
         tools=open_mcp_tools(settings["mcp"].value, find_takers(agents), environ),
-        tracing=_named(settings["traces"], _find_tracer),
+        tracing=_named(settings["traces"], find_tracer),
+        metrics=_named(settings["metrics"], partial(find_metrics, asks=authenticate is not None)),
     )
 
 
@@ -166,16 +169,6 @@ def _find_authenticator(path: str) -> Authenticator:
     authenticate: Authenticator = load_object(path)
     check_authenticator(authenticate)
     return authenticate
-
-
-def _find_tracer(where: Any) -> AbstractAsyncContextManager[Tracer | None]:
-    if where == "off":
-        return nullcontext()
-    try:
-        from ..telemetry.tracing import open_tracer
-    except ImportError as exc:
-        raise SettingsError(f"{exc.name} is missing: pip install 'trialogue[otel]'") from None
-    return open_tracer(where)
 
 
 def _tls_files(certificate: Setting, key: Setting) -> TlsFiles | None:
@@ -266,6 +259,7 @@ async def _serve(plan: _Plan, signals: StopSignals, started: Callable[[], object
             allow_hosts=plan.allow_hosts,
             insecure=True,  # or _check_transports has refused it
         ) as server,
+        open_metrics(plan.metrics, server, plan.allow_hosts),
     ):
         started()
         for url in server.endpoints:

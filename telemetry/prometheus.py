@@ -24,9 +24,10 @@ from prometheus_client.registry import Collector
 from ..core import Server
 from ..core._histogram import BOUNDS, Histogram
 from ..core._stats import MethodStats
+from ..core.abc import Page
 from ..core.errors import ERROR_CODES
 
-__all__ = ["ServerCollector", "make_page"]
+__all__ = ["ServerCollector", "make_metrics_page"]
 
 #: Name → what it says, and the gauge of `Server.gauges`.
 _GAUGES: Final = {
@@ -176,14 +177,14 @@ def _collect_store(statistics: Mapping[str, Any]) -> Iterator[Metric]:
     yield family
 
 
-def make_page(server: Server) -> Callable[[], tuple[str, bytes]]:
-    """Make what answers a scrape of a server: its own metrics, and those of its process.
-
-    Returns:
-        A function that gives the media type and the text.
-    """
+def make_metrics_page(server: Server) -> Callable[[], Page]:
+    """Make what answers a scrape of a server: its own metrics, and those of its process."""
     registry = CollectorRegistry()
     registry.register(ServerCollector(server))
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
-    return lambda: (CONTENT_TYPE_PLAIN_0_0_4, generate_latest(registry))
+
+    def make() -> Page:
+        return Page(body=generate_latest(registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+    return make

@@ -8,7 +8,7 @@ from prometheus_client import parser
 from prometheus_client.metrics_core import Metric
 
 from trialogue import Server
-from trialogue.telemetry.prometheus import make_page
+from trialogue.telemetry.prometheus import make_metrics_page
 
 __all__ = ["read", "scrape"]
 
@@ -18,8 +18,7 @@ _parse: Callable[[str], Iterable[Metric]] = parser.text_string_to_metric_familie
 
 def scrape(server: Server) -> str:
     """Give the page that a scrape gets."""
-    _, text = make_page(server)()
-    return text.decode()
+    return make_metrics_page(server)().body.decode()
 
 
 def read(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
