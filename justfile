@@ -71,6 +71,22 @@ campaigns:
 faults SCALE="25" SEED=`date +%s`:
     {{ python }} -m pytest tests/faults --scale {{ SCALE }} --seed {{ SEED }}
 
+# Random requests by the OpenAPI page, against a server of their own; in a throw-away environment,
+# since what makes them is a plugin of pytest too. The one check left out is that whatever fits a
+# schema is accepted: a schema cannot say that an agent of that name has to be there.
+[script("bash")]
+http-fuzz EXAMPLES="15":
+    set -euo pipefail
+    folder=$(mktemp -d)
+    {{ python }} -m venv "$folder/venv"
+    "$folder/venv/bin/python" -m pip install --quiet 'schemathesis~=4.32'
+    {{ python }} -m trialogue serve echo --transport http://127.0.0.1:0 --store memory --rate-limit off --log-level warning > "$folder/said" &
+    trap 'kill $!; wait $! || true; rm -rf "$folder"' EXIT
+    for _ in $(seq 300); do grep --quiet listening "$folder/said" && break; sleep 0.1; done
+    "$folder/venv/bin/schemathesis" run "$(sed -n 's/^listening //p' "$folder/said")/v1/openapi.json" \
+        --max-examples {{ EXAMPLES }} --request-timeout 20 --continue-on-failure --no-color \
+        --exclude-path-regex '/events$' --exclude-checks positive_data_acceptance
+
 # The Autobahn cases against the WebSocket transport.
 conformance *ARGS:
     {{ python }} -m pytest tests/conformance {{ ARGS }}
