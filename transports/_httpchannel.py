@@ -6,7 +6,6 @@ requests. See `FrameResource` for the server's side.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -15,8 +14,9 @@ import h11
 import trio
 
 from ..core._json import JsonError, as_object, decode_strict
-from ..core.abc import Channel, ConnectOptions
+from ..core.abc import ConnectOptions
 from ..core.errors import OverloadedError, WireError, error_from_wire
+from ._channel import InboxChannel
 from ._httpframes import CONNECTION_EVENT, CONNECTION_HEADER
 from ._sse import EventReader
 from ._tcp import TcpAddress, connect_tcp, join_host, parse_tcp_url
@@ -105,7 +105,7 @@ async def open_http_channel(url: str, options: ConnectOptions) -> AsyncGenerator
         await channel.aclose()
 
 
-class HttpChannel(Channel):
+class HttpChannel(InboxChannel):
     """Frames as events and bodies.
 
     Args:
@@ -114,6 +114,7 @@ class HttpChannel(Channel):
     """
 
     def __init__(self, address: TcpAddress, options: ConnectOptions) -> None:
+        super().__init__()
         self._address = address
         self._options = options
         self._prefix = address.path.partition("?")[0].rstrip("/")
@@ -122,8 +123,6 @@ class HttpChannel(Channel):
         self._requests: _Exchanges | None = None
         self._headers: _Headers = ()
         self._reader = EventReader()
-        self._inbox: deque[bytes] = deque()
-        self._sending = self._receiving = self._closed = False
         self._wires: list[SocketWire] = []
         #: Why nothing more comes, once that is so.
         self._end: Exception | None = None
@@ -179,26 +178,10 @@ class HttpChannel(Channel):
         if self._reader.pending_bytes > limit + len(b"data: "):
             self._end = trio.BrokenResourceError(f"a frame of more than {limit} bytes came")
 
-    async def receive(self) -> bytes:
-        """Wait for the next frame."""
-        if self._receiving:
-            raise trio.BusyResourceError("another task is receiving from this channel")
-        self._receiving = True
-        try:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            if self._closed:
-                raise trio.ClosedResourceError("this channel is closed")
-            if self._inbox:
-                await trio.lowlevel.cancel_shielded_checkpoint()
-            while not self._inbox:
-                if self._end is not None:
-                    raise self._end
-                self._take(self._read_event(await self._events.receive()))
-            return self._inbox.popleft()
-        except trio.ClosedResourceError as exc:
-            raise lost(exc, by_user=self._closed) from None
-        finally:
-            self._receiving = False
+    async def _fill(self) -> None:
+        if self._end is not None:
+            raise self._end
+        self._take(self._read_event(await self._events.receive()))
 
     async def send(self, payload: bytes) -> None:
         """Send one frame. In JSON a line feed is white space, and becomes a blank."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Final
 
 import trio
 
-from ..core.abc import Acceptor, Channel
+from ..core.abc import Acceptor
 from ..core.codec import encode_json
 from ..core.errors import OverloadedError
+from ._channel import InboxChannel
 from ._connection import FRAMES_PER_CHECKPOINT, StreamConnection
 from ._wire import Wire, lost
 
@@ -121,7 +121,7 @@ async def drive_lines(connection: StreamConnection, accept: Acceptor) -> None:
             lines = splitter.split_again(limit)
 
 
-class LineChannel(Channel):
+class LineChannel(InboxChannel):
     """A client's end of a connection of lines.
 
     Args:
@@ -130,11 +130,10 @@ class LineChannel(Channel):
     """
 
     def __init__(self, wire: Wire, *, max_frame_bytes: int) -> None:
+        super().__init__()
         self._wire = wire
         self._limit = max_frame_bytes
         self._splitter = LineSplitter()
-        self._inbox: deque[bytes] = deque()
-        self._sending = self._receiving = self._closed = False
 
     async def send(self, payload: bytes) -> None:
         """Send one frame. In JSON a line feed is white space, and becomes a blank."""
@@ -152,32 +151,16 @@ class LineChannel(Channel):
         finally:
             self._sending = False
 
-    async def receive(self) -> bytes:
-        """Wait for the next frame."""
-        if self._receiving:
-            raise trio.BusyResourceError("another task is receiving from this channel")
-        self._receiving = True
-        try:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            if self._closed:
-                raise trio.ClosedResourceError("this channel is closed")
-            if self._inbox:
-                await trio.lowlevel.cancel_shielded_checkpoint()
-            while not self._inbox:
-                if self._splitter.oversize:
-                    self._wire.close()
-                    raise trio.BrokenResourceError(f"a frame of more than {self._limit} bytes came")
-                data = await self._wire.receive_some()
-                if not data:
-                    if self._splitter.is_inside:
-                        raise trio.BrokenResourceError("the connection ended inside a frame")
-                    raise trio.EndOfChannel
-                self._inbox.extend(self._splitter.split(data, self._limit))
-            return self._inbox.popleft()
-        except trio.ClosedResourceError as exc:
-            raise lost(exc, by_user=self._closed) from None
-        finally:
-            self._receiving = False
+    async def _fill(self) -> None:
+        if self._splitter.oversize:
+            self._wire.close()
+            raise trio.BrokenResourceError(f"a frame of more than {self._limit} bytes came")
+        data = await self._wire.receive_some()
+        if not data:
+            if self._splitter.is_inside:
+                raise trio.BrokenResourceError("the connection ended inside a frame")
+            raise trio.EndOfChannel
+        self._inbox.extend(self._splitter.split(data, self._limit))
 
     async def aclose(self) -> None:
         """Close. What was sent is on its way."""

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import base64
 import os
-from collections import deque
 from typing import Final
 
 import trio
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import CloseConnection, Message, Ping, TextMessage
 
-from ..core.abc import Channel, ConnectOptions
+from ..core.abc import ConnectOptions
 from ..core.errors import ForbiddenError, OverloadedError, UnauthorizedError, WireError
+from ._channel import InboxChannel
 from ._handshake import MAX_HEAD_BYTES, Head, accept_token, find_head_end, parse_head
 from ._wire import Wire, lost
 from ._wsframes import TEXT, FrameScanner, close_frame, make_frame
@@ -108,7 +108,7 @@ def _refused(status: int, head: Head, body: bytes) -> Exception:
     return kind(message, data={"retryAfterMs": int(after) * 1000} if after.isdecimal() else None)
 
 
-class WebSocketChannel(Channel):
+class WebSocketChannel(InboxChannel):
     """Frames as text messages.
 
     Args:
@@ -118,15 +118,14 @@ class WebSocketChannel(Channel):
     """
 
     def __init__(self, wire: Wire, early: bytes, *, max_frame_bytes: int) -> None:
+        super().__init__()
         self._wire = wire
         self._early = early
         self._limit = max_frame_bytes
         self._scanner = FrameScanner(masked=False)
         self._library = Connection(ConnectionType.CLIENT)
         self._parts: list[str] = []
-        self._inbox: deque[bytes] = deque()
         self._unsent = b""  # answers to pings and a close, for the next who can send
-        self._sending = self._receiving = self._closed = False
         #: Why nothing more comes, once that is so.
         self._end: Exception | None = None
 
@@ -156,26 +155,10 @@ class WebSocketChannel(Channel):
         finally:
             self._sending = False
 
-    async def receive(self) -> bytes:
-        """Wait for the next frame."""
-        if self._receiving:
-            raise trio.BusyResourceError("another task is receiving from this channel")
-        self._receiving = True
-        try:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            if self._closed:
-                raise trio.ClosedResourceError("this channel is closed")
-            if self._inbox:
-                await trio.lowlevel.cancel_shielded_checkpoint()
-            while not self._inbox:
-                if self._end is not None:
-                    raise self._end
-                await self._read()
-            return self._inbox.popleft()
-        except trio.ClosedResourceError as exc:
-            raise lost(exc, by_user=self._closed) from None
-        finally:
-            self._receiving = False
+    async def _fill(self) -> None:
+        if self._end is not None:
+            raise self._end
+        await self._read()
 
     async def _read(self) -> None:
         data, self._early = self._early, b""
