@@ -99,6 +99,10 @@ class HttpApp:
             await request.refuse(failure)
 
     async def _serve(self, place: HttpPlace, request: HttpRequest) -> None:
+        if request.has_two_lengths:
+            # RFC 9112 §6.3: for a proxy it may end elsewhere, so nothing behind it is a request.
+            request.extra_headers["Connection"] = "close"
+            raise InvalidRequestError("A request has a Content-Length or chunks, and not both")
         host, origin = request.header("host"), request.header("origin")
         if host is None or not self._policy.allows_host(host, place.local_host):
             raise ForbiddenError("This Host is not served here")

@@ -48,6 +48,7 @@ class HttpRequest:
         path: As it was sent, without the query.
         headers: By name in lower case.
         extra_headers: Of the answer, whatever it is.
+        has_two_lengths: It says in two ways where its body ends.
         is_chunked: The answer's body goes in chunks of HTTP/1.1.
         is_started: The answer's head has been sent.
     """
@@ -62,6 +63,7 @@ class HttpRequest:
         self.extra_headers: dict[str, str] = dict(_ALWAYS)
         self.is_chunked: bool = scope["http_version"] == "1.1"
         self.is_started = False
+        self.has_two_lengths = {"content-length", "transfer-encoding"} <= headers.keys()
         self._query: bytes = scope["query_string"]
         self._receive = receive
         self._send = send

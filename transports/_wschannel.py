@@ -23,7 +23,7 @@ from ._handshake import MAX_HEAD_BYTES, Head, accept_token, find_head_end, parse
 from ._wire import Wire, lost
 from ._wsframes import TEXT, FrameScanner, close_frame, make_frame
 
-__all__ = ["WebSocketChannel", "read_head", "shake_hands"]
+__all__ = ["HeadTooLongError", "WebSocketChannel", "read_head", "shake_hands"]
 
 #: How long a goodbye may take.
 CLOSE_SECONDS: Final = 1.0
@@ -35,16 +35,21 @@ _ERRORS: Final[dict[int, tuple[type[WireError], str]]] = {
 }
 
 
+class HeadTooLongError(trio.BrokenResourceError):
+    """More came than a head may have, and its end was not there."""
+
+
 async def read_head(wire: Wire) -> tuple[bytes, bytes]:
     """Receive a request's or response's head. Returns it, and what came after it.
 
     Raises:
-        trio.BrokenResourceError: It did not end.
+        HeadTooLongError: It has no end within what is read of one.
+        trio.BrokenResourceError: The peer hung up before.
     """
     data = b""
     while (end := find_head_end(data)) < 0:
         if len(data) > MAX_HEAD_BYTES:
-            raise trio.BrokenResourceError("the HTTP head is too long")
+            raise HeadTooLongError("the HTTP head is too long")
         more = await wire.receive_some()
         if not more:
             raise trio.BrokenResourceError("the peer hung up in the middle of the handshake")

@@ -27,7 +27,7 @@ from ._outbox import Spawn
 from ._poller import Poller
 from ._tcp import TcpAddress, TcpListener
 from ._wire import SocketWire, Wire
-from ._wschannel import read_head
+from ._wschannel import HeadTooLongError, read_head
 from ._wsconnection import ServerConnection
 from ._wspolled import PolledUpgrade, PolledWebSocket
 from ._wstask import drive_websocket
@@ -35,6 +35,8 @@ from ._wstask import drive_websocket
 __all__ = ["WebSocketListener"]
 
 log: Final = getLogger("trialogue.transports")
+
+HEAD_TOO_LONG: Final = http_response(431, "The head of the request is too long")
 
 
 class WebSocketListener(TcpListener):
@@ -70,13 +72,14 @@ class WebSocketListener(TcpListener):
     ) -> None:
         with trio.fail_after(accept.settings.connect_seconds):
             await wire.handshake()
-            head, early = await read_head(wire)
-            is_other = self._is_other(head)
             try:
+                head, early = await read_head(wire)
+                is_other = self._is_other(head)
                 upgrade = None if is_other else self._check(head, wire, address, accept)
-            except RefusalError as refusal:
+            except (RefusalError, HeadTooLongError) as exc:
+                refused = exc.response if isinstance(exc, RefusalError) else HEAD_TOO_LONG
                 with trio.move_on_after(REFUSAL_SECONDS):
-                    await answer(wire, refusal.response)
+                    await answer(wire, refused)
                 return
         if upgrade is None:
             await self._serve_other(wire, head + early, address, accept)
@@ -89,7 +92,11 @@ class WebSocketListener(TcpListener):
     def _poll_wire(
         self, wire: SocketWire, address: str, accept: Acceptor, spawn: Spawn, poller: Poller
     ) -> None:
-        def take_head(head: bytes, early: bytes) -> None:
+        def take_head(head: bytes | None, early: bytes) -> None:
+            if head is None:
+                poller.remove(handshake)
+                spawn(self._answer_refused, wire, HEAD_TOO_LONG, accept)
+                return
             if self._is_other(head):
                 poller.remove(handshake)
                 spawn(self._run_other, wire, head + early, address, accept)

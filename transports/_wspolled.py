@@ -32,7 +32,8 @@ class PolledUpgrade(PolledHandshake):
 
     Args:
         poller, wire, accept, boundary: As of `PolledHandshake`.
-        take_head: Is given the head and what came after it, and goes on from there.
+        take_head: Is given the head and what came after it, and goes on from there; None for a head
+            that is too long.
     """
 
     __slots__ = ("_data", "_take_head")
@@ -43,23 +44,24 @@ class PolledUpgrade(PolledHandshake):
         wire: SocketWire,
         accept: Acceptor,
         boundary: Callable[[], AbstractContextManager[None]],
-        take_head: Callable[[bytes, bytes], None],
+        take_head: Callable[[bytes | None, bytes], None],
     ) -> None:
         super().__init__(poller, wire, accept, boundary, self._read_head)
         self._data = b""
         self._take_head = take_head
 
     def _read_head(self) -> None:
-        while (end := find_head_end(self._data)) < 0:
-            if len(self._data) > MAX_HEAD_BYTES:
-                raise trio.BrokenResourceError("the HTTP head is too long")
+        while (end := find_head_end(self._data)) < 0 and len(self._data) <= MAX_HEAD_BYTES:
             data = self._wire.try_receive()
             if not data:
                 raise trio.BrokenResourceError("the peer hung up in the middle of the handshake")
             self._data += data
         take_head = self._take_head
         del self._take_head  # which knows this
-        take_head(self._data[:end], self._data[end:])
+        if end < 0:
+            take_head(None, b"")
+        else:
+            take_head(self._data[:end], self._data[end:])
 
 
 class PolledWebSocket(PolledConnection):
