@@ -13,8 +13,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-import attrs
-
 from ._measure import Sample, spread
 from ._measure_targets import Options, open_other, open_ours
 from ._peers import PEERS, QUOTED, Peer
@@ -116,9 +114,7 @@ def _find_rows(keys: str) -> list[RatioRow | OwnRow]:
 
 def _compare(row: RatioRow, peers: Sequence[Peer], options: Options) -> dict[str, Any]:
     with ExitStack() as stack:
-        urls = options.urls if row.url is None else (*options.urls, row.url)
-        serving = attrs.evolve(options, urls=urls)
-        targets = [stack.enter_context(open_ours(serving, row.store))]
+        targets = [stack.enter_context(open_ours(options, row.store, url=row.url))]
         targets += [stack.enter_context(open_other(options, peer)) for peer in peers]
         works = [row.open_work(target, options.scale) for target in targets]
         for work in works:

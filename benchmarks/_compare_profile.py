@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     options = Options(cpu=pin_apart(), serve=tuple(arguments.serve_arg))
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        target = stack.enter_context(open_ours(options, row.store))
+        target = stack.enter_context(open_ours(options, row.store, url=row.url))
         work = row.open_work(target, options.scale)
         stack.callback(work.close)
         work.run()

@@ -41,15 +41,18 @@ class Options:
 
 
 @contextmanager
-def open_ours(options: Options, store: str = "memory", *serve: str) -> Generator[Target]:
-    """Start our server with a store, and more arguments."""
+def open_ours(
+    options: Options, store: str = "memory", *serve: str, url: str | None = None
+) -> Generator[Target]:
+    """Start our server with a store, more arguments, and one more URL to listen on."""
+    urls = options.urls if url is None else (*options.urls, url)
     with tempfile.TemporaryDirectory() as folder:
         where = "" if store == "memory" else f":{folder}/sessions"
         arguments = [_AGENT, "--store", f"{store}{where}", "--rate-limit", _HIGH_RATE]
-        for url in options.urls:
-            arguments += ["--transport", url]
+        for each in urls:
+            arguments += ["--transport", each]
         arguments += [*serve, *options.serve]
-        opening = open_server(*arguments, cpu=options.cpu, endpoints=len(options.urls))
+        opening = open_server(*arguments, cpu=options.cpu, endpoints=len(urls))
         with opening as process:
             yield Target(name="ours", process=process, urls=_by_scheme(process.endpoints))
 
