@@ -252,7 +252,7 @@ async def test_body_that_nobody_reads_holds_nothing_up(serve: Serve) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(send)
             while not answer:
-                answer = await other.stream.receive_some()
+                answer = bytes(await other.stream.receive_some())
             await wait_until(lambda: server.stats()["connections"] == 0)
         assert answer.startswith(b"HTTP/1.1 401 ")
         await client.data("GET", "/health")
