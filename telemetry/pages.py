@@ -22,7 +22,11 @@ class _Pages(Acceptor):
     """Shows pages, and takes no requests."""
 
     def __init__(self, server: Server, pages: Mapping[str, Callable[[], Page]]) -> None:
-        self.flusher, self.settings, self.pages = server.flusher, server.settings, pages
+        self.flusher, self.settings, self._pages = server.flusher, server.settings, pages
+
+    @property
+    def pages(self) -> Mapping[str, Callable[[], Page]]:
+        return self._pages
 
     def reserve(self, *, is_known: bool = False) -> bool:
         return False

@@ -5,7 +5,7 @@ import signal
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import pytest
@@ -32,7 +32,7 @@ def get(url: str) -> tuple[int, str, str]:
 
 
 @contextmanager
-def watched(*arguments: str) -> Iterator[ServerProcess]:
+def watched(*arguments: str) -> Generator[ServerProcess]:
     with serving("echo", "--store", "memory", *arguments) as server:
         yield server
         server.signal(signal.SIGTERM)
@@ -104,7 +104,9 @@ def test_address_that_is_none_is_refused(said: str, capsys: pytest.CaptureFixtur
 def test_missing_library_is_named_only_to_who_asks_for_metrics(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("trialogue.cli._watching.find_spec", lambda _: None)
+    def find_nothing(_: str) -> None: ...
+
+    monkeypatch.setattr("trialogue.cli._watching.find_spec", find_nothing)
     assert find_metrics("auto", asks=False) is None
     for where in ("on", "127.0.0.1:9464"):
         with pytest.raises(SettingsError, match=r"trialogue\[metrics\]"):

@@ -102,7 +102,7 @@ async def test_spans_lead_from_the_request_to_what_an_agents_library_does(
         return word
 
     async def lead(turn: Turn) -> None:
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as nursery:  # noqa: ASYNC112 - as agents do
             nursery.start_soon(turn.run_child, "worker", "look it up")
 
     model = ScriptedModel([tool_call("look_up", word="bread"), "A fine word."])
