@@ -45,6 +45,8 @@ _CORS_HEADERS: Final = {
     "Access-Control-Max-Age": "600",
 }
 _CORS_EXPOSED: Final = "ETag, Location, Retry-After"
+#: RFC 6797: for a year nobody's browser asks this name without TLS.
+_HSTS: Final = "max-age=31536000; includeSubDomains"
 _WRONG_PLACE: Final = b"The WebSocket is at /v1/ws, by the first request of a connection\n"
 _ONLY_VERBS: Final = {
     "/v1/connection": "POST",
@@ -114,6 +116,9 @@ class HttpApp:
                 "Access-Control-Expose-Headers": _CORS_EXPOSED,
             }
         request.extra_headers["Vary"] = "Origin"
+        if self._policy.is_secure and host.partition(":")[0] != "localhost":
+            # Not for a name that every program on the machine shares.
+            request.extra_headers["Strict-Transport-Security"] = _HSTS
         if request.verb == "OPTIONS":
             await request.answer_nothing(204, _CORS_HEADERS)
         elif not await self._show_page(place, request):

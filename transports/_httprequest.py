@@ -20,7 +20,12 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 
 #: On every answer: nothing that is sent is to be taken for something else.
-_ALWAYS: Final = {"X-Content-Type-Options": "nosniff"}
+#: What is no page of ours runs nothing, is framed by nobody, and tells no other site of its URL.
+_ALWAYS: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; base-uri 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+}
 
 
 def make_etag(body: bytes) -> str:

@@ -28,7 +28,6 @@ SITE_HEADERS: Final = {
         "connect-src 'self'; font-src 'self'; base-uri 'none'; form-action 'none'; "
         "frame-ancestors 'none'"
     ),
-    "Referrer-Policy": "no-referrer",
 }
 
 
