@@ -43,6 +43,9 @@ KIB: Final = 1024
 #: More than the buffers between two processes that talk hold, for peers that do not read.
 _MUCH: Final = 8 * KIB * KIB
 
+#: Where the next frame is looked at: a ping may come at any time.
+_NO_PINGS: Final[dict[str, Any]] = {"heartbeat_seconds": 3600}
+
 _checks: list[Check] = []
 
 
@@ -140,7 +143,7 @@ async def check_client_refuses_a_frame_over_its_own_limit(connect: Connect) -> N
     def much(request: Request, params: dict[str, Any]) -> str:
         return "x" * 20_000
 
-    async with connect.serve(methods={"_much": much}) as server:
+    async with connect.serve(methods={"_much": much}, **_NO_PINGS) as server:
         url = server.endpoints[0]
         options = attrs.evolve(connect.options, max_frame_bytes=10_000)
         async with find_transport(url).open_channel(url, options) as channel:
@@ -160,7 +163,7 @@ async def check_client_refuses_a_frame_over_its_own_limit(connect: Connect) -> N
 @_check
 async def check_one_task_may_send_while_another_receives(connect: Connect) -> None:
     """But no two may receive. Source: `Channel`."""
-    async with connect.serve() as server:
+    async with connect.serve(**_NO_PINGS) as server:
         url = server.endpoints[0]
         async with (
             find_transport(url).open_channel(url, connect.options) as channel,
@@ -183,7 +186,7 @@ async def check_one_task_may_send_while_another_receives(connect: Connect) -> No
 @_check
 async def check_closed_channel_says_so(connect: Connect) -> None:
     """`trio.ClosedResourceError` from both ends of it; closing twice is once. Source: `Channel`."""
-    async with connect.serve() as server:
+    async with connect.serve(**_NO_PINGS) as server:
         url = server.endpoints[0]
         async with find_transport(url).open_channel(url, connect.options) as channel:
             await channel.send(_request("server.health"))
@@ -198,7 +201,7 @@ async def check_closed_channel_says_so(connect: Connect) -> None:
 @_check
 async def check_closing_wakes_the_receiver(connect: Connect) -> None:
     """A channel that is closed under a task that receives ends its wait. Source: `Channel`."""
-    async with connect.serve() as server:
+    async with connect.serve(**_NO_PINGS) as server:
         url = server.endpoints[0]
         async with (
             find_transport(url).open_channel(url, connect.options) as channel,
@@ -214,7 +217,7 @@ async def check_closing_wakes_the_receiver(connect: Connect) -> None:
 @_check
 async def check_end_of_the_server_is_the_end_of_the_channel(connect: Connect) -> None:
     """`trio.EndOfChannel`, after all that was sent, and again. Source: `Channel.receive`."""
-    async with connect.serve() as server:
+    async with connect.serve(**_NO_PINGS) as server:
         url = server.endpoints[0]
         async with find_transport(url).open_channel(url, connect.options) as channel:
             await channel.send(_request("server.health"))
@@ -229,7 +232,7 @@ async def check_end_of_the_server_is_the_end_of_the_channel(connect: Connect) ->
 @_check
 async def check_nobody_there_is_an_error_at_once(connect: Connect) -> None:
     """Not a wait. Source: `Transport.open_channel`."""
-    async with connect.serve() as server:
+    async with connect.serve(**_NO_PINGS) as server:
         url = server.endpoints[0]
     with trio.fail_after(5):
         try:
