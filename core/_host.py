@@ -271,6 +271,7 @@ class LocalHost(SessionHost):
         finally:
             del self._opening[session_id]
             self.housekeeper.may_leave(session_id)
+            self.turn_rests()
 
     async def _take_over(self, session: LiveSession) -> None:
         """Take the right to write a session, and end what its last owner left open."""
@@ -534,7 +535,8 @@ class LocalHost(SessionHost):
 
     @property
     def _is_busy(self) -> bool:
-        return any(not session.can_suspend for session in self.running)
+        # What waits for its session was taken before, and may be a turn in a moment.
+        return bool(self._opening) or any(not session.can_suspend for session in self.running)
 
     async def wait_turns_rest(self) -> None:
         """Wait until no turn runs but those that go on when the server is back."""

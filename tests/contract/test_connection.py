@@ -14,8 +14,10 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from trialogue.core import Request
 from trialogue.core.abc import PeerInfo
 from trialogue.core.errors import UnauthorizedError
+from trialogue.core.log import Recollection
 from trialogue.core.methods import Credential
 from trialogue.core.settings import Settings
+from trialogue.stores.memory import MemoryStore
 from trialogue.testing import ProtocolPeer, Puppet, Wait, scripted
 from trialogue.testing.transport_kit import Connect
 
@@ -737,6 +739,30 @@ async def test_draining_server_takes_no_new_work(connect: Connect) -> None:
             ("session.update", {"name": "n"}),
         ):
             await peer.refused("SHUTTING_DOWN", method, sessionId=session["id"], params=members)
+
+
+class SlowToOpen(MemoryStore):
+    """A disk that is asleep."""
+
+    async def recall(self, session_id: str) -> Recollection:
+        await trio.sleep(3)
+        return await super().recall(session_id)
+
+
+async def test_draining_server_does_what_it_took_before(
+    loopback: Connect, autojump_clock: MockClock
+) -> None:
+    """§3.4: once seen in a rolling restart, where a drain that waited for no turn cut this one."""
+    store = SlowToOpen()
+    async with loopback(store=store) as peer:
+        sid = (await peer.call("session.create"))["id"]
+    async with loopback(scripted(Wait(5), "Yes."), store=store) as peer:
+        sent = await peer.send_request("message.send", sessionId=sid, content="hi", wait=True)
+        await peer.ping()
+        began = trio.current_time()
+        await loopback.server.drain(60)
+        assert trio.current_time() - began == pytest.approx(8, abs=0.5)
+        assert (await peer.expect_result(sent))["outcome"] == "completed"
 
 
 async def test_draining_server_lets_turns_be_seen_and_cancelled(connect: Connect) -> None:
