@@ -64,7 +64,6 @@ class HttpApp:
     Args:
         policy: Which hosts and origins are let in.
         site: The static files.
-        endpoint: Of the listener, for the description.
     """
 
     def __init__(self, policy: Policy, site: Mapping[str, StaticFile]) -> None:

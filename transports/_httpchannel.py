@@ -20,7 +20,7 @@ from ._channel import InboxChannel
 from ._httpframes import CONNECTION_EVENT, CONNECTION_HEADER
 from ._sse import EventReader
 from ._tcp import TcpAddress, connect_tcp, join_host, parse_tcp_url
-from ._wire import SocketWire, lost
+from ._wire import SocketWire
 
 __all__ = ["HttpChannel", "open_http_channel"]
 
@@ -124,8 +124,6 @@ class HttpChannel(InboxChannel):
         self._headers: _Headers = ()
         self._reader = EventReader()
         self._wires: list[SocketWire] = []
-        #: Why nothing more comes, once that is so.
-        self._end: Exception | None = None
 
     async def _connect(self) -> _Exchanges:
         encrypted = self._address.scheme == "https"
@@ -179,25 +177,11 @@ class HttpChannel(InboxChannel):
             self._end = trio.BrokenResourceError(f"a frame of more than {limit} bytes came")
 
     async def _fill(self) -> None:
-        if self._end is not None:
-            raise self._end
         self._take(self._read_event(await self._events.receive()))
 
-    async def send(self, payload: bytes) -> None:
-        """Send one frame. In JSON a line feed is white space, and becomes a blank."""
-        if self._sending:
-            raise trio.BusyResourceError("another task is sending on this channel")
-        if self._closed:
-            raise trio.ClosedResourceError("this channel is closed")
-        if self._end is not None:
-            raise trio.BrokenResourceError("the server has closed the connection")
-        self._sending = True
-        try:
-            await self._post(payload.replace(b"\n", b" ") + b"\n")
-        except trio.ClosedResourceError as exc:
-            raise lost(exc, by_user=self._closed) from None
-        finally:
-            self._sending = False
+    async def _send(self, payload: bytes) -> None:
+        # In JSON a line feed is white space.
+        await self._post(payload.replace(b"\n", b" ") + b"\n")
 
     async def _post(self, body: bytes) -> None:
         requests, self._requests = self._requests, None

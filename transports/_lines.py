@@ -11,7 +11,7 @@ from ..core.codec import encode_json
 from ..core.errors import OverloadedError
 from ._channel import InboxChannel
 from ._connection import FRAMES_PER_CHECKPOINT, StreamConnection
-from ._wire import Wire, lost
+from ._wire import Wire
 
 __all__ = ["REFUSAL", "LineChannel", "LineConnection", "LineSplitter", "drive_lines"]
 
@@ -135,21 +135,9 @@ class LineChannel(InboxChannel):
         self._limit = max_frame_bytes
         self._splitter = LineSplitter()
 
-    async def send(self, payload: bytes) -> None:
-        """Send one frame. In JSON a line feed is white space, and becomes a blank."""
-        if self._sending:
-            raise trio.BusyResourceError("another task is sending on this channel")
-        if self._closed:
-            raise trio.ClosedResourceError("this channel is closed")
-        if b"\n" in payload:
-            payload = payload.replace(b"\n", b" ")
-        self._sending = True
-        try:
-            await self._wire.send_all(payload + b"\n")
-        except trio.ClosedResourceError as exc:
-            raise lost(exc, by_user=self._closed) from None
-        finally:
-            self._sending = False
+    async def _send(self, payload: bytes) -> None:
+        # In JSON a line feed is white space.
+        await self._wire.send_all(payload.replace(b"\n", b" ") + b"\n")
 
     async def _fill(self) -> None:
         if self._splitter.oversize:

@@ -20,7 +20,7 @@ from ..core.abc import ConnectOptions
 from ..core.errors import ForbiddenError, OverloadedError, UnauthorizedError, WireError
 from ._channel import InboxChannel
 from ._handshake import MAX_HEAD_BYTES, Head, accept_token, find_head_end, parse_head
-from ._wire import Wire, lost
+from ._wire import Wire
 from ._wsframes import TEXT, FrameScanner, close_frame, make_frame
 
 __all__ = ["HeadTooLongError", "WebSocketChannel", "read_head", "shake_hands"]
@@ -131,41 +131,21 @@ class WebSocketChannel(InboxChannel):
         self._library = Connection(ConnectionType.CLIENT)
         self._parts: list[str] = []
         self._unsent = b""  # answers to pings and a close, for the next who can send
-        #: Why nothing more comes, once that is so.
-        self._end: Exception | None = None
 
     @property
     def has_ended(self) -> bool:
         """Whether all that will ever come is in the inbox."""
         return self._end is not None
 
-    async def send(self, payload: bytes) -> None:
-        """Send one frame."""
-        if self._sending:
-            raise trio.BusyResourceError("another task is sending on this channel")
-        if self._closed:
-            raise trio.ClosedResourceError("this channel is closed")
-        if self._end is not None:
-            raise trio.BrokenResourceError("the server has closed the connection")
-        self._sending = True
-        try:
-            data = make_frame(TEXT, payload, os.urandom(4))
-            while data:
-                earlier, self._unsent = self._unsent, b""
-                await self._wire.send_all(earlier + data)
-                # What `receive` would have sent meanwhile, had it not been our turn.
-                data, self._unsent = self._unsent, b""
-        except trio.ClosedResourceError as exc:
-            raise lost(exc, by_user=self._closed) from None
-        finally:
-            self._sending = False
+    async def _send(self, payload: bytes) -> None:
+        data = make_frame(TEXT, payload, os.urandom(4))
+        while data:
+            earlier, self._unsent = self._unsent, b""
+            await self._wire.send_all(earlier + data)
+            # What `receive` would have sent meanwhile, had it not been our turn.
+            data, self._unsent = self._unsent, b""
 
     async def _fill(self) -> None:
-        if self._end is not None:
-            raise self._end
-        await self._read()
-
-    async def _read(self) -> None:
         data, self._early = self._early, b""
         if not data:
             data = await self._wire.receive_some()
@@ -231,7 +211,7 @@ class WebSocketChannel(InboxChannel):
                         await self._wire.send_all(self._unsent)
                     # If another task is in there, it has to do without the server's answer.
                     while not (self._receiving or self.has_ended):
-                        await self._read()
+                        await self._fill()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
         finally:
