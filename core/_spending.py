@@ -69,10 +69,9 @@ class SpendingTurn(AskingTurn):
         cost: float | None = None,
     ) -> None:
         needed = any(member == "max_cost" for _, member, _ in self._limits)
-        prices = self._session.host.prices
-        usage = prices.make_usage(input_tokens, output_tokens, model, cost, is_needed=needed)
-        if model is not None:
-            self._session.host.stats.count_tokens(str(model), usage)
+        host = self._session.host
+        usage = host.prices.make_usage(input_tokens, output_tokens, model, cost, is_needed=needed)
+        host.stats.count_tokens(model, usage)
         self.own_usage = self.own_usage + usage
         self._message_usage = self._message_usage + usage
 

@@ -94,14 +94,16 @@ class Stats:
         self.input_tokens, self.output_tokens = counted.input_tokens, counted.output_tokens
         self.cost = counted.cost or 0.0
 
-    def count_tokens(self, model: str, usage: TokenUsage) -> None:
-        """Count what one call of a model has used."""
-        models = self.tokens_by_model
-        if model not in models and (
-            len(models) >= MAX_MODELS or not 0 < len(model) <= MAX_MODEL or not model.isprintable()
+    def count_tokens(self, model: str | None, usage: TokenUsage) -> None:
+        """Count what one call of a model has used, if its agent has named it."""
+        if model is None:
+            return
+        models, name = self.tokens_by_model, str(model)
+        if name not in models and (
+            len(models) >= MAX_MODELS or not 0 < len(name) <= MAX_MODEL or not name.isprintable()
         ):
-            model = OTHER_MODELS
-        models[model] = models.get(model, TokenUsage()) + usage
+            name = OTHER_MODELS
+        models[name] = models.get(name, TokenUsage()) + usage
 
     def to_wire(self) -> dict[str, Any]:
         """Give the counters by their wire names; those by name or code as objects."""

@@ -45,6 +45,7 @@ class SessionExcerpt(Excerpt):
         session = self._session
         usage = session.host.prices.make_usage(input_tokens, output_tokens, model, cost)
         session.host.stats.count_usage(usage)
+        session.host.stats.count_tokens(model, usage)
         # At once: it is spent, whatever becomes of the summary.
         if session.state.ended is None and session.journal.failure is None:
             session.journal.stage(SessionSpent(usage=usage))

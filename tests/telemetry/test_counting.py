@@ -10,7 +10,7 @@ from trio.testing import MockClock
 from trialogue import RateLimit
 from trialogue.core._histogram import BOUNDS
 from trialogue.core._stats import MAX_MODEL, MAX_MODELS, Stats
-from trialogue.core.abc import SessionLog, Turn
+from trialogue.core.abc import Excerpt, SessionLog, Turn
 from trialogue.core.log import Entry, Summary
 from trialogue.core.models import TokenUsage
 from trialogue.stores.memory import MemoryStore
@@ -214,6 +214,27 @@ async def test_tokens_are_counted_by_the_model_that_an_agent_names(
             "large": {"inputTokens": 40, "outputTokens": 4},
             "small": {"inputTokens": 20, "outputTokens": 2},
         }
+
+
+async def test_tokens_of_a_summary_are_its_models(autojump_clock: MockClock) -> None:
+    """One that a client asks for, between two turns."""
+
+    class Summarizing:
+        async def __call__(self, turn: Turn) -> None:
+            await turn.write("hi")
+
+        async def summarize(self, messages: Excerpt) -> str:
+            await trio.lowlevel.checkpoint()
+            messages.report_usage(input_tokens=7, output_tokens=2, model="small")
+            return "short"
+
+    async with open_test_server(Summarizing()) as test:
+        session = await test.client.create_session()
+        await test.client.send_message(session.id, "hi")
+        await test.client.compact_session(session.id, keep_last=0)
+        stats = await test.client.stats()
+    assert stats["tokensByModel"] == {"small": {"inputTokens": 7, "outputTokens": 2}}
+    assert stats["inputTokens"] == 7
 
 
 async def test_lag_of_a_quiet_server_is_known_by_its_probe(autojump_clock: MockClock) -> None:
