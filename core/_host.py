@@ -529,7 +529,7 @@ class LocalHost(SessionHost):
             session.stop_turn(reason)
 
     def turn_rests(self) -> None:
-        """A session's turn is over, or waits for clients and perhaps for nothing else."""
+        """A session's turn is over or waits for clients alone, or what waited for one was done."""
         if self._all_ended is not None and not self._is_busy:
             self._all_ended.set()
 
@@ -539,7 +539,7 @@ class LocalHost(SessionHost):
         return bool(self._opening) or any(not session.can_suspend for session in self.running)
 
     async def wait_turns_rest(self) -> None:
-        """Wait until no turn runs but those that go on when the server is back."""
+        """Wait until no turn runs, or may yet begin, but those that go on when the server is back."""
         while self._is_busy:
             self._all_ended = trio.Event()
             await self._all_ended.wait()
