@@ -3,48 +3,37 @@
 import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 import trio
-import trustme
 
 from trialogue import Settings, open_server
 from trialogue.agents.echo import echo
 from trialogue.core import Server
-from trialogue.core.abc import TlsFiles
 
+from ..certificates import Certificates
 from .conftest import wait_until
 
 
 @pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
-def files(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> TlsFiles:
-    folder = tmp_path_factory.mktemp("tls")
-    certificate = authority.issue_cert("127.0.0.1")
-    chain, key = folder / "chain.pem", folder / "key.pem"
-    certificate.private_key_pem.write_to_path(str(key))
-    for index, blob in enumerate(certificate.cert_chain_pems):
-        blob.write_to_path(str(chain), append=index > 0)
-    return TlsFiles(certificate=str(Path(chain)), key=str(Path(key)))
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("tls"), "127.0.0.1")
 
 
 @pytest.fixture
-def serve(authority: trustme.CA, files: TlsFiles) -> Any:
+def serve(certificates: Certificates) -> Any:
     @asynccontextmanager
     async def open_both(**limits: Any) -> AsyncGenerator[tuple[Server, httpx2.AsyncClient]]:
-        context = ssl.create_default_context()
-        authority.configure_trust(context)  # pyright: ignore[reportUnknownMemberType]
+        context = ssl.create_default_context(cafile=certificates.authority)
         context.set_alpn_protocols(["h2", "http/1.1"])
         with trio.fail_after(30):
             async with open_server(
-                echo, transports=["https://127.0.0.1:0"], tls=files, settings=Settings(**limits)
+                echo,
+                transports=["https://127.0.0.1:0"],
+                tls=certificates.files,
+                settings=Settings(**limits),
             ) as server:
                 transport = httpx2.AsyncHTTPTransport(verify=context, http2=True)
                 async with httpx2.AsyncClient(

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import ssl
 from pathlib import Path
 
 import httpx2
 import pytest
 import trio
-import trustme
 
 from trialogue import open_server
 from trialogue.agents.echo import echo
 from trialogue.core import Settings
-from trialogue.core.abc import TlsFiles
+
+from ..certificates import Certificates
 
 #: A page, a file, an answer, an error, a description, an event stream.
 PATHS = (
@@ -53,17 +52,12 @@ async def test_every_answer_tells_a_browser_what_it_may_not_do() -> None:
 @pytest.mark.parametrize(("name", "is_told"), [("127.0.0.1", True), ("localhost", False)])
 async def test_name_that_has_tls_keeps_it(name: str, is_told: bool, tmp_path: Path) -> None:
     """But for the one that every program on the machine shares."""
-    authority = trustme.CA()
-    certificate = authority.issue_cert("127.0.0.1", "localhost")
-    chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
-    certificate.private_key_and_cert_chain_pem.write_to_path(str(chain))
-    certificate.private_key_pem.write_to_path(str(key))
-    context = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
-    tls = TlsFiles(certificate=str(chain), key=str(key))
+    certificates = Certificates(tmp_path, "127.0.0.1", "localhost")
+    tls = certificates.files
     with trio.fail_after(60):
         async with open_server(echo, transports=["https://127.0.0.1:0"], tls=tls) as server:
             port = server.endpoints[0].rpartition(":")[2]
-            async with httpx2.AsyncClient(verify=context, trust_env=False) as client:
+            async with httpx2.AsyncClient(verify=certificates.client, trust_env=False) as client:
                 answer = await client.get(f"https://{name}:{port}/health")
     assert answer.status_code == 200
     told = answer.headers.get("strict-transport-security")

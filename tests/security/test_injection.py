@@ -13,10 +13,6 @@ from trialogue.stores.jsonl import open_jsonl_store
 from trialogue.stores.sqlite import open_sqlite_store
 from trialogue.testing import open_test_server
 
-from ..cli.conftest import logging_as_it_was
-
-__all__ = ["logging_as_it_was"]
-
 TEXTS = (
     "'; DROP TABLE sessions; --",
     '" OR "1"="1',

@@ -8,30 +8,27 @@ from pathlib import Path
 
 import pytest
 import trio
-import trustme
 
 from trialogue import open_server
 from trialogue.agents.echo import echo
-from trialogue.core.abc import TlsFiles
+
+from ..certificates import Certificates
 
 
 @pytest.mark.parametrize("scheme", ["tcps", "wss", "https"])
 async def test_old_versions_of_tls_are_refused(scheme: str, tmp_path: Path) -> None:
-    authority = trustme.CA()
-    chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
-    certificate = authority.issue_cert("127.0.0.1")
-    certificate.private_key_and_cert_chain_pem.write_to_path(str(chain))
-    certificate.private_key_pem.write_to_path(str(key))
-    tls = TlsFiles(certificate=str(chain), key=str(key))
+    certificates = Certificates(tmp_path, "127.0.0.1")
     with trio.fail_after(60):
-        async with open_server(echo, transports=[f"{scheme}://127.0.0.1:0"], tls=tls) as server:
+        async with open_server(
+            echo, transports=[f"{scheme}://127.0.0.1:0"], tls=certificates.files
+        ) as server:
             port = int(server.endpoints[0].rpartition(":")[2])
             for version, is_spoken in {
                 ssl.TLSVersion.TLSv1_1: False,
                 ssl.TLSVersion.TLSv1_2: True,
                 ssl.TLSVersion.TLSv1_3: True,
             }.items():
-                context = _context_of(version, authority)
+                context = _context_of(version, certificates)
                 stream = trio.SSLStream(
                     await trio.open_tcp_stream("127.0.0.1", port),
                     context,
@@ -46,8 +43,8 @@ async def test_old_versions_of_tls_are_refused(scheme: str, tmp_path: Path) -> N
                         await stream.do_handshake()
 
 
-def _context_of(version: ssl.TLSVersion, authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
+def _context_of(version: ssl.TLSVersion, certificates: Certificates) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=certificates.authority)
     # Level 0: what the system's own settings forbid is the client's affair here.
     context.set_ciphers("ALL:@SECLEVEL=0")
     with warnings.catch_warnings():

@@ -4,13 +4,12 @@ import ssl
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 import trio
-import trustme
 
+from tests.certificates import Certificates
 from trialogue.core._flusher import Flusher
 from trialogue.core.abc import (
     Acceptor,
@@ -22,7 +21,6 @@ from trialogue.core.abc import (
     Link,
     Listener,
     ListenOptions,
-    TlsFiles,
 )
 from trialogue.core.plugins import find_transport
 from trialogue.core.settings import Settings
@@ -195,23 +193,6 @@ async def open_fake_server(
                 await listener.aclose()
     assert acceptor.places == 0
     assert all(link.closed.is_set() for link in acceptor.links)
-
-
-class Certificates:
-    """An authority of the test's own, a server's files, and contexts for both sides."""
-
-    def __init__(self, folder: Path, *names: str) -> None:
-        authority = trustme.CA()
-        certificate = authority.issue_cert(*names)
-        self.authority = str(folder / "authority.pem")
-        self.files = TlsFiles(
-            certificate=str(folder / "server.pem"), key=str(folder / "server.key")
-        )
-        authority.cert_pem.write_to_path(self.authority)
-        for index, blob in enumerate(certificate.cert_chain_pems):
-            blob.write_to_path(self.files.certificate, append=index > 0)
-        certificate.private_key_pem.write_to_path(self.files.key)
-        self.client = ssl.create_default_context(cafile=self.authority)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,8 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.transports.conftest import Certificates, EchoLink, HoldingLink, Serve, Server
+from tests.certificates import Certificates
+from tests.transports.conftest import EchoLink, HoldingLink, Serve, Server
 from trialogue.core.abc import CloseReason, Frame
 from trialogue.transports._lines import LineSplitter
 from trialogue.transports.loopback import MemoryWire

@@ -8,7 +8,8 @@ import pytest
 import trio
 import trustme
 
-from tests.transports.conftest import Certificates, EchoLink, Serve
+from tests.certificates import Certificates
+from tests.transports.conftest import EchoLink, Serve
 from trialogue.core.abc import CloseReason, ConnectOptions, Frame, ListenOptions, TlsFiles
 from trialogue.core.errors import SettingsError
 from trialogue.core.plugins import find_transport

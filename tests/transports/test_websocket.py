@@ -13,8 +13,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from tests.certificates import Certificates
 from tests.transports.conftest import (
-    Certificates,
     EchoLink,
     HoldingLink,
     Serve,

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 import trio
-import trustme
 
 from trialogue.core import Settings, open_server
 from trialogue.core.abc import Channel, ConnectOptions, TlsFiles, Turn
 from trialogue.core.plugins import find_transport
 
+from ...certificates import Certificates
 from .clients import Reader, stall
 from .server import subscribe
 
@@ -36,15 +36,9 @@ FLOOD = "flood 25 8000"
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, Path, Path]:
     """A certificate for localhost, and a context of those who trust it."""
-    folder = tmp_path_factory.mktemp("tls")
-    authority = trustme.CA()
-    certificate = authority.issue_cert("localhost", "127.0.0.1")
-    chain, key = folder / "chain.pem", folder / "key.pem"
-    certificate.private_key_and_cert_chain_pem.write_to_path(str(chain))
-    certificate.private_key_pem.write_to_path(str(key))
-    context = ssl.create_default_context()
-    context.load_verify_locations(cadata=authority.cert_pem.bytes().decode())
-    return context, chain, key
+    certificates = Certificates(tmp_path_factory.mktemp("tls"), "localhost", "127.0.0.1")
+    files = certificates.files
+    return certificates.client, Path(files.certificate), Path(files.key)
 
 
 def make_url(scheme: str, folder: Path) -> str:
