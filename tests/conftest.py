@@ -24,16 +24,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--seed", type=int, default=0, help="the first seed of the random schedules")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Run the long ones first: a long one at the end is what the other cores wait for."""
+    if config.getoption("--scale") is None:
+        left_out = [item for item in items if item.get_closest_marker("campaign")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("campaign")]
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
-    """Start one more than there are cores: many tests wait, for a process or for real time."""
+    """Start two more than there are cores: many tests wait, for a process or for real time."""
     cores = yield
-    return cores if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else cores + 1
+    return cores if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else cores + 2
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -68,11 +72,11 @@ def scale(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture(scope="session")
 def part(request: pytest.FixtureRequest, scale: int) -> Fraction:
-    """How much of a campaign that takes a minute to run: a quarter, all of it for ``--scale 1``.
+    """How much of a campaign that takes a minute to run: a tenth, all of it for ``--scale 1``.
 
     CI runs all of each once (``just campaigns``), and not on every interpreter.
     """
-    return Fraction(1, 4) if request.config.getoption("--scale") is None else Fraction(scale)
+    return Fraction(1, 10) if request.config.getoption("--scale") is None else Fraction(scale)
 
 
 @pytest.fixture(scope="session")

@@ -88,10 +88,10 @@ BOTH_DRIVERS_TOO: Final = {
 }
 OTHER_DRIVER: Final = ("tcp+task", "wss+task")
 
-#: Transports that run in some modules only: in those that are about connections, frames and the
-#: order of what comes. A session does not see how its commands travel, and each request over HTTP
-#: costs ten times what it does elsewhere, byte by byte a hundred: that is left to the kit's own
-#: conversation, once.
+#: Transports that an ordinary run has in some modules only, and the campaigns in all: in those that
+#: are about connections, frames and the order of what comes. A session does not see how its
+#: commands travel, and each request over HTTP costs ten times what it does elsewhere, byte by byte
+#: a hundred: that is left to the kit's own conversation, once.
 SOME_MODULES: Final = {
     "http": {"test_connection", "test_events", "test_frames", "test_limits", "test_transport_kit"}
 }
@@ -106,15 +106,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         module = metafunc.definition.path.stem
         if module in BOTH_DRIVERS or test in BOTH_DRIVERS_TOO:
             transports += OTHER_DRIVER
-        names = [
-            name
-            for name in transports
-            if name.partition("+")[0] not in cannot.split()
-            and module in SOME_MODULES.get(name, {module})
-        ]
-        if test in DRIBBLED:
-            names += [f"{name}-dribbled" for name in names if name not in SOME_MODULES]
-        metafunc.parametrize("connect", names, indirect=True)
+        names = [name for name in transports if name.partition("+")[0] not in cannot.split()]
+        dribbled = [name for name in names if name not in SOME_MODULES and test in DRIBBLED]
+        only = {name for name in names if module not in SOME_MODULES.get(name, {module})}
+        metafunc.parametrize(
+            "connect",
+            [pytest.param(n, marks=pytest.mark.campaign if n in only else ()) for n in names]
+            + [f"{name}-dribbled" for name in dribbled],
+            indirect=True,
+        )
 
 
 @pytest.fixture(scope="session")

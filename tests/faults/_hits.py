@@ -14,12 +14,13 @@ def find_missed(
     hits: Counter[str], scale: int | Fraction, minimums: Mapping[str, int]
 ) -> dict[str, str]:
     """Name what a run has hit too seldom; see `require`."""
-    # The fewer there are, the more do they vary: of a part of a run, half as much is enough.
-    share = scale if scale >= 1 else Fraction(scale) / 2
+    # The fewer there are, the more do they vary: of a part of a run a quarter is enough, and
+    # what is rare may not come at all.
+    share = scale if scale >= 1 else Fraction(scale) / 4
     return {
-        name: f"{hits[name]} of {math.ceil(minimum * share)}"
+        name: f"{hits[name]} of {math.floor(minimum * share)}"
         for name, minimum in minimums.items()
-        if hits[name] < minimum * share
+        if hits[name] < math.floor(minimum * share)
     }
 
 

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 from collections.abc import AsyncGenerator, Generator
+from typing import Final
 
 import pytest
 from selenium.webdriver import Chrome, ChromeOptions
@@ -11,13 +12,27 @@ from selenium.webdriver.chrome.service import Service
 
 from ._browser import Page
 
+#: What an ordinary run looks at: that the page and its client work. A page takes seconds and does
+#: not see the interpreter; all of them are in `just pages`, which CI runs once.
+ORDINARY: Final = {
+    "test_protocol_client_keeps_its_promises",
+    "test_streamed_answer_appears",
+    "test_thoughts_and_tools_fold_open",
+    "test_option_is_chosen_in_place_in_every_tab",
+    "test_lost_connection_goes_on_in_the_middle_of_a_sentence",
+    "test_conversation_by_keyboard_alone",
+    "test_hostile_name_is_text_everywhere",
+}
+
 
 @pytest.hookimpl(tryfirst=True)  # before those are sorted
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A page takes seconds."""
+    """Know those that open a page."""
     for item in items:
         if "browser" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
+            if getattr(item, "originalname", item.name) not in ORDINARY:
+                item.add_marker(pytest.mark.campaign)
 
 
 @pytest.fixture(scope="session")

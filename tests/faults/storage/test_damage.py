@@ -192,7 +192,7 @@ async def cut_and_go_on(points: Sequence[int], seen: Counter[str]) -> None:
 def test_every_cut_leaves_exactly_the_entries_before_it(
     scale: int, part: Fraction, seed: int
 ) -> None:
-    """Issue 3, proof 2: every byte with ``--scale 1``, else every fourth and those round a line's end."""
+    """Issue 3, proof 2: every byte with ``--scale 1``, else every tenth and those round a line's end."""
     assert len(DATA) >= 40_000
     every = max(1, CUT_EVERY // scale)
     step = max(1, int(1 / part))

@@ -88,6 +88,7 @@ async def test_no_failed_call_is_taken_for_a_success(
     seen: Counter[str] = Counter()
     every = max(1, EVERY // scale)
     choose = random.Random(f"{failure} {for_good}")
+    part = max(part, Fraction(1, 4))  # of some twenty of each kind
     for at in range(1 + (2 * FAILURES.index(failure) + for_good) % every, MOST_CALLS, every):
         if choose.random() >= part:
             continue

@@ -97,7 +97,7 @@ async def test_power_loss_takes_nothing_that_was_promised(
 ) -> None:
     """Issue, Proof 5."""
     seen: Counter[str] = Counter()
-    recordings = int(IMAGES[fsync] * part) // IMAGES_EACH
+    recordings = max(1, int(IMAGES[fsync] * part) // IMAGES_EACH)
     with trio.fail_after(100 * recordings):
         for number in range(recordings):
             choose = random.Random(f"{seed} {number} {fsync}")
