@@ -19,6 +19,7 @@ were durable, they are damaged: what follows was acknowledged as they were, and 
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import os
@@ -112,15 +113,22 @@ class CommitLog:
         self._durable_from = next_lsn
         self._durable = self._claimed = next_lsn - 1
         self._files = files
-        self._gone: list[int] = []
-        self._handle = self._make()
+        #: Of the file that has the name, the last one; those before it were taken away.
+        self._handles: list[int] = []
+        self._make()
 
-    def _make(self) -> int:
-        handle = self._files.open(self.name, exclusive=True)
+    def _make(self) -> None:
+        self._handles.append(self._files.open(self.name, exclusive=True))
         # The name has to be durable before a record is said to be.
-        self._files.sync(handle)
+        self._files.sync(self._handle)
         self._files.sync_folder()
-        return handle
+
+    @property
+    def _handle(self) -> int:
+        if not self._handles:
+            # The number may be another file's by now.
+            raise OSError(errno.EBADF, "the commit log is closed", self.name)
+        return self._handles[-1]
 
     @property
     def is_as_left(self) -> bool:
@@ -136,9 +144,8 @@ class CommitLog:
         )
         if self._files.size_of(self.name) is not None:
             self._files.rename(self.name, f"{self.name}.damaged-{make_stamp()}")
-        # A sync of it may be going on.
-        self._gone.append(self._handle)
-        self._handle = self._make()
+        # The old file stays open: a sync of it may be going on.
+        self._make()
         self.size = 0
         # Until a checkpoint its records are only in memory: a start has to know that they are gone.
         self._claimed = min(self._claimed, self._durable_from - 1)
@@ -180,9 +187,9 @@ class CommitLog:
         self._durable = max(self._durable, last)
 
     def close(self) -> None:
-        """Close the file; it stays."""
-        for handle in (*self._gone, self._handle):
-            self._files.close(handle)
+        """Close the file; it stays. Idempotent."""
+        while self._handles:
+            self._files.close(self._handles.pop())
 
 
 @attrs.frozen(kw_only=True)

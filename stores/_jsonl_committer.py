@@ -210,11 +210,19 @@ class Committer:
             with trio.move_on_after(self._due - now):
                 await self._wake.wait()
 
-    async def finish(self) -> None:
-        """Write what is still waiting, lazy or not."""
+    async def finish(self) -> bool:
+        """Write what is still waiting, lazy or not, and take no more: its file will be closed.
+
+        Returns:
+            Whether all of it could be written.
+        """
         async with self._rounds:
             while self._queue and self.failure is None:
                 await self._commit_queue()
+            async with self._syncs:
+                is_whole = self.failure is None
+                self.stop(StoreError("The store is closed"), quiet=True)
+                return is_whole
 
     async def _commit_queue(self) -> None:
         group = [request for request in self._queue if not request.is_withdrawn]

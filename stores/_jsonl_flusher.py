@@ -342,18 +342,22 @@ class Flusher:
             return
         old = await committer.swap(new)
         self._complete.append(old.name)
-        # As it is now: what changes from here on is in the new log only.
-        changes = self._take_changes()
-        everything = self._index.rows.copy() if self._wants_rewrite() else None
-        if not await self.flush():
-            self._index.unsaved.update(changes)
-            if self._sync:
-                await trio.to_thread.run_sync(old.sync, limiter=self._limiter)
-            await committer.close_log(old)
+        try:
+            # As it is now: what changes from here on is in the new log only.
+            changes = self._take_changes()
+            everything = self._index.rows.copy() if self._wants_rewrite() else None
+            has_room = await self.flush()
+            if has_room:
+                await self._settle(changes, everything)
+            else:
+                self._index.unsaved.update(changes)
+                if self._sync:
+                    await trio.to_thread.run_sync(old.sync, limiter=self._limiter)
+        finally:
+            await committer.close_log(old)  # noqa: ASYNC102 - the caller's shield
+        if not has_room:
             self._try_later()
             return
-        await self._settle(changes, everything)
-        await committer.close_log(old)
         await trio.to_thread.run_sync(self._drop_logs, limiter=self._limiter)
         self.checkpoints += 1
 
@@ -447,7 +451,7 @@ class Flusher:
         """Leave files that need no replay. Returns False if the store has stopped."""
         async with self._working:
             self._is_closed = True
-            await committer.finish()
+            is_whole = await committer.finish()
             if not await self.flush():
                 log.warning("there is no room for the sessions' files: the next start writes them")
                 return False
@@ -459,7 +463,7 @@ class Flusher:
                     session_id: rows[session_id] for session_id in self._index.list_oldest()
                 }
             await self._settle(self._take_changes(), everything)
-            if committer.failure is not None:
+            if not is_whole:
                 return False
             await trio.to_thread.run_sync(self._mark_closed, limiter=self._limiter)
             log_file = committer.log

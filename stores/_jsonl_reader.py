@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 
 import trio
 
-from ..core.errors import SessionNotFoundError
+from ..core.errors import SessionNotFoundError, StoreError
 from ..core.log import Entry, Recollection
 from ._files import Files
 from ._jsonl_committer import Committer, again
@@ -39,6 +39,7 @@ class Reader:
         self._committer = committer
         self._flusher = flusher
         self._limiter = trio.CapacityLimiter(READERS)
+        self._is_closed = False
         self._resumes: OrderedDict[str, tuple[int, int]] = OrderedDict()
 
     def forget(self, session_id: str) -> None:
@@ -50,7 +51,11 @@ class Reader:
 
         Raises:
             SessionNotFoundError: A file is not there.
+            StoreError: The store is closed.
         """
+        if self._is_closed:
+            await trio.lowlevel.checkpoint()
+            raise StoreError("The store is closed")
         try:
             return await trio.to_thread.run_sync(work, limiter=self._limiter)
         except FileNotFoundError as exc:
@@ -58,6 +63,7 @@ class Reader:
 
     async def wait_idle(self) -> None:
         """Wait until no thread reads, and let none begin."""
+        self._is_closed = True
         for _ in range(READERS):
             await self._limiter.acquire_on_behalf_of(object())
 

@@ -107,6 +107,8 @@ class JsonlStore(SessionStore):
         self._replayed = loaded.replayed
         self._entries = 0
         self._closed = False
+        self._tasks = trio.CancelScope()
+        self._ended = trio.Event()
         self._mark = make_mark()
         # Threads of their own: neither of the two writers ever waits for the other's.
         self._flusher = Flusher(
@@ -147,16 +149,20 @@ class JsonlStore(SessionStore):
     # -- its tasks ---------------------------------------------------------------------------
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Write until cancelled."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._committer.run)
-            nursery.start_soon(self._flusher.run, self._committer)
-            nursery.start_soon(self._run_foreign)
-            nursery.start_soon(self._committer.watch_space)
-            nursery.start_soon(self._marks.run)
-            if self.settings.fsync == "interval":
-                nursery.start_soon(self._committer.run_interval)
-            task_status.started()
+        """Write until cancelled, or closed."""
+        try:
+            with self._tasks:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._committer.run)
+                    nursery.start_soon(self._flusher.run, self._committer)
+                    nursery.start_soon(self._run_foreign)
+                    nursery.start_soon(self._committer.watch_space)
+                    nursery.start_soon(self._marks.run)
+                    if self.settings.fsync == "interval":
+                        nursery.start_soon(self._committer.run_interval)
+                    task_status.started()
+        finally:
+            self._ended.set()
 
     async def aclose(self) -> None:
         if self._closed:
@@ -176,15 +182,22 @@ class JsonlStore(SessionStore):
                 await self._let_go(is_clean=is_clean)  # noqa: ASYNC102 - shielded by its caller
 
     async def _let_go(self, *, is_clean: bool) -> None:
-        """Close every file, once no thread is at work with one."""
+        """Close every file, once nobody is at work with one, nor will be."""
+        self._tasks.cancel(reason="the store is closed")
+        await self._ended.wait()
         await self._flusher.wait_idle()
         await self._committer.wait_idle()
         await self._reader.wait_idle()
-        if not is_clean:
-            self._committer.log.close()
         await self._marks.save()
         mark = self._mark if is_clean else None
-        await trio.to_thread.run_sync(lambda: release_folder(self._files, self._lock, mark))
+
+        def let_go() -> None:
+            try:
+                self._committer.log.close()
+            finally:
+                release_folder(self._files, self._lock, mark)
+
+        await trio.to_thread.run_sync(let_go)
 
     # -- writing -----------------------------------------------------------------------------
 

@@ -267,6 +267,8 @@ class SqliteStore(SessionStore):
             await self.committer.aclose()
             if not self._is_closed:
                 self._is_closed = True
+                for _ in range(READERS):  # until nobody is reading
+                    await self._reading.acquire_on_behalf_of(object())
                 await trio.to_thread.run_sync(self._close, limiter=self.committer.limiter)
 
     def _close(self) -> None:

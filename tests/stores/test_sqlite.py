@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 import stat
 import sys
+import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,11 +13,13 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from trialogue.core import open_server
 from trialogue.core.abc import Turn
 from trialogue.core.errors import DamagedError, OverloadedError, SettingsError, StoreError
 from trialogue.core.models import SessionStatus
+from trialogue.stores import _sqlite_queries as queries
 from trialogue.stores import _sqlite_schema as schema
 from trialogue.stores._sqlite_database import Database, DatabaseLostError, DatabaseReadOnlyError
 from trialogue.stores._sqlite_queries import list_open_work, list_page
@@ -489,6 +492,30 @@ async def test_closed_store_says_so(path: str) -> None:
         await writer.append()
     with pytest.raises(StoreError, match="closed"):
         await store.summary("ses_1")
+
+
+async def test_store_is_closed_once_nobody_reads(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that is left over keeps the write-ahead log from going into the database."""
+    may_read = threading.Event()
+    read = queries.read
+
+    def read_late(*args: Any) -> Any:
+        assert may_read.wait(30)
+        return read(*args)
+
+    async with trio.open_nursery() as outer, _opened(path) as store:
+        await SessionWriter(store, "ses_1").append(2)
+        monkeypatch.setattr(queries, "read", read_late)
+        outer.start_soon(store.read, "ses_1", 0, 10)
+
+        async def let_read() -> None:
+            await trio.testing.wait_all_tasks_blocked(0.1)
+            may_read.set()
+
+        outer.start_soon(let_read)
+    assert not Path(f"{path}-wal").exists()
 
 
 async def test_cancelled_server_still_writes_what_waits(path: str) -> None:

@@ -15,6 +15,7 @@ import errno
 import os
 import random
 import threading
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, TypeAlias
 
@@ -224,6 +225,10 @@ class MemoryFiles(Files):
     Args:
         disk: What is there.
         fault: Which of this process's calls fail.
+
+    Attributes:
+        handles: The open ones, and which file each is of.
+        misused: Calls with a handle that was closed: its number may be another file's by then.
     """
 
     def __init__(self, disk: Disk, fault: Fault | None = None) -> None:
@@ -231,8 +236,9 @@ class MemoryFiles(Files):
         self.folder = "/memory"
         self.disk = disk
         self.fault = Fault(0) if fault is None else fault
-        self._handles: dict[int, int] = {}
+        self.handles: dict[int, int] = {}
         self._last_handle = 0
+        self.misused: list[str] = []
 
     def opener(self) -> Callable[[str], Files]:
         """Give what a store takes to make its `Files`."""
@@ -253,8 +259,9 @@ class MemoryFiles(Files):
 
     def _inode(self, handle: int) -> int:
         try:
-            return self._handles[handle]
+            return self.handles[handle]
         except KeyError:
+            self.misused.append("".join(traceback.format_stack(limit=4)[:-1]))
             raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
 
     # -- the folder ------------------------------------------------------------------------
@@ -307,7 +314,7 @@ class MemoryFiles(Files):
 
     def _open(self, inode: int) -> int:
         self._last_handle += 1
-        self._handles[self._last_handle] = inode
+        self.handles[self._last_handle] = inode
         return self._last_handle
 
     def open(self, name: str, *, create: bool = False, exclusive: bool = False) -> int:
@@ -359,7 +366,7 @@ class MemoryFiles(Files):
     def close(self, handle: int) -> None:
         with self.disk.guard:
             self._inode(handle)
-            inode = self._handles.pop(handle)
+            inode = self.handles.pop(handle)
             if self.disk.locks.get(inode) == id(self) + handle:
                 del self.disk.locks[inode]
 

@@ -46,13 +46,15 @@ async def fail_one(
     disk = Disk()
     ledger = Ledger()
     failures = 0
+    files = make_files(disk, fault)
     try:
         with trio.fail_after(RUN_SECONDS):
-            async with open_on(make_files(disk, fault), quick()) as store:
+            async with open_on(files, quick()) as store:
                 failures = await work_in_order(store, ledger)
     except* (StoreError, OSError):
         # Opening or closing it failed, and said so.
         failures += 1
+    assert not files.misused, files.misused[0]
     if not fault.hit:
         return False
     seen["runs"] += 1
