@@ -12,7 +12,14 @@ from ..core.errors import SettingsError, StoreError, StoreInUseError
 from ..core.plugins import STORES, load_plugin
 from ..stores.jsonl import JsonlSettings
 
-__all__ = ["DEFAULT_STORE", "StoreUnavailableError", "complete_store", "find_store", "state_folder"]
+__all__ = [
+    "DEFAULT_STORE",
+    "StoreUnavailableError",
+    "complete_store",
+    "find_store",
+    "is_same_store",
+    "state_folder",
+]
 
 #: The name alone means the folder of this user.
 DEFAULT_STORE: Final = "jsonl"
@@ -51,6 +58,18 @@ def complete_store(spec: str, environ: Mapping[str, str]) -> str:
     if where.startswith("~/") and environ.get("HOME"):
         return f"{name}{colon}{environ['HOME']}{where[1:]}"
     return spec
+
+
+def is_same_store(spec: str, other: str) -> bool:
+    """Whether two names mean one store: by another path, or through links."""
+    name, _, where = spec.partition(":")
+    other_name, _, other_where = other.partition(":")
+    if name != other_name or name not in {"jsonl", "sqlite"}:
+        return spec == other
+    try:
+        return Path(where).samefile(other_where)
+    except OSError:  # not there, or not to be looked at: opening it says so
+        return spec == other
 
 
 def find_store(

@@ -12,7 +12,7 @@ from ..stores.copying import copy_sessions
 from ._client_command import run_client_command
 from ._command import CommandGroup, Environ, option
 from ._exits import EXIT_FAILED, EXIT_OK
-from ._stores import complete_store, find_store
+from ._stores import complete_store, find_store, is_same_store
 
 __all__ = ["check_store", "copy_store", "store"]
 
@@ -50,8 +50,8 @@ def copy_store(source: Source, target: Target, /, *, environ: Environ) -> int:
 
 
 async def _copy(source: str, target: str) -> int:
-    if source == target:
-        raise SettingsError(f"{source} cannot be copied into itself")
+    if is_same_store(source, target):
+        raise SettingsError(f"{source} cannot be copied into itself, which {target} is")
     async with (
         find_store(source, must_exist=True, read_only=True) as old,
         find_store(target) as new,

@@ -109,12 +109,34 @@ def test_wrong_stores_have_a_line_and_a_code(
         (["copy", "jsonl:~/none", "sqlite:~/b.db"], f"there is no store jsonl:{tmp_path}/none"),
         (["check", "sqlite:~/none"], f"there is no store sqlite:{tmp_path}/none"),
         (["check", "paper"], "unknown store 'paper': there are jsonl, memory, sqlite"),
-        (["copy", "jsonl:~/a", "jsonl:~/a"], f"jsonl:{tmp_path}/a cannot be copied into itself"),
     ):
         out, err = run(*argv, code=2)
         assert (out, err) == ("", f"trialogue store: {said}\n")
     assert not (tmp_path / "b.db").exists()
     assert not (tmp_path / "none").exists()
+
+
+def test_store_is_not_copied_into_itself_by_whatever_name(
+    sessions: list[Session], run: Any, tmp_path: Path
+) -> None:
+    """Seen once: it said that all were there already, and that was that."""
+    run("copy", "jsonl:~/a", "sqlite:~/b.db")
+    (tmp_path / "c").symlink_to("a")
+    (tmp_path / "c.db").symlink_to("b.db")
+    (tmp_path / "d.db").hardlink_to(tmp_path / "b.db")
+    (tmp_path / "b").mkdir()
+    for pair in (
+        ("jsonl:~/a", "jsonl:~/a"),
+        ("jsonl:~/a", "jsonl:~/b/../a/"),
+        ("jsonl:~/c", "jsonl:~/a"),
+        ("sqlite:~/b.db", "sqlite:~/./b.db"),
+        ("sqlite:~/b.db", "sqlite:~/c.db"),
+        ("sqlite:~/d.db", "sqlite:~/b.db"),
+    ):
+        out, err = run("copy", *pair, code=2)
+        source, target = (name.replace("~", str(tmp_path)) for name in pair)
+        said = f"{source} cannot be copied into itself, which {target} is"
+        assert (out, err) == ("", f"trialogue store: {said}\n")
 
 
 async def test_store_that_a_server_has_is_left_to_it(tmp_path: Path) -> None:

@@ -515,7 +515,7 @@ async def test_store_is_closed_once_nobody_reads(
             may_read.set()
 
         outer.start_soon(let_read)
-    assert not Path(f"{path}-wal").exists()
+    assert not await trio.Path(f"{path}-wal").exists()
 
 
 async def test_cancelled_server_still_writes_what_waits(path: str) -> None:
