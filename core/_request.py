@@ -168,10 +168,11 @@ class Request(msgspec.Struct, eq=False):
     def _hide(self, exc: Exception) -> ServerError:
         """Log an exception whose text is nobody else's, and give what is said in its place."""
         error_id = new_id("err")
+        is_known = _is_of_store(exc) and self.link.server.has_told_store_failure()
         log.error(
-            "%s failed\n%s",
+            "%s failed%s",
             self.method.name,
-            "".join(traceback.format_exception(exc)),
+            f": {exc}" if is_known else "\n" + "".join(traceback.format_exception(exc)),
             extra={"error_id": error_id, "method": self.method.name},
         )
         return ServerError(_say(exc), data={"errorId": error_id})
@@ -268,8 +269,8 @@ class Request(msgspec.Struct, eq=False):
 
 def _say(exc: Exception) -> str:
     """Say what a peer may know of an error whose text is for the log alone."""
-    match exc:
-        case StoreError() | FencedError() | OSError():
-            return "The session could not be read or written"
-        case _:
-            return "Internal error"
+    return "The session could not be read or written" if _is_of_store(exc) else "Internal error"
+
+
+def _is_of_store(exc: Exception) -> bool:
+    return isinstance(exc, (StoreError, FencedError, OSError))

@@ -128,6 +128,7 @@ class Server(Acceptor):
         self._listening = trio.CancelScope()
         self._stop = trio.Event()
         self._ends_at_once = False
+        self._has_told_store_failure = False
         self._unlinked: trio.Event | None = None
 
     # -- for listeners -----------------------------------------------------------------------
@@ -241,6 +242,13 @@ class Server(Acceptor):
             "a credential could not be checked", exc_info=failure, extra={"error_id": error_id}
         )
         return ServerError("Internal error", data={"errorId": error_id})
+
+    def has_told_store_failure(self) -> bool:
+        """Whether a request was told before that the store has stopped: each that writes fails."""
+        if self.host.store.failure is None:
+            return False
+        has_told, self._has_told_store_failure = self._has_told_store_failure, True
+        return has_told
 
     def spawn_request(self, request: Request, params: Any) -> None:
         """Run a handler that waits, under the connections."""

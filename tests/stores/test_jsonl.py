@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -15,12 +16,15 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from trialogue.core import open_server
+from trialogue.core.abc import Turn
 from trialogue.core.errors import DamagedError, FencedError, StoreError
 from trialogue.core.log import Entry, Note, Position
 from trialogue.stores._files import Files
 from trialogue.stores._jsonl_committer import Fsync
 from trialogue.stores._jsonl_index_file import IndexFile
 from trialogue.stores.jsonl import JsonlSettings, JsonlStore, open_jsonl_store
+from trialogue.testing import open_peer
 
 from ._writer import Writer, append, seqs
 
@@ -501,6 +505,41 @@ async def test_reading_of_a_store_that_is_closed_does_not_hang(tmp_path: Path) -
         await fill(store, "ses_1", 3)
     with trio.fail_after(30), pytest.raises(StoreError, match="closed"):
         await store.read("ses_1", 0, 10)
+
+
+class FailingFiles(Files):
+    """Syncs fail once they are told to."""
+
+    fails = False
+
+    def sync(self, handle: int) -> None:
+        if type(self).fails:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        super().sync(handle)
+
+
+async def test_stopped_store_is_explained_once_and_then_named_in_a_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each request that writes fails then: a traceback each would be a full log, and say no more."""
+
+    async def agent(turn: Turn) -> None:
+        await turn.write("hello")
+
+    store = open_jsonl_store(tmp_path, make_files=FailingFiles)
+    async with (
+        open_server(agent, transports=["loopback://"], store=store) as server,
+        open_peer(server.endpoints[0]) as peer,
+    ):
+        session_id = (await peer.call("session.create"))["id"]
+        monkeypatch.setattr(FailingFiles, "fails", True)
+        for _ in range(3):
+            await peer.refused("SERVER_ERROR", "message.send", sessionId=session_id, content="hi")
+    told = [record.getMessage() for record in caplog.records if record.name == "trialogue.request"]
+    said = "The store has stopped: [Errno 5] Input/output error"
+    assert told[0].startswith("message.send failed\nTraceback")
+    assert told[0].endswith(f"StoreError: {said}\n")
+    assert told[1:] == [f"message.send failed: {said}"] * 2
 
 
 async def test_index_of_many_new_sessions_is_closed_for_a_fast_start(tmp_path: Path) -> None:
