@@ -216,6 +216,7 @@ class Replay:
         next_lsn: Behind the last record.
         last_epoch: Of the newest file.
         names: Of the files, oldest first.
+        first: The epoch and the number of the oldest one.
         problems: What is wrong with them, beyond a last record that was cut short.
         holes: What is missing that had been durable.
         is_incomplete: Something is missing that had not been.
@@ -226,6 +227,7 @@ class Replay:
     next_lsn: int
     last_epoch: int
     names: Sequence[str]
+    first: tuple[int, int] | None
     problems: Sequence[str]
     holes: Sequence[Hole]
     is_incomplete: bool
@@ -298,6 +300,7 @@ def read_commit_logs(files: Files, names: Sequence[str]) -> Replay:
         next_lsn=max((record.lsn + 1 for record in records), default=1),
         last_epoch=max((epoch for epoch, _, _ in found), default=0),
         names=[name for _, _, name in found],
+        first=found[0][:2] if found else None,
         problems=problems,
         holes=holes,
         is_incomplete=is_incomplete,

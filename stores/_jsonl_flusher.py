@@ -178,7 +178,7 @@ class Flusher:
                 ):
                     await self._checkpoint(committer)
                 elif is_saving:
-                    await self._save_index(self._take_changes(), sync=False)
+                    await self._save_index(self._take_changes())
             except FencedError as exc:
                 committer.stop(exc)
             except Exception as exc:  # noqa: BLE001 - the store stops, for good
@@ -397,14 +397,19 @@ class Flusher:
         if self._sync:
             await trio.to_thread.run_sync(self._sync_files, written, limiter=self._limiter)
         if everything is None:
-            await self._save_index(changes, sync=self._sync)
+            # Synced with the mark that comes behind it.
+            await self._save_index(changes)
         else:
             await self._rewrite_index(everything)
         if self._sync and self._names_changed:
             self._names_changed = False
             await trio.to_thread.run_sync(self._files.sync_folder, limiter=self._limiter)
-        if self._sync:
-            await trio.to_thread.run_sync(self._index_file.mark_synced, limiter=self._limiter)
+        await trio.to_thread.run_sync(self._mark_saved, limiter=self._limiter)
+
+    def _mark_saved(self) -> None:
+        """In the worker thread."""
+        self.check_lock()
+        self._index_file.mark_saved((self._epoch, self._log_number), sync=self._sync)
 
     def _sync_files(self, names: set[str]) -> None:
         """In the worker thread."""
@@ -419,12 +424,12 @@ class Flusher:
             finally:
                 self._files.close(handle)
 
-    async def _save_index(self, changes: Mapping[str, Row | None], *, sync: bool) -> None:
+    async def _save_index(self, changes: Mapping[str, Row | None]) -> None:
         self._save_due = math.inf
 
         def save() -> None:
             self.check_lock()
-            self._index_file.append(changes, sync=sync)
+            self._index_file.append(changes)
 
         await trio.to_thread.run_sync(save, limiter=self._limiter)
 

@@ -2,16 +2,18 @@
 
 A line with the version, then a line a row, with a checksum as in a log. Changed rows are
 appended; when most lines are out of date the file is written anew, and put in the place of the
-old one at once. A closed store's index ends with a mark that its lock's file has too: so an index
-that was put there by somebody else is known, and folded again from the logs, as is one that is
-damaged. Where many rows are written in one go, a table of them stands before them.
+old one at once. Where many rows are written in one go, a table of them stands before them.
+
+An index that was put there by somebody else is known by its marks, and folded again from the logs,
+as is one that is damaged. A closed store's ends with one that its lock's file has too. That of a
+store that was killed names the oldest commit log there is: what was before that log is in it.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 import attrs
 import msgspec
@@ -22,7 +24,7 @@ from ._files import Files, IrregularError, NoRoomError
 from ._jsonl_index_table import TABLE_START, encode_table, read_table
 from ._jsonl_rows import Row, decode_row
 
-__all__ = ["INDEX_NAME", "TORN", "IndexFile", "LoadedIndex"]
+__all__ = ["INDEX_NAME", "TORN", "IndexFile", "LoadedIndex", "LogNumber"]
 
 log = logging.getLogger("trialogue.store")
 
@@ -39,9 +41,14 @@ _MIN_GARBAGE: Final = 1000
 _CLOSED_SHARE: Final = 16
 
 
+#: Of a commit log: its epoch, and which of that it is.
+LogNumber: TypeAlias = tuple[int, int]
+
+
 class _OtherLine(msgspec.Struct):
     deleted: str | None = None
     closed: str | None = None
+    saved: LogNumber | None = None
     synced: bool = False
 
 
@@ -60,6 +67,7 @@ class LoadedIndex:
         mark: Of the closing that it ends with, None if it does not end with one.
         unproven: Of the rows, those that may be ahead of the logs: they were written after
             everything was last known to be durable.
+        saved: The commit logs before which everything is in it.
         problem: What is wrong with it.
     """
 
@@ -67,6 +75,7 @@ class LoadedIndex:
     mark: str | None
     problem: str | None
     unproven: frozenset[str] = frozenset()
+    saved: frozenset[LogNumber] = frozenset()
 
 
 class IndexFile:
@@ -82,7 +91,8 @@ class IndexFile:
         self.size = 0
         self._files = files
         self._must_rewrite = True
-        self._is_unsynced = False
+        #: The last one.
+        self._saved: LogNumber | None = None
 
     def load(self) -> LoadedIndex:
         """Read it."""
@@ -90,6 +100,7 @@ class IndexFile:
         mark: str | None = None
         owners: dict[str, str] = {}
         unproven: set[str] = set()
+        saved: set[LogNumber] = set()
         try:
             data = self._read()
         except IrregularError:
@@ -103,7 +114,7 @@ class IndexFile:
             if end < 0 or not has_valid_crc(line):
                 is_torn = end < 0 or not any(map(has_valid_crc, data[end + 1 :].split(b"\n")))
                 problem = TORN if is_torn else "damaged at a line"
-                return LoadedIndex(rows, None, problem, frozenset(unproven))
+                return LoadedIndex(rows, None, problem, frozenset(unproven), frozenset(saved))
             offset = end + 1
             mark = None
             try:
@@ -126,13 +137,16 @@ class IndexFile:
             except (msgspec.MsgspecError, KeyError, UnicodeDecodeError, ValueError) as exc:
                 return LoadedIndex(rows, None, f"not an index: {exc}")
             mark = other.closed
+            if other.saved is not None:
+                self._saved = other.saved
+                saved.add(other.saved)
             if mark is not None or other.synced:
                 unproven.clear()
             if other.deleted is not None:
                 rows.pop(other.deleted, None)
         self.size = offset
         self._must_rewrite = False
-        return LoadedIndex(rows, mark, None, frozenset(unproven))
+        return LoadedIndex(rows, mark, None, frozenset(unproven), frozenset(saved))
 
     def _read(self) -> bytes:
         try:
@@ -143,6 +157,11 @@ class IndexFile:
             return self._files.read(handle, 0, self._files.size(handle))
         finally:
             self._files.close(handle)
+
+    def discard(self) -> None:
+        """Do not keep what is in it: it is written anew, with the next save."""
+        self._must_rewrite = True
+        self._saved = None
 
     def wants_rewrite(self, changes: int, live: int, *, is_last: bool = False) -> bool:
         """Whether most lines would be of the past, or the file is of no use as it is.
@@ -158,17 +177,24 @@ class IndexFile:
             or (is_last and self.loose + changes > live // _CLOSED_SHARE + _MIN_GARBAGE)
         )
 
-    def append(self, changes: Mapping[str, Row | None], *, sync: bool) -> None:
+    def append(self, changes: Mapping[str, Row | None]) -> None:
         """Append changed rows (None for a session that is gone). Not to one to be rewritten."""
-        if changes or (sync and self._is_unsynced):
+        if changes:
             blob = b"".join(_encode(session_id, row) for session_id, row in changes.items())
-            self._append(blob, sync=sync)
+            self._append(blob, sync=False)
             self.lines += len(changes)
             self.loose += len(changes)
 
-    def mark_synced(self) -> None:
-        """Write down that the logs are durable as far as the rows speak of them."""
-        self._append(_line(b'{"synced":true'), sync=False)
+    def mark_saved(self, number: LogNumber, *, sync: bool) -> None:
+        """Write down what need not be looked at again.
+
+        Args:
+            number: Of a commit log: what was before it is in the rows. Older ones may be dropped
+                only then, or this file would seem to be of the past.
+            sync: The sessions' files are durable as far as the rows speak of them; so is this.
+        """
+        self._append(_saved_line(number, is_synced=sync), sync=sync)
+        self._saved = number
 
     def mark_closed(self, mark: str, *, sync: bool) -> None:
         """Write down that everything is saved, for the next start to know this file again."""
@@ -186,8 +212,7 @@ class IndexFile:
             self._must_rewrite = True
             return
         try:
-            if blob:
-                self._files.write(handle, blob, self.size)
+            self._files.write(handle, blob, self.size)
             if sync:
                 self._files.sync(handle)
         except NoRoomError:
@@ -196,7 +221,6 @@ class IndexFile:
         finally:
             self._files.close(handle)
         self.size += len(blob)
-        self._is_unsynced = not sync
 
     def _give_up(self, *, sync: bool) -> None:
         """There is no room for it: better none than one that is of the past."""
@@ -219,10 +243,14 @@ class IndexFile:
         files.remove(_NEW_NAME)
         handle = files.open(_NEW_NAME, exclusive=True)
         try:
-            files.write(handle, _HEADER + b"\n", 0)
-            size = len(_HEADER) + 1
-            for start in range(0, len(rows), _CHUNK_ROWS):
-                some = rows[start : start + _CHUNK_ROWS]
+            # The commit log that the last mark is of is there until the next one.
+            start = _HEADER + b"\n"
+            if self._saved is not None:
+                start += _saved_line(self._saved, is_synced=False)
+            files.write(handle, start, 0)
+            size = len(start)
+            for first in range(0, len(rows), _CHUNK_ROWS):
+                some = rows[first : first + _CHUNK_ROWS]
                 blob = b"".join(_encode(row.session_id, row) for row in some)
                 blob = _line(encode_table(some, blob)) + blob
                 files.write(handle, blob, size)
@@ -235,11 +263,15 @@ class IndexFile:
         if sync:
             files.sync_folder()
         self.size, self.lines, self.loose = size, len(rows), 0
-        self._must_rewrite = self._is_unsynced = False
+        self._must_rewrite = False
 
 
 def _encode(session_id: str, row: Row | None) -> bytes:
     return _line(row.body if row else b'{"deleted":%b' % codec.encode_json(session_id))
+
+
+def _saved_line(number: LogNumber, *, is_synced: bool) -> bytes:
+    return _line(b'{"saved":[%d,%d],"synced":%b' % (*number, b"true" if is_synced else b"false"))
 
 
 def _line(body: bytes) -> bytes:

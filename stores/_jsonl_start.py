@@ -26,7 +26,7 @@ from ._jsonl_commit import (
     read_commit_logs,
 )
 from ._jsonl_index import Index
-from ._jsonl_index_file import INDEX_NAME, TORN, IndexFile, LoadedIndex
+from ._jsonl_index_file import INDEX_NAME, TORN, IndexFile
 from ._jsonl_marks import load_marks, try_to_save
 from ._jsonl_replay import Replayer, find_fault, fold_session
 from ._jsonl_rows import Row
@@ -120,11 +120,12 @@ def _load(files: Files, lock: int, before: bytes) -> Loaded:
     mark = _read_holder(before).get("closed")
     if problem is None and not replay.names and mark is not None and mark != index.mark:
         problem = "not the one that was left here"
-    elif problem == TORN and replay.names:
+    elif problem in (None, TORN) and replay.first is not None:
         # What was cut short had not been all that speaks of it: the commit log does too.
-        problem = None
+        problem = None if replay.first in index.saved else "older than what was left here"
     if problem is not None:
         rows = {}
+        index_file.discard()
         if found.heads:
             path = os.path.join(files.folder, INDEX_NAME)
             log.warning("the index is rebuilt", extra={"reason": problem, "path": path})
@@ -174,7 +175,7 @@ def _load(files: Files, lock: int, before: bytes) -> Loaded:
         try_to_save(files, damaged)
     for session_id, fault in faults.items():
         log.error("a session is damaged", extra={"session_id": session_id, "fault": str(fault)})
-    _settle(files, index_file, index, rows, changed, replay, names_changed=work.names_changed)
+    _settle(files, index_file, rows, changed, replay, epoch, names_changed=work.names_changed)
     commit_log = CommitLog(files, epoch=epoch, number=1, next_lsn=replay.next_lsn)
     return Loaded(
         files=files,
@@ -246,10 +247,10 @@ def _find_lost(holes: Sequence[Hole]) -> dict[str, float]:
 def _settle(
     files: Files,
     index_file: IndexFile,
-    index: LoadedIndex,
     rows: dict[str, Row],
     changed: dict[str, Row | None],
     replay: Replay,
+    epoch: int,
     *,
     names_changed: bool,
 ) -> None:
@@ -259,9 +260,8 @@ def _settle(
     if index_file.wants_rewrite(len(changed), len(rows)):
         index_file.rewrite(list(rows.values()), sync=True)
     else:
-        index_file.append(changed, sync=True)
-    if index.unproven or changed:
-        index_file.mark_synced()
+        index_file.append(changed)
+    index_file.mark_saved((epoch, 1), sync=True)
     for problem in replay.problems:
         log.error("the commit log is damaged", extra={"problem": problem})
     for name in replay.names:

@@ -598,7 +598,7 @@ def test_rows_of_a_table_are_those_of_their_lines() -> None:
     changed = make_summary("ses_7", Position(2, 9), activity=99, owner="other")
     rows["ses_7"] = make_row(changed, 2, SummaryEncoder().encode(changed, 2))
     del rows["ses_8"]
-    index.append({"ses_7": rows["ses_7"], "ses_8": None}, sync=True)
+    index.append({"ses_7": rows["ses_7"], "ses_8": None})
     read = IndexFile(MemoryFiles(disk))
     found = read.load()
     assert found.problem is None

@@ -130,7 +130,7 @@ def test_index_without_room_is_removed_rather_than_left_as_it_was(*, rewrites: b
     if rewrites:
         index.rewrite(rows, sync=True)
     else:
-        index.append({"ses_2": rows[2]}, sync=True)
+        index.append({"ses_2": rows[2]})
     index.mark_closed("mark", sync=True)
     assert not files.disk.after_power_loss(len(files.disk.calls), random.Random(0), "all").names
     assert index.wants_rewrite(0, 3)
