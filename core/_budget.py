@@ -10,7 +10,7 @@ from typing import Final, Literal, TypeAlias
 import attrs
 
 from .codec import camel_case
-from .models import AskInfo, Budget, BudgetLimits
+from .models import AskInfo, Budget, BudgetLimits, ParentRef
 from .settings import Settings
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "RAISE",
     "STOP",
     "Bound",
+    "Exceeded",
     "Scope",
     "find_bounds",
     "find_issues",
@@ -65,13 +66,6 @@ class Bound:
         """What may be spent by now."""
         return round(self.limit + self.granted, 12)
 
-    def explain(self, spent: float, which: str = "") -> str:
-        """Say that it was reached."""
-        return (
-            f"The {self.scope}{which} has spent {spent:,.12g} of {self.allowed:,.12g} "
-            f"{_UNITS[self.member]} (budget: {camel_case(self.member)})"
-        )
-
     @property
     def ask_key(self) -> str:
         """By which an agent that is called again finds the ask about it, and a fold what it grants.
@@ -79,6 +73,33 @@ class Bound:
         That is the bound as it stood when it was asked, whatever stands later.
         """
         return f"{_KEY} {self.scope} {self.member} {self.allowed!r} {self.limit!r}"
+
+
+@attrs.frozen(kw_only=True)
+class Exceeded:
+    """A bound that was come to.
+
+    Attributes:
+        spent: What was spent of it.
+        above: Whose it is, if it is not the turn's own.
+    """
+
+    bound: Bound
+    spent: float
+    above: ParentRef | None = None
+
+    def __str__(self) -> str:
+        bound, which = self.bound, "" if self.above is None else " that it works for"
+        return (
+            f"The {bound.scope}{which} has spent {self.spent:,.12g} of {bound.allowed:,.12g} "
+            f"{_UNITS[bound.member]} (budget: {camel_case(bound.member)})"
+        )
+
+    @property
+    def ask_key(self) -> str:
+        """Of the ask about it. `find_raised` finds nothing in one about a bound of others."""
+        own = self.bound.ask_key
+        return own if self.above is None else f"above {self.above.session_id} {own}"
 
 
 def find_bounds(budget: Budget | None, settings: Settings) -> tuple[tuple[Scope, str, float], ...]:

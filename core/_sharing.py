@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from ._budget import RAISE, Bound
+from ._budget import Exceeded
 from ._command import Command, Reply
 from ._orders import Order, carry_out
 from ._spending import SpendingTurn
 from .codec import camel_case
-from .errors import BudgetExceededError, TurnNotFoundError, WireError
+from .errors import TurnNotFoundError, WireError
 from .events import BudgetRaised, SessionSpent, ToolCalled
 from .methods import ChildRaise, ChildReport, ChildSettle, ChildSpending, Empty
 from .models import ParentRef, Spending
@@ -37,13 +37,11 @@ class _Standing:
 
     Attributes:
         exceeded: The bound that was come to, if one was.
-        reached: What was spent of it.
         parent: For whom this one works.
         spent: What it has spent by now.
     """
 
-    exceeded: Bound | None = None
-    reached: float = 0
+    exceeded: Exceeded | None = None
     parent: ParentRef | None = None
     spent: Spending = attrs.field(factory=Spending)
 
@@ -67,27 +65,27 @@ class SharingTurn(SpendingTurn):
         super()._begin_call(body)
         self._tell_above()
 
-    async def _check(self, members: tuple[str, ...]) -> None:
-        await super()._check(members)
+    async def _find_limit(self, members: tuple[str, ...]) -> Exceeded | None:
+        """Say which bound was come to, those above last. Waits for other nodes only."""
+        own = await super()._find_limit(members)
         shared = tuple(member for member in members if member != _UNSHARED)
-        if self._session.state.parent is None or not shared:
-            return
-        while (exceeded := await self._find_above(shared)) is not None:
-            if self._refused is not None:
-                raise self._refused
-            said = exceeded[1].explain(exceeded[2], " that it works for")
-            if not self._asks_for_more:
-                raise BudgetExceededError(said)
-            assert self._asking is not None
-            async with self._asking:
-                is_unanswered = await self._find_above(shared) == exceeded
-                if is_unanswered and not self._was_refused:
-                    await self._ask_above(said, *exceeded[:2])
+        if own is not None or not shared:
+            return own
+        climb = self._climb(shared)
+        while True:
+            try:
+                order = next(climb)
+            except StopIteration as end:
+                found: Exceeded | None = end.value
+                return found
+            try:
+                await order.wait()
+            except WireError:
+                pass  # as the climb will see
 
-    async def _ask_above(self, said: str, parent: ParentRef, bound: Bound) -> None:
-        answer = await self._ask_budget(said, f"above {parent.session_id} {bound.ask_key}")
-        if answer.value != RAISE:
-            self._refused = BudgetExceededError(said)
+    async def _raise(self, exceeded: Exceeded, by: str | None) -> None:
+        parent, bound = exceeded.above, exceeded.bound
+        if parent is None:
             return
         params = ChildRaise(
             session_id=parent.session_id,
@@ -96,7 +94,7 @@ class SharingTurn(SpendingTurn):
             scope=bound.scope,
             member=bound.member,
             allowed=bound.allowed,
-            by=answer.by,
+            by=by,
         )
         host, owner = self._session.host, self._session.state.owner
         command = Command(params=params, principal=owner)
@@ -105,28 +103,12 @@ class SharingTurn(SpendingTurn):
         except TurnNotFoundError:
             pass  # it is over, and so are we in a moment
 
-    async def _find_above(self, members: tuple[str, ...]) -> tuple[ParentRef, Bound, float] | None:
-        """Say which bound above was come to, if any was. Waits for other nodes only."""
-        climb = self._climb(members)
-        while True:
-            try:
-                order = next(climb)
-            except StopIteration as end:
-                found: tuple[ParentRef, Bound, float] | None = end.value
-                return found
-            try:
-                await order.wait()
-            except WireError:
-                pass  # as the climb will see
-
     def _tell_above(self) -> None:
         """Say what was spent, as far up as is told at once."""
         if self._session.state.parent is not None:
             next(self._climb(()), None)
 
-    def _climb(
-        self, members: tuple[str, ...]
-    ) -> Generator[Order, None, tuple[ParentRef, Bound, float] | None]:
+    def _climb(self, members: tuple[str, ...]) -> Generator[Order, None, Exceeded | None]:
         """Tell one after the other what was spent; yields the orders that have to be waited for."""
         state, host = self._session.state, self._session.host
         standing = _Standing(parent=state.parent, spent=self.session_spending)
@@ -147,8 +129,9 @@ class SharingTurn(SpendingTurn):
                 standing = order.result()
             except WireError:
                 return None  # it waits for us no more, and bounds us no more
-            if standing.exceeded is not None:
-                return parent, standing.exceeded, standing.reached
+            exceeded: Exceeded | None = standing.exceeded
+            if exceeded is not None:
+                return attrs.evolve(exceeded, above=parent)
         return None
 
     def take_report(self, report: ChildReport) -> _Standing:
@@ -160,10 +143,8 @@ class SharingTurn(SpendingTurn):
         if self.record is None or not self.record.awaits(report.call_id):
             raise TurnNotFoundError(f"Nobody waits for the call {report.call_id}")
         self._call_spendings[report.call_id] = report.spent
-        exceeded, reached = self._find_exceeded(*report.members) or (None, 0)
         return _Standing(
-            exceeded=exceeded,
-            reached=reached,
+            exceeded=self._find_exceeded(*report.members),
             parent=self._session.state.parent,
             spent=self.session_spending,
         )

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from ._asking import AskingTurn
-from ._budget import RAISE, STOP, Bound, find_bounds
-from .abc import Answer
+from ._budget import RAISE, STOP, Bound, Exceeded, find_bounds
 from .errors import BudgetExceededError
 from .events import ToolCalled
 from .models import SessionConfig, TokenUsage
@@ -114,49 +113,50 @@ class SpendingTurn(AskingTurn):
         await self._check(_BEFORE_REPEAT if is_repeat else _BEFORE_CALL)
 
     async def _check(self, members: tuple[str, ...]) -> None:
-        """Make sure that more may be spent, or ask. Waits only to ask.
+        """Make sure that more may be spent, or ask.
 
         Raises:
             BudgetExceededError: It may not.
         """
         if self._asking is None:
             return
-        while (exceeded := self._find_exceeded(*members)) is not None:
+        while (exceeded := await self._find_limit(members)) is not None:
             if self._refused is not None:
                 raise self._refused
-            bound, spent = exceeded
             if not self._asks_for_more:
-                raise BudgetExceededError(bound.explain(spent))
+                raise BudgetExceededError(str(exceeded))
             # Tools that run side by side ask once.
             async with self._asking:
-                if self._is_unanswered(exceeded, *members):
-                    await self._ask_for_more(bound, spent)
+                is_unanswered = await self._find_limit(members) == exceeded
+                if is_unanswered and not self._was_refused:
+                    await self._ask_for_more(exceeded)
 
-    def _is_unanswered(self, exceeded: tuple[Bound, float], *members: str) -> bool:
-        """Whether no tool beside this one has asked meanwhile."""
-        return not self._was_refused and self._find_exceeded(*members) == exceeded
+    async def _find_limit(self, members: tuple[str, ...]) -> Exceeded | None:
+        """Say which bound was come to, if any was."""
+        return self._find_exceeded(*members)
 
     @property
     def _was_refused(self) -> bool:
         """Whether somebody has said that this is to be the end."""
         return self._refused is not None
 
-    async def _ask_for_more(self, bound: Bound, spent: float) -> None:
-        explained = bound.explain(spent)
-        answer = await self._ask_budget(explained, bound.ask_key)
-        if answer.value != RAISE:
-            self._refused = BudgetExceededError(explained)
-
-    async def _ask_budget(self, explained: str, key: str) -> Answer:
-        return await self.ask(
-            f"{explained}. Go on?",
+    async def _ask_for_more(self, exceeded: Exceeded) -> None:
+        answer = await self.ask(
+            f"{exceeded}. Go on?",
             kind="budget",
             detail=f"{RAISE}: the same once more. {STOP}: the turn ends.",
             options=(RAISE, STOP),
             default=STOP,
             expires_seconds=self._session.settings.budget_ask_seconds,
-            key=key,
+            key=exceeded.ask_key,
         )
+        if answer.value == RAISE:
+            await self._raise(exceeded, answer.by)
+        else:
+            self._refused = BudgetExceededError(str(exceeded))
+
+    async def _raise(self, exceeded: Exceeded, by: str | None) -> None:
+        """Raise a bound that somebody has allowed to. Our own are, by the answer in the log."""
 
     @property
     def budget_seconds(self) -> float:
@@ -172,7 +172,7 @@ class SpendingTurn(AskingTurn):
     def find_overtime(self) -> BudgetExceededError | None:
         """Say which bound of its time a turn has come to that was past its deadline."""
         exceeded = None if self._asks_for_more else self._find_exceeded("max_duration_ms")
-        return None if exceeded is None else BudgetExceededError(exceeded[0].explain(exceeded[1]))
+        return None if exceeded is None else BudgetExceededError(str(exceeded))
 
     def find_time_left(self) -> float:
         """Say how much time may still be taken, in milliseconds."""
@@ -189,11 +189,11 @@ class SpendingTurn(AskingTurn):
                 granted = {} if state.record is None else state.record.granted
             yield Bound(scope=scope, member=member, limit=limit, granted=granted.get(member, 0))
 
-    def _find_exceeded(self, *members: str) -> tuple[Bound, float] | None:
+    def _find_exceeded(self, *members: str) -> Exceeded | None:
         for bound in self._bounds(*members):
             spent = self._spent(bound)
             if spent >= bound.allowed:
-                return bound, spent
+                return Exceeded(bound=bound, spent=spent)
         return None
 
     def _spent(self, bound: Bound) -> float:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, overload
 
 import trio
 
-from ._budget import Bound, find_bounds
+from ._budget import Bound, Exceeded, find_bounds
 from .abc import Excerpt
 from .errors import BudgetExceededError
 from .events import SessionSpent
@@ -61,7 +61,7 @@ class SessionExcerpt(Excerpt):
                 )
                 spent = usage.total_tokens if member == "max_tokens" else usage.cost or 0.0
                 if spent >= bound.allowed:
-                    raise BudgetExceededError(bound.explain(spent))
+                    raise BudgetExceededError(str(Exceeded(bound=bound, spent=spent)))
 
     # -- a sequence ------------------------------------------------------------------------------
 
