@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
@@ -45,7 +46,7 @@ class AskingTurn(CallingTurn):
         self._seconds_left = math.inf
         #: For `active_seconds`: since when it runs, and what of that time was not its own.
         self._runs_since = trio.current_time()
-        self._stopped_at = 0.0
+        self._stopped_at: float | None = None
         self._stopped_seconds = 0.0
 
     async def ask(
@@ -115,25 +116,45 @@ class AskingTurn(CallingTurn):
     @contextmanager
     def _clock_stopped(self) -> Generator[None]:
         """Let the turn's time stand still: it is somebody else who takes it."""
-        scope = self.scope
-        if not self._asks_waited_for:
-            self._stopped_at = trio.current_time()
-            self._seconds_left = scope.deadline - self._stopped_at
-            scope.deadline = math.inf
         self._asks_waited_for += 1
+        self._set_clock()
+        self._tell_above()
         try:
             yield
         finally:
             self._asks_waited_for -= 1
-            if not self._asks_waited_for:
-                now = trio.current_time()
-                self._stopped_seconds += now - self._stopped_at
-                scope.deadline = now + self._seconds_left
+            self._set_clock()
+            self._tell_above()
+
+    def _start_clock(self, seconds: float) -> None:
+        """Begin to count its time, of which it has so much."""
+        self._runs_since = trio.current_time()
+        self._stopped_at, self._stopped_seconds = None, 0.0
+        self.scope.deadline = self._runs_since + seconds
+        self._set_clock()
+
+    def _set_clock(self) -> None:
+        """Stop its time, or let it go on: it or one that works for it waits for an ask, or not."""
+        scope, now, since = self.scope, trio.current_time(), self._stopped_at
+        children = self._call_spendings.values()
+        stands = self._asks_waited_for > 0 or any(spent.is_waiting for spent in children)
+        if stands and since is None:
+            self._stopped_at = now
+            self._seconds_left = scope.deadline - now
+            scope.deadline = math.inf
+        elif not stands and since is not None:
+            self._stopped_at = None
+            self._stopped_seconds += now - since
+            scope.deadline = now + self._seconds_left
+
+    @abstractmethod
+    def _tell_above(self) -> None:
+        """Say to those for whom it works how it stands."""
 
     @property
     def active_seconds(self) -> float:
         """How long its agent has run by now, without the time in which it waited for an ask."""
-        until = self._stopped_at if self._asks_waited_for else trio.current_time()
+        until = trio.current_time() if self._stopped_at is None else self._stopped_at
         return until - self._runs_since - self._stopped_seconds
 
     # -- tools of clients ------------------------------------------------------------------------

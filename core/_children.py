@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
@@ -74,11 +73,15 @@ class ParentTurn(SharingTurn):
             assert called.child_session_id is not None
             child = _Child(self._session.host, called.child_session_id, self._session.state.owner)
             parent = ParentRef(session_id=self.session_id, turn_id=self._id, call_id=call.call_id)
-            # It is the child whose time runs, within what is left of this turn's.
-            with self._clock_stopped():
+            try:
                 return await self._run_child(
                     call.call_id, child, input, config=config, name=name, parent=parent
                 )
+            finally:
+                spent = self._call_spendings.get(call.call_id)
+                if spent is not None and spent.is_waiting:
+                    self._take_spending(call.call_id, attrs.evolve(spent, is_waiting=False))
+                    self._tell_above()
 
         body = ToolCalled(
             call_id=call_id or new_id("call"),
@@ -99,7 +102,7 @@ class ParentTurn(SharingTurn):
             await child.create(**about)
             if self._attempt > 1:
                 # It may have spent much before the restart, and its siblings are to know.
-                self._call_spendings[call_id] = await child.spending()
+                self._take_spending(call_id, await child.spending())
             ended = await child.run(content)
         except BaseException:
             if self.is_suspended:
@@ -108,7 +111,7 @@ class ParentTurn(SharingTurn):
             with trio.move_on_after(grace, shield=True) as scope:
                 spent = await child.cancel("the turn that it works for ends")
                 if spent is not None:
-                    self._call_spendings[call_id] = spent
+                    self._take_spending(call_id, spent)
             if scope.cancelled_caught:
                 log.warning(
                     "a sub-agent has not ended %g s after its cancel",
@@ -116,7 +119,8 @@ class ParentTurn(SharingTurn):
                     extra={"session_id": self.session_id, "child_session_id": child.session_id},
                 )
             raise
-        spent = self._call_spendings[call_id] = await child.spending()
+        spent = await child.spending()
+        self._take_spending(call_id, spent)
         result = ChildResult(
             session_id=child.session_id,
             outcome=ended.outcome or "interrupted",
@@ -139,17 +143,11 @@ class ParentTurn(SharingTurn):
         return attrs.evolve(message, content=message.content[: max(0, limit // 16)] + "…")
 
     def _share_budget(self, own: Budget | None) -> Budget:
-        """Give a child its time, and the policy: the rest of what is left it shares with us."""
+        """Give a child our policy, if it has none of its own: what is left it shares with us."""
         shared = Budget() if own is None else own
-        settings, left = self._session.settings, self.find_time_left()
-        mine: float | None = shared.max_duration_ms
-        if mine is None:
-            mine = settings.budget_default("session", "max_duration_ms")
-        if left < math.inf and (mine is None or mine > left):
-            shared = attrs.evolve(shared, max_duration_ms=max(1, math.floor(left)))
         policy: Literal["end", "ask"] = "ask" if self._asks_for_more else "end"
         if shared.when_exceeded is None and (
-            self._asks_for_more or policy != settings.when_budget_exceeded
+            self._asks_for_more or policy != self._session.settings.when_budget_exceeded
         ):
             shared = attrs.evolve(shared, when_exceeded=policy)
         return shared

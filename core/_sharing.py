@@ -8,7 +8,7 @@ as that goes. Only commands go between them, so that each may live on another no
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SharingTurn", "answer_child"]
 
-#: Of each of us by himself: a parent's time stands still while a child works.
-_UNSHARED: Final = "max_duration_ms"
-
 
 @attrs.frozen(kw_only=True)
 class _Standing:
@@ -47,14 +44,22 @@ class _Standing:
 
 
 class SharingTurn(SpendingTurn):
-    """What a running turn does about the budgets above its own. The rest of it is `RunningTurn`."""
+    """What a running turn does about the budgets above its own. The rest of it is `RunningTurn`.
+
+    Attributes:
+        is_dormant: Its agent has not been called: it waits for an answer first.
+    """
+
+    is_dormant = False
 
     @property
     def session_spending(self) -> Spending:
         """What its session has spent by now, in all its turns."""
         state = self._session.state
         return Spending(
-            usage=state.usage + self.usage, tool_calls=state.tool_calls + self.children_calls
+            usage=state.usage + self.usage,
+            tool_calls=state.tool_calls + self.children_calls,
+            is_waiting=self.is_dormant or self._stopped_at is not None,
         )
 
     def report_usage(self, **usage: Any) -> None:
@@ -68,10 +73,9 @@ class SharingTurn(SpendingTurn):
     async def _find_limit(self, members: tuple[str, ...]) -> Exceeded | None:
         """Say which bound was come to, those above last. Waits for other nodes only."""
         own = await super()._find_limit(members)
-        shared = tuple(member for member in members if member != _UNSHARED)
-        if own is not None or not shared:
+        if own is not None:
             return own
-        climb = self._climb(shared)
+        climb = self._climb(members)
         while True:
             try:
                 order = next(climb)
@@ -104,9 +108,14 @@ class SharingTurn(SpendingTurn):
             pass  # it is over, and so are we in a moment
 
     def _tell_above(self) -> None:
-        """Say what was spent, as far up as is told at once."""
-        if self._session.state.parent is not None:
+        """Say what was spent, and whether it waits, as far up as is told at once."""
+        if self._session.state.parent is not None and not self.is_suspended:
             next(self._climb(()), None)
+
+    def _take_spending(self, call_id: str, spent: Spending) -> None:
+        """Note what a child has spent by now."""
+        self._call_spendings[call_id] = spent
+        self._set_clock()
 
     def _climb(self, members: tuple[str, ...]) -> Generator[Order, None, Exceeded | None]:
         """Tell one after the other what was spent; yields the orders that have to be waited for."""
@@ -142,7 +151,7 @@ class SharingTurn(SpendingTurn):
         """
         if self.record is None or not self.record.awaits(report.call_id):
             raise TurnNotFoundError(f"Nobody waits for the call {report.call_id}")
-        self._call_spendings[report.call_id] = report.spent
+        self._take_spending(report.call_id, report.spent)
         return _Standing(
             exceeded=self._find_exceeded(*report.members),
             parent=self._session.state.parent,

@@ -174,11 +174,6 @@ class SpendingTurn(AskingTurn):
         exceeded = None if self._asks_for_more else self._find_exceeded("max_duration_ms")
         return None if exceeded is None else BudgetExceededError(str(exceeded))
 
-    def find_time_left(self) -> float:
-        """Say how much time may still be taken, in milliseconds."""
-        bounds = self._bounds("max_duration_ms")
-        return min((bound.allowed - self._spent(bound) for bound in bounds), default=math.inf)
-
     def _bounds(self, *members: str) -> Iterator[Bound]:
         state = self._session.state
         for scope, member, limit in self._limits:

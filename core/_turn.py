@@ -73,7 +73,6 @@ class RunningTurn(CompactingTurn):
     Attributes:
         scope: Everything the agent does; cancelling it cancels exactly this turn.
         inputs: The ids of the inputs that were delivered into it.
-        is_dormant: Its agent has not been called: it waits for an answer first.
         outcome: None until it is decided. A turn is over when its ``turn.ended`` is published.
     """
 
@@ -101,7 +100,6 @@ class RunningTurn(CompactingTurn):
         self.scope = trio.CancelScope()
         self.inputs = list(input_ids)
         self.outcome: Outcome | None = None
-        self.is_dormant = False
         self.cancel_reason: str | None = None
         self._cancel_outcome: Literal["cancelled", "interrupted"] = "cancelled"
         self.message: LiveMessage | None = None
@@ -362,9 +360,9 @@ class RunningTurn(CompactingTurn):
         outcome: Outcome = "interrupted"
         error: ErrorInfo | None = None
         returned = False
-        self._runs_since = trio.current_time()
-        seconds = min(self._session.settings.turn_seconds, self.budget_seconds)
-        self.scope.deadline = self._runs_since + seconds
+        self._start_clock(min(self._session.settings.turn_seconds, self.budget_seconds))
+        if self._attempt > 1:
+            self._tell_above()  # it waits no more
         try:
             if not self.is_cancelled:
                 with self.scope:

@@ -93,10 +93,15 @@ def _add_costs(one: float | None, other: float | None) -> float | None:
 
 @attrs.frozen(kw_only=True)
 class Spending:
-    """What a session has spent of what its sub-agents and it may spend together."""
+    """What a session has spent of what its sub-agents and it may spend together.
+
+    Attributes:
+        is_waiting: It waits for whoever is asked, and its time stands still.
+    """
 
     usage: TokenUsage = attrs.field(factory=TokenUsage)
     tool_calls: int = 0
+    is_waiting: bool = False
 
 
 @attrs.frozen(kw_only=True)

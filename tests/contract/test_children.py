@@ -149,23 +149,37 @@ async def test_agent_that_is_not_there_is_an_error_of_the_call(loopback: Connect
         assert len((await peer.call("session.list"))["sessions"]) == 1
 
 
+@pytest.mark.parametrize("deep", [False, True], ids=["child", "grandchild"])
 async def test_child_asks_in_its_own_session_and_its_parents_time_stands_still(
-    loopback: Connect, autojump_clock: MockClock
+    deep: bool, loopback: Connect, autojump_clock: MockClock
 ) -> None:
     """ISSUE 5: a client learns of it by childSessionId."""
 
     async def asker(turn: Turn) -> None:
-        await turn.write(f"{(await turn.ask('Go on?')).value}")
+        await trio.sleep(1)
+        answer = await turn.ask("Go on?")
+        await trio.sleep(2)
+        await turn.write(f"{answer.value}")
+
+    async def middle(turn: Turn) -> None:
+        result = await turn.run_child("asker", "go")
+        assert result.message is not None
+        await turn.write(result.message.content)
 
     parent = Parent()
-    async with loopback(agents(parent, asker), turn_seconds=60) as peer:
+    named = {**agents(parent, middle if deep else asker), "asker": asker}
+    async with loopback(named, turn_seconds=60) as peer:
         sid, child = await begin(peer)
         await follow(peer, child)
+        if deep:
+            child = (await peer.expect_event(child, "tool.called"))["data"]["childSessionId"]
+            await follow(peer, child)
         ask = (await peer.expect_event(child, "ask.opened"))["data"]
         assert (await peer.call("session.get", sessionId=child))["status"] == "waiting"
         await trio.sleep(1000)
         await peer.call("ask.answer", sessionId=child, askId=ask["askId"], answer="yes")
-        await peer.expect_event(sid, "turn.ended")
+        ended = (await peer.expect_event(sid, "turn.ended"))["data"]
+        assert ended["durationMs"] == 3000
     assert parent.results[0].outcome == "completed"
     assert parent.results[0].message is not None
     assert parent.results[0].message.content == "yes"
@@ -389,24 +403,68 @@ async def test_child_asks_for_more_where_its_parent_would(loopback: Connect) -> 
     )
 
 
-async def test_time_of_a_child_is_within_what_is_left(
-    loopback: Connect, autojump_clock: MockClock
+@pytest.mark.parametrize("scope", ["session", "turn"])
+async def test_time_of_children_is_their_parents(
+    scope: str, loopback: Connect, autojump_clock: MockClock
 ) -> None:
-    async def slow(turn: Turn) -> None:
+    """§5.7: each had all that was left as it began, so that one after the other had no end."""
+
+    async def brief(turn: Turn) -> None:
+        await trio.sleep(2)
         await turn.write("x")
-        await trio.sleep_forever()
 
     async def parent(turn: Turn) -> None:
-        await trio.sleep(2)
-        await turn.write((await turn.run_child("worker", "go")).outcome)
+        await trio.sleep(1)
+        while True:
+            await turn.run_child("worker", "go")
 
-    async with loopback(agents(parent, slow)) as peer:
+    bound = {"maxDurationMs": 6000}
+    async with loopback(agents(parent, brief)) as peer:
         start = trio.current_time()
-        sid, _ = await begin(peer, budget={"maxDurationMs": 5000})
+        sid, _ = await begin(peer, budget=bound if scope == "session" else {"perTurn": bound})
         events = await peer.read_until(sid, "turn.ended")
-        assert trio.current_time() - start == pytest.approx(5, abs=0.1)
-        (said,) = [e["data"]["message"] for e in events if e["type"] == "message.completed"]
-        assert said["content"] == "budgetExceeded"
+        assert trio.current_time() - start == pytest.approx(6, abs=0.1)
+        ended = events[-1]["data"]
+        assert (ended["outcome"], ended["durationMs"]) == ("budgetExceeded", 6000)
+        calls = [e["data"]["status"] for e in events if e["type"] == "tool.completed"]
+        assert calls == ["ok", "ok", "cancelled"]
+
+
+async def test_time_of_children_side_by_side_is_not_added_up(
+    loopback: Connect, autojump_clock: MockClock
+) -> None:
+    """§5.7: it is the parent's that goes on, however many work in it."""
+
+    async def parent(turn: Turn) -> None:
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(turn.run_child, "worker", "go")
+
+    async def brief(turn: Turn) -> None:
+        await trio.sleep(4)
+        await turn.write("x")
+
+    async with loopback(agents(parent, brief)) as peer:
+        sid, _ = await begin(peer, budget={"maxDurationMs": 5000})
+        ended = (await peer.expect_event(sid, "turn.ended"))["data"]
+    assert (ended["outcome"], ended["durationMs"]) == ("completed", 4000)
+
+
+async def test_child_asks_about_its_parents_time(
+    loopback: Connect, autojump_clock: MockClock
+) -> None:
+    """§5.7: as about anything else that is shared."""
+    async with loopback(agents(crowd("worker", 1), slowly)) as peer:
+        budget = {"perTurn": {"maxDurationMs": 3000}, "whenExceeded": "ask"}
+        sid, child = await begin(peer, budget=budget)
+        await follow(peer, child)
+        for spent, answer in ((3000, "raise"), (6000, "stop")):
+            ask = (await peer.expect_event(child, "ask.opened"))["data"]
+            told = f"spent {spent:,} of {spent:,} ms (budget: maxDurationMs)"
+            assert f"The turn that it works for has {told}" in ask["title"]
+            await trio.sleep(100)
+            await peer.call("ask.answer", sessionId=child, askId=ask["askId"], answer=answer)
+        await peer.expect_event(sid, "ask.opened")
 
 
 # -- many ------------------------------------------------------------------------------------------

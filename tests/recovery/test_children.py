@@ -108,6 +108,31 @@ async def test_parent_finds_its_child_again(autojump_clock: MockClock) -> None:
     assert parent.outcomes == ["completed", "completed"]
 
 
+async def test_time_of_a_parent_stands_still_while_its_child_waits_after_a_restart(
+    autojump_clock: MockClock,
+) -> None:
+    """§5.7: also before the child's agent is called again."""
+    store, parent = SurvivingStore(), Parent()
+
+    async def slow(turn: Turn) -> None:
+        if turn.attempt == 1:
+            await turn.ask("Which?")
+        await trio.sleep(2)
+        await turn.write("done")
+
+    agents: dict[str, Agent] = {"parent": parent, "worker": slow}
+    sid, child = await crash_with_child(store, agents)
+    async with running(store, agents, turn_seconds=60) as (_, peer):
+        await follow(peer, sid)
+        await trio.sleep(1000)
+        await answer(peer, child, "that one")
+        await peer.expect_event(sid, "ask.opened")
+        await answer(peer, sid, "yes")
+        ended = (await peer.expect_event(sid, "turn.ended"))["data"]
+        assert (ended["outcome"], round(ended["durationMs"], -2)) == ("completed", 2000)
+    assert parent.outcomes == ["completed"]
+
+
 async def test_child_whose_parent_was_interrupted_is_cancelled(autojump_clock: MockClock) -> None:
     """§5.7: nobody would take its answer."""
     store = SurvivingStore()
