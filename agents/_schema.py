@@ -166,11 +166,14 @@ def _make_schema(kind: Any, inside: tuple[Any, ...] = ()) -> dict[str, Any]:
     if _is_mapping(kind):
         values = _make_schema(_item_type(kind), inside)
         return {"type": "object", "additionalProperties": values} if values else {"type": "object"}
+    if kind is ToolCall:
+        raise TypeError("the call is given to a parameter that is annotated ToolCall, no more")
     if isinstance(kind, type) and attrs.has(kind):
         if kind in inside:
             raise TypeError(f"{kind.__name__} contains itself")
         return _make_class_schema(kind, (*inside, kind))
-    raise TypeError(f"a model cannot give {getattr(kind, '__name__', kind)!r}; see docs/agents.md")
+    name = kind.__name__ if isinstance(kind, type) and not args else str(kind)
+    raise TypeError(f"a model cannot give {name!r}; see docs/agents.md")
 
 
 def _make_class_schema(cls: type[Any], inside: tuple[Any, ...]) -> dict[str, Any]:
@@ -203,7 +206,7 @@ def _with_default(schema: dict[str, Any], default: Any) -> dict[str, Any]:
         return schema
     default = to_json(default)
     is_told = default is not None and _is_json(default)
-    return {**schema, "default": default} if is_told else schema
+    return {**schema, "default": decode_strict(encode_json(default))} if is_told else schema
 
 
 def _is_json(value: Any) -> bool:
@@ -255,6 +258,7 @@ def _raw(choice: Any) -> Any:
     return choice.value if isinstance(choice, Enum) else choice
 
 
+@functools.cache
 def _choice_hook(kind: Any) -> Callable[[Any, Any], Any]:
     # With its type: 1 is not True, though they are equal.
     choices: dict[tuple[type[Any], Any], Any] = {
@@ -326,9 +330,23 @@ def _check_object(value: Any) -> Mapping[str, Any]:
     return cast("Mapping[str, Any]", value)
 
 
+def _choice_or(strict: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    # A converter sees in an enum of texts or numbers first a text or a number.
+    return lambda value, kind: (_choice_hook(kind) if _is_enum(kind) else strict)(value, kind)
+
+
+def _check_none(value: Any, _: Any) -> None:
+    if value is not None:
+        raise TypeError("expected null")
+
+
 def _make_converter() -> Converter:
     converter = Converter(detailed_validation=True)
     take_scalars_strictly(converter)
+    for scalar in (str, int, float):
+        hook = _choice_or(converter.get_structure_hook(scalar))
+        converter.register_structure_hook(scalar, hook)
+    converter.register_structure_hook(type(None), _check_none)
     converter.register_structure_hook_factory(attrs.has, _class_hook)
     converter.register_structure_hook_factory(_is_list, _list_hook)
     converter.register_structure_hook_factory(_is_mapping, _mapping_hook)

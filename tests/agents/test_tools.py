@@ -199,6 +199,55 @@ async def test_validator_of_an_attrs_class_speaks_to_the_model() -> None:
     assert await run(tool(give), share={"percent": 100}) == 100
 
 
+class Named(enum.StrEnum):
+    RED = "red"
+
+
+class Counted(enum.IntEnum):
+    ONE = 1
+    TWO = 2
+
+
+class Mixed(float, enum.Enum):
+    HALF = 0.5
+
+
+async def test_enum_of_texts_or_numbers_is_an_enum() -> None:
+    """Any text went through to a parameter of a StrEnum, and any number to one of an IntEnum."""
+    got: list[Any] = []
+
+    @tool
+    async def paint(
+        named: Named = Named.RED,
+        counts: Sequence[Counted] = (Counted.ONE,),
+        mixed: Mixed | None = None,
+    ) -> None:
+        got.extend([named, *counts, mixed])
+
+    default = paint.spec.schema["properties"]["counts"]["default"]
+    assert ([type(each) for each in default], default) == ([int], [1])
+    assert type(paint.spec.schema["properties"]["named"]["default"]) is str
+    await run(paint, named="red", counts=[2], mixed=0.5)
+    assert [type(each) for each in got] == [Named, Counted, Mixed]
+    for arguments, said in (
+        ({"named": "blue"}, "named: expected one of red"),
+        ({"counts": [2, 3]}, r"counts\[1\]: expected one of 1, 2"),
+        ({"counts": [True]}, r"counts\[0\]: expected one of 1, 2"),
+        ({"mixed": 0.25}, r"mixed: expected one of 0\.5"),
+    ):
+        with pytest.raises(ToolError, match=rf"arguments\.{said}$"):
+            await run(paint, **arguments)
+
+
+async def test_nothing_is_a_type_too() -> None:
+    async def give(nothing: None) -> str:
+        return f"{nothing}"
+
+    assert await run(tool(give), nothing=None) == "None"
+    with pytest.raises(ToolError, match=r"arguments\.nothing: expected null$"):
+        await run(tool(give), nothing=0)
+
+
 class Endless:
     pass
 
@@ -216,6 +265,7 @@ def test_function_that_no_model_could_call_is_refused_by_name() -> None:
     def fixed(x: tuple[int, str]) -> None: ...
     def bytewise(x: Literal[b"x"]) -> None: ...
     def endless(x: Limit) -> None: ...
+    def maybe(x: ToolCall | None) -> None: ...
     def twice(one: ToolCall, other: ToolCall) -> None: ...
     def lost(x: "Nowhere") -> None: ...  # type: ignore[name-defined] # noqa: F821
 
@@ -230,8 +280,9 @@ def test_function_that_no_model_could_call_is_refused_by_name() -> None:
         (rest, "the parameter 'x' cannot be given by its name"),
         (placed, "the parameter 'x' cannot be given by its name"),
         (other, "the parameter 'x': a model cannot give 'Endless'"),
-        (numbered, "the parameter 'x': a model cannot give "),
-        (fixed, "the parameter 'x': a model cannot give "),
+        (numbered, r"the parameter 'x': a model cannot give 'dict\[int, str\]'"),
+        (fixed, r"the parameter 'x': a model cannot give 'tuple\[int, str\]'"),
+        (maybe, "the parameter 'x': the call is given to a parameter that is annotated ToolCall"),
         (bytewise, "the parameter 'x': a model cannot give b'x'"),
         (endless, "the parameter 'x': a model cannot give inf"),
         (twice, "the parameters 'one' and 'other' are one call"),
