@@ -428,7 +428,7 @@ async def test_functions_that_hang_never_take_more_threads_than_there_are() -> N
     def hang(call: ToolCall) -> None:
         nonlocal running
         running += 1
-        go_on.wait(10)
+        go_on.wait(30)
         call.report_progress("nobody listens")
 
     reported: list[Any] = []
@@ -440,14 +440,17 @@ async def test_functions_that_hang_never_take_more_threads_than_there_are() -> N
             await hang.call(make_call({}, lambda *args: reported.append(args)), threads)
         failures += 1
 
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
             for _ in range(5):
                 nursery.start_soon(one)
-        assert (failures, running, threads.borrowed_tokens) == (5, 2, 2)
+        assert (failures, threads.borrowed_tokens) == (5, 2)
+        while running < 2:  # noqa: ASYNC110 - a busy machine lets a thread begin after its time
+            await trio.sleep(0.01)
         go_on.set()
         for place in ("one", "other"):
             await threads.acquire_on_behalf_of(place)  # free again, once both have returned
+        assert running == 2
 
 
 async def test_tool_is_cut_at_its_time_and_not_before(autojump_clock: MockClock) -> None:
