@@ -22,9 +22,10 @@ from ..core.errors import (
     TrialogueError,
     WireError,
 )
-from ..core.events import Resync, Sync
+from ..core.events import AskClosed, Resync, Sync
 from ..core.models import AskInfo, InputInfo, Session, WhenBusy
 from ._asks import read_answer
+from ._child_asks import ChildAsks
 from ._exits import EXIT_UNREACHABLE, CommandError
 from ._screen import Screen
 from ._tables import render_table, write_age
@@ -98,6 +99,9 @@ class Conversation:
         #: With the question that it answers, if there was one.
         self._typed: deque[tuple[str, AskInfo | None]] = deque()
         self._answered: set[str] = set()
+        self._children = ChildAsks(client, self._take_child_ask, self._take_child_closed)
+        #: Where a sub-agent's question is answered.
+        self._asked_in: dict[str, str] = {}
         self._has_typed = trio.Event()
         self._is_sending = False
         self._is_reconnecting = False
@@ -120,6 +124,7 @@ class Conversation:
             self._nursery.start_soon(self._work)
             self._nursery.start_soon(self._watch_connection)
             self._nursery.start_soon(self._tick)
+            self._nursery.start_soon(self._children.run)
             await self._act()
             self._nursery.cancel_scope.cancel(reason="the person left")
 
@@ -175,12 +180,23 @@ class Conversation:
                     self.view.note("The server does not know this session any more.", WARNING)
                     await self._begin_session(self._agent)
 
+    def _take_child_ask(self, session_id: str, ask: AskInfo) -> None:
+        self._asked_in[ask.ask_id] = session_id
+        self.view.take_child_ask(session_id, ask)
+        self.show()
+
+    def _take_child_closed(self, ask_id: str, closed: AskClosed | None) -> None:
+        self._asked_in.pop(ask_id, None)
+        self.view.take_closed(ask_id, closed)
+        self.show()
+
     def _switch(self, session_id: str, *, tail: int | None) -> None:
         self.session_id, self._tail = session_id, tail
         self._following.cancel(reason="another session")
 
     async def _follow(self) -> None:
         session_id = self.session_id
+        self._children.clear()
         async with self._client.events(session_id, tail=self._tail) as events:
             inputs: tuple[InputInfo, ...] = ()
             if events.session.queued_count:
@@ -191,6 +207,7 @@ class Conversation:
             self.view.attach(events.session, inputs, asks)
             async for event in events:
                 self.view.take(event.body)
+                self._children.take(session_id, event.body)
                 if isinstance(event.body, Resync):
                     self.view.show_asks(await self._client.list_asks(session_id))
                 if not self.view.is_replaying or isinstance(event.body, Sync):
@@ -261,7 +278,8 @@ class Conversation:
         """Answer a question; one that is refused can be answered again."""
         text = line[1:] if line.startswith("//") else line
         try:
-            await self._client.answer_ask(self.session_id, ask.ask_id, read_answer(ask, text))
+            where = self._asked_in.get(ask.ask_id, self.session_id)
+            await self._client.answer_ask(where, ask.ask_id, read_answer(ask, text))
         except AskClosedError:
             self.view.note("That was answered or given up before.", WARNING)
         except TrialogueError:

@@ -11,11 +11,20 @@ from typing import Final
 
 import trio
 
-from ..client import AskChunk, Client, ConnectionState, DoneChunk, ErrorChunk, TextChunk
+from ..client import (
+    AskChunk,
+    Client,
+    ConnectionState,
+    DoneChunk,
+    ErrorChunk,
+    TextChunk,
+    ToolChunk,
+)
 from ..core.errors import AskClosedError, InvalidRequestError
 from ..core.events import AskClosed, AskOpened, MessageCompleted, TurnEnded
 from ..core.models import AskInfo, Message, Session, WhenBusy
 from ._asks import is_for_people, read_answer, write_call, write_options
+from ._child_asks import ChildAsks
 from ._exits import EXIT_OK, EXIT_UNREACHABLE, CommandError
 from ._screen import clean
 from ._view import make_name
@@ -67,17 +76,28 @@ async def _answer(
 ) -> None:
     """Say one thing, and print the answer as it comes: each of its messages begins a line.
 
-    What the agent asks begins one as well; the next line of the input is what it is answered.
+    What the agent asks begins one as well, or one that works for it; the next line of the input is
+    what it is answered.
     """
     write = _write_clean if sys.stdout.isatty() else _write
     message_id = None
     is_in_line = False
+
+    def put(where: str, ask: AskInfo) -> None:
+        nonlocal is_in_line
+        if is_in_line:
+            write("\n")
+        is_in_line = False
+        prompts.put(where, ask)
+
     async with (
         client.stream_message(session_id, text, when_busy=when_busy, cancel_on_exit=True) as chunks,
         trio.open_nursery() as nursery,
     ):
-        prompts = _Prompts(client, session_id, lines, write)
+        prompts = _Prompts(client, lines, write)
         nursery.start_soon(prompts.run)
+        children = ChildAsks(client, put, prompts.take_back)
+        nursery.start_soon(children.run)
         async for chunk in chunks:
             match chunk:
                 case TextChunk(kind="text") if chunk.text:
@@ -87,15 +107,17 @@ async def _answer(
                     write(chunk.text)
                     is_in_line = not chunk.text.endswith("\n")
                 case AskChunk(state="opened", ask=AskInfo() as ask) if is_for_people(ask):
-                    if is_in_line:
-                        write("\n")
-                    is_in_line = False
-                    prompts.put(ask)
+                    put(session_id, ask)
+                case ToolChunk(state="called", child_session_id=str(child)):
+                    children.begin(session_id, chunk.call_id, child)
+                case ToolChunk(state="completed"):
+                    children.end(session_id, chunk.call_id)
                 case AskChunk():
                     prompts.take_back(chunk.ask_id)
                 case DoneChunk() | ErrorChunk():
                     if is_in_line:
                         write("\n")
+                    children.close()
                     prompts.close()
                     _check_end(chunk)
                 case _:
@@ -106,15 +128,18 @@ async def _go_on(client: Client, session_id: str, lines: Lines) -> None:
     """Answer what a session's agent asked before we came, and print what it says then."""
     write = _write_clean if sys.stdout.isatty() else _write
     async with client.events(session_id) as events, trio.open_nursery() as nursery:
-        prompts = _Prompts(client, session_id, lines, write)
+        prompts = _Prompts(client, lines, write)
         nursery.start_soon(prompts.run)
+        children = ChildAsks(client, prompts.put, prompts.take_back)
+        nursery.start_soon(children.run)
         for ask in await client.list_asks(session_id):
             if is_for_people(ask):
-                prompts.put(ask)
+                prompts.put(session_id, ask)
         async for event in events:
+            children.take(session_id, event.body)
             match event.body:
                 case AskOpened() if is_for_people(event.body):
-                    prompts.put(event.body)
+                    prompts.put(session_id, event.body)
                 case AskClosed():
                     prompts.take_back(event.body.ask_id)
                 case MessageCompleted(message=Message(role="assistant", kind="text")):
@@ -124,26 +149,25 @@ async def _go_on(client: Client, session_id: str, lines: Lines) -> None:
                     break
                 case _:
                     pass
+        children.close()
         prompts.close()
 
 
 class _Prompts:
     """Puts the agent's questions one after the other, and takes a line for each."""
 
-    def __init__(
-        self, client: Client, session_id: str, lines: Lines, write: Callable[[str], None]
-    ) -> None:
+    def __init__(self, client: Client, lines: Lines, write: Callable[[str], None]) -> None:
         self._client = client
-        self._session_id = session_id
         self._lines = lines
         self._write = write
-        self._asks: dict[str, AskInfo] = {}
+        #: Each with the session that it was asked in.
+        self._asks: dict[str, tuple[str, AskInfo]] = {}
         self._news = trio.Event()
         self._is_closed = False
 
-    def put(self, ask: AskInfo) -> None:
-        """Put a question."""
-        self._asks[ask.ask_id] = ask
+    def put(self, session_id: str, ask: AskInfo) -> None:
+        """Put a question that was asked in a session."""
+        self._asks[ask.ask_id] = session_id, ask
         options = write_options(ask)
         call = "" if ask.name is None else f" {write_call(ask.name, ask.arguments or {})}"
         self._write(f"? {ask.title}{call}" + (f" [{options}]" if options else "") + "\n")
@@ -151,7 +175,7 @@ class _Prompts:
             self._write(f"{ask.detail}\n")
         self._news.set()
 
-    def take_back(self, ask_id: str) -> None:
+    def take_back(self, ask_id: str, _: AskClosed | None = None) -> None:
         """It is answered, or not asked any more."""
         self._asks.pop(ask_id, None)
 
@@ -174,16 +198,16 @@ class _Prompts:
                 except StopAsyncIteration:
                     await self._end()
                     return
-                ask = next(iter(self._asks.values()), None)
-                if ask is None or not await self._try(ask, line):
+                asked = next(iter(self._asks.values()), None)
+                if asked is None or not await self._try(*asked, line):
                     self._lines.put_back(line)
                     break
             await self._news.wait()
 
-    async def _try(self, ask: AskInfo, line: str) -> bool:
+    async def _try(self, session_id: str, ask: AskInfo, line: str) -> bool:
         """Answer with a line. False if nobody wants it."""
         try:
-            await self._client.answer_ask(self._session_id, ask.ask_id, read_answer(ask, line))
+            await self._client.answer_ask(session_id, ask.ask_id, read_answer(ask, line))
         except AskClosedError:
             self._asks.pop(ask.ask_id, None)
             return False
@@ -196,7 +220,7 @@ class _Prompts:
     async def _end(self) -> None:
         """There are no more lines: wait for those that expire, and give up the others."""
         while not self._is_closed:
-            for ask in self._asks.values():
+            for _, ask in self._asks.values():
                 if ask.expires_at is None:
                     raise CommandError(f"nobody answers: {ask.title}")
             self._news = trio.Event()

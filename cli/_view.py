@@ -214,7 +214,7 @@ class View:
             case AskOpened():
                 self._take_ask(body)
             case AskClosed():
-                self._take_closed(body)
+                self.take_closed(body.ask_id, body)
             case InputQueued():
                 self._queued[body.input_id] = body.content
             case InputDelivered() | InputWithdrawn() | InputReturned():
@@ -279,11 +279,18 @@ class View:
             self.screen.block(NOTE, options)
         self._is_new_turn = True
 
-    def _take_closed(self, closed: AskClosed) -> None:
-        self._asked_before.pop(closed.ask_id, None)
-        if self.asks.pop(closed.ask_id, None) is not None:
+    def take_child_ask(self, session_id: str, ask: AskInfo) -> None:
+        """Show what a sub-agent asks, in its own session."""
+        self.note(f"A sub-agent asks (in {session_id}):")
+        self._take_ask(ask)
+
+    def take_closed(self, ask_id: str, closed: AskClosed | None) -> None:
+        """Show a question's end; None if no more is known of it."""
+        self._asked_before.pop(ask_id, None)
+        if self.asks.pop(ask_id, None) is not None:
             self._close()
-            self.screen.block(NOTE, f"→ {shorten(write_closed(closed), self._width - 4)}")
+            said = "not asked any more" if closed is None else write_closed(closed)
+            self.screen.block(NOTE, f"→ {shorten(said, self._width - 4)}")
 
     def _take_delta(self, body: MessageDelta) -> None:
         text = self._texts.setdefault(body.message_id, _Text())

@@ -66,13 +66,18 @@ class TextChunk:
 
 @attrs.frozen(kw_only=True)
 class ToolChunk:
-    """A tool at work: it was called, it reports (``text``, ``progress``, ``total``), it ended."""
+    """A tool at work: it was called, it reports (``text``, ``progress``, ``total``), it ended.
+
+    Attributes:
+        child_session_id: Where a sub-agent works, as it is called.
+    """
 
     state: Literal["called", "progress", "completed"]
     call_id: str
     turn_id: str
     name: str | None = None
     arguments: JsonObject = attrs.field(factory=dict[str, Any])
+    child_session_id: str | None = None
     text: str | None = None
     progress: float | None = None
     total: float | None = None
@@ -194,6 +199,7 @@ class ChunkMaker:
                     turn_id=body.turn_id,
                     name=body.name,
                     arguments=body.arguments,
+                    child_session_id=body.child_session_id,
                 )
             case ToolProgress():
                 return ToolChunk(
