@@ -43,14 +43,13 @@ TAIL_BYTES: Final = 256 * 1024
 PAGE_ENTRIES: Final = 32
 
 
-def make_event(session_id: str | None, body: EventBody) -> Frame:
-    """Make the frame of a transient event."""
+def make_event(session_id: str | None, body: EventBody, *, position: str | None = None) -> Frame:
+    """Make the frame of a transient event; see `Frame.position`."""
     payload: dict[str, object] = {"type": body.type, "data": codec.unstructure(body)}
     if session_id is not None:
         payload = {"sessionId": session_id, **payload}
-    return Frame(
-        codec.encode_json({"version": "1.0", "type": "event", "payload": payload}), body.type
-    )
+    envelope = {"version": "1.0", "type": "event", "payload": payload}
+    return Frame(codec.encode_json(envelope), body.type, position)
 
 
 class SessionFeed:
@@ -356,7 +355,8 @@ class SessionFeed:
 
     def make_sync(self) -> Frame:
         """Make the event that says: all before this was sent, what follows is live."""
-        return make_event(self.session_id, Sync(position=str(self.position)))
+        position = str(self.position)
+        return make_event(self.session_id, Sync(position=position), position=position)
 
     @property
     def position(self) -> Position:

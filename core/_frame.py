@@ -14,7 +14,8 @@ class Frame(msgspec.Struct, eq=False, gc=False):
         payload: The JSON object, UTF-8, without any framing.
         event: The event's type, None for a response, ping or pong. For transports that show it
             outside of the payload (Server-Sent Events).
-        position: ``"<term>-<seq>"`` of a durable event, else None.
+        position: ``"<term>-<seq>"``: of a durable event its own, of ``sync`` the one that it names,
+            else None. Whoever has received the frame has everything up to there.
         line: The payload and its LF; a slot that the line transports fill at first use.
         websocket: One unmasked text message; filled by the WebSocket transport at first use.
         sse: Filled by the HTTP transport at first use.

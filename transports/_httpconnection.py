@@ -290,8 +290,8 @@ class EventConnection(Streamed):
     ) -> None:
         super().__init__(peer, group, accept, spawn, pipe)
         self._was_pinged = False
-        #: Where a session that is over has no more events behind the cursor.
-        self._ends_at_sync = False
+        #: What ended a session that is over, and has no more events behind the cursor.
+        self._was_ended_by: str | None = None
 
     def _write_text(self, frame: Frame) -> bytes:
         return frame_event(frame)
@@ -322,13 +322,14 @@ class EventConnection(Streamed):
 
     def _begin(self, answer: dict[str, Any]) -> None:
         """Look at the answer, before the events."""
-        self._ends_at_sync = is_at_end(answer)
+        if is_at_end(answer):
+            self._was_ended_by = f"session.{answer['session']['status']}"
 
     def _find_end(self, frame: Frame) -> str | None:
         """Say why nothing comes behind this event, if nothing does."""
-        if frame.event in _LAST_EVENTS or (self._ends_at_sync and frame.event == Sync.type):
-            return frame.event
-        return None
+        if frame.event == Sync.type:
+            return self._was_ended_by
+        return frame.event if frame.event in _LAST_EVENTS else None
 
     def end(self, reason: str) -> None:
         """Say that this is the end, and why."""

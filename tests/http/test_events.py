@@ -29,7 +29,7 @@ async def test_events_come_with_their_positions(serve: Serve, driver: str) -> No
         first = await client.event()
         assert first is not None
         assert (first.name, first.data["position"]) == ("response", "1-1")
-        assert [event.id for event in await client.until("sync")] == [None]
+        assert [event.id for event in await client.until("sync")] == ["1-1"]
         await other.data("POST", f"{path}/messages", {"content": "hi there"})
         events = await client.until("turn.ended")
         assert [event.id for event in events if event.id] == [f"1-{n}" for n in range(2, 8)]
@@ -79,6 +79,23 @@ async def test_no_event_is_missed_or_comes_twice_over_any_cut(serve: Serve) -> N
         assert seen == [f"1-{n}" for n in range(1, int(last[2:]) + 1)]
 
 
+async def test_browser_that_was_told_nothing_yet_misses_nothing(serve: Serve) -> None:
+    """It came without a cursor, and comes back with the last id that it was told."""
+    async with serve() as (_, client), open_client(client.url) as other:
+        path = await make_session(client)
+        await other.subscribe(f"{path}/events")
+        sync = (await other.until("sync"))[-1]
+        await other.stream.aclose()
+        await client.data("PATCH", path, {"name": "said meanwhile"})
+        async with open_client(client.url) as again:
+            await again.subscribe(f"{path}/events", {"Last-Event-ID": sync.id or ""})
+            assert [event.name for event in await again.until("sync")] == [
+                "response",
+                "session.updated",
+                "sync",
+            ]
+
+
 async def test_heartbeats_are_comments_and_move_no_cursor(serve: Serve) -> None:
     """They are what keeps who only listens (§3.3)."""
     async with serve(heartbeat_seconds=0.2) as (server, client), open_client(client.url) as other:
@@ -111,10 +128,14 @@ async def test_end_of_a_session_is_the_end_of_its_stream(serve: Serve) -> None:
         again = await client.subscribe(f"{path}/events", {"Last-Event-ID": closed.id or ""})
         assert (again.status, await client.rest()) == (204, b"")
         # Who comes for the first time has it all, up to the end.
-        for query, count in (("", 0), ("?after=0-0", 2)):
+        for query, count in (("", 1), ("?after=0-0", 2)):
             await client.subscribe(f"{path}/events{query}")
-            events = await client.until("end")
-            assert len([event for event in events if event.id]) == count
+            *events, sync, end = await client.until("end")
+            if not query:
+                # A browser that comes back with this is told to stop.
+                assert (sync.name, sync.id) == ("sync", closed.id)
+            assert end.data == {"reason": "session.closed"}
+            assert len([event for event in (*events, sync) if event.id]) == count
             assert await client.event() is None
 
 
