@@ -47,7 +47,7 @@ _CORS_HEADERS: Final = {
 _CORS_EXPOSED: Final = "ETag, Location, Retry-After"
 #: RFC 6797: for a year nobody's browser asks this name without TLS.
 _HSTS: Final = "max-age=31536000; includeSubDomains"
-_WRONG_PLACE: Final = b"The WebSocket is at /v1/ws, by the first request of a connection\n"
+_WRONG_PLACE: Final = b"The WebSocket is at /v1/ws, when every request before is answered\n"
 _ONLY_VERBS: Final = {
     "/v1/connection": "POST",
     "/v1/frames": "POST",

@@ -1,10 +1,11 @@
-"""hypercorn's half of an HTTP connection: the only module that knows it.
+"""hypercorn's half of an HTTP connection: the only module that knows it, and its engine, h11.
 
 Connections are accepted by our own listener, and each is handed to hypercorn's `TCPServer` as a
-stream. Of that server two things are changed. It sends under a shield that no deadline ends: ours
+stream. Of that server three things are changed. It sends under a shield that no deadline ends: ours
 is cut off with the connection when the peer takes nothing for the write timeout, or when whoever
-waits is cancelled. And a client that is gone it keeps for as long as an idle one. What goes wrong
-in it is the listener's boundary's to keep from the others; a WebSocket it never gets to accept.
+waits is cancelled. A client that is gone it keeps for as long as an idle one. And a request for a
+WebSocket, which a proxy sends on whatever connection it has open, ends its part: what was read is
+given back. What goes wrong in it is the listener's boundary's to keep from the others.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ from collections.abc import Awaitable, Callable
 from logging import getLogger
 from typing import Any, Final, TypeAlias
 
+import h11
 import trio
 from hypercorn.config import Config
 from hypercorn.events import Closed as ConnectionClosed
 from hypercorn.events import Event, RawData, Updated
-from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.trio.tcp_server import MAX_RECV, TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 
 from ._connection import LINGER_SECONDS
-from ._handshake import MAX_HEAD_BYTES
+from ._handshake import MAX_HEAD_BYTES, find_head_end
 from ._tls import TlsWire
 from ._wire import SocketWire
 
@@ -38,6 +41,8 @@ IDLE_SECONDS: Final = 75.0
 MAX_STREAMS: Final = 100
 #: A client's channel sends each frame in a request, on one connection.
 MAX_REQUESTS: Final = 1_000_000
+#: How a request for a WebSocket begins, where there is one.
+_UPGRADE: Final = b"GET /v1/ws"
 
 
 def _make_config() -> Config:
@@ -54,6 +59,9 @@ def _make_config() -> Config:
     return config
 
 
+_config: Final = _make_config()
+
+
 class _Stream(trio.abc.Stream):
     """A wire as hypercorn's server takes it.
 
@@ -67,7 +75,9 @@ class _Stream(trio.abc.Stream):
         self._wire = wire
         self._early = early
         self._write_seconds = write_seconds
-        self._closing = False
+        self.is_closing = False
+        #: What was read behind hypercorn's part. Then the wire goes on without it.
+        self.rest = b""
 
     @property
     def socket(self) -> RawSocket:
@@ -104,10 +114,10 @@ class _Stream(trio.abc.Stream):
 
     async def aclose(self) -> None:
         """Send the end, and let the peer read what came before it; bounded."""
-        if self._closing:
+        if self.is_closing or self.rest:
             await trio.lowlevel.checkpoint()
             return
-        self._closing = True
+        self.is_closing = True
         wire = self._wire
         try:
             if wire.sock.fileno() < 0:
@@ -142,44 +152,104 @@ class _TlsStream(_Stream):
 
 
 class _Server(TCPServer):
-    """One connection."""
+    """One connection.
+
+    Args:
+        app: Called for each request.
+        stream: To the client.
+        is_other: Whether the head of a request is for hypercorn.
+    """
 
     _is_gone = False
 
+    def __init__(self, app: Any, stream: Any, is_other: Callable[[bytes], bool]) -> None:
+        super().__init__(app, _config, WorkerContext(None), {}, stream)
+        self._ours: _Stream = stream
+        self._is_other = is_other
+        #: What was asked is answered, or the connection is over.
+        self._idle = trio.Event()
+        self._idle.set()
+
     async def protocol_send(self, event: Event) -> None:
         """As hypercorn's, but for the shield."""
+        if isinstance(event, RawData):
+            async with self.send_lock:
+                try:
+                    await self.stream.send_all(event.data)
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    await self.protocol.handle(ConnectionClosed())
+            return
+        if isinstance(event, Updated) and not event.idle:
+            self._idle = trio.Event()
         if isinstance(event, Updated) and self._is_gone:
             await trio.lowlevel.checkpoint()
-            return
-        if not isinstance(event, RawData):
+        else:
             await super().protocol_send(event)
-            return
-        async with self.send_lock:
-            try:
-                await self.stream.send_all(event.data)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                await self.protocol.handle(ConnectionClosed())
+        if not isinstance(event, Updated) or event.idle:
+            self._idle.set()
 
     async def _read_data(self) -> None:
         """As hypercorn's, which waits out its patience with an idle client that is gone."""
         try:
-            await super()._read_data()
+            data = b"?"
+            while data:
+                try:
+                    data = await self._read()
+                except (trio.ClosedResourceError, trio.BrokenResourceError):
+                    break
+                await self.protocol.handle(RawData(data))
+            await self.protocol.handle(ConnectionClosed())
         finally:
             self._is_gone = True
         await self.idle_task.stop()
 
+    async def _read(self) -> bytes:
+        """Read what is hypercorn's. What is not ends that, and is put aside."""
+        stream = self._ours
+        data = await stream.receive_some(MAX_RECV)
+        if not data or not _UPGRADE.startswith(data[: len(_UPGRADE)]) or not self._has_all():
+            return data
+        while find_head_end(data) < 0 and len(data) <= MAX_HEAD_BYTES:
+            more = await stream.receive_some(MAX_RECV)
+            if not more:
+                return data
+            data += more
+        end = find_head_end(data)
+        if end < 0 or not data.startswith(_UPGRADE) or self._is_other(data[:end]):
+            return data
+        await self._idle.wait()
+        if stream.is_closing:
+            return data
+        stream.rest = data
+        return b""
 
-_config: Final = _make_config()
+    def _has_all(self) -> bool:
+        """Whether all that came before is a whole request, so that what comes is another one."""
+        protocol = self.protocol.protocol
+        if not isinstance(protocol, H11Protocol):
+            return False
+        connection = protocol.connection
+        return connection.their_state in {h11.IDLE, h11.DONE} and not connection.trailing_data[0]
 
 
-async def serve_http(wire: SocketWire, early: bytes, app: App, write_seconds: float) -> None:
-    """Serve one connection to its end.
+async def serve_http(
+    wire: SocketWire,
+    early: bytes,
+    app: App,
+    is_other: Callable[[bytes], bool],
+    write_seconds: float,
+) -> bytes:
+    """Serve one connection to its end, or to a request that is not hypercorn's.
 
     Args:
         wire: After its handshake. Owned by the caller.
         early: What was read from it already.
         app: ASGI's, called for each request.
+        is_other: Whether the head of a request is for it.
         write_seconds: A peer that takes no byte for so long is dropped.
+
+    Returns:
+        The request that is not, with what was read behind it; nothing is the end.
     """
     make: Any = _TlsStream if isinstance(wire, TlsWire) else _Stream
 
@@ -189,4 +259,6 @@ async def serve_http(wire: SocketWire, early: bytes, app: App, write_seconds: fl
         await app(scope, receive, send)
 
     stream = make(wire, early, write_seconds)
-    await _Server(call, _config, WorkerContext(None), {}, stream).run()
+    await _Server(call, stream, is_other).run()
+    rest: bytes = stream.rest
+    return rest

@@ -74,15 +74,30 @@ class WebSocketListener(TcpListener):
             await wire.handshake()
             try:
                 head, early = await read_head(wire)
-                is_other = self._is_other(head)
-                upgrade = None if is_other else self._check(head, wire, address, accept)
-            except (RefusalError, HeadTooLongError) as exc:
-                refused = exc.response if isinstance(exc, RefusalError) else HEAD_TOO_LONG
+            except HeadTooLongError:
                 with trio.move_on_after(REFUSAL_SECONDS):
-                    await answer(wire, refused)
+                    await answer(wire, HEAD_TOO_LONG)
                 return
-        if upgrade is None:
-            await self._serve_other(wire, head + early, address, accept)
+        if self._is_other(head):
+            await self._serve_other(wire, head + early, address, accept, spawn)
+        else:
+            await self._serve_upgrade(wire, head, early, address, accept, spawn)
+
+    async def _serve_upgrade(
+        self,
+        wire: SocketWire,
+        head: bytes,
+        early: bytes,
+        address: str,
+        accept: Acceptor,
+        spawn: Spawn,
+    ) -> None:
+        """Serve a WebSocket that is asked for, in this task."""
+        try:
+            upgrade = self._check(head, wire, address, accept)
+        except RefusalError as refusal:
+            with trio.move_on_after(REFUSAL_SECONDS):
+                await answer(wire, refusal.response)
             return
         connection = self._connect(wire, upgrade, address, accept, spawn)
         await run_connection(
@@ -99,7 +114,7 @@ class WebSocketListener(TcpListener):
                 return
             if self._is_other(head):
                 poller.remove(handshake)
-                spawn(self._run_other, wire, head + early, address, accept)
+                spawn(self._run_other, wire, head + early, address, accept, spawn)
                 return
             try:
                 upgrade = self._check(head, wire, address, accept)
@@ -128,18 +143,18 @@ class WebSocketListener(TcpListener):
         return False
 
     async def _serve_other(
-        self, wire: SocketWire, data: bytes, address: str, accept: Acceptor
+        self, wire: SocketWire, data: bytes, address: str, accept: Acceptor, spawn: Spawn
     ) -> None:
-        """Serve a connection that begins with ``data`` and becomes no WebSocket."""
+        """Serve a connection that begins with ``data``, which asks for no WebSocket."""
         raise NotImplementedError
 
     async def _run_other(
-        self, wire: SocketWire, data: bytes, address: str, accept: Acceptor
+        self, wire: SocketWire, data: bytes, address: str, accept: Acceptor, spawn: Spawn
     ) -> None:
         """Do so in a task that nobody else looks after."""
         try:
             with self.boundary():
-                await self._serve_other(wire, data, address, accept)
+                await self._serve_other(wire, data, address, accept, spawn)
         finally:
             wire.close()
             accept.release()

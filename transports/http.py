@@ -2,7 +2,7 @@
 
 Everything comes in by our own listener, which looks at the first request of a connection: one
 that asks for a WebSocket at ``/v1/ws`` gets ours, with all its limits; every other connection is
-hypercorn's.
+hypercorn's, up to a later request of that kind.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import trio
 
 from ..core.abc import Acceptor, Channel, ConnectOptions, Listener, ListenOptions, Transport
 from ..core.errors import SettingsError
-from ._handshake import Policy, RefusalError, Upgrade, make_policy, parse_head
+from ._handshake import Policy, RefusalError, Upgrade, find_head_end, make_policy, parse_head
 from ._httpapp import HttpApp
 from ._httpplace import HttpPlace, Sockets
 from ._httpstatic import StaticFile, load_site
@@ -57,7 +57,7 @@ class HttpListener(WebSocketListener):
         context: ssl.SSLContext | None,
         policy: Policy,
         site: Mapping[str, StaticFile],
-        serve_http: Callable[..., Awaitable[None]],
+        serve_http: Callable[..., Awaitable[bytes]],
         *,
         polls: bool,
     ) -> None:
@@ -106,12 +106,16 @@ class HttpListener(WebSocketListener):
         return upgrade
 
     async def _serve_other(
-        self, wire: SocketWire, data: bytes, address: str, accept: Acceptor
+        self, wire: SocketWire, data: bytes, address: str, accept: Acceptor, spawn: Spawn
     ) -> None:
         assert isinstance(accept, HttpPlace)
         accept.wire, accept.address = wire, address
         app = partial(self._app, accept)
-        await self._serve_http(wire, data, app, accept.settings.write_timeout_seconds)
+        write_seconds = accept.settings.write_timeout_seconds
+        rest = await self._serve_http(wire, data, app, self._is_other, write_seconds)
+        if rest:
+            end = find_head_end(rest)
+            await self._serve_upgrade(wire, rest[:end], rest[end:], address, accept, spawn)
 
 
 class HttpTransport(Transport):

@@ -103,17 +103,61 @@ async def test_bytes_behind_the_request_for_one_hurt_nobody(
         if not is_first:
             await client.data("GET", "/health")
         await client.stream.send_all(ask(client, path) + b"x")
-        if is_first and path == "/v1/ws":
+        if path == "/v1/ws":
             assert (await client.stream.receive_some()).startswith(b"HTTP/1.1 101 ")
         else:
             assert b" 101 " not in await receive_all(client)
         await other.data("GET", "/health")
 
 
-async def test_later_request_for_one_is_refused(serve: Serve) -> None:
+@pytest.mark.parametrize("piece", [1, 70, 10_000])
+async def test_proxy_may_ask_on_a_connection_that_it_has_open(
+    serve: Serve, driver: str, piece: int
+) -> None:
+    """As nginx does with `keepalive`: it had 400 for each connection in its pool."""
+    async with serve(driver=driver, max_connections=1) as (server, client):
+        await client.data("GET", "/health")
+        await client.data("GET", "/v1/sessions")
+        request = ask(client)
+        for start in range(0, len(request), piece):
+            await client.stream.send_all(request[start : start + piece])
+        assert (await client.stream.receive_some()).startswith(b"HTTP/1.1 101 ")
+        await client.stream.send_all(b"\x81" + bytes([0x80 | len(HELLO)]) + bytes(4) + HELLO)
+        assert b'"success":true' in await client.stream.receive_some()
+        assert server.stats()["connections"] == 1
+        await client.stream.aclose()
+        await wait_until(lambda: server.stats()["connections"] == 0)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"), [({"Origin": "http://evil.example"}, 403), ({"Host": "evil"}, 403)]
+)
+async def test_later_request_for_one_is_checked_as_the_first(
+    serve: Serve, headers: dict[str, str], status: int
+) -> None:
+    async with serve() as (server, client):
+        await client.data("GET", "/health")
+        await client.stream.send_all(ask(client, **headers))
+        assert (await receive_all(client)).startswith(b"HTTP/1.1 %d " % status)
+        await wait_until(lambda: server.stats()["connections"] == 0)
+
+
+async def test_one_in_the_body_of_another_request_is_none(serve: Serve) -> None:
+    """Whoever can have a proxy send a body must not be able to have it send a request."""
+    async with serve() as (_, client):
+        body = ask(client)
+        lines = ["POST /v1/rpc HTTP/1.1", f"Host: {client.host}", f"Content-Length: {len(body)}"]
+        head = "\r\n".join([*lines, "Expect: 100-continue", "\r\n"])
+        await client.stream.send_all(head.encode())
+        assert (await client.stream.receive_some()).startswith(b"HTTP/1.1 100 ")
+        await client.stream.send_all(body)
+        assert (await client.stream.receive_some()).startswith(b"HTTP/1.1 400 ")
+
+
+async def test_later_request_for_one_elsewhere_is_refused(serve: Serve) -> None:
     async with serve() as (_, client), open_client(client.url) as other:
         await client.data("GET", "/health")
-        await client.stream.send_all(ask(client))
+        await client.stream.send_all(ask(client, "/"))
         answer = await receive_all(client)
         assert answer.startswith(b"HTTP/1.1 400 ")
         assert b"/v1/ws" in answer
