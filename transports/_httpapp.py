@@ -155,6 +155,14 @@ class HttpApp:
                 await self._frames.open(place, request)
             case "/v1/frames":
                 await self._frames.take(place, request)
+            case "/v1/ws":
+                error = InvalidRequestError(
+                    "A WebSocket is here: ask for it by HTTP/1.1, and with Upgrade, which a proxy "
+                    "passes on only if it is told to"
+                )
+                headers = {"Connection": "Upgrade", "Upgrade": "websocket"}
+                # HTTP/2 has no such headers.
+                raise HttpRefusalError(426, error, headers if request.is_chunked else None)
             case path:
                 routes = find_routes(path)
                 if not routes:

@@ -164,6 +164,14 @@ async def test_later_request_for_one_elsewhere_is_refused(serve: Serve) -> None:
         await other.data("GET", "/health")
 
 
+async def test_request_whose_upgrade_a_proxy_has_kept_is_told_so(serve: Serve) -> None:
+    async with serve() as (_, client):
+        for _ in range(2):
+            answer = await client.problem("INVALID_REQUEST", 426, "GET", "/v1/ws")
+            assert answer.headers["upgrade"] == "websocket"
+        await client.data("GET", "/health")
+
+
 async def test_page_of_another_origin_is_refused(serve: Serve, driver: str) -> None:
     async with serve(driver=driver) as (_, client):
         await client.stream.send_all(ask(client, Origin="http://evil.example"))
