@@ -104,7 +104,7 @@ def list_all(
     except OSError as exc:
         raise _explain(exc, path) from exc
     except SettingsError as exc:
-        raise CommandError(f"{path}: {exc}") from exc
+        raise CommandError(str(exc)) from exc
     uses = read_uses(path)
     if as_json:
         shown = [_describe(key, uses) for key in found.values()]

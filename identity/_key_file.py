@@ -147,9 +147,16 @@ def read_keys(path: str) -> dict[str, ApiKey]:
     """Read a file of keys, as `parse_keys` does; one that is missing has none."""
     try:
         with open(path, "rb") as file:
-            return parse_keys(file.read())
+            return _parse(path, file.read())
     except FileNotFoundError:
         return {}
+
+
+def _parse(path: str, content: bytes) -> dict[str, ApiKey]:
+    try:
+        return parse_keys(content)
+    except SettingsError as exc:
+        raise SettingsError(f"{path}: {exc}") from exc
 
 
 def create_key(
@@ -175,8 +182,9 @@ def create_key(
         The key itself, which nobody can be told again, and what is kept of it.
 
     Raises:
-        SettingsError: There can be no such principal, tenant or scope.
-        OSError: The file cannot be written.
+        SettingsError: There can be no such principal, tenant or scope; or the file cannot be
+            understood, so that no server would take the key.
+        OSError: The file cannot be read or written.
     """
     key_id, secret = secrets.token_hex(_ID_BYTES), secrets.token_urlsafe(_SECRET_BYTES)
     key = ApiKey(
@@ -220,6 +228,7 @@ def _add_line(path: str, record: ApiKey | _Revoked) -> None:
     with open(descriptor, "r+b", buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         content = file.read()
+        _parse(path, content)
         line = codec.encode_json(codec.unstructure(record)) + b"\n"
         whole, newline, rest = content.rpartition(b"\n")
         size = len(content)

@@ -144,8 +144,12 @@ def test_file_that_cannot_be_understood_is_refused_with_its_line(
     make_key(path)
     with open(path, "a", encoding="utf-8") as file:
         file.write(f"{line}\n")
-    with pytest.raises(SettingsError, match=f"keys.jsonl: {said}"):
-        ApiKeys(path)
+    content = Path(path).read_bytes()
+    uses: list[Callable[[str], object]] = [ApiKeys, make_key, read_keys]
+    for use in uses:
+        with pytest.raises(SettingsError, match=f"keys.jsonl: {said}"):
+            use(path)
+    assert Path(path).read_bytes() == content, "a key that no server takes was made"
 
 
 def test_key_that_stands_twice_is_refused(path: str) -> None:
