@@ -92,6 +92,15 @@ http-fuzz EXAMPLES="15":
         --max-examples {{ EXAMPLES }} --request-timeout 20 --continue-on-failure --no-color \
         --exclude-path-regex '/events$' --exclude-checks positive_data_acceptance
 
+# Every parser under atheris, guided by coverage, SECONDS each, e.g. `just fuzz 60 lines log-file`.
+# atheris comes into a throw-away folder, for the tests' own interpreter.
+[script("bash")]
+fuzz SECONDS="60" *TARGETS:
+    set -euo pipefail
+    folder=$(mktemp -d); trap 'rm -rf "$folder"' EXIT
+    {{ python }} -m pip install --quiet --target "$folder" 'atheris~=3.0'
+    PYTHONPATH="$folder" {{ python }} -m tests.fuzzing.campaign {{ SECONDS }} {{ TARGETS }}
+
 # The Autobahn cases against the WebSocket transport.
 conformance *ARGS:
     {{ python }} -m pytest tests/conformance {{ ARGS }}

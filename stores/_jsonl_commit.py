@@ -53,6 +53,12 @@ log = logging.getLogger("trialogue.store")
 _NAME: Final = re.compile(r"commit\.(\d{1,12})\.(\d{1,12})\.log", re.ASCII)
 _HEADER: Final = re.compile(rb"([0-9a-f]{16}) ([0-9a-f]{8}) ([0-9a-f]{8})\n")
 _HEADER_BYTES: Final = 16 + 1 + 8 + 1 + 8 + 1
+_ID: Final = ID_PATTERN.pattern.encode()
+_OPERATION: Final = re.compile(
+    rb"\+ (?P<append>%b) (?P<lines>\d{1,10}) (?P<summary>\d{1,10})\n"
+    rb"|- (?P<delete>%b)\n|t (?P<take>%b) (?P<term>\d{1,19})\n|s \d{1,19} \d{1,19}\n"
+    % (_ID, _ID, _ID)
+)
 #: An operation that names a session, wherever it stands in what is no record any more.
 _NAMING: Final = re.compile(rb"([+-]) ([\w]{1,64})(?: (\d{1,10}) \d{1,10})?\n", re.ASCII)
 _CLAIM: Final = re.compile(rb"s (\d{1,19}) (\d{1,19})\n")
@@ -247,7 +253,11 @@ class _Record:
 
 
 def read_commit_logs(files: Files, names: Sequence[str]) -> Replay:
-    """Read every commit log among a folder's names."""
+    """Read every commit log among a folder's names.
+
+    Raises:
+        StoreError: There is something in a whole record that nobody of this version writes.
+    """
     found: list[tuple[int, int, str]] = []
     for name in names:
         # Of 100,000 names nearly all are sessions'.
@@ -292,7 +302,7 @@ def read_commit_logs(files: Files, names: Sequence[str]) -> Replay:
             elif next_lsn is not None:
                 problems.append(f"{name} begins with record {record.lsn}, not {next_lsn}")
                 is_incomplete = True
-        operations.extend(_decode(record.payload, is_after_hole=bool(holes)))
+        operations.extend(_decode(record, is_after_hole=bool(holes)))
         next_lsn = record.lsn + 1
         last_name = name
     return Replay(
@@ -395,26 +405,33 @@ def _read_record(data: bytes, offset: int) -> tuple[int, bytes, int] | None:
     return int(match[1], 16), payload, end
 
 
-def _decode(payload: bytes, *, is_after_hole: bool) -> Iterator[Operation]:
-    offset = 0
+def _decode(record: _Record, *, is_after_hole: bool) -> Iterator[Operation]:
+    payload, offset = record.payload, 0
     while offset < len(payload):
-        end = payload.index(b"\n", offset)
-        kind, session_id, *numbers = payload[offset:end].decode("ascii").split(" ")
-        offset = end + 1
-        if kind == "+":
-            middle = offset + int(numbers[0])
-            end = middle + int(numbers[1])
+        match = _OPERATION.match(payload, offset)
+        if match is None:
+            raise _refuse(record, f"{payload[offset : offset + 40]!r} is of a later version")
+        offset = match.end()
+        if match["append"] is not None:
+            middle = offset + int(match["lines"])
+            end = middle + int(match["summary"])
+            if payload[end : end + 1] != b"\n":
+                raise _refuse(record, "the lines of a session have another length")
             yield Operation(
                 kind="append",
-                session_id=session_id,
+                session_id=match["append"].decode(),
                 lines=payload[offset:middle].split(b"\n")[:-1],
                 summary=payload[middle:end],
                 is_after_hole=is_after_hole,
             )
             offset = end + 1
-        elif kind == "-":
+        elif match["delete"] is not None:
+            session_id = match["delete"].decode()
             yield Operation(kind="delete", session_id=session_id, is_after_hole=is_after_hole)
-        elif kind == "t":
-            yield Operation(kind="term", session_id=session_id, term=int(numbers[0]))
-        elif kind != "s":
-            raise StoreError(f"the commit log is of a later version: {kind!r}")
+        elif match["take"] is not None:
+            session_id = match["take"].decode()
+            yield Operation(kind="term", session_id=session_id, term=int(match["term"]))
+
+
+def _refuse(record: _Record, reason: str) -> StoreError:
+    return StoreError(f"{record.name}, record {record.lsn}: {reason}")

@@ -6,9 +6,11 @@ import logging
 from collections.abc import Sequence
 
 import attrs
+import msgspec
 
 from ..core._clock import utc_now
-from ..core._line import decode_line, encode_entry, encode_loss
+from ..core._line import DamagedLineError, decode_line, encode_entry, encode_loss
+from ..core.errors import StoreError
 from ..core.log import Entry, Position
 from ._files import Files, make_stamp
 from ._jsonl_commit import Operation
@@ -59,7 +61,16 @@ class Replayer:
             session_id: Which.
             operations: In order.
             lost: The last seq that damaged records had of it, 0 if they do not name it.
+
+        Raises:
+            StoreError: They are none, though their records are whole.
         """
+        try:
+            self._replay(session_id, operations, lost)
+        except (DamagedLineError, msgspec.MsgspecError, UnicodeDecodeError, KeyError) as exc:
+            raise StoreError(f"the commit log has what is none of {session_id}: {exc}") from exc
+
+    def _replay(self, session_id: str, operations: Sequence[Operation], lost: float) -> None:
         lines: list[bytes] = []
         summary, term = b"", 0
         hole_at: int | None = None

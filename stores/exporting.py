@@ -306,9 +306,9 @@ async def import_session(
     session_id = entries[0].session_id
     if not ID_PATTERN.fullmatch(session_id) or await store.summary(session_id) is not None:
         session_id = new_id("ses")
-    entries = [_renamed(entry, session_id) for entry in entries]
-    entries[0] = _owned(entries[0], owner)
     try:
+        entries = [_renamed(entry, session_id) for entry in entries]
+        entries[0] = _owned(entries[0], owner)
         summary = fold_log(entries).make_summary()
     except (ValueError, TypeError, KeyError) as exc:
         raise _refuse("its events are not a session's") from exc
@@ -324,7 +324,10 @@ async def import_session(
 
 
 def _created(entry: Entry) -> Session:
-    body = entry.body
+    try:
+        body = entry.body
+    except (JsonError, InvalidRequestError) as exc:
+        raise _refuse(f"its first event cannot be read: {exc}") from exc
     if not isinstance(body, SessionCreated):
         raise _refuse(f"it begins with {entry.event}, not with session.created")
     return body.session

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import re
 from collections.abc import Collection, Mapping
@@ -265,8 +264,8 @@ def _ask_for_upgrade(text: str) -> NoReturn:
 def _is_key(key: str) -> bool:
     try:
         return len(base64.b64decode(key, validate=True)) == 16
-    except binascii.Error:
-        return False
+    except ValueError:
+        return False  # Not base64, or not even ASCII.
 
 
 def read_bearer(authorization: str | None) -> Credential | None:

@@ -3,10 +3,12 @@
 import json
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trialogue.core._line import seal
 from trialogue.core._state import SessionState
 from trialogue.core.codec import encode_json, unstructure
 from trialogue.core.errors import InvalidRequestError
@@ -199,6 +201,31 @@ def test_file_that_is_not_whole_is_refused() -> None:
     ):
         with pytest.raises(InvalidRequestError, match=said):
             parse_jsonl(b"".join(spoiled))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"session":{"id":"ses_1","id":"ses_1"}}',
+        b'{"session":{"id":"ses_1"}}',
+        b'{"session":{"id":"ses_1","name":"\xff"}}',
+    ],
+)
+def test_first_event_that_cannot_be_read_is_refused(data: bytes) -> None:
+    """By fuzzing: checksums that fit do not make it readable; it was an error of another kind."""
+    first, *lines = export_jsonl(make_log())
+    spoiled = seal(first[: first.index(b'{"session"')] + data) + b"\n"
+    with pytest.raises(InvalidRequestError, match="first event"):
+        parse_jsonl(b"".join([spoiled, *lines]))
+
+
+async def test_event_that_is_no_json_of_the_protocol_is_refused() -> None:
+    """By fuzzing, as above: what no client could be sent is not imported."""
+    log = make_log()
+    twice = log[0].data.replace(b'"name":', b'"metadata":{"a":1,"a":2},"name":')
+    log[0] = msgspec.structs.replace(log[0], data=twice, parsed=None)
+    with pytest.raises(InvalidRequestError):
+        await import_session(MemoryStore(), log)
 
 
 def test_log_that_was_cut_short_is_refused_unless_that_is_meant() -> None:

@@ -67,6 +67,7 @@ def test_good_requests_are_taken() -> None:
         (request(Sec_WebSocket_Key=None), 400),
         (request(Sec_WebSocket_Key="short"), 400),
         (request(Sec_WebSocket_Key="!" * 24), 400),
+        (request(Sec_WebSocket_Key="ä" * 24), 400),
         (request("GET /other HTTP/1.1"), 404),
         (request("POST / HTTP/1.1"), 405),
         (request(Upgrade=None), 426),

@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import msgspec
 import pytest
@@ -40,6 +41,7 @@ from trialogue.stores._jsonl_read import View, read_page
 from trialogue.stores._jsonl_replay import cut_tail
 from trialogue.stores._jsonl_rows import Row, SummaryEncoder, make_row
 from trialogue.stores._jsonl_segments import head_name, load_tail, segment_name
+from trialogue.stores._jsonl_start import load_folder
 from trialogue.stores._sqlite_database import Database
 from trialogue.stores.exporting import read_session
 from trialogue.stores.jsonl import JsonlSettings
@@ -532,6 +534,30 @@ def test_commit_log_that_is_cut_or_damaged_gives_whole_records_only(scale: int, 
         assert bool(problems) is not is_last, at
         seen["in the last record" if is_last else "reported"] += 1
     require(seen, scale, {"reported": 500, "in the last record": 5})
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"\n",
+        b"? ses_1\n",
+        b"+ ses_1 5\n",
+        b"+ ses_1 -9 9\n",
+        b"+ ses_1 0 999\n\n",
+        b"+ ../ses_1 0 0\n\n",
+        b"t ses_1 first\n",
+        b"- \xff\n",
+        b"- ses_1",
+        b"+ ses_1 8 0\nno line\n\n",
+        b"+ ses_1 0 2\n{}\nt ses_1 3\n",
+    ],
+)
+def test_whole_record_of_what_nobody_writes_is_refused(payload: bytes) -> None:
+    """By fuzzing: it was an `IndexError` or the like, which says to nobody what is wrong."""
+    lsn = b"%016x" % 1
+    record = b"%b %08x %08x\n%b" % (lsn, len(payload), crc32(payload, crc32(lsn)), payload)
+    with pytest.raises(StoreError, match="commit"):
+        load_folder(MemoryFiles(Disk.holding({"commit.1.1.log": record})), steal=False)
 
 
 def outline(operations: Sequence[Any]) -> list[object]:
