@@ -189,25 +189,30 @@ class FrameScanner:
                 start += 4
             stop = start + size
             # A plain text message.
-            if first == _FIN | TEXT and not self._in_library and not self._fragments:
+            if (
+                first == _FIN | TEXT
+                and second & _MASKED == mask_bit
+                and size >= least
+                and not self._in_library
+                and not self._fragments
+            ):
                 if size > limit:
                     self.oversize = True
                     break
-                if size >= least and second & _MASKED == mask_bit:
-                    if stop > end:
-                        self._need = stop - position
-                        break
-                    payload = buffer[start:stop]
-                    if mask_bit:
-                        payload = apply_mask(payload, buffer[start - 4 : start])
-                    if payload.isascii() or _is_utf8(payload):
-                        position = stop
-                        if not deliver(payload):
-                            self.stopped = True
-                            self._paused = buffer, position
-                            return b"".join(rest)
-                        continue
-                    self._over = True
+                if stop > end:
+                    self._need = stop - position
+                    break
+                payload = buffer[start:stop]
+                if mask_bit:
+                    payload = apply_mask(payload, buffer[start - 4 : start])
+                if payload.isascii() or _is_utf8(payload):
+                    position = stop
+                    if not deliver(payload):
+                        self.stopped = True
+                        self._paused = buffer, position
+                        return b"".join(rest)
+                    continue
+                self._over = True
             # Anything else.
             opcode = first & 15
             if self._over or size < least or not self._is_valid(first, second, size):

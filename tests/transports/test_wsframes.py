@@ -132,6 +132,16 @@ def test_large_frame_is_refused_by_its_header(first: int) -> None:
         assert scanner.oversize == oversize
 
 
+@pytest.mark.parametrize("is_behind", [False, True])
+@pytest.mark.parametrize("size", [b"\xff" + b"\xff" * 8, b"\x7f" + bytes(6) + b"\xff\0"])
+def test_frame_that_is_not_valid_is_not_too_large(size: bytes, *, is_behind: bool) -> None:
+    """By fuzzing: it depended on whether the library was at work what the peer was told."""
+    scanner = FrameScanner(masked=False)
+    before = raw(0x82, b"a", masked=False) if is_behind else b""
+    assert scan(scanner, before + b"\x81" + size) == ([], before + b"\x81" + size)
+    assert not scanner.oversize
+
+
 @pytest.mark.parametrize("first", [0x81, 0x82, 0x01])
 def test_large_frame_is_judged_again(first: int) -> None:
     """With a larger limit it is taken as if that had held before, and what comes behind it."""
