@@ -242,7 +242,7 @@ def find_owner(record: Entry | Note) -> str | None:
         return None
     try:
         data = _owned_decoder.decode(record.data)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
     if data.session is not None:
         return data.session.id

@@ -13,7 +13,10 @@ import pytest
 
 # No deadline an example: it would measure how busy the machine is.
 # A wait that could hang stands in `trio.fail_after` instead.
-hypothesis.settings.register_profile("trialogue", deadline=None)
+# The same examples in each run: what others have found is not to stop a change that is innocent
+# of it. A campaign draws new ones.
+hypothesis.settings.register_profile("trialogue", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("campaign", deadline=None)
 hypothesis.settings.load_profile("trialogue")
 
 
@@ -41,6 +44,13 @@ def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    """Take up the options; keep the bytecode."""
+    if config.getoption("--scale") is not None:
+        hypothesis.settings.load_profile("campaign")
+    _keep_bytecode(config)
+
+
+def _keep_bytecode(config: pytest.Config) -> None:
     """Keep what is compiled with pytest's cache, and leave the tree as it is.
 
     Where bytecode is not to be written, each worker would compile all tests, and each of two

@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trialogue.core import codec
-from trialogue.core._line import DamagedLineError, decode_line, encode_entry, encode_note
+from trialogue.core._line import (
+    DamagedLineError,
+    decode_line,
+    encode_entry,
+    encode_note,
+    find_owner,
+)
 from trialogue.core.log import Entry, KeyRecord, Note, Position
 
 KEY = KeyRecord(key="k", method="message.send", fingerprint="f", result={"inputId": "inp_1"})
@@ -20,13 +26,17 @@ json_values = st.recursive(
 )
 
 
-def make_entry(data: bytes = b'{"reason":"a"}', keys: tuple[KeyRecord, ...] = ()) -> Entry:
+def make_entry(
+    data: bytes = b'{"reason":"a"}',
+    keys: tuple[KeyRecord, ...] = (),
+    event: str = "session.closed",
+) -> Entry:
     return Entry(
         session_id="ses_1",
         term=3,
         seq=7,
         timestamp="2026-01-02T03:04:05.678Z",
-        event="session.closed",
+        event=event,
         log_class="metadata",
         data=data,
         keys=keys,
@@ -45,6 +55,11 @@ def test_line_is_what_the_protocol_says() -> None:
 
 def test_line_without_keys_has_no_keys() -> None:
     assert "keys" not in json.loads(encode_entry(make_entry()))
+
+
+def test_entry_whose_data_are_no_text_names_no_session() -> None:
+    entry = make_entry(b'{"session":{"id":"\xff"}}', event="session.created")
+    assert find_owner(entry) is None
 
 
 @given(data=json_values)
