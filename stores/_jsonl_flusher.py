@@ -15,13 +15,14 @@ from typing import Final
 import trio
 
 from ..core.errors import FencedError, StoreError
-from ._files import Files, IrregularError, NoRoomError
+from ._files import Files, NoRoomError
 from ._jsonl_commit import CommitLog
 from ._jsonl_committer import Committer
+from ._jsonl_heads import Heads
 from ._jsonl_index import Index
 from ._jsonl_index_file import IndexFile
 from ._jsonl_rows import Row
-from ._jsonl_segments import head_name, segment_name
+from ._jsonl_segments import head_name
 from ._jsonl_session import FlushJob, OwnedSession
 
 __all__ = ["Flusher"]
@@ -39,7 +40,7 @@ CHECKPOINT_BYTES: Final = 32 * 1024 * 1024
 
 
 class Flusher:
-    """The only writer of the sessions' files, but for what a deletion removes.
+    """Says when something is written to the sessions' files, and has it done.
 
     Attributes:
         flushes, checkpoints: Counted.
@@ -65,6 +66,7 @@ class Flusher:
         self._flushing = trio.Lock()
         self._working = trio.Lock()
         self._files = files
+        self._heads = Heads(files, sync=sync)
         self._index = index
         self._index_file = index_file
         self._epoch = epoch
@@ -83,7 +85,6 @@ class Flusher:
         self._is_urgent = False
         self._failure: Exception | None = None
         self._doomed: list[str] = []
-        self._names_changed = False
         self._is_closed = False
         self._close_mark = close_mark
         #: Commit logs that are complete, and not dropped yet, oldest first.
@@ -116,6 +117,11 @@ class Flusher:
         self._doomed += names
         self._is_urgent = True
         self._wake.set()
+
+    @property
+    def mended(self) -> int:
+        """How many files had got an end from somebody else, which was kept aside."""
+        return self._heads.mended
 
     @property
     def unwritten_bytes(self) -> int:
@@ -251,79 +257,12 @@ class Flusher:
     def _remove(self, names: Sequence[str]) -> None:
         """In the worker thread."""
         self.check_lock()
-        for name in names:
-            self._names_changed |= self._files.remove(name)
+        self._heads.remove(names)
 
     def _write(self, jobs: Sequence[FlushJob]) -> None:
         """In the worker thread."""
         self.check_lock()
-        is_full = False
-        for job in jobs:
-            if not is_full:
-                try:
-                    self._write_one(job)
-                except NoRoomError:
-                    is_full = True
-                    self._undo(job)
-            job.is_undone = is_full
-
-    def _write_one(self, job: FlushJob) -> None:
-        files = self._files
-        session_id = job.session.id
-        name = head_name(session_id)
-        is_new = job.expected_size == 0
-        try:
-            handle = files.open(name, create=is_new)
-        except (FileNotFoundError, IrregularError):
-            # Whoever put a folder or a link there, that is one session's affair.
-            job.foreign_size = 0
-            return
-        try:
-            size = files.size(handle)
-            if size != job.expected_size:
-                job.foreign_size = size
-                return
-            self._names_changed |= is_new
-            if not job.roll:
-                files.write(handle, job.after, size)
-                return
-            if job.before:
-                files.write(handle, job.before, size)
-            # Whatever is in an older segment is durable before the segment has its name,
-            # and its name before another file has the head's: replaying by position then
-            # only ever meets a torn head.
-            if self._sync:
-                files.sync(handle)
-        finally:
-            files.close(handle)
-        files.rename(name, segment_name(session_id, job.session.first))
-        if self._sync:
-            files.sync_folder()
-        if job.after:
-            handle = files.open(name, exclusive=True)
-            try:
-                files.write(handle, job.after, 0)
-            finally:
-                files.close(handle)
-        self._names_changed = True
-
-    def _undo(self, job: FlushJob) -> None:
-        """Leave a session's files as they were before a write that found no room."""
-        files = self._files
-        name = head_name(job.session.id)
-        segment = segment_name(job.session.id, job.session.first)
-        if job.roll and files.size_of(segment) is not None:
-            # In the place of a new head, if there is one already.
-            files.rename(segment, name)
-            self._names_changed = True
-        try:
-            handle = files.open(name)
-        except (FileNotFoundError, IrregularError):
-            return
-        try:
-            files.truncate(handle, job.expected_size)
-        finally:
-            files.close(handle)
+        self._heads.write(jobs)
 
     # -- the checkpoint --------------------------------------------------------------------
 
@@ -395,34 +334,20 @@ class Flusher:
         """Make the sessions' files, the index and the names durable."""
         written, self._written = self._written, set()
         if self._sync:
-            await trio.to_thread.run_sync(self._sync_files, written, limiter=self._limiter)
+            await trio.to_thread.run_sync(self._heads.sync, [*written], limiter=self._limiter)
         if everything is None:
             # Synced with the mark that comes behind it.
             await self._save_index(changes)
         else:
             await self._rewrite_index(everything)
-        if self._sync and self._names_changed:
-            self._names_changed = False
-            await trio.to_thread.run_sync(self._files.sync_folder, limiter=self._limiter)
+        if self._sync:
+            await trio.to_thread.run_sync(self._heads.sync_names, limiter=self._limiter)
         await trio.to_thread.run_sync(self._mark_saved, limiter=self._limiter)
 
     def _mark_saved(self) -> None:
         """In the worker thread."""
         self.check_lock()
         self._index_file.mark_saved((self._epoch, self._log_number), sync=self._sync)
-
-    def _sync_files(self, names: set[str]) -> None:
-        """In the worker thread."""
-        for name in names:
-            try:
-                handle = self._files.open(name)
-            except (FileNotFoundError, IrregularError):
-                # Deleted since, or rolled, and nothing came after; or put there by somebody else.
-                continue
-            try:
-                self._files.sync(handle)
-            finally:
-                self._files.close(handle)
 
     async def _save_index(self, changes: Mapping[str, Row | None]) -> None:
         self._save_due = math.inf

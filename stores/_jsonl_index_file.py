@@ -216,19 +216,18 @@ class IndexFile:
             if sync:
                 self._files.sync(handle)
         except NoRoomError:
-            self._give_up(sync=sync)
+            self._give_up()
             return
         finally:
             self._files.close(handle)
         self.size += len(blob)
 
-    def _give_up(self, *, sync: bool) -> None:
+    def _give_up(self) -> None:
         """There is no room for it: better none than one that is of the past."""
         log.warning("there is no room for the index: it is written anew once there is")
         self._files.remove(_NEW_NAME)
         self._files.remove(INDEX_NAME)
-        if sync:
-            self._files.sync_folder()
+        self._files.sync_folder()
         self._must_rewrite = True
 
     def rewrite(self, rows: Sequence[Row], *, sync: bool) -> None:
@@ -236,7 +235,7 @@ class IndexFile:
         try:
             self._rewrite(rows, sync=sync)
         except NoRoomError:
-            self._give_up(sync=sync)
+            self._give_up()
 
     def _rewrite(self, rows: Sequence[Row], *, sync: bool) -> None:
         files = self._files

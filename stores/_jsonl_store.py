@@ -616,7 +616,7 @@ class JsonlStore(SessionStore):
             "sessions": len(self._sessions.index.rows),
             "owned": len(self._sessions.owned),
             "damaged": len(self._sessions.damaged),
-            "torn": self._torn,
+            "torn": self._torn + self._flusher.mended,
             "shortened": self._shortened,
             "replayed": self._replayed,
             "lostRecords": self._lost,

@@ -138,6 +138,40 @@ async def test_session_that_somebody_else_wrote_to_is_fenced_off(tmp_path: Path)
         assert await seqs(store, "ses_1") == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("fsync", ["always", "never"])
+async def test_garbage_that_somebody_appends_to_a_session_costs_it_nothing(
+    fsync: Fsync, tmp_path: Path, mock_clock: MockClock
+) -> None:
+    """Seen once: what was acknowledged and not in its file yet was given up, and logged."""
+    garbage = b'garbage\n{"and":"more"}\nof it'
+
+    async def wait_flushes(count: int) -> None:
+        while store.statistics()["flushes"] < count:
+            mock_clock.jump(0.3)
+            await wait_all_tasks_blocked()
+
+    async with open_jsonl_store(tmp_path, settings=JsonlSettings(fsync=fsync)) as store:
+        writer = await fill(store, "ses_1", 3)
+        await wait_flushes(1)
+        log = await store.open("ses_1")
+        await append(log, writer, writer.messages(2))
+        new = await fill(store, "ses_2", 2)
+        for name in ("ses_1", "ses_2"):
+            with (tmp_path / f"{name}.jsonl").open("ab") as file:
+                file.write(garbage)
+        await wait_flushes(2)
+        await append(log, writer, writer.messages(1))
+        await append(await store.open("ses_2"), new, new.messages(1))
+        assert store.statistics()["torn"] == 2
+    aside = [name for name in names(tmp_path) if ".torn-" in name]
+    assert [(tmp_path / name).read_bytes() for name in aside] == [garbage] * 2
+    async with open_jsonl_store(tmp_path) as store:
+        assert await seqs(store, "ses_1") == [1, 2, 3, 4, 5, 6]
+        assert await seqs(store, "ses_2") == [1, 2, 3]
+        assert store.statistics()["torn"] == 0
+        assert not store.damaged
+
+
 def write_line(path: Path, entry: Entry) -> None:
     from trialogue.core._line import encode_entry
 
