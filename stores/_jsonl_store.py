@@ -1,7 +1,4 @@
-"""The store itself: takes sessions, appends to them, lists and removes them.
-
-What blocks is done elsewhere, by the committer, the flusher and the reader; here is what decides.
-"""
+"""The store itself: puts its parts together, lists sessions and removes them, and ends in order."""
 
 from __future__ import annotations
 
@@ -13,27 +10,25 @@ import attrs
 import trio
 
 from ..core._clock import utc_before
-from ..core._ids import ID_PATTERN
-from ..core._line import encode_entry, encode_note
 from ..core.abc import SessionLog, SessionStore
-from ..core.errors import FencedError, OverloadedError, SessionNotFoundError, StoreError
-from ..core.log import Damage, Entry, Note, Recollection, Summary, SummaryPage
+from ..core.errors import FencedError, OverloadedError, StoreError
+from ..core.log import Damage, Entry, Recollection, Summary, SummaryPage
 from ..core.models import SessionStatus
-from ._jsonl_commit import encode_append, encode_delete, encode_term
-from ._jsonl_committer import Committer, Fsync, Request, again
+from ._jsonl_commit import encode_delete
+from ._jsonl_committer import Committer, Fsync, Request
 from ._jsonl_flusher import Flusher
+from ._jsonl_foreign import Foreign
 from ._jsonl_marks import Marks
 from ._jsonl_reader import Reader
-from ._jsonl_replay import cut_tail, fold_row, note_end
-from ._jsonl_rows import Row, make_row, position_of, read_summary, with_term
-from ._jsonl_segments import load_tail
+from ._jsonl_rows import read_summary
 from ._jsonl_session import OwnedSession, SegmentLimits
 from ._jsonl_sessions import Sessions, not_found
 from ._jsonl_start import LOCK_NAME, Loaded, make_mark, release_folder
+from ._jsonl_writer import Writer
 from ._space import MIN_FREE_BYTES
 from .observe import Observers
 
-__all__ = ["JsonlLog", "JsonlSettings", "JsonlStore"]
+__all__ = ["JsonlSettings", "JsonlStore"]
 
 log = logging.getLogger("trialogue.store")
 
@@ -71,24 +66,6 @@ class JsonlSettings:
     roll_bytes: int = attrs.field(default=64 * 1024 * 1024, validator=_positive)
 
 
-class JsonlLog(SessionLog):
-    """One session's log, in the term of this process."""
-
-    def __init__(self, store: JsonlStore, session: OwnedSession) -> None:
-        self.term = session.term
-        self.wants_snapshot = session.wants_snapshot
-        self._store = store
-        self._session = session
-
-    async def append(self, batch: Sequence[Entry], summary: Summary) -> None:
-        await self._store.append(self._session, batch, summary)
-        self.wants_snapshot = self._session.wants_snapshot
-
-    def note(self, note: Note) -> None:
-        self._store.note(self._session, note)
-        self.wants_snapshot = self._session.wants_snapshot
-
-
 class JsonlStore(SessionStore):
     """A folder of sessions. From `open_jsonl_store`."""
 
@@ -97,15 +74,11 @@ class JsonlStore(SessionStore):
         self.observers = Observers()
         self._files = loaded.files
         self._lock = loaded.lock
-        self._limits = SegmentLimits(entries=settings.roll_entries, size=settings.roll_bytes)
-        self._opening: dict[str, trio.Event] = {}
-        self._creating: dict[str, OwnedSession] = {}
         self._sessions = Sessions(loaded.index, loaded.names, loaded.damaged)
         self._torn = loaded.torn
         self._shortened = loaded.shortened
         self._lost = loaded.lost
         self._replayed = loaded.replayed
-        self._entries = 0
         self._closed = False
         self._tasks = trio.CancelScope()
         self._ended = trio.Event()
@@ -135,16 +108,24 @@ class JsonlStore(SessionStore):
             unwritten_bytes=lambda: self._flusher.unwritten_bytes,
         )
         self._reader = Reader(loaded.files, self._sessions, self._committer, self._flusher)
-        self._committer.on_foreign = self._look_at_foreign
         self._committer.on_log_gone = self._flusher.checkpoint_soon
-        self._flusher.on_foreign = self._fence
         self._flusher.on_no_room = self._found_no_room
         if settings.fsync == "interval":
             self._flusher.before_removing = self._committer.sync
         self._flusher.check_lock = self._committer.check_lock
         self._marks = Marks(loaded.files, self._sessions, self._committer.check_lock)
-        self._foreign: list[tuple[OwnedSession, Request | None]] = []
-        self._foreign_woken = trio.Event()
+        self._foreign = Foreign(
+            loaded.files, self._sessions, self._committer, self._flusher, self._reader
+        )
+        self._writer = Writer(
+            loaded.files,
+            self._sessions,
+            self._committer,
+            self._flusher,
+            self._reader,
+            self.observers,
+            SegmentLimits(entries=settings.roll_entries, size=settings.roll_bytes),
+        )
 
     # -- its tasks ---------------------------------------------------------------------------
 
@@ -155,7 +136,7 @@ class JsonlStore(SessionStore):
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._committer.run)
                     nursery.start_soon(self._flusher.run, self._committer)
-                    nursery.start_soon(self._run_foreign)
+                    nursery.start_soon(self._foreign.run)
                     nursery.start_soon(self._committer.watch_space)
                     nursery.start_soon(self._marks.run)
                     if self.settings.fsync == "interval":
@@ -185,6 +166,7 @@ class JsonlStore(SessionStore):
         """Close every file, once nobody is at work with one, nor will be."""
         self._tasks.cancel(reason="the store is closed")
         await self._ended.wait()
+        self._foreign.give_up()
         await self._flusher.wait_idle()
         await self._committer.wait_idle()
         await self._reader.wait_idle()
@@ -202,257 +184,15 @@ class JsonlStore(SessionStore):
     # -- writing -----------------------------------------------------------------------------
 
     def create(self, session_id: str) -> SessionLog:
-        _check_id(session_id)
-        session = OwnedSession(session_id, term=1, limits=self._limits)
-        return JsonlLog(self, session)
+        return self._writer.create(session_id)
 
     async def open(self, session_id: str) -> SessionLog:
-        while (opening := self._opening.get(session_id)) is not None:
-            await opening.wait()
-        if self._committer.failure is not None:
-            # What became of an append that failed is known only after a restart.
-            raise again(self._committer.failure)
-        session = self._sessions.owned.get(session_id)
-        if session is not None and session.failure is None:
-            await trio.lowlevel.checkpoint()
-            return JsonlLog(self, session)
-        self._opening[session_id] = opened = trio.Event()
-        try:
-            session = await self._take(session_id)
-        finally:
-            del self._opening[session_id]
-            opened.set()
-        self.observers.tell(lambda observer: observer.loaded(session_id))
-        return JsonlLog(self, session)
-
-    async def _take(self, session_id: str) -> OwnedSession:
-        """Read a session's end, mend it if it is torn, and take the next term."""
-        if self._committer.failure is not None:
-            raise again(self._committer.failure)
-        row = self._sessions.index.rows.get(session_id)
-        self._sessions.check_whole(session_id)
-        if row is None:
-            raise not_found(session_id)
-        older = self._sessions.older(session_id)
-        tail = await self._reader.in_thread(lambda: load_tail(self._files, session_id, older))
-        if tail is not None and tail.fault is not None and tail.fault.is_damage:
-            self._sessions.quarantine(session_id, tail.fault)
-        elif tail is None or not tail.file_size:
-            self._sessions.check_end(session_id, 0 if tail is None else tail.seq)
-        self._sessions.check_whole(session_id)
-        if tail is None:
-            raise not_found(session_id)
-        if tail.file_size > tail.size:
-            kept = await self._reader.in_thread(lambda: cut_tail(self._files, session_id, tail))
-            self._torn += kept
-        if position_of(row) != f"{tail.term}-{tail.seq}":
-            folded = await self._reader.in_thread(lambda: fold_row(self._files, session_id, older))
-            if folded is None:
-                raise not_found(session_id)
-            if note_end(row, position_of(folded)):
-                self._shortened += 1
-            else:
-                log.warning(
-                    "the index was out of date",
-                    extra={
-                        "session_id": session_id,
-                        "at": position_of(row),
-                        "now": position_of(folded),
-                    },
-                )
-            row = with_term(folded, max(folded.term, row.term))
-        session = OwnedSession(session_id, term=max(tail.term, row.term) + 1, limits=self._limits)
-        session.continue_from(tail, older)
-        taken = with_term(row, session.term)
-
-        def commit() -> None:
-            self._sessions.own(session)
-            self._reader.forget(session_id)
-            self._sessions.index.put(taken)
-
-        await self._submit(
-            Request(payload=encode_term(session_id, session.term), commit=commit, session=session)
-        )
-        return session
-
-    async def append(self, session: OwnedSession, batch: Sequence[Entry], summary: Summary) -> None:
-        """Append for a `JsonlLog`."""
-        if session.failure is not None:
-            raise again(session.failure)
-        if not batch:
-            await trio.lowlevel.checkpoint()
-            return
-        staged = session.staged
-        if not staged and (
-            session.id in self._sessions.index.rows
-            or self._creating.get(session.id, session) is not session
-        ):
-            raise StoreError(f"There is a session {session.id} already")
-        self._check_order(session, batch)
-        lines = [encode_entry(entry) for entry in batch]
-        blob = b"\n".join(lines) + b"\n"
-        term = max(session.term, batch[-1].term)
-        raw = session.encoder.encode(summary, term)
-
-        def commit() -> None:
-            self._committed(session, batch, lines, make_row(summary, term, raw), len(blob))
-
-        def withdraw() -> None:
-            session.staged = staged
-            self._created(session)
-
-        if not staged:
-            self._creating[session.id] = session
-        session.staged = batch[-1].seq
-        request = Request(
-            payload=encode_append(session.id, blob, raw),
-            commit=commit,
-            session=session,
-            withdraw=withdraw,
-        )
-        try:
-            await self._submit(request)
-        except Exception:
-            session.staged = session.seq
-            self._created(session)
-            raise
-        finally:
-            self._release_notes(session)
-
-    def _created(self, session: OwnedSession) -> None:
-        """A session exists, or its first append has failed: another may have its id."""
-        if self._creating.get(session.id) is session:
-            del self._creating[session.id]
-
-    def _check_order(self, session: OwnedSession, batch: Sequence[Entry]) -> None:
-        """Check that a batch follows what was given before. An imported one has terms of its own.
-
-        Raises:
-            StoreError: It does not.
-        """
-        seq, term = session.staged, session.last_term
-        for entry in batch:
-            seq += 1
-            if entry.seq != seq or entry.term < term or entry.session_id != session.id:
-                raise StoreError(f"{entry!r} does not follow {term}-{seq - 1} of {session.id}")
-            term = entry.term
-
-    def _committed(
-        self,
-        session: OwnedSession,
-        batch: Sequence[Entry],
-        lines: Sequence[bytes],
-        row: Row,
-        size: int,
-    ) -> None:
-        session_id = session.id
-        is_new = not session.exists
-        session.took(batch, lines)
-        self._sessions.index.put(row)
-        self._entries += len(batch)
-        if is_new:
-            self._sessions.own(session)
-            self._created(session)
-        self._flusher.took(session, size)
-        self.observers.tell_appended(session_id, batch, is_new=is_new)
-
-    def note(self, session: OwnedSession, note: Note) -> None:
-        """Keep a note for a `JsonlLog`: behind the entry that it speaks of."""
-        if session.failure is not None or self._committer.failure is not None:
-            return
-        if note.after.seq > session.staged or not session.staged:
-            session.held.append(note)
-            return
-        line = encode_note(note)
-        if note.type == "snapshot":
-            # On its way: none is wanted any more.
-            session.entries_after = session.bytes_after = 0
-
-        def commit() -> None:
-            session.took([note], [line])
-            self._flusher.took(session, len(line))
-
-        payload = encode_append(session.id, line + b"\n", b"")
-        self._committer.submit_lazily(Request(payload=payload, commit=commit, session=session))
-
-    def _release_notes(self, session: OwnedSession) -> None:
-        held, session.held = session.held, []
-        for note in held:
-            self.note(session, note)
-
-    async def _submit(self, request: Request) -> None:
-        self._committer.submit(request)
-        await request.wait()
-
-    # -- somebody else's writing ---------------------------------------------------------------
-
-    def _look_at_foreign(self, request: Request) -> None:
-        """A head has another size than we left it with, or the flusher was at it just then."""
-        session = request.session
-        assert session is not None
-        if session.flushing or session.size != request.size:
-            request.is_taken = False
-            try:
-                self._committer.submit(request)
-            except Exception as exc:  # noqa: BLE001 - it is told
-                request.finish(exc)
-            return
-        self._explain_soon(session, request)
-
-    def _explain_soon(self, session: OwnedSession, request: Request | None) -> None:
-        self._foreign.append((session, request))
-        self._foreign_woken.set()
+        return await self._writer.open(session_id)
 
     def _found_no_room(self) -> None:
         """The flusher did, whatever was measured: let the committer take no more for now."""
         self._committer.space.surprise()
         self._committer.space.tell()
-
-    def _fence(self, session: OwnedSession) -> None:
-        """The flusher found another size: what it had to write is not written."""
-        lost = len(session.unflushed)
-        log.error(
-            "somebody else has written to a session",
-            extra={"session_id": session.id, "lines_not_written": lost},
-        )
-        session.failure = FencedError(f"Another process has taken {session.id}")
-        self._disown(session)
-        self._explain_soon(session, None)
-
-    def _disown(self, session: OwnedSession, *, is_taken: bool = True) -> None:
-        self._flusher.forget(session)
-        self._sessions.disown(session, is_taken=is_taken)
-
-    async def _run_foreign(self) -> None:
-        while True:
-            await self._foreign_woken.wait()
-            self._foreign_woken = trio.Event()
-            foreign, self._foreign = self._foreign, []
-            for session, request in foreign:
-                error = await self._explain(session)
-                if request is not None:
-                    request.finish(error)
-
-    async def _explain(self, session: OwnedSession) -> Exception:
-        """Say what happened to a session's file."""
-        session_id = session.id
-        older = session.older
-        is_taken = False
-        try:
-            tail = await self._reader.in_thread(lambda: load_tail(self._files, session_id, older))
-            is_taken = tail is not None and tail.term > session.term
-        except (OSError, SessionNotFoundError) as exc:
-            log.warning(
-                "a file cannot be read", extra={"session_id": session_id, "error": str(exc)}
-            )
-        error: Exception
-        if is_taken:
-            error = FencedError(f"Another process has taken {session_id}")
-        else:
-            error = StoreError(f"The file of {session_id} was changed by somebody else")
-        session.failure = error
-        self._disown(session, is_taken=is_taken)
-        return error
 
     # -- reading -----------------------------------------------------------------------------
 
@@ -616,11 +356,11 @@ class JsonlStore(SessionStore):
             "sessions": len(self._sessions.index.rows),
             "owned": len(self._sessions.owned),
             "damaged": len(self._sessions.damaged),
-            "torn": self._torn + self._flusher.mended,
-            "shortened": self._shortened,
+            "torn": self._torn + self._writer.torn + self._flusher.mended,
+            "shortened": self._shortened + self._writer.shortened,
             "replayed": self._replayed,
             "lostRecords": self._lost,
-            "appended": self._entries,
+            "appended": self._writer.entries,
             "groups": self._committer.groups,
             "syncs": self._committer.syncs,
             "flushes": self._flusher.flushes,
@@ -630,8 +370,3 @@ class JsonlStore(SessionStore):
             "isFull": self._committer.space.is_full,
             "failure": self.failure,
         }
-
-
-def _check_id(session_id: str) -> None:
-    if ID_PATTERN.fullmatch(session_id) is None:
-        raise StoreError(f"not an id that can be a file's name: {session_id[:64]!a}")

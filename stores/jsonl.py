@@ -19,10 +19,10 @@ sync stops the store for good: what is on the disk is only known again after a r
 write that only found no room is taken back, and refused or done later.
 
 Modules, each ``_jsonl_…``: ``segments`` (a session's files), ``read`` (pages of them), ``commit``
-(the commit log), ``committer`` (group commit), ``flusher`` and ``heads`` (from the log to the files), ``rows``,
-``index`` and ``index_file``, ``session`` and ``sessions`` (what is known of them), ``reader``,
-``replay`` (a start), ``store``. What blocks runs in worker threads; what decides, on the event
-loop.
+(the commit log), ``committer`` (group commit), ``flusher`` and ``heads`` (from the log to the
+files), ``rows``, ``index`` and ``index_file``, ``session`` and ``sessions`` (what is known of
+them), ``reader``, ``writer``, ``foreign`` (what others write), ``start`` and ``replay``, ``store``.
+What blocks runs in worker threads; what decides, on the event loop.
 """
 
 from __future__ import annotations
