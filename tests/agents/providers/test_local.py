@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -28,6 +28,7 @@ class FakeLlama:
     """What the library has of a model. It says the numbers from 0 on, for as long as it may."""
 
     made: ClassVar[list[FakeLlama]] = []
+    on_read: Callable[[], None] | None = None
 
     def __init__(self, model_path: str, *, n_ctx: int, verbose: bool) -> None:
         assert not verbose
@@ -36,6 +37,7 @@ class FakeLlama:
         self.metadata = {"general.architecture": "llama", "llama.context_length": "2048"}
         self.n_tokens = 0
         self.said = 0
+        self.read = 0
         self.running = 0
         self.most_running = 0
         self.asked: list[dict[str, Any]] = []
@@ -53,6 +55,11 @@ class FakeLlama:
         assert not add_bos
         return [0] * len(text.split())
 
+    def eval(self, tokens: Sequence[int]) -> None:
+        self.read += len(tokens)
+        if self.on_read is not None:
+            trio.from_thread.run_sync(self.on_read)
+
     def create_chat_completion(
         self, messages: list[dict[str, str]], *, stream: bool, max_tokens: int = 3, **rest: Any
     ) -> Iterator[dict[str, Any]]:
@@ -65,8 +72,10 @@ class FakeLlama:
         self.most_running = max(self.most_running, self.running)
         try:
             yield self._chunk({"role": "assistant"})
+            self.eval([0] * read)
             for number in range(max_tokens):
                 self.said += 1
+                self.eval([0])
                 self.n_tokens = read + number + 1
                 yield self._chunk({"content": f"{number} "})
             yield self._chunk({}, "stop" if max_tokens == 3 else "length")
@@ -135,6 +144,20 @@ async def test_cancel_stops_the_model_within_one_token(path: Path) -> None:
     assert scope.cancelled_caught
     assert (llama.said, llama.running) in {(5, 0), (6, 0)}
     assert (await ask(model)).said() == "0 1 2 "
+
+
+async def test_cancel_stops_the_model_in_the_middle_of_a_long_request(path: Path) -> None:
+    """It went on until all was read, for minutes."""
+    model = LocalModel(path)
+    async with model.lifespan():
+        (llama,) = FakeLlama.made
+        with trio.CancelScope() as scope:
+            llama.on_read = lambda: scope.cancel(reason="the test cancels")
+            await ask(model, ModelRequest(messages=[say("word " * 1000)]))
+        assert scope.cancelled_caught
+        assert (llama.read, llama.said, llama.running) == (64, 0, 0)
+        llama.on_read = None
+        assert (await ask(model)).said() == "0 1 2 "
 
 
 async def test_one_answer_is_given_at_a_time(path: Path) -> None:
