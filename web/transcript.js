@@ -8,6 +8,11 @@ const NEAR_END = 80;
 /** Of an answer that is read out. */
 const MAX_READ_OUT = 1_200;
 
+/** @param {HTMLElement} element */
+function sizeOf(element) {
+  return `${element.clientWidth} ${element.clientHeight}`;
+}
+
 export class Transcript {
   /**
    * @param {HTMLElement} scroller
@@ -46,9 +51,12 @@ export class Transcript {
     /** @type {Map<string, any>} */
     this.views = new Map();
     this.isAtEnd = true;
+    this.size = sizeOf(scroller);
     scroller.addEventListener(
       "scroll",
       () => {
+        // The window has become another, and the lines with it: that was no reader.
+        if (this.size !== sizeOf(scroller)) return;
         this.isAtEnd =
           scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < NEAR_END;
         this.latest.hidden = this.isAtEnd;
@@ -57,7 +65,10 @@ export class Transcript {
     );
     this.schedule = eachFrame(() => this.render());
     new ResizeObserver(() => this.isAtEnd && this.toEnd()).observe(this.log);
-    new ResizeObserver(() => this.isAtEnd && this.toEnd()).observe(scroller);
+    new ResizeObserver(() => {
+      this.size = sizeOf(scroller);
+      if (this.isAtEnd) this.toEnd();
+    }).observe(scroller);
   }
 
   /** @param {any} conversation The one to show from now on; null is none. */

@@ -116,6 +116,17 @@ async def test_phone_has_no_sideways_scroll(page: Page) -> None:
             """)
             assert wide == []
         await page.shoot("conversation")
+        # Turned, or with a keyboard in it, it still shows the end; a browser may scroll meanwhile.
+        await page.script("""
+            const scroller = document.querySelector("#scroller");
+            addEventListener("resize", () => scroller.dispatchEvent(new Event("scroll")), { once: true });
+        """)
+        await page.resize(360, 480)
+        await page.wait("""
+            innerHeight === 480 && document.querySelector(".latest").hidden && ((e) =>
+              e.scrollHeight - e.scrollTop - e.clientHeight < 5)(document.querySelector("#scroller"))
+        """)
+        await page.resize(360, 740)
         await page.click("#sidebar-toggle")
         await page.wait("document.activeElement.id === 'new-session'")
         await page.see("#session-list a", "Show me everything")
