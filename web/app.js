@@ -1,7 +1,7 @@
 /** The page: what is open, who is asked for it, and which view shows what. */
 
 import { Client } from "./trialogue.js";
-import { Composer } from "./composer.js";
+import { Composer, EMPTY, join } from "./composer.js";
 import { Conversation } from "./conversation.js";
 import { askCredential, readCredential, setUpDialogs, showShortcuts } from "./dialogs.js";
 import { announce, byId, eachFrame, h, icon } from "./dom.js";
@@ -34,7 +34,7 @@ class App {
     /** @type {any} */
     this.subscription = null;
     this.isStopping = false;
-    /** What was written in each session and not sent. @type {Map<string, string>} */
+    /** What was written in each session and not sent. @type {Map<string, import("./composer.js").Draft>} */
     this.drafts = new Map();
     this.client = new Client({
       url: serverUrl(),
@@ -67,10 +67,12 @@ class App {
       onMenu: (session, button) => this.sessions.openMenu(session, button),
     });
     this.composer = new Composer({
-      onSend: (text, whenBusy) => this.send(text, whenBusy),
+      onSend: (draft, whenBusy) => this.send(draft, whenBusy),
       onStop: () => this.stop(),
       onWithdraw: (input) => this.withdraw(input).catch(() => {}), // it was said
       onFork: () => this.fork(),
+      onProblem: (text) => this.toast(text),
+      maxBytes: () => this.client.hello?.limits.maxFrameBytes ?? 0,
     });
     this.showSoon = eachFrame(() => this.show());
   }
@@ -238,13 +240,13 @@ class App {
 
   /** @param {string?} sessionId */
   open(sessionId) {
-    this.drafts.set(this.sessionId ?? "", this.composer.input.value);
+    this.drafts.set(this.sessionId ?? "", this.composer.draft);
     this.subscription?.close();
     this.subscription = null;
     this.conversation = null;
     this.sessionId = sessionId;
     this.isStopping = false;
-    this.composer.write(this.drafts.get(sessionId ?? "") ?? "");
+    this.composer.put(this.drafts.get(sessionId ?? "") ?? EMPTY);
     if (sessionId) {
       const conversation = (this.conversation = new Conversation(() => {
         this.transcript.schedule();
@@ -281,31 +283,40 @@ class App {
     conversation.prepend(messages, hasMore);
   }
 
-  /** @param {string} text @param {string} [whenBusy] */
-  async send(text, whenBusy) {
+  /** @param {import("./composer.js").Draft} draft @param {string} [whenBusy] */
+  async send(draft, whenBusy) {
+    const { text, files } = draft;
     if (!this.conversation) {
       const agent = /** @type {HTMLSelectElement} */ (byId("agent")).value;
-      const session = await this.sessions.create(text, agent);
-      this.drafts.set(session.id, this.composer.input.value); // what was written meanwhile
+      const session = await this.sessions.create(text.trim() ? text : files[0].name, agent);
+      this.drafts.set(session.id, this.composer.draft); // what was written meanwhile
       this.go(session.id);
       this.drafts.delete("");
     }
     const { conversation, sessionId } = this;
     if (!conversation) return;
-    const item = conversation.addUnsent(text);
+    const attachments = files.length ? { attachments: files } : {};
+    const item = conversation.addUnsent(text, files);
     this.transcript.isAtEnd = true;
     // Who writes on need not wait for the server.
     this.sessions
-      .call("message.send", { sessionId, content: text, ...(whenBusy ? { whenBusy } : {}) })
+      .call("message.send", {
+        sessionId,
+        content: text,
+        ...attachments,
+        ...(whenBusy ? { whenBusy } : {}),
+      })
       .then(
         (answer) => {
           conversation.settleUnsent(item, answer.messageId);
           this.sessions.tellOthers();
         },
         () => {
+          // Nothing that was written is lost, whatever was written or opened meanwhile.
           conversation.settleUnsent(item);
-          if (conversation === this.conversation && !this.composer.input.value)
-            this.composer.write(text);
+          if (conversation === this.conversation)
+            this.composer.put(join(draft, this.composer.draft));
+          else this.drafts.set(sessionId, join(draft, this.drafts.get(sessionId) ?? EMPTY));
         },
       );
   }
@@ -329,7 +340,8 @@ class App {
       sessionId: this.sessionId,
       inputId: input.inputId,
     });
-    if (!this.composer.input.value) this.composer.write(input.content);
+    if (this.composer.isEmpty)
+      this.composer.put({ text: input.content, files: input.attachments ?? [] });
     this.composer.focus();
   }
 

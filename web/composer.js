@@ -1,11 +1,26 @@
 /** Where one writes, stops, and sees what waits for its turn. */
 
 import { byId, h, iconButton, shorten } from "./dom.js";
+import { Files } from "./files.js";
+
+/** @typedef {{text: string, files: import("./files.js").Attachment[]}} Draft What was not sent yet. */
+
+/** @type {Draft} */
+export const EMPTY = { text: "", files: [] };
+
+/** Put what comes back before what was written meanwhile. @param {Draft} first @param {Draft} later */
+export function join(first, later) {
+  return {
+    text: [first.text, later.text].filter(Boolean).join("\n"),
+    files: [...first.files, ...later.files],
+  };
+}
 
 export class Composer {
   /**
-   * @param {{onSend: (text: string, whenBusy?: string) => Promise<void>, onStop: () => void,
-   *   onWithdraw: (input: any) => void, onFork: () => void}} actions
+   * @param {{onSend: (draft: Draft, whenBusy?: string) => Promise<void>, onStop: () => void,
+   *   onWithdraw: (input: any) => void, onFork: () => void, onProblem: (text: string) => void,
+   *   maxBytes: () => number}} actions
    */
   constructor(actions) {
     this.actions = actions;
@@ -23,6 +38,7 @@ export class Composer {
     this.queue = byId("queue");
     this.ended = byId("ended");
     this.isSending = false;
+    this.files = new Files({ ...actions, onChange: () => this.showButtons() });
     this.form.addEventListener("submit", (event) => {
       event.preventDefault();
       this.send();
@@ -44,25 +60,33 @@ export class Composer {
   }
 
   async send() {
-    const text = this.input.value.toWellFormed();
-    if (!text.trim() || this.isSending) return;
+    const { draft } = this;
+    if (this.isEmpty || this.isSending) return;
     this.isSending = true;
-    this.write("");
+    this.put(EMPTY);
     try {
-      await this.actions.onSend(text, this.isBusy ? this.whenBusy.value : undefined);
+      await this.actions.onSend(draft, this.isBusy ? this.whenBusy.value : undefined);
     } catch {
-      // Said elsewhere. Nothing that was written is lost.
-      this.write(this.input.value ? `${text}\n${this.input.value}` : text);
+      this.put(join(draft, this.draft)); // said elsewhere
     } finally {
       this.isSending = false;
       this.showButtons();
     }
   }
 
-  /** @param {string} text */
-  write(text) {
-    this.input.value = text;
-    this.showButtons();
+  /** @returns {Draft} */
+  get draft() {
+    return { text: this.input.value.toWellFormed(), files: this.files.items };
+  }
+
+  get isEmpty() {
+    return !this.input.value.trim() && !this.files.items.length;
+  }
+
+  /** @param {Draft} draft */
+  put(draft) {
+    this.input.value = draft.text;
+    this.files.put(draft.files);
   }
 
   focus() {
@@ -100,19 +124,20 @@ export class Composer {
 
   /** @param {any} input */
   queued(input) {
-    const text = shorten(input.content, 120);
+    const names = (input.attachments ?? []).map((/** @type {any} */ file) => file.name);
+    const said = [input.content, ...names].filter(Boolean).join(" · ");
     return h(
       "li",
       null,
-      h("span.queued-text", { title: shorten(input.content, 1000) }, text),
+      h("span.queued-text", { title: shorten(said, 1000) }, shorten(said, 120)),
       h("span.muted", null, input.whenBusy === "steer" ? "steering" : ""),
-      iconButton("close", `Withdraw “${shorten(input.content, 40)}”`, () =>
+      iconButton("close", `Withdraw “${shorten(said, 40)}”`, () =>
         this.actions.onWithdraw(input),
       ),
     );
   }
 
   showButtons() {
-    this.sendButton.disabled = !this.input.value.trim() || this.isSending;
+    this.sendButton.disabled = this.isEmpty || this.isSending;
   }
 }

@@ -195,13 +195,14 @@ export class Conversation {
 
   // -- what is not sent yet ---------------------------------------------------------------
 
-  /** Show what somebody said before the server has it. @param {string} text */
-  addUnsent(text) {
+  /** Show what somebody said before the server has it. @param {string} text @param {any[]} [attachments] */
+  addUnsent(text, attachments) {
     const item = this.#add(`unsent-${++this.#notes}`, {
       kind: "message",
       role: "user",
       form: "text",
       text,
+      attachments,
       status: "sending",
       timestamp: new Date().toISOString(),
     });

@@ -110,6 +110,7 @@ class MessageView {
   showText() {
     if (!this.markdown) {
       this.body.textContent = this.item.text;
+      this.body.hidden = !this.item.text && !this.files.hidden;
       return;
     }
     const isStreaming = this.item.status === "streaming";

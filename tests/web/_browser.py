@@ -120,6 +120,11 @@ class Page:
         await self.click("#message")
         await self.type(text + Keys.ENTER)
 
+    async def choose(self, selector: str, file: Path) -> None:
+        """Choose a file, as its dialog would give it."""
+        (chooser,) = await self.find(selector)
+        await self._run(chooser.send_keys, str(file))
+
     async def find(self, selector: str) -> Sequence[Any]:
         """Give all of a kind, seen or not."""
         found: Sequence[Any] = await self._run(self.driver.find_elements, By.CSS_SELECTOR, selector)

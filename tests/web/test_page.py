@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import trio
@@ -431,6 +432,64 @@ async def test_older_messages_come_when_asked_for(page: Page) -> None:
         )
         assert texts == [f"note {number}" for number in range(100)]
         await page.see_not(".column .older")
+
+
+async def test_files_go_with_a_message(page: Page, tmp_path: Path) -> None:
+    puppet = Puppet()
+    file = tmp_path / "notes.txt"
+    file.write_bytes(b"Hi")
+    transfer = """
+        const [target, type, name, size] = arguments, data = new DataTransfer();
+        data.items.add(new File(["x".repeat(size)], name, { type: "image/png" }));
+        const init = { clipboardData: data, dataTransfer: data, bubbles: true, cancelable: true };
+        const event = type === "paste" ? new ClipboardEvent(type, init) : new DragEvent(type, init);
+        return document.querySelector(target).dispatchEvent(event);
+    """
+    async with open_chat(page, puppet):
+        await page.choose("#files", file)
+        await page.see("#attached li", "notes.txt")
+        assert not await page.script(transfer, "#message", "paste", "pasted.png", 3)
+        await page.see("#attached li", "pasted.png")
+        assert not await page.script(transfer, "main", "drop", "dropped.png", 0)
+        await page.see("#attached li", "dropped.png")
+        await page.click("#attached button[aria-label*=pasted]")
+        await page.see_not("#attached li", "pasted.png")
+        assert not await page.script(transfer, "main", "drop", "large.png", 262_144)
+        await page.see(".toast", "“large.png” is too large")
+        await page.shoot("attached")
+        await page.click("#send")
+        led = await puppet.next_turn()
+        files = led.turn.input.attachments or ()
+        assert [(file.name, file.media_type, file.data) for file in files] == [
+            ("notes.txt", "text/plain", "SGk="),
+            ("dropped.png", "image/png", ""),
+        ]
+        await page.see(".from-user:not(.sending) .files", "notes.txt")
+        await page.see("#title", "notes.txt")
+        assert await page.find("#attached li") == []
+        await page.choose("#files", file)
+        await page.see("#attached li", "notes.txt")
+        await page.say("Later")
+        await page.click("#queue button")
+        await page.see("#attached li", "notes.txt")
+        led.finish()
+
+
+async def test_what_was_refused_comes_back_before_what_was_written_meanwhile(page: Page) -> None:
+    """It was lost."""
+    puppet = Puppet()
+    async with open_chat(page, puppet, max_message_bytes=4096):
+        (await begin(page, puppet)).finish()
+        await page.script("""
+            const input = document.querySelector("#message");
+            input.value = "x".repeat(5000);
+            input.form.requestSubmit();
+            input.value = "and more";
+        """)
+        await page.see(".toast")
+        await page.wait(
+            'document.querySelector("#message").value === "x".repeat(5000) + "\\nand more"'
+        )
 
 
 async def test_agent_is_chosen_for_a_new_session(page: Page) -> None:
