@@ -3,8 +3,9 @@
 Connections are accepted by our own listener, and each is handed to hypercorn's `TCPServer` as a
 stream. Of that server three things are changed. It sends under a shield that no deadline ends: ours
 is cut off with the connection when the peer takes nothing for the write timeout, or when whoever
-waits is cancelled. A client that is gone it keeps for as long as an idle one. And a request for a
-WebSocket, which a proxy sends on whatever connection it has open, ends its part: what was read is
+waits is cancelled. A client that is gone it keeps for as long as an idle one, and one that has
+begun another request, too: ours has to bring it to its end as soon as its first. And a request for
+a WebSocket, which a proxy sends on whatever connection it has open, ends its part: what was read is
 given back. What goes wrong in it is the listener's boundary's to keep from the others.
 """
 
@@ -20,11 +21,13 @@ import trio
 from hypercorn.config import Config
 from hypercorn.events import Closed as ConnectionClosed
 from hypercorn.events import Event, RawData, Updated
+from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.h11 import H11Protocol
-from hypercorn.trio.tcp_server import MAX_RECV, TCPServer
+from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 
 from ._connection import LINGER_SECONDS
+from ._h2frames import PREFACE, FrameFollower
 from ._handshake import MAX_HEAD_BYTES, find_head_end
 from ._tls import TlsWire
 from ._wire import SocketWire
@@ -37,6 +40,8 @@ RawSocket: TypeAlias = socket.socket
 #: Of a connection without a request. More than a client or proxy keeps one by default, so that it
 #: is they who close it.
 IDLE_SECONDS: Final = 75.0
+#: Of one read.
+MAX_RECEIVE_BYTES: Final = 65536
 #: Requests at a time over one HTTP/2 connection, each of which takes a place.
 MAX_STREAMS: Final = 100
 #: A client's channel sends each frame in a request, on one connection.
@@ -155,20 +160,28 @@ class _Server(TCPServer):
     """One connection.
 
     Args:
-        app: Called for each request.
-        stream: To the client.
+        stream: Of it.
+        app: For hypercorn.
         is_other: Whether the head of a request is for hypercorn.
+        head_seconds: From the first byte of a request's head to its last.
     """
 
-    _is_gone = False
-
-    def __init__(self, app: Any, stream: Any, is_other: Callable[[bytes], bool]) -> None:
-        super().__init__(app, _config, WorkerContext(None), {}, stream)
-        self._ours: _Stream = stream
+    def __init__(
+        self, stream: _Stream, app: Any, is_other: Callable[[bytes], bool], head_seconds: float
+    ) -> None:
+        super().__init__(app, _config, WorkerContext(None), {}, stream)  # type: ignore[arg-type]
+        self._ours = stream
         self._is_other = is_other
+        self._head_seconds = head_seconds
+        self._is_gone = False
+        #: No request is being answered.
+        self._is_idle = True
         #: What was asked is answered, or the connection is over.
         self._idle = trio.Event()
         self._idle.set()
+        #: Whether the time of a head that has begun runs, or that of an idle client; None: neither.
+        self._is_timed: bool | None = False
+        self._frames: FrameFollower | None = None
 
     async def protocol_send(self, event: Event) -> None:
         """As hypercorn's, but for the shield."""
@@ -179,8 +192,10 @@ class _Server(TCPServer):
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
                     await self.protocol.handle(ConnectionClosed())
             return
-        if isinstance(event, Updated) and not event.idle:
-            self._idle = trio.Event()
+        if isinstance(event, Updated):
+            self._is_idle, self._is_timed = event.idle, False if event.idle else None
+            if not event.idle:
+                self._idle = trio.Event()
         if isinstance(event, Updated) and self._is_gone:
             await trio.lowlevel.checkpoint()
         else:
@@ -189,31 +204,37 @@ class _Server(TCPServer):
             self._idle.set()
 
     async def _read_data(self) -> None:
-        """As hypercorn's, which waits out its patience with an idle client that is gone."""
+        """As hypercorn's, which waits out its patience with a client that is gone, or slow."""
+        data = b"..."
         try:
-            data = b"?"
             while data:
-                try:
-                    data = await self._read()
-                except (trio.ClosedResourceError, trio.BrokenResourceError):
-                    break
+                data = await self._read()
                 await self.protocol.handle(RawData(data))
-            await self.protocol.handle(ConnectionClosed())
+                await self._time_head(data)
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            pass
         finally:
             self._is_gone = True
+        await self.protocol.handle(ConnectionClosed())
         await self.idle_task.stop()
+
+    # -- a request for a WebSocket ---------------------------------------------------------
 
     async def _read(self) -> bytes:
         """Read what is hypercorn's. What is not ends that, and is put aside."""
         stream = self._ours
-        data = await stream.receive_some(MAX_RECV)
+        data = await stream.receive_some(MAX_RECEIVE_BYTES)
         if not data or not _UPGRADE.startswith(data[: len(_UPGRADE)]) or not self._has_all():
             return data
-        while find_head_end(data) < 0 and len(data) <= MAX_HEAD_BYTES:
-            more = await stream.receive_some(MAX_RECV)
-            if not more:
-                return data
-            data += more
+        with trio.move_on_after(self._head_seconds) as patience:
+            while find_head_end(data) < 0 and len(data) <= MAX_HEAD_BYTES:
+                more = await stream.receive_some(MAX_RECEIVE_BYTES)
+                if not more:
+                    return data
+                data += more
+        if patience.cancelled_caught:
+            await self._initiate_server_close()
+            return b""
         end = find_head_end(data)
         if end < 0 or not data.startswith(_UPGRADE) or self._is_other(data[:end]):
             return data
@@ -231,12 +252,43 @@ class _Server(TCPServer):
         connection = protocol.connection
         return connection.their_state in {h11.IDLE, h11.DONE} and not connection.trailing_data[0]
 
+    # -- a head that does not end ----------------------------------------------------------
+
+    async def _time_head(self, data: bytes) -> None:
+        """Give a head that has begun its time, and what has ended without a request none."""
+        has_begun = self._has_begun(data)
+        if self._is_idle and has_begun != self._is_timed:
+            self._is_timed = has_begun
+            wait = self._wait_head if has_begun else self._idle_timeout
+            await self.idle_task.restart(self._task_group, wait)
+
+    def _has_begun(self, data: bytes) -> bool:
+        """Whether there is a part of something that will be a request."""
+        protocol: Any = self.protocol.protocol
+        if not isinstance(protocol, H2Protocol):
+            # A copy of at most a head, unless a request is being answered.
+            return self._is_idle and bool(protocol.connection.trailing_data[0])
+        if self._frames is None:
+            self._frames = FrameFollower()
+            # For hypercorn its preface was a request, which is never answered.
+            self._is_idle = protocol.idle
+            if not data.startswith(PREFACE[:3]):
+                return True  # It was upgraded from HTTP/1.1, and begins behind this.
+        self._frames.feed(data)
+        return self._frames.is_inside
+
+    async def _wait_head(self) -> None:
+        await trio.sleep(self._head_seconds)
+        await self._initiate_server_close()
+
 
 async def serve_http(
     wire: SocketWire,
     early: bytes,
     app: App,
     is_other: Callable[[bytes], bool],
+    *,
+    head_seconds: float,
     write_seconds: float,
 ) -> bytes:
     """Serve one connection to its end, or to a request that is not hypercorn's.
@@ -246,7 +298,8 @@ async def serve_http(
         early: What was read from it already.
         app: ASGI's, called for each request.
         is_other: Whether the head of a request is for it.
-        write_seconds: A peer that takes no byte for so long is dropped.
+        head_seconds: A peer that does not bring a request's head to its end in that time is dropped.
+        write_seconds: Likewise one that takes no byte for so long.
 
     Returns:
         The request that is not, with what was read behind it; nothing is the end.
@@ -259,6 +312,6 @@ async def serve_http(
         await app(scope, receive, send)
 
     stream = make(wire, early, write_seconds)
-    await _Server(call, stream, is_other).run()
+    await _Server(stream, call, is_other, head_seconds).run()
     rest: bytes = stream.rest
     return rest

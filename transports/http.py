@@ -111,8 +111,15 @@ class HttpListener(WebSocketListener):
         assert isinstance(accept, HttpPlace)
         accept.wire, accept.address = wire, address
         app = partial(self._app, accept)
-        write_seconds = accept.settings.write_timeout_seconds
-        rest = await self._serve_http(wire, data, app, self._is_other, write_seconds)
+        settings = accept.settings
+        rest = await self._serve_http(
+            wire,
+            data,
+            app,
+            self._is_other,
+            head_seconds=settings.connect_seconds,
+            write_seconds=settings.write_timeout_seconds,
+        )
         if rest:
             end = find_head_end(rest)
             await self._serve_upgrade(wire, rest[:end], rest[end:], address, accept, spawn)

@@ -13,7 +13,8 @@ import trio
 from tests.transports._receiver import LIMIT, MASK, Receiver, raw
 from trialogue.core.abc import ListenOptions
 from trialogue.core.settings import Settings
-from trialogue.transports import _handshake, _httpframes, _lines, _sse, _wsframes
+from trialogue.transports import _h2frames, _handshake, _httpframes, _lines, _sse, _wsframes
+from trialogue.transports._h2frames import PREFACE
 from trialogue.transports._handshake import Head, RefusalError
 from trialogue.transports._httpframes import CONNECTION_HEADER, FrameResource
 from trialogue.transports._lines import LineSplitter
@@ -299,6 +300,42 @@ def _take_the_first(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Head, "get", lambda self, name: self.headers.get(name, [None])[0])
 
 
+# -- HTTP/2 ------------------------------------------------------------------------------------
+
+
+def _expect_inside(data: bytes) -> bool:
+    """Say whether something of HTTP/2 has begun and not ended, by looking at all of it at once."""
+    if len(data) < len(PREFACE):
+        return True
+    rest, is_open = data[len(PREFACE) :], True
+    while len(rest) >= 9:
+        size = 9 + int.from_bytes(rest[:3])
+        if len(rest) < size:
+            return True
+        is_open = rest[3] in (1, 9) and not rest[4] & 4
+        rest = rest[size:]
+    return is_open or bool(rest)
+
+
+def check_http2(data: bytes) -> None:
+    expected = _expect_inside(data)
+    for pieces in ([data], *cut_up(data)):
+        follower = _h2frames.FrameFollower()
+        for piece in pieces:
+            follower.feed(piece)
+            assert len(follower._header) < 9
+        assert follower.is_inside == expected
+
+
+def _end_headers_with_the_stream(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(_h2frames, "_END_HEADERS", 1)
+
+
+_H2_FRAMES: Final = [
+    *(b"\0\0\0\4\0\0\0\0\0", b"\0\0\0\4\1\0\0\0\0", b"\0\0\2\1\5\0\0\0\1\x82\x84"),
+    *(b"\0\0\2\1\1\0\0\0\3\x82\x84", b"\0\0\1\x09\4\0\0\0\3\x87", b"\0\0\x08\6\0\0\0\0\0pingpong"),
+]
+
 # -- all of them -------------------------------------------------------------------------------
 
 
@@ -397,5 +434,14 @@ TARGETS: Final = (
             b"Sec-WebSocket-Version: 8\r\n",
         ],
         plant=_take_the_first,
+    ),
+    Target(
+        name="http2",
+        check=check_http2,
+        seeds=lambda: [
+            PREFACE + b"".join(_H2_FRAMES[:count]) for count in range(1, len(_H2_FRAMES) + 1)
+        ],
+        tokens=[*_H2_FRAMES, PREFACE, b"\0\0", b"\xff\xff\xff", b"\1", b"\4", b"\x09"],
+        plant=_end_headers_with_the_stream,
     ),
 )

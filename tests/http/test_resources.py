@@ -270,12 +270,6 @@ async def test_body_that_does_not_come_is_not_waited_for(serve: Serve) -> None:
         assert server.stats()["connections"] == 0
 
 
-async def test_head_that_does_not_end_is_not_waited_for(serve: Serve, driver: str) -> None:
-    async with serve(connect_seconds=0.2, driver=driver) as (_, client):
-        await client.stream.send_all(b"GET / HTTP/1.1\r\nHost:")
-        assert await client.stream.receive_some() == b""
-
-
 async def test_client_that_goes_is_not_waited_for(serve: Serve) -> None:
     """And its turn goes on (§4, `wait`)."""
     async with serve(scripted(default=[Wait(60)])) as (server, client):

@@ -79,20 +79,6 @@ async def test_garbage_for_a_handshake_hurts_nobody(
     assert [r for r in caplog.records if r.levelname not in {"DEBUG", "INFO"}] == []
 
 
-@SCHEMES
-async def test_peer_that_stalls_in_the_handshake_is_closed(
-    serve: Serve, certificates: Certificates, scheme: str
-) -> None:
-    async with serve(
-        f"{scheme}://127.0.0.1:0", tls=certificates.files, connect_seconds=0.05
-    ) as server:
-        port = int(server.endpoint.rpartition(":")[2])
-        async with await trio.open_tcp_stream("127.0.0.1", port) as plain:
-            await plain.send_all(b"\x16")
-            assert await plain.receive_some() == b""
-        await server.acceptor.wait_empty()
-
-
 async def test_the_end_is_said_by_tls_too(serve: Serve, certificates: Certificates) -> None:
     """close_notify: so that a client can tell the end from a cut cable."""
     async with serve(

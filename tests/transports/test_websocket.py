@@ -443,12 +443,6 @@ async def test_garbage_for_a_handshake_hurts_nobody(
     assert [r for r in caplog.records if r.levelname not in {"DEBUG", "INFO"}] == []
 
 
-async def test_peer_that_stalls_in_the_handshake_is_closed(open_ws: Open) -> None:
-    async with open_ws(connect_seconds=0.1) as server:
-        assert await answer_to(server, b"GET / HTTP/1.1\r\nHost:") == b""
-        await server.acceptor.wait_empty()
-
-
 async def test_silent_peer_is_closed_at_its_time(open_ws: Open) -> None:
     """PROTOCOL §3.2. A bug once seen: the kernel kept it for a second (TCP_DEFER_ACCEPT)."""
     async with open_ws(connect_seconds=0.2) as server:
