@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ._link import ServerLink
     from ._request import Request
 
-__all__ = ["follow", "note", "note_refusal"]
+__all__ = ["follow", "note", "note_acceptance", "note_refusal"]
 
 log = logging.getLogger("trialogue.audit")
 
@@ -40,6 +40,21 @@ def note(link: ServerLink, deed: str, **details: object) -> None:
         if identity.credential_id is not None:
             who["credential_id"] = _show(identity.credential_id)
     log.info(deed, extra={**who, **details})
+
+
+def note_acceptance(link: ServerLink) -> None:
+    """Write that a credential was taken, once for each network connection that brings it.
+
+    Each request of HTTP is a link of its own, of the same group, and brings it again.
+    """
+    identity, group = link.identity, link.connection.group
+    if identity is not None and group is not None:
+        seen = link.server.accepted.setdefault(group, set())
+        who = identity.owner, identity.credential_id
+        if who in seen:
+            return
+        seen.add(who)
+    note(link, "credential.accepted")
 
 
 def note_refusal(link: ServerLink, refusal: Exception) -> None:

@@ -430,7 +430,10 @@ class ServerLink(Link):
             self._expiry = self.server.timers.at(now + seconds, self._expired)
         if revocation is not None:
             revocation.watch(self._revoked)
-        _audit.note(self, "credential.renewed" if is_renewed else "credential.accepted")
+        if is_renewed:
+            _audit.note(self, "credential.renewed")
+        else:
+            _audit.note_acceptance(self)
 
     def _let_go(self) -> None:
         """Rely on the credential no more."""

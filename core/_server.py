@@ -122,6 +122,10 @@ class Server(Acceptor):
         #: Of principals that are connected, or whose past still counts.
         self._limiters: dict[str, RateLimiter] = {}
         self._group_limiters: WeakKeyDictionary[object, RateLimiter] = WeakKeyDictionary()
+        #: By group (see `Connection.group`): whose credentials the audit log has.
+        self.accepted: WeakKeyDictionary[object, set[tuple[str | None, str | None]]] = (
+            WeakKeyDictionary()
+        )
         self._prune_limiters_at = _LIMITERS_STEP
         self._connection_tasks: trio.Nursery
         self._workers: Workers

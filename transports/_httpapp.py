@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from logging import getLogger
@@ -54,6 +55,10 @@ _ONLY_VERBS: Final = {
     "/v1/openapi.json": "GET",
     "/v1/rpc": "POST",
 }
+#: Without one of these no text of JSON names a method of a connection's. Escapes can write any.
+_MAY_LAST: Final = re.compile(
+    b"|".join((rb"\\u00[2-7]", *map(re.escape, map(str.encode, NOT_BY_RPC))))
+)
 #: Params of a query that are numbers.
 _NUMBERS: Final = frozenset({"limit", "tail"})
 
@@ -177,7 +182,8 @@ class HttpApp:
         _check_json(request)
 
         def make_frame(body: bytes) -> bytes:
-            method = _method_of(body)
+            # Hardly any has such a word in it: it is decoded once, by its link.
+            method = _method_of(body) if _MAY_LAST.search(body) else None
             if method in NOT_BY_RPC:
                 raise MethodNotFoundError(
                     f"{method} needs a connection that lasts: a WebSocket, or an event stream"

@@ -1,12 +1,15 @@
 """PROTOCOL §12: resources for people and tools."""
 
+import json
+import logging
 from typing import Any
 
 import pytest
 import trio
 
-from trialogue import RateLimit
+from trialogue import Identity, RateLimit
 from trialogue.agents.script import Wait, scripted
+from trialogue.core._protocol import decode_envelope
 from trialogue.core.abc import PeerInfo
 from trialogue.core.errors import UnauthorizedError, WireError
 from trialogue.core.methods import Credential
@@ -88,6 +91,9 @@ async def test_every_method_is_reached_by_an_envelope_but_those_of_a_connection(
                 "METHOD_NOT_FOUND", 404, "POST", "/v1/rpc", rpc(method, sessionId="x", id="y")
             )
             assert "lasts" in problem.json["detail"]
+        escaped = json.dumps(rpc("hello")).replace('"hello"', '"h\\u0065llo"').encode()
+        problem = await client.problem("METHOD_NOT_FOUND", 404, "POST", "/v1/rpc", escaped)
+        assert "lasts" in problem.json["detail"]
         problem = await client.problem(
             "SESSION_NOT_FOUND", 404, "POST", "/v1/rpc", rpc("session.get", 8, sessionId="ses_x")
         )
@@ -163,6 +169,32 @@ async def test_idempotency_key_is_a_header(serve: Serve) -> None:
         await client.problem("CONFLICT", 409, "POST", "/v1/sessions", {"name": "b"}, key)
         long = {"Idempotency-Key": "k" * 129}
         await client.problem("INVALID_REQUEST", 400, "POST", "/v1/sessions", {}, long)
+
+
+async def test_credential_is_noted_once_for_a_network_connection(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    """docs/identity.md: each request brings it, and a busy client would fill the audit log."""
+
+    async def check(credential: Credential, peer: PeerInfo) -> Identity:
+        await trio.lowlevel.checkpoint()
+        return Identity(principal="ada", credential_id=credential.token)
+
+    def accepted() -> list[str]:
+        return [
+            record.credential_id  # type: ignore[attr-defined]
+            for record in caplog.records
+            if record.getMessage() == "credential.accepted"
+        ]
+
+    caplog.set_level(logging.INFO, "trialogue.audit")
+    async with serve(authenticate=check) as (server, client):
+        for token in ("one", "one", "two", "one", "two"):
+            await client.ask("GET", "/v1/sessions", None, {"Authorization": f"Bearer {token}"})
+        assert accepted() == ["one", "two"]
+        async with open_client(server.endpoints[0]) as other:
+            await other.ask("GET", "/v1/sessions", None, {"Authorization": "Bearer one"})
+        assert accepted() == ["one", "two", "one"]
 
 
 async def test_credential_is_a_header(serve: Serve) -> None:
@@ -256,6 +288,22 @@ async def test_body_that_nobody_reads_holds_nothing_up(serve: Serve) -> None:
             await wait_until(lambda: server.stats()["connections"] == 0)
         assert answer.startswith(b"HTTP/1.1 401 ")
         await client.data("GET", "/health")
+
+
+async def test_frame_is_decoded_once(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our choice: what the link decodes the transport need not, unless it may have to refuse it."""
+    seen: list[bytes] = []
+
+    def decode(frame: bytes) -> object:
+        seen.append(frame)
+        return decode_envelope(frame)
+
+    monkeypatch.setattr("trialogue.transports._httpapp.decode_envelope", decode)
+    async with serve() as (_, client):
+        await client.data("POST", "/v1/rpc", rpc("session.create", name='é: " {}'))
+        assert not seen
+        await client.data("POST", "/v1/rpc", rpc("session.create", name="a request.cancel"))
+        assert len(seen) == 1
 
 
 async def test_body_that_does_not_come_is_not_waited_for(serve: Serve) -> None:
