@@ -26,6 +26,9 @@ _RECEIVE_BYTES: Final = 256 * 1024
 #: What a slow reader has room for, beside what the server's end buffers.
 _SLOW_BUFFER_BYTES: Final = 4096
 _DEFAULT_PORTS: Final = {"ws": 80, "wss": 443}
+#: Where a port of HTTP has its WebSocket: by that goes a load, as every connection that lasts.
+_OVER_HTTP: Final = {"http": "ws", "https": "wss"}
+_HTTP_PATH: Final = "/v1/ws"
 #: Of one wait, since who waits for the loop to be over is asked after it.
 _MAX_WAIT_SECONDS: Final = 0.02
 
@@ -40,6 +43,9 @@ class Address:
             OSError: There is no such host, or the file cannot be read.
         """
         parts: SplitResult = urlsplit(url)
+        if parts.scheme in _OVER_HTTP:
+            path = parts.path.rstrip("/") + _HTTP_PATH
+            parts = parts._replace(scheme=_OVER_HTTP[parts.scheme], path=path)
         self.is_websocket = parts.scheme in {"ws", "wss"}
         self.tls = parts.scheme in {"wss", "tcps"}
         self.name = parts.hostname or ""

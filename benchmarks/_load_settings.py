@@ -17,7 +17,7 @@ ScenarioName: TypeAlias = Literal[
 Work: TypeAlias = Literal["chat", "echo", "get", "post", "reconnect"]
 
 #: Of the servers that can be put under load.
-SCHEMES: Final = ("ws", "wss", "tcp", "tcps", "unix")
+SCHEMES: Final = ("ws", "wss", "tcp", "tcps", "unix", "http", "https")
 #: Of each ten, those that read slowly, where there are some.
 _SLOW_SHARE: Final = 0.1
 
@@ -69,7 +69,7 @@ class LoadSettings:
         chat: What is said where the answer is streamed.
         echo: What is said where the answer is waited for.
         token: The credential.
-        tls_ca: The authority for wss and tcps, a PEM file.
+        tls_ca: The authority for wss, tcps and https, a PEM file.
         settle_seconds: For what is still to come at the end.
         connect_seconds: For everybody to be connected.
         seed: Of what is random.

@@ -72,8 +72,10 @@ def bench(
         int, option("Processes that make the load together. [1]", metavar="COUNT")
     ] = 1,
     transport: Annotated[
-        Literal["ws", "tcp", "unix"] | None,
-        option("Of the server that is started; a URL says it itself. [ws]"),
+        Literal["ws", "tcp", "unix", "http"] | None,
+        option(
+            "Of the server that is started; a URL says it itself. Over HTTP goes its WebSocket. [ws]"
+        ),
     ] = None,
     agent: Annotated[
         str | None,
@@ -106,7 +108,8 @@ def bench(
         str | None, option("The credential. Better put it into TRIALOGUE_TOKEN.", metavar="TOKEN")
     ] = None,
     tls_ca: Annotated[
-        str | None, option("Trust this authority for wss and tcps, a PEM file.", metavar="FILE")
+        str | None,
+        option("Trust this authority for wss, tcps and https, a PEM file.", metavar="FILE"),
     ] = None,
     environ: Environ,
 ) -> int:

@@ -41,7 +41,8 @@ def test_without_url_a_server_is_started_measured_and_ended(tmp_path: Path) -> N
 @pytest.mark.slow
 def test_more_failures_than_are_allowed_are_told_by_code_and_exit() -> None:
     # The agent of the server that is started does not know what to do with it, and fails.
-    done = run_command("bench", *SMALL, "--duration", "500ms", "--message", "nonsense")
+    message = ("--message", "nonsense", "--transport", "http")
+    done = run_command("bench", *SMALL, "--duration", "500ms", *message)
     assert re.search(r"^error AGENT_ERROR +[1-9]", done.stdout, re.MULTILINE), done.stdout
     assert "FAILED: 100.0% of what was sent failed" in done.stdout
     assert done.returncode == 1
@@ -82,7 +83,7 @@ def test_no_server_is_exit_code_3(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("http://127.0.0.1:1",), "a load is made over ws, wss, tcp, tcps, unix"),
+        (("loopback://a",), "a load is made over ws, wss, tcp, tcps, unix, http, https"),
         (("ws://127.0.0.1:1", "--transport", "tcp"), "is another one"),
         (("ws://127.0.0.1:1", "--store", "memory"), "has its own"),
         (("--rate", "0"), "--rate must be > 0"),
