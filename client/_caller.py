@@ -71,6 +71,7 @@ class Caller:
         request_seconds: float = 30.0,
         tls: Any = None,
         reconnect: bool = True,
+        trace_context: Callable[[], Mapping[str, str]] | None = None,
     ) -> None:
         credential = _as_credential(token)
         self.request_seconds = request_seconds
@@ -80,6 +81,7 @@ class Caller:
             options=ConnectOptions(connect_seconds=connect_seconds, credential=credential, tls=tls),
             hello=Hello(client=ClientInfo(name=name, version=_version()), auth=credential),
             reconnect=reconnect,
+            trace_context=trace_context,
         )
         self._sessions = FollowedSessions(self._uplink, self._spawn, request_seconds)
         self._scope = trio.CancelScope()

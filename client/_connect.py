@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -23,6 +23,7 @@ async def connect(
     request_seconds: float = 30.0,
     tls: Any = None,
     reconnect: bool = True,
+    trace_context: Callable[[], Mapping[str, str]] | None = None,
 ) -> AsyncGenerator[Client]:
     """Connect to a server, for as long as the block lasts.
 
@@ -37,6 +38,9 @@ async def connect(
         tls: A file of CA certificates, or an ``ssl.SSLContext``; None trusts the system's.
         reconnect: Whether to come back when the connection is lost. The first attempt is the
             only one in any case.
+        trace_context: Gives ``traceparent`` and ``tracestate`` (W3C) of what is going on where a
+            call is made, for the server's spans to belong to; `trialogue.telemetry.tracing` has
+            one for OpenTelemetry.
 
     Raises:
         SettingsError: The URL is of no use.
@@ -54,6 +58,7 @@ async def connect(
         request_seconds=request_seconds,
         tls=tls,
         reconnect=reconnect,
+        trace_context=trace_context,
     )
     async with open_plain_nursery() as nursery:
         try:

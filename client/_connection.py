@@ -37,12 +37,14 @@ from ._wire import (
     read_response,
 )
 
-__all__ = ["Connection", "LostError"]
+__all__ = ["NO_TRACE", "Connection", "LostError"]
 
 log = logging.getLogger("trialogue.client")
 
 T = TypeVar("T")
 
+#: Of a call that belongs to nothing.
+NO_TRACE: Final[Mapping[str, str]] = {}
 #: Requests that the server does not count as in flight (§11), so neither do we.
 _UNCOUNTED: Final = frozenset(
     {"hello", "request.cancel", "turn.cancel", "ask.answer", "input.withdraw"}
@@ -301,6 +303,7 @@ class Connection:
         key: str | None = None,
         deadline: float = math.inf,
         on_result: Callable[[T], None] | None = None,
+        trace: Mapping[str, str] = NO_TRACE,
     ) -> Any:
         """Send a request, and wait for its answer.
 
@@ -313,6 +316,7 @@ class Connection:
                 wait here.
             on_result: Called with the result before anything that follows it on the connection
                 is looked at.
+            trace: ``traceparent`` and ``tracestate`` of what it belongs to.
 
         Raises:
             WireError: The server's answer.
@@ -337,7 +341,13 @@ class Connection:
                 id=next(self._ids), result=result, on_result=on_result, is_counted=is_counted
             )
             payload = build_request(
-                method, params, id=call.id, idempotency_key=key, timeout_ms=_timeout_ms(deadline)
+                method,
+                params,
+                id=call.id,
+                idempotency_key=key,
+                timeout_ms=_timeout_ms(deadline),
+                traceparent=trace.get("traceparent"),
+                tracestate=trace.get("tracestate"),
             )
             self._check_size(payload)
         except BaseException:

@@ -26,7 +26,7 @@ from ..core.errors import (
     error_from_wire,
 )
 from ..core.methods import Credential, Hello, HelloResult
-from ._connection import Connection, LostError
+from ._connection import NO_TRACE, Connection, LostError
 from ._state import FINAL_ERRORS, Backoff, ConnectionState, StateMachine, Trigger
 
 __all__ = ["Uplink", "same_error"]
@@ -65,6 +65,7 @@ class Uplink:
         options: For the channel; `connect_seconds` bounds each attempt up to the hello's answer.
         hello: The first request on each connection.
         reconnect: If not, the first connection is the only one.
+        trace_context: See `connect`.
         rng: Draws the jitter of reconnection.
 
     Attributes:
@@ -85,6 +86,7 @@ class Uplink:
         options: ConnectOptions,
         hello: Hello,
         reconnect: bool,
+        trace_context: Callable[[], Mapping[str, str]] | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self.url = url
@@ -96,6 +98,7 @@ class Uplink:
         self._options = options
         self._hello = hello
         self._reconnect = reconnect
+        self._trace_context = trace_context
         self.on_event: Callable[[Mapping[str, Any], int], None] = lambda _payload, _size: None
         self.on_lost: Callable[[], None] = lambda: None
         self.on_over: Callable[[Exception], None] = lambda _failure: None
@@ -331,13 +334,14 @@ class Uplink:
         """
         deadline = trio.current_time() + seconds
         may_be_done = False
+        trace = NO_TRACE if self._trace_context is None else self._trace_context()
         with trio.move_on_at(deadline):
             while True:
                 connection = await self.wait_connection(even_draining=method not in _NEW_WORK)
                 try:
                     return await connection.request(
                         method, params, result=result, key=key, deadline=deadline,
-                        on_result=on_result,
+                        on_result=on_result, trace=trace,
                     )  # fmt: skip
                 except LostError as exc:
                     may_be_done = may_be_done or exc.is_sent

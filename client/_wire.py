@@ -73,6 +73,7 @@ def build_request(
     idempotency_key: str | None = None,
     timeout_ms: int | None = None,
     traceparent: str | None = None,
+    tracestate: str | None = None,
 ) -> bytes:
     """Make the frame of a request.
 
@@ -83,7 +84,7 @@ def build_request(
         id: Unique among the connection's unanswered requests.
         idempotency_key: Makes a command safe to repeat (§7).
         timeout_ms: When the server gives the work up, 1 or more.
-        traceparent: W3C trace context.
+        traceparent, tracestate: W3C trace context: what it belongs to, and what was noted with it.
 
     Raises:
         LocalProtocolError: The parameters are no JSON.
@@ -97,6 +98,8 @@ def build_request(
         payload["idempotencyKey"] = idempotency_key
     if traceparent is not None:
         payload["meta"] = {"traceparent": traceparent}
+        if tracestate:
+            payload["meta"]["tracestate"] = tracestate
     return _encode("request", payload)
 
 

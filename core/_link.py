@@ -286,11 +286,13 @@ class ServerLink(Link):
         session_id = envelope.params.get("sessionId")
         if isinstance(session_id, str):
             attributes["sessionId"] = session_id[:MAX_ID_LENGTH]
+        origin = peer if envelope.traceparent is None else envelope
         return tracer.start(
             "request",
             envelope.method,
             attributes,
-            traceparent=envelope.traceparent or peer.traceparent,
+            traceparent=origin.traceparent,
+            tracestate=origin.tracestate,
         )
 
     def _shutting_down(self) -> ShuttingDownError:

@@ -102,8 +102,16 @@ class RequestEnvelope(msgspec.Struct, gc=False, eq=False, rename="camel"):
     @property
     def traceparent(self) -> str | None:
         """The trace that the request belongs to."""
-        traceparent = None if self.meta is None else self.meta.get("traceparent")
-        return traceparent if type(traceparent) is str else None
+        return self._noted("traceparent")
+
+    @property
+    def tracestate(self) -> str | None:
+        """What tracers have noted of it."""
+        return self._noted("tracestate")
+
+    def _noted(self, name: str) -> str | None:
+        noted = None if self.meta is None else self.meta.get(name)
+        return noted if type(noted) is str else None
 
 
 class _Usual(msgspec.Struct, gc=False, eq=False):

@@ -89,13 +89,14 @@ class PeerInfo:
         transport: The scheme: ``ws``, ``tcp``, ``unix``, ``loopback`` …
         address: For logs, e.g. ``127.0.0.1:51234``.
         credential: From an ``Authorization`` header, where the transport has headers.
-        traceparent: Likewise.
+        traceparent, tracestate: Likewise (W3C).
     """
 
     transport: str
     address: str
     credential: Credential | None = None
     traceparent: str | None = None
+    tracestate: str | None = None
 
     def __str__(self) -> str:
         return f"{self.transport}:{self.address}"
@@ -415,6 +416,7 @@ class Tracer(ABC):
         attributes: Mapping[str, Any],
         *,
         traceparent: str | None = None,
+        tracestate: str | None = None,
     ) -> Span:
         """Tell of something that begins now.
 
@@ -423,6 +425,7 @@ class Tracer(ABC):
             name: Of the method, the agent, the tool or the model.
             attributes: By wire names, such as ``sessionId``; never what was said.
             traceparent: As the peer sent it (W3C), whatever that is: what it belongs to.
+            tracestate: Likewise: what other tracers have noted with that.
         """
 
 

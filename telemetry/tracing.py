@@ -24,7 +24,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from ..core.abc import Span, SpanKind, Tracer
 from ..core.errors import SettingsError
 
-__all__ = ["EXPORTERS", "ExporterName", "OtelTracer", "open_tracer"]
+__all__ = ["EXPORTERS", "ExporterName", "OtelTracer", "open_tracer", "trace_context"]
 
 ExporterName = Literal["otlp", "console"]
 EXPORTERS: Final[tuple[ExporterName, ...]] = ("otlp", "console")
@@ -75,12 +75,21 @@ class OtelTracer(Tracer):
         attributes: Mapping[str, Any],
         *,
         traceparent: str | None = None,
+        tracestate: str | None = None,
     ) -> Span:
         # Never the context of the task that happens to be here, which is somebody else's.
         context = Context()
         if traceparent is not None:
-            context = _propagator.extract({"traceparent": traceparent}, context)
+            carrier = {"traceparent": traceparent, "tracestate": tracestate or ""}
+            context = _propagator.extract(carrier, context)
         return _start(self._tracer, kind, name, attributes, context)
+
+
+def trace_context() -> dict[str, str]:
+    """Say what a call belongs to that is made here: ``connect(url, trace_context=trace_context)``."""
+    carrier: dict[str, str] = {}
+    _propagator.inject(carrier)
+    return carrier
 
 
 def _start(

@@ -96,10 +96,13 @@ class Head:
             raise ValueError(f"{name} comes {len(values)} times")
         return values[0] if values else None
 
+    def joined(self, name: str) -> str | None:
+        """Give a header that may come in several lines, None if it is absent."""
+        return ",".join(self.headers.get(name, [])) or None
+
     def words(self, name: str) -> set[str]:
         """Give the elements of a comma-separated header, in lower case."""
-        joined = ",".join(self.headers.get(name, []))
-        return {word.strip().lower() for word in joined.split(",")}
+        return {word.strip().lower() for word in (self.joined(name) or "").split(",")}
 
 
 def find_head_end(data: bytes) -> int:
@@ -207,6 +210,7 @@ class Upgrade:
     key: str
     credential: Credential | None
     traceparent: str | None
+    tracestate: str | None = None
 
 
 def check_upgrade(
@@ -253,7 +257,12 @@ def check_upgrade(
         _ask_for_upgrade("The version of WebSocket that is spoken here is 13")
     if key is None or not _is_key(key):
         raise RefusalError(400, "No valid Sec-WebSocket-Key")
-    return Upgrade(key=key, credential=read_bearer(authorization), traceparent=traceparent)
+    return Upgrade(
+        key=key,
+        credential=read_bearer(authorization),
+        traceparent=traceparent,
+        tracestate=head.joined("tracestate"),
+    )
 
 
 def _ask_for_upgrade(text: str) -> NoReturn:

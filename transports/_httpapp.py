@@ -41,7 +41,7 @@ _CORS_HEADERS: Final = {
     "Access-Control-Allow-Methods": "GET, POST, PATCH, DELETE",
     "Access-Control-Allow-Headers": (
         "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, Traceparent, "
-        "Trialogue-Connection"
+        "Tracestate, Trialogue-Connection"
     ),
     "Access-Control-Max-Age": "600",
 }
@@ -204,7 +204,7 @@ class HttpApp:
     async def _serve_route(
         self, place: HttpPlace, request: HttpRequest, route: Route, params: dict[str, Any]
     ) -> None:
-        key, traceparent = request.header("idempotency-key"), request.header("traceparent")
+        key = request.header("idempotency-key")
         if route.has_body:
             _check_json(request)
         else:
@@ -233,7 +233,7 @@ class HttpApp:
                 members = found
             if clash := members.keys() & params.keys():
                 raise InvalidRequestError(f"{min(clash)} stands in the path")
-            return make_request(method, {**members, **params}, key=key, traceparent=traceparent)
+            return make_request(method, {**members, **params}, key=key)
 
         if is_stream:
             await stream_events(place, request, make_frame, of_turn=route.verb == "POST")

@@ -98,4 +98,5 @@ class HttpPlace(Acceptor):
             address=self.address,
             credential=read_bearer(request.header("authorization")),
             traceparent=request.header("traceparent"),
+            tracestate=request.headers.joined("tracestate"),
         )

@@ -149,14 +149,11 @@ def make_request(
     params: Mapping[str, Any],
     *,
     key: str | None = None,
-    traceparent: str | None = None,
 ) -> bytes:
     """Make the frame of a request that stands for a resource."""
     payload: dict[str, Any] = {"id": REQUEST_ID, "method": method, "params": params}
     if key is not None:
         payload["idempotencyKey"] = key
-    if traceparent is not None:
-        payload["meta"] = {"traceparent": traceparent}
     return encode_json({"version": "1.0", "type": "request", "payload": payload})
 
 

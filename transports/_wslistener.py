@@ -179,5 +179,6 @@ class WebSocketListener(TcpListener):
             address=address,
             credential=upgrade.credential,
             traceparent=upgrade.traceparent,
+            tracestate=upgrade.tracestate,
         )
         return self.connection_class(wire, peer, accept, spawn)

@@ -32,14 +32,19 @@ def test_a_request_has_the_form_of_the_protocol() -> None:
 def test_what_is_optional_in_a_request_is_there_when_it_is_given() -> None:
     """PROTOCOL.md §2.3."""
     frame = build_request(
-        "server.health", id=7, idempotency_key="k", timeout_ms=500, traceparent="00-ab-cd-01"
+        "server.health",
+        id=7,
+        idempotency_key="k",
+        timeout_ms=500,
+        traceparent="00-ab-cd-01",
+        tracestate="a=b",
     )
     assert json.loads(frame)["payload"] == {
         "id": 7,
         "method": "server.health",
         "timeoutMs": 500,
         "idempotencyKey": "k",
-        "meta": {"traceparent": "00-ab-cd-01"},
+        "meta": {"traceparent": "00-ab-cd-01", "tracestate": "a=b"},
     }
 
 

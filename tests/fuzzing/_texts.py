@@ -84,6 +84,7 @@ def check_envelope(data: bytes) -> None:
         idempotency_key=envelope.idempotency_key,
         timeout_ms=envelope.timeout_ms,
         traceparent=envelope.traceparent,
+        tracestate=None if envelope.traceparent is None else envelope.tracestate,
     )
     found = decode_envelope(again)
     assert isinstance(found, RequestEnvelope)

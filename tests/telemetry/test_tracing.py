@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import trio
@@ -18,12 +19,18 @@ from trialogue import Agent, Request, Turn
 from trialogue.agents.loop import ToolLoop
 from trialogue.agents.tools import tool
 from trialogue.core.errors import AgentError
-from trialogue.telemetry.tracing import OtelTracer
+from trialogue.telemetry.tracing import OtelTracer, trace_context
 from trialogue.testing import ScriptedModel, open_test_server, tool_call
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 CALLER = "b7ad6b7169203331"
 TRACEPARENT = f"00-{TRACE}-{CALLER}-01"
+TRACESTATE = "one=1,two=2"
+#: With the tracestate in two lines.
+HEADERS = [
+    (b"traceparent", TRACEPARENT.encode()),
+    *((b"tracestate", part.encode()) for part in TRACESTATE.split(",")),
+]
 
 
 class UnderWay(SpanProcessor):
@@ -123,11 +130,14 @@ async def test_traceparent_of_a_request_is_what_it_belongs_to(
 ) -> None:
     """PROTOCOL §2.3: meta.traceparent, on any transport."""
     async with open_test_server(talk, tracer=spans.tracer) as test, test.open_peer() as peer:
-        await peer.call("session.create", meta={"traceparent": TRACEPARENT})
+        await peer.call(
+            "session.create", meta={"traceparent": TRACEPARENT, "tracestate": TRACESTATE}
+        )
         await peer.call("server.health", meta={"traceparent": "nonsense"})
     span = spans.find("session.create")
     assert span.parent is not None
     assert (f"{span.parent.trace_id:032x}", f"{span.parent.span_id:016x}") == (TRACE, CALLER)
+    assert span.parent.trace_state.to_header() == TRACESTATE
     assert spans.find("server.health").parent is None
 
 
@@ -250,9 +260,7 @@ async def test_traceparent_of_a_handshake_is_what_its_requests_belong_to(spans: 
     own = "2" * 32
     async with (
         open_test_server(talk, transport="ws://127.0.0.1:0", tracer=spans.tracer) as test,
-        trio_websocket.open_websocket_url(
-            f"{test.url}/v1/ws", extra_headers=[(b"traceparent", TRACEPARENT.encode())]
-        ) as socket,
+        trio_websocket.open_websocket_url(f"{test.url}/v1/ws", extra_headers=HEADERS) as socket,
     ):
         for method, meta in (
             ("server.health", {}),
@@ -263,10 +271,66 @@ async def test_traceparent_of_a_handshake_is_what_its_requests_belong_to(spans: 
             await socket.send_message(json.dumps(frame))
             with trio.fail_after(5):
                 await socket.get_message()
-    for method, trace_id in (("server.health", TRACE), ("session.create", own)):
-        context = spans.find(method).context
-        assert context is not None
-        assert f"{context.trace_id:032x}" == trace_id
+    for method, trace_id, state in (
+        ("server.health", TRACE, TRACESTATE),
+        ("session.create", own, ""),
+    ):
+        parent = spans.find(method).parent
+        assert parent is not None
+        assert (f"{parent.trace_id:032x}", parent.trace_state.to_header()) == (trace_id, state)
+
+
+async def test_traceparent_of_a_request_over_http_is_a_header(spans: Spans) -> None:
+    """PROTOCOL §12.1. A tracestate may come in several lines (W3C)."""
+    async with (
+        open_test_server(talk, transport="http://127.0.0.1:0", tracer=spans.tracer) as test,
+        await trio.open_tcp_stream("127.0.0.1", urlsplit(test.url).port or 0) as stream,
+    ):
+        lines = b"".join(b"%b: %b\r\n" % header for header in HEADERS)
+        body = b"Host: 127.0.0.1\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
+        await stream.send_all(b"POST /v1/sessions HTTP/1.1\r\n" + lines + body)
+        with trio.fail_after(30):
+            while await stream.receive_some():
+                pass
+    parent = spans.find("session.create").parent
+    assert parent is not None
+    assert f"{parent.trace_id:032x}" == TRACE
+    assert parent.trace_state.to_header() == TRACESTATE
+
+
+async def test_call_of_a_client_belongs_to_what_is_going_on_there(
+    spans: Spans, autojump_clock: MockClock
+) -> None:
+    """docs/operations.md: what the library says where a call is made goes with it."""
+    tracer = spans.provider.get_tracer("a program")
+    async with (
+        open_test_server(talk, tracer=spans.tracer) as test,
+        test.connect(trace_context=trace_context) as client,
+    ):
+        with tracer.start_as_current_span("work"):
+            session = await client.create_session()
+            async with client.stream_message(session.id, "hi") as stream:
+                async for _ in stream:
+                    pass
+        await client.list_sessions()
+    work = spans.find("work").context
+    assert work is not None
+    for name in ("session.create", "message.send", "invoke_agent default"):
+        assert spans.path(spans.find(name))[-1] == "work", name
+    assert spans.find("session.list").parent is None
+
+
+async def test_other_tracers_notes_go_with_a_call(spans: Spans, autojump_clock: MockClock) -> None:
+    """Whatever gives the two headers will do."""
+    noted = {"traceparent": TRACEPARENT, "tracestate": TRACESTATE}
+    async with (
+        open_test_server(talk, tracer=spans.tracer) as test,
+        test.connect(trace_context=lambda: noted) as client,
+    ):
+        await client.create_session()
+    parent = spans.find("session.create").parent
+    assert parent is not None
+    assert parent.trace_state.to_header() == TRACESTATE
 
 
 async def test_input_that_no_turn_comes_of_leaves_nothing(
