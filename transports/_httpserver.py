@@ -260,7 +260,8 @@ class _Server(TCPServer):
         if self._is_idle and has_begun != self._is_timed:
             self._is_timed = has_begun
             wait = self._wait_head if has_begun else self._idle_timeout
-            await self.idle_task.restart(self._task_group, wait)
+            timer: Any = self.idle_task
+            await timer.restart(self._task_group, wait)
 
     def _has_begun(self, data: bytes) -> bool:
         """Whether there is a part of something that will be a request."""

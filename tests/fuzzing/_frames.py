@@ -1,5 +1,8 @@
 """What cuts frames out of bytes: lines, WebSocket frames, events, bodies; and a request's head."""
 
+# What a parser keeps is looked at, and what it calls is replaced.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import base64
@@ -13,7 +16,7 @@ import trio
 from tests.transports._receiver import LIMIT, MASK, Receiver, raw
 from trialogue.core.abc import ListenOptions
 from trialogue.core.settings import Settings
-from trialogue.transports import _h2frames, _handshake, _httpframes, _lines, _sse, _wsframes
+from trialogue.transports import _h2frames, _handshake, _httpframes, _wsframes
 from trialogue.transports._h2frames import PREFACE
 from trialogue.transports._handshake import Head, RefusalError
 from trialogue.transports._httpframes import CONNECTION_HEADER, FrameResource
@@ -72,11 +75,11 @@ def check_lines(data: bytes) -> None:
 
 def _lose_leading_cr(patch: pytest.MonkeyPatch) -> None:
     split = LineSplitter.split
-    patch.setattr(
-        _lines.LineSplitter,
-        "split",
-        lambda self, data, limit: split(self, data.removeprefix(b"\r"), limit),
-    )
+
+    def split_other(self: LineSplitter, data: bytes, limit: int) -> list[bytes]:
+        return split(self, data.removeprefix(b"\r"), limit)
+
+    patch.setattr(LineSplitter, "split", split_other)
 
 
 # -- WebSocket ---------------------------------------------------------------------------------
@@ -151,7 +154,10 @@ def _let_texts_overtake(patch: pytest.MonkeyPatch) -> None:
 
 
 def _take_any_text(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(_wsframes, "_is_utf8", lambda data: True)
+    def is_utf8(data: bytes) -> bool:
+        return True
+
+    patch.setattr(_wsframes, "_is_utf8", is_utf8)
 
 
 # -- HTTP --------------------------------------------------------------------------------------
@@ -183,7 +189,11 @@ def check_events(data: bytes) -> None:
 
 def _forget_a_pieces_first_end(patch: pytest.MonkeyPatch) -> None:
     read = EventReader.read
-    patch.setattr(_sse.EventReader, "read", lambda self, text: read(self, text.removeprefix(b"\n")))
+
+    def read_other(self: EventReader, text: bytes) -> list[tuple[str, bytes]]:
+        return read(self, text.removeprefix(b"\n"))
+
+    patch.setattr(EventReader, "read", read_other)
 
 
 class _Fed:
@@ -297,7 +307,11 @@ def _check_refusal(refusal: RefusalError) -> None:
 
 
 def _take_the_first(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Head, "get", lambda self, name: self.headers.get(name, [None])[0])
+    def get(self: Head, name: str) -> str | None:
+        values = self.headers.get(name)
+        return values[0] if values else None
+
+    patch.setattr(Head, "get", get)
 
 
 # -- HTTP/2 ------------------------------------------------------------------------------------

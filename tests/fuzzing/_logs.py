@@ -1,5 +1,8 @@
 """What reads back what was written: lines of a log, a session's files, the commit log, exports."""
 
+# What a parser keeps is looked at, and what it calls is replaced.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import random
@@ -104,7 +107,10 @@ def check_line(data: bytes) -> None:
 
 
 def _believe_lines(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(_line, "has_valid_crc", lambda line: b',"crc":"' in line)
+    def has_crc(line: bytes) -> bool:
+        return b',"crc":"' in line
+
+    patch.setattr(_line, "has_valid_crc", has_crc)
 
 
 # -- a session's file --------------------------------------------------------------------------
@@ -145,7 +151,10 @@ def _owner_of(text: bytes) -> str:
 
 
 def _take_any_seq(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Scan, "_decode", lambda self, line: decode_line(line, self._session_id))
+    def decode(self: Scan, line: bytes) -> Entry | Note:
+        return decode_line(line, self._session_id)
+
+    patch.setattr(Scan, "_decode", decode)
 
 
 # -- the commit log ----------------------------------------------------------------------------
@@ -323,7 +332,11 @@ def check_import(data: bytes) -> None:
 
 
 def _read_any_end(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(exporting, "decode_end", lambda line: decode_json(line)["data"]["entries"])
+    def decode(line: bytes) -> int:
+        count: int = decode_json(line)["data"]["entries"]
+        return count
+
+    patch.setattr(exporting, "decode_end", decode)
 
 
 _LINE_TOKENS: Final = [

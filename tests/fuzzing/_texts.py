@@ -1,7 +1,11 @@
 """What decodes frames: the server's envelopes and parameters, the client's answers and events."""
 
+# What a parser keeps is looked at, and what it calls is replaced.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import pytest
@@ -139,13 +143,17 @@ def check_answer(data: bytes) -> None:
 
 
 def _prove_nothing(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(_protocol, "has_names", lambda frame, number: True)
+    def has_names(frame: bytes, number: int) -> bool:
+        return True
+
+    patch.setattr(_protocol, "has_names", has_names)
 
 
 def _trust_the_error(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(
-        _wire, "error_from_wire", lambda error: WireError(error["message"], data=error["data"])
-    )
+    def make_error(error: Mapping[str, Any]) -> WireError:
+        return WireError(error["message"], data=error["data"])
+
+    patch.setattr(_wire, "error_from_wire", make_error)
 
 
 TARGETS: Final = (

@@ -134,6 +134,7 @@ async def _record(folder: Path) -> Traffic:
         async with open_jsonl_store(folder, settings=settings) as store:
             urls = [f"{scheme}://127.0.0.1:0" for scheme in ("tcp", "ws", "http")]
             async with open_server(_talk, transports=urls, store=store) as server:
+                session_id = ""
                 for endpoint in server.endpoints:
                     relay = _Relay()
                     async with relay.open(endpoint) as url:
@@ -166,14 +167,14 @@ def _read_folder(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def _read_bodies(data: bytes, role: type[h11.CLIENT] | type[h11.SERVER]) -> list[bytes]:
+def _read_bodies(data: bytearray, role: type[h11.CLIENT] | type[h11.SERVER]) -> list[bytes]:
     """Take the bodies out of what came over one connection of HTTP."""
     connection = h11.Connection(role)
     if role is h11.CLIENT:
         request = h11.Request(method="POST", target="/", headers=[("Host", "a")])
         connection.send(request)
         connection.send(h11.EndOfMessage())
-    connection.receive_data(data)
+    connection.receive_data(bytes(data))
     bodies = [b""]
     while True:
         event = connection.next_event()
