@@ -16,7 +16,7 @@ import trio
 from tests.transports._receiver import LIMIT, MASK, Receiver, raw
 from trialogue.core.abc import ListenOptions
 from trialogue.core.settings import Settings
-from trialogue.transports import _h2frames, _handshake, _httpframes, _wsframes
+from trialogue.transports import _h2frames, _handshake, _wsframes
 from trialogue.transports._h2frames import PREFACE
 from trialogue.transports._handshake import Head, RefusalError
 from trialogue.transports._httpframes import CONNECTION_HEADER, FrameResource
@@ -65,12 +65,11 @@ def _split(pieces: Sequence[bytes], limit: int, larger: int) -> tuple[list[bytes
 
 def check_lines(data: bytes) -> None:
     for larger in (_LINE_LIMIT, 2 * _LINE_LIMIT):
-        expected = _expect_lines(data, larger)
+        lines, is_too_long = _expect_lines(data, larger)
         for pieces in ([data], *cut_up(data)):
-            assert _split(pieces, _LINE_LIMIT, larger) == expected
-    lines, _ = expected
-    again = b"".join(line + b"\r\n" for line in lines)
-    assert _split([again], _LINE_LIMIT, 2 * _LINE_LIMIT) == (lines, False)
+            assert _split(pieces, _LINE_LIMIT, larger) == (lines, is_too_long)
+        again = b"".join(line + b"\r\n" for line in lines)
+        assert _split([again], _LINE_LIMIT, larger) == (lines, False)
 
 
 def _lose_leading_cr(patch: pytest.MonkeyPatch) -> None:
@@ -268,7 +267,7 @@ def check_body(data: bytes) -> None:
 
 
 def _end_no_line(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(_httpframes.LineSplitter, "is_inside", False)
+    patch.setattr(LineSplitter, "is_inside", False)
 
 
 # -- a request for a WebSocket -----------------------------------------------------------------

@@ -63,8 +63,8 @@ class Stalled:
                             began = trio.current_time()
                     await stream.send_all(data)
                 ends = self.stage.ends
-                while data := await stream.receive_some():
-                    self.heard += bytes(data)
+                while more := await stream.receive_some():
+                    self.heard += bytes(more)
                     if ends is not None and self.heard.endswith(ends):
                         break
             except trio.BrokenResourceError:
