@@ -124,6 +124,12 @@ STAGES: Final = (
         awaits=b'"status"',
     ),
     Stage(
+        name="in a second head, for a WebSocket",
+        schemes=_HTTP,
+        sends=(_GET, _UPGRADE[:60]),
+        awaits=b'"status"',
+    ),
+    Stage(
         name="in a head behind another",
         schemes=_HTTP,
         sends=(_GET + _GET[:1],),
