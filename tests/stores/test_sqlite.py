@@ -508,7 +508,7 @@ async def test_store_is_closed_once_nobody_reads(
     async with trio.open_nursery() as outer, _opened(path) as store:
         await SessionWriter(store, "ses_1").append(2)
         monkeypatch.setattr(queries, "read", read_late)
-        outer.start_soon(store.read, "ses_1", 0, 10)
+        outer.start_soon(store.read, "ses_1", 0, 10)  # noqa: ASYNC111 - it is waited for
 
         async def let_read() -> None:
             await trio.testing.wait_all_tasks_blocked(0.1)
