@@ -65,6 +65,8 @@ class LocalModel(Model):
         SettingsError: The extra is not installed, or there is no such file.
     """
 
+    has_siblings = False
+
     def __init__(self, path: str | Path, *, window_tokens: int = _WINDOW_TOKENS) -> None:
         self._sdk = import_extra("local", "llama_cpp")
         self._path = _find(str(path))

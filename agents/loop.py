@@ -36,8 +36,8 @@ class ToolLoop:
     What has been done is known by the log alone, so that the agent goes on after a restart where
     that ends, see `Turn.attempt`.
 
-    Of a session's configuration it takes ``system_prompt``, ``model``, ``temperature``,
-    ``max_tokens``, and ``tools``, the names of those that the model is given.
+    Of a session's configuration it takes ``system_prompt``, ``model`` (where there are others),
+    ``temperature``, ``max_tokens``, and ``tools``, the names of those that the model is given.
 
     Args:
         model: Who is asked.
@@ -121,13 +121,16 @@ class ToolLoop:
     @property
     def options(self) -> AgentOptions:
         """What it takes of a session's configuration; the tools are those that there are now."""
-        return AgentOptions(
+        options = AgentOptions(
             names=frozenset({"model", "system_prompt", "tools", "temperature", "max_tokens"}),
             tools={
                 name: found.spec.description.partition("\n")[0]
                 for name, found in self._tools.find_tools().items()
             },
         )
+        if self.model.has_siblings:
+            return options
+        return attrs.evolve(options, names=options.names - {"model"})
 
     def add_source(self, source: ToolSource) -> None:
         """Take the tools of a source too. Who gives it holds its lifespan, round this one's."""

@@ -107,10 +107,12 @@ class Model(ABC):
     Attributes:
         name: As the provider calls it.
         window_tokens: How many tokens fit into a request and its reply; None if it is not known.
+        has_siblings: A request may name another model of the same provider.
     """
 
     name: str
     window_tokens: int | None = None
+    has_siblings: bool = True
 
     @abstractmethod
     async def generate(self, request: ModelRequest, write: WriteText) -> ModelReply:

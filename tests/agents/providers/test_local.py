@@ -17,8 +17,8 @@ import trio
 from trialogue.agents import resolve_agent
 from trialogue.agents.local import LocalModel
 from trialogue.agents.model import ModelReply, ModelRequest
-from trialogue.core.errors import AgentError, SettingsError
-from trialogue.core.models import MessageKind, TokenUsage
+from trialogue.core.errors import AgentError, InvalidRequestError, SettingsError
+from trialogue.core.models import MessageKind, SessionConfig, TokenUsage
 from trialogue.testing import open_test_server
 
 from ._cases import HELLO, Kit, ask, calls_of, say
@@ -239,6 +239,9 @@ async def test_model_file_is_an_agent_of_the_command_line(path: Path) -> None:
     async with open_test_server(agent) as test:
         session = await test.client.create_session()
         turn = await test.client.send_message(session.id, "Count!")
+        # It would have answered all the same, at the other's price.
+        with pytest.raises(InvalidRequestError, match=r"params\.config\.model"):
+            await test.client.create_session(config=SessionConfig(model="gpt-5"))
     assert turn.message is not None
     assert (name, turn.message.content) == ("local", "0 1 2 ")
 
