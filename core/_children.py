@@ -142,15 +142,13 @@ class ParentTurn(SharingTurn):
             return message
         return attrs.evolve(message, content=message.content[: max(0, limit // 16)] + "…")
 
-    def _share_budget(self, own: Budget | None) -> Budget:
+    def _share_budget(self, own: Budget | None) -> Budget | None:
         """Give a child our policy, if it has none of its own: what is left it shares with us."""
-        shared = Budget() if own is None else own
         policy: Literal["end", "ask"] = "ask" if self._asks_for_more else "end"
-        if shared.when_exceeded is None and (
-            self._asks_for_more or policy != self._session.settings.when_budget_exceeded
-        ):
-            shared = attrs.evolve(shared, when_exceeded=policy)
-        return shared
+        has_own = own is not None and own.when_exceeded is not None
+        if has_own or policy == self._session.settings.when_budget_exceeded:
+            return own
+        return attrs.evolve(own or Budget(), when_exceeded=policy)
 
 
 def _cut(error: ErrorInfo | None) -> ErrorInfo | None:
