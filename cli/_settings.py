@@ -80,8 +80,9 @@ def _own_options() -> list[Option]:
     return [
         Option(
             name="agent",
-            help="A built-in agent (demo, echo, script:FILE) or module:function. The first is the "
-            "default; a session may ask for another by its NAME.",
+            help="A built-in agent (demo, echo, script:FILE), a model (openai:MODEL, "
+            "anthropic:MODEL, local:PATH) or module:function. The first is the default; a session "
+            "may ask for another by its NAME.",
             parse=parse_list,
             write=list,
             default=("demo",),

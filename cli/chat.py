@@ -51,8 +51,8 @@ def chat(
     agent: Annotated[
         str | None,
         option(
-            "Which of the server's agents; without URL demo, echo, script:FILE or "
-            "module:function. [demo]",
+            "Which of the server's agents; without URL demo, echo, script:FILE, openai:MODEL, "
+            "anthropic:MODEL, local:PATH or module:function. [demo]",
             metavar="AGENT",
         ),
     ] = None,

@@ -41,8 +41,9 @@ def serve(
     *agent: Annotated[
         str,
         option(
-            "A built-in agent (demo, echo, script:FILE) or module:function, perhaps with a name "
-            "to ask for it: bot=mybot:agent. The first is the default. [demo]",
+            "A built-in agent (demo, echo, script:FILE), a model (openai:MODEL, anthropic:MODEL, "
+            "local:PATH) or module:function, perhaps with a name to ask for it: "
+            "bot=mybot:agent. The first is the default. [demo]",
             metavar="[NAME=]AGENT",
         ),
     ],
