@@ -18,7 +18,8 @@ ANNOTATED = {
     "die": {"readOnlyHint": False, "destructiveHint": True},
 }
 NAMES = (
-    "echo die stall cancelled grow progress flood malformed garbage long complain env fail blocks"
+    "echo die stall cancelled grow progress flood malformed garbage long complain env fail blocks "
+    "asks"
 )
 tools = [
     {"name": name, "inputSchema": {"type": "object"}, "annotations": ANNOTATED.get(name)}
@@ -28,6 +29,7 @@ for each in tools:
     if each["annotations"] is None:
         del each["annotations"]
 cancelled: list[Any] = []
+told: list[Any] = []
 
 
 def send(**message: Any) -> None:
@@ -99,6 +101,10 @@ def call(request: dict[str, Any]) -> Any:
             return {**text(given.get("text", "")), "isError": True}
         case "blocks":
             return given["result"]
+        case "asks":
+            send(id="q", method=given["method"], params=given["params"])
+            answer = json.loads(sys.stdin.readline())
+            return text(json.dumps([told, answer["error"]["message"]]))
         case name:
             send(id=number, error={"code": -32602, "message": f"Unknown tool: {name}"})
             return None
@@ -107,6 +113,7 @@ def call(request: dict[str, Any]) -> Any:
 def answer(request: dict[str, Any]) -> Any:
     match request["method"]:
         case "initialize":
+            told.append(request["params"]["capabilities"])
             return {
                 "protocolVersion": "2025-06-18",
                 "capabilities": {} if "empty" in HABITS else {"tools": {"listChanged": True}},

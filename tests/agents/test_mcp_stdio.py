@@ -154,6 +154,21 @@ async def test_flood_is_survived_and_thinned_out(caplog: pytest.LogCaptureFixtur
     assert 1 <= lines <= (trio.current_time() - began + 1) * _mcp_process.MAX_SAID_PER_SECOND
 
 
+async def test_server_that_asks_is_refused() -> None:
+    """Our choice: what it asks does not say for whom, and many sessions share one server."""
+    form = {"message": "Who?", "requestedSchema": {"type": "object", "properties": {}}}
+    asked: dict[str, Any] = {
+        "elicitation/create": form,
+        "sampling/createMessage": {"messages": [], "maxTokens": 1},
+        "roots/list": {},
+    }
+    async with open_tools(fake_server()) as source:
+        for method, params in asked.items():
+            told, refusal = json.loads(await call(source, "asks", method=method, params=params))
+            assert told == [{}], "it is not told that there were any"
+            assert "not supported" in refusal
+
+
 async def test_answer_that_is_none_fails_its_call_alone() -> None:
     async with open_tools(fake_server()) as source:
         with pytest.raises(ToolError, match="malformed answered in a way that it should not"):
