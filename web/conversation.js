@@ -11,6 +11,9 @@ import { seqOf } from "./trialogue.js";
 
 const ENDED_CALLS = new Set(["ok", "error", "cancelled", "unknown"]);
 
+/** What items are that something is still to come of. */
+const OPEN = new Set(["open", "pending", "running", "sending", "streaming"]);
+
 export class Conversation {
   /** @param {() => void} onChange Called after each change; `takeChanges` says what it was. */
   constructor(onChange) {
@@ -184,6 +187,20 @@ export class Conversation {
     this.hasMore = hasMore;
     this.#isMoved = true;
     this.#change();
+  }
+
+  /**
+   * Let the oldest go, up to what is still open, and to a message: `prepend` brings them back.
+   * @param {number} kept At least so many stay.
+   */
+  trim(kept) {
+    const open = this.items.findIndex((item) => OPEN.has(item.status ?? item.state));
+    let end = Math.min(this.items.length - kept, open < 0 ? Infinity : open);
+    while (end > 0 && this.items[end].kind !== "message") end--;
+    if (end <= 0) return;
+    for (const item of this.items.splice(0, end)) this.#byKey.delete(item.key);
+    this.hasMore = true;
+    this.#isMoved = true;
   }
 
   /** The oldest message that is here, as `message.list` knows it. */

@@ -8,6 +8,10 @@ const NEAR_END = 80;
 /** Of an answer that is read out. */
 const MAX_READ_OUT = 1_200;
 
+/** More than this, and the oldest go, unless somebody is among them: each costs time in each frame. */
+const MAX_ITEMS = 400;
+const KEPT_ITEMS = 200;
+
 /** @param {HTMLElement} element */
 function sizeOf(element) {
   return `${element.clientWidth} ${element.clientHeight}`;
@@ -105,6 +109,7 @@ export class Transcript {
   render() {
     const conversation = this.conversation;
     if (!conversation) return;
+    if (this.isAtEnd && conversation.items.length > MAX_ITEMS) conversation.trim(KEPT_ITEMS);
     const { items, isMoved } = conversation.takeChanges();
     for (const item of items) this.views.get(item.key)?.update(item);
     if (isMoved) this.arrange(conversation.items);

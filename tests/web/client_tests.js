@@ -619,6 +619,29 @@ test("what the answer says is not undone by events that led to it", () => {
   equal([shown.turnId, shown.queue], [null, []]);
 });
 
+test("the oldest go, up to a message and to what is still open, and come back", () => {
+  const { shown, take } = conversation();
+  const keys = () => shown.items.map((item) => item.key).join(" ");
+  for (const id of ["m1", "m2"]) take("message.completed", said(id));
+  take("tool.called", { callId: "c1", name: "look_up" });
+  take("tool.completed", { callId: "c1", status: "ok" });
+  take("message.completed", said("m3"));
+  take("ask.opened", { askId: "a1" });
+  for (const id of ["m4", "m5"]) take("message.completed", said(id));
+  shown.hasMore = false;
+  shown.takeChanges();
+  shown.trim(5);
+  equal([keys(), shown.hasMore, shown.firstMessageId], ["m2 c1 m3 a1 m4 m5", true, "m2"]);
+  equal(shown.takeChanges().isMoved, true);
+  shown.trim(1);
+  equal(keys(), "m3 a1 m4 m5");
+  shown.takeChanges();
+  shown.trim(1);
+  equal(shown.takeChanges().isMoved, false);
+  shown.prepend([said("m1").message, said("m2").message], false);
+  equal([keys(), shown.hasMore], ["m1 m2 m3 a1 m4 m5", false]);
+});
+
 test("calls stand where their message is, whichever tells of them first", () => {
   const { shown, take } = conversation();
   take(

@@ -434,6 +434,25 @@ async def test_older_messages_come_when_asked_for(page: Page) -> None:
         await page.see_not(".column .older")
 
 
+async def test_long_session_does_not_grow_without_end(page: Page) -> None:
+    async def say_much(turn: Turn) -> None:
+        for _ in range(205):
+            await turn.write("so", kind="reasoning")
+            await turn.write("and so")
+        await turn.write(" on.")
+
+    async with open_chat(page, say_much):
+        await page.say("Go on")
+        await page.see(".end, .message", "and so on.")
+        count = "document.querySelectorAll('.log > *').length"
+        await page.wait(f"{count} <= 400")
+        await page.script("document.querySelector('#scroller').scrollTop = 0")
+        await page.see(".latest")
+        before = await page.script(f"return {count}")
+        await page.click(".column .older")
+        await page.wait(f"{count} === args[0] + 40", before)
+
+
 async def test_files_go_with_a_message(page: Page, tmp_path: Path) -> None:
     puppet = Puppet()
     file = tmp_path / "notes.txt"
