@@ -14,10 +14,10 @@ from itertools import pairwise, starmap
 from operator import attrgetter, le
 from typing import Final, TypeAlias
 
-from ..core.errors import InvalidRequestError
 from ..core.log import Summary, SummaryPage
 from ..core.models import SessionStatus
 from ._jsonl_rows import Row, created_number, key_of, read_summary
+from ._reading import read_cursor
 
 __all__ = ["Index"]
 
@@ -172,7 +172,7 @@ class Index:
         self, *, owner: str | None, status: SessionStatus | None, limit: int, cursor: str | None
     ) -> SummaryPage:
         """As `SessionStore.list`."""
-        before = _read_cursor(cursor)
+        before = read_cursor(cursor)
         order = self._order(owner, status)
         page: list[Row] = []
         rows = [] if order is None else order.refresh()
@@ -192,15 +192,3 @@ class Index:
 def _make_page(rows: Sequence[Row], cursor: str | None) -> SummaryPage:
     summaries: list[Summary] = [read_summary(row) for row in rows]
     return SummaryPage(summaries=summaries, next_cursor=cursor)
-
-
-def _read_cursor(cursor: str | None) -> tuple[str, str] | None:
-    if cursor is None:
-        return None
-    time, mark, session_id = cursor.partition("~")
-    if not mark:
-        raise InvalidRequestError(
-            "Invalid request: params.cursor: not one of ours",
-            data={"issues": [{"path": "params.cursor", "message": "not one of ours"}]},
-        )
-    return time, session_id

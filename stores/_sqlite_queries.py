@@ -6,11 +6,10 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from ..core._line import DamagedLineError, decode_line
-from ..core.codec import decode_json, structure
-from ..core.errors import InvalidRequestError, SessionNotFoundError, StoreError
-from ..core.log import Damage, Entry, Note, Recollection, Summary, SummaryPage
-from ..core.models import Session, SessionStatus
+from ..core.errors import SessionNotFoundError, StoreError
+from ..core.log import Damage, Entry, Recollection, Summary, SummaryPage
+from ..core.models import SessionStatus
+from ._reading import read_entries, read_notes, read_summary
 from ._sqlite_schema import PLACES
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ __all__ = [
     "list_page",
     "look_at_damaged",
     "read",
-    "read_cursor",
     "recall",
     "summary",
 ]
@@ -49,15 +47,9 @@ def read(
         end = last
         if after + len(rows) > last:
             end = max(last, _find_end(database, first))
-    entries: list[Entry] = []
-    for seq, (line,) in enumerate(rows, after + 1):
-        try:
-            entry = _decode(line, session_id)
-        except DamagedLineError as exc:
-            return entries, Damage(seq=seq, reason=f"damaged at seq {seq}: {exc}")
-        if not isinstance(entry, Entry) or entry.seq != seq:
-            return entries, Damage(seq=seq, reason=f"damaged at seq {seq}: another entry is there")
-        entries.append(entry)
+    entries, damage = read_entries((line for (line,) in rows), session_id, after)
+    if damage is not None:
+        return entries, damage
     if len(entries) < min(limit, last - after):
         seq = after + 1 + len(entries)
         return entries, Damage(seq=seq, reason=f"damaged at seq {seq}: it is missing")
@@ -81,22 +73,7 @@ def recall(database: Database, session_id: str) -> tuple[Recollection, Damage | 
     with database.snapshot():
         number, last = _find(database, session_id)
         rows = database.rows("SELECT line FROM notes WHERE session = ? ORDER BY number", (number,))
-    damage: Damage | None = None
-    snapshot: Note | None = None
-    partials: list[Note] = []
-    for (line,) in rows:
-        try:
-            note = _decode(line, session_id)
-            if not isinstance(note, Note):
-                raise DamagedLineError("an entry")
-        except DamagedLineError as exc:
-            damage = Damage(seq=last + 1, reason=f"a note is damaged: {exc}")
-            break
-        if note.type == "snapshot":
-            snapshot, partials = note, []
-        else:
-            partials.append(note)
-    return Recollection(snapshot=snapshot, partials=partials), damage
+    return read_notes((line for (line,) in rows), session_id, last)
 
 
 def look_at_damaged(database: Database) -> dict[str, Damage | None]:
@@ -187,23 +164,6 @@ def list_page(
     return SummaryPage(summaries=page, next_cursor=cursor), damaged
 
 
-def read_cursor(cursor: str | None) -> tuple[str, str] | None:
-    """Read what `list_page` gave as the next cursor.
-
-    Raises:
-        InvalidRequestError: It is not one of ours.
-    """
-    if cursor is None:
-        return None
-    time, mark, session_id = cursor.partition("~")
-    if not mark:
-        raise InvalidRequestError(
-            "Invalid request: params.cursor: not one of ours",
-            data={"issues": [{"path": "params.cursor", "message": "not one of ours"}]},
-        )
-    return time, session_id
-
-
 def _find(database: Database, session_id: str) -> tuple[int, int]:
     """Give a session's number, and the seq of its last entry."""
     row = database.row("SELECT number, seq FROM sessions WHERE id = ?", (session_id,))
@@ -213,23 +173,12 @@ def _find(database: Database, session_id: str) -> tuple[int, int]:
     return int(number), int(seq)
 
 
-def _decode(line: object, session_id: str) -> Entry | Note:
-    if not isinstance(line, bytes):
-        # SQLite checks types when it writes, and not what a damaged page makes of them.
-        raise DamagedLineError(f"the line is of type {type(line).__name__}")
-    return decode_line(line, session_id)
-
-
 def _make_summary(row: tuple[Any, ...]) -> Summary | Damage:
     session_id, seq, text, owner, created_key, has_open_work = row[:6]
-    try:
-        session = structure(decode_json(text.encode()), Session)
-    except Exception:  # noqa: BLE001 - whatever somebody wrote there
-        session = None
-    if session is None or session.id != session_id:
-        return Damage(seq=seq + 1, reason="what lists show of the session cannot be read")
-    return Summary(
-        session=session,
+    return read_summary(
+        session_id,
+        text.encode() if isinstance(text, str) else text,
+        seq=seq,
         owner=owner,
         created_key=created_key,
         has_open_work=bool(has_open_work),

@@ -8,9 +8,10 @@ import trio
 
 from ..core._clock import utc_before
 from ..core.abc import SessionLog, SessionStore
-from ..core.errors import InvalidRequestError, SessionNotFoundError, StoreError
+from ..core.errors import SessionNotFoundError, StoreError
 from ..core.log import Entry, Recollection, Summary, SummaryPage
 from ..core.models import SessionStatus
+from ._reading import read_cursor
 from .observe import Observers
 
 __all__ = ["MemoryStore", "open_memory_store"]
@@ -121,7 +122,7 @@ class MemoryStore(SessionStore):
         cursor: str | None = None,
     ) -> SummaryPage:
         await trio.lowlevel.checkpoint()
-        before = _read_cursor(cursor)
+        before = read_cursor(cursor)
         page: list[Summary] = []
         for summary in reversed(self._by_activity()):
             session = summary.session
@@ -188,18 +189,6 @@ class MemoryStore(SessionStore):
 
 def _key(summary: Summary) -> tuple[str, str]:
     return summary.session.last_activity_at, summary.session.id
-
-
-def _read_cursor(cursor: str | None) -> tuple[str, str] | None:
-    if cursor is None:
-        return None
-    time, mark, session_id = cursor.partition("~")
-    if not mark:
-        raise InvalidRequestError(
-            "Invalid request: params.cursor: not one of ours",
-            data={"issues": [{"path": "params.cursor", "message": "not one of ours"}]},
-        )
-    return time, session_id
 
 
 def open_memory_store() -> MemoryStore:

@@ -21,6 +21,7 @@ from ..core.errors import SettingsError, StoreError
 from ..core.log import Damage, Entry, Note, Recollection, Summary, SummaryPage
 from ..core.models import SessionStatus
 from . import _sqlite_queries as queries
+from ._reading import read_cursor
 from ._space import MIN_FREE_BYTES
 from ._sqlite_committer import Committer
 from ._sqlite_jobs import Append, Delete, MarkDamaged, MarkWhole, Open, Prune, WriteNote
@@ -183,7 +184,7 @@ class SqliteStore(SessionStore):
         limit: int = 50,
         cursor: str | None = None,
     ) -> SummaryPage:
-        before = queries.read_cursor(cursor)
+        before = read_cursor(cursor)
         page, damaged = await self._ask(
             lambda db: queries.list_page(db, owner, status, limit=limit, before=before)
         )
