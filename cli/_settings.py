@@ -113,8 +113,9 @@ def _own_options() -> list[Option]:
         ),
         Option(
             name="store",
-            help="Where sessions live: jsonl:FOLDER, sqlite:FILE or memory. jsonl alone is the folder "
-            "$XDG_STATE_HOME/trialogue, or else ~/.local/state/trialogue.",
+            help="Where sessions live: jsonl:FOLDER, sqlite:FILE, redis://HOST:PORT/0, rediss://…, "
+            "redis+unix:///PATH or memory. jsonl alone is the folder $XDG_STATE_HOME/trialogue, or "
+            "else ~/.local/state/trialogue.",
             parse=parse_text,
             show=mask_url,
             default=DEFAULT_STORE,

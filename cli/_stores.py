@@ -1,4 +1,4 @@
-"""Which store is meant: ``jsonl``, ``jsonl:FOLDER``, ``sqlite:FILE``, ``memory``, or a plugin's."""
+"""Which store is meant: ``jsonl``, ``jsonl:FOLDER``, ``sqlite:FILE``, ``redis://…``, or others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any, Final
 from ..core.abc import SessionStore
 from ..core.errors import SettingsError, StoreError, StoreInUseError
 from ..core.plugins import STORES, load_plugin
+from ..stores._redis_settings import SCHEMES
 from ..stores.jsonl import JsonlSettings
+from ._values import mask_url
 
 __all__ = [
     "DEFAULT_STORE",
@@ -79,7 +81,7 @@ def find_store(
     must_exist: bool = False,
     read_only: bool = False,
 ) -> AbstractAsyncContextManager[SessionStore]:
-    """Find what opens the store that ``NAME`` or ``NAME:WHERE`` names.
+    """Find what opens the store that ``NAME``, ``NAME:WHERE`` or a URL names.
 
     Args:
         spec: As from `complete_store`.
@@ -108,12 +110,16 @@ def find_store(
         else:
             options["synchronous"] = _SYNCHRONOUS[settings.fsync]
             options["min_free_bytes"] = settings.min_free_bytes
+    elif name in SCHEMES:
+        # The name is a part of the URL.
+        where = spec
+        options["must_exist"] = must_exist
     try:
         store = open_store(where, **options) if colon else open_store()
     except TypeError:
         wants = "takes nothing after a colon" if colon else f"needs to know where: {name}:WHERE"
         raise SettingsError(f"store {name!r} {wants}") from None
-    return _open(where or name, store)
+    return _open(mask_url(where or name), store)
 
 
 @asynccontextmanager

@@ -265,4 +265,5 @@ def parse_hosts(value: Any) -> tuple[str, ...]:
 
 def mask_url(text: str) -> str:
     """Write a URL without the password in it."""
-    return re.sub(r"(?<=:)[^:@/]+(?=@)", "***", text)
+    # To the last @: whoever writes a password as it is may have any of them in it.
+    return re.sub(r"(//[^@:]*:).+@", r"\1***@", text)

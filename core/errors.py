@@ -8,7 +8,8 @@ TrialogueError
 ├── ConnectionLostError        the connection went, and the call was not safe to repeat
 ├── FencedError                another process took the session
 ├── StoreError                 the store failed, and says what to do
-│   └── StoreInUseError        another process has it
+│   ├── StoreInUseError        another process has it
+│   └── RewoundError           the store has lost what it had acknowledged
 └── SettingsError              a setting is wrong; names it
 """
 
@@ -40,6 +41,7 @@ __all__ = [
     "RemoteProtocolError",
     "RequestCancelledError",
     "RequestTimeoutError",
+    "RewoundError",
     "ServerError",
     "SessionBusyError",
     "SessionClosedError",
@@ -117,6 +119,10 @@ class StoreInUseError(StoreError):
     def __init__(self, message: str, holder: str) -> None:
         super().__init__(message)
         self.holder = holder
+
+
+class RewoundError(StoreError):
+    """The store has lost what it had acknowledged, by a failover or a flush of its engine say."""
 
 
 class SettingsError(TrialogueError):

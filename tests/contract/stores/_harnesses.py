@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import uuid
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from pathlib import Path
 from typing import ClassVar
+
+import trio
 
 from trialogue.core.abc import SessionStore
 from trialogue.stores._jsonl_committer import Fsync
 from trialogue.stores._sqlite_schema import PLACES
 from trialogue.stores.jsonl import JsonlSettings, open_jsonl_store
 from trialogue.stores.memory import MemoryStore
+from trialogue.stores.redis import open_redis_store
 from trialogue.stores.sqlite import open_sqlite_store
 from trialogue.testing.store_kit import Promise, StoreHarness
+
+from ...engines import LACKS_ENGINE, shared_engine
 
 _FORGETS = "it is the process's memory"
 
@@ -127,9 +133,56 @@ class JsonlNeverHarness(JsonlHarness):
     fsync: ClassVar[Fsync] = "never"
 
 
+class RedisHarness(FolderHarness):
+    """Each has an engine to itself, as far as it can see: keys with a beginning of their own."""
+
+    name: ClassVar[str] = "redis"
+    lacks: ClassVar[Mapping[Promise, str]] = {
+        Promise.EXCLUDES: "several processes may share the engine; terms keep them apart",
+    }
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._engine = shared_engine()
+        self._prefix = f"kit-{uuid.uuid4().hex}"
+
+    @asynccontextmanager
+    async def open(self) -> AsyncGenerator[SessionStore]:
+        async with open_redis_store(f"{self._engine.url}?prefix={self._prefix}") as store:
+            yield store
+
+    def open_rival(self) -> AbstractAsyncContextManager[SessionStore]:
+        return self.open()
+
+    async def after_kill(self) -> StoreHarness:
+        """Copy what the engine has in one step: it lives on when the process does not."""
+        copy = RedisHarness(self.folder)
+        await trio.to_thread.run_sync(
+            self._engine.ask, "EVAL", _COPY, "0", self._prefix, copy._prefix
+        )
+        return copy
+
+    def spoil(self, session_id: str, seq: int, *, back: bool = False) -> None:
+        key = f"{self._prefix}:{{{session_id}}}:log"
+        if back:
+            found = self._engine.ask("RENAME", f"{key}:whole", key)
+            assert found == b"+OK"
+            return
+        self._engine.ask("COPY", key, f"{key}:whole")
+        assert self._engine.ask("XDEL", key, f"1-{seq}") == b":1"
+
+
+#: Gives each key another beginning.
+_COPY = """
+for _, name in ipairs(redis.call('KEYS', ARGV[1] .. ':*')) do
+  redis.call('COPY', name, ARGV[2] .. string.sub(name, #ARGV[1] + 1), 'REPLACE')
+end
+"""
+
 HARNESSES: list[type[FolderHarness]] = [
     MemoryHarness,
     SqliteHarness,
+    *([RedisHarness] if LACKS_ENGINE is None else []),
     JsonlAlwaysHarness,
     JsonlIntervalHarness,
     JsonlNeverHarness,

@@ -1,0 +1,323 @@
+"""A connection to a Redis or Valkey engine, made again whenever it is lost.
+
+The only module that knows coredis. What coredis calls a connection takes commands synchronously
+and gives their answers in order, so one is enough for many tasks, and a task that is cancelled
+leaves it well. Its clients and pools are not used: they start commands again by themselves, and
+whether one was carried out has to be asked first.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import coredis
+import trio
+from coredis import exceptions as errors
+from coredis.connection import (
+    BaseConnection,
+    TCPConnection,
+    TCPLocation,
+    UnixDomainSocketConnection,
+    UnixDomainSocketLocation,
+)
+
+from ..core.errors import SettingsError, StoreError, leaves
+from ._redis_errors import AwayError, RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from ._redis_settings import RedisSettings
+
+__all__ = ["Ask", "Engine", "open_engine"]
+
+log = logging.getLogger("trialogue.stores.redis")
+
+#: A command: its name and its arguments.
+Command: TypeAlias = Sequence[Any]
+#: Gives a command, and returns its answer.
+Ask: TypeAlias = Callable[..., Awaitable[Any]]
+Greet: TypeAlias = Callable[[Ask], Awaitable[None]]
+
+#: Between two tries to connect.
+FIRST_SECONDS: Final = 0.05
+LAST_SECONDS: Final = 1.0
+#: What an engine answers that cannot take commands now, and may soon.
+_NOT_NOW: Final = (
+    "BUSY ",
+    "CLUSTERDOWN",
+    "LOADING",
+    "MASTERDOWN",
+    "MISCONF",
+    "NOREPLICAS",
+    "READONLY",
+    "TRYAGAIN",
+    "UNBLOCKED",
+)
+
+
+class Engine:
+    """An engine, while `open_engine` keeps a connection to it.
+
+    Args:
+        settings: Where it is.
+        greet: Called with each new connection, with what asks on it, before anybody else may.
+
+    Attributes:
+        connects: How often it was connected.
+        away_since: Since when it cannot be reached; None while it can.
+        reason: Why not.
+    """
+
+    def __init__(self, settings: RedisSettings, greet: Greet) -> None:
+        self.settings = settings
+        self.connects = 0
+        self.away_since: float | None = trio.current_time()
+        self.reason = "not connected yet"
+        self._greet = greet
+        self._connection: BaseConnection | None = None
+        self._connected = trio.Event()
+        self._tls = _make_tls(settings)
+
+    async def ask(self, *command: Any) -> Any:
+        """Give a command, and return its answer.
+
+        Raises:
+            AwayError: It was not answered.
+            RefusedError: It was refused.
+        """
+        return _only(await self.ask_all([command]))
+
+    async def ask_all(self, commands: Sequence[Command]) -> list[Any]:
+        """Give commands in one go, and return the answers: what `ask` would raise is among them."""
+        connection = self._connection
+        if connection is None:
+            raise AwayError(self.reason)
+        try:
+            answers = await self._ask_on(connection, commands)
+        except AwayError as exc:
+            if connection is self._connection:
+                # It may still do what it was told. Those who come after must not get its answers.
+                self.disconnect(str(exc))
+            raise
+        if any(isinstance(answer, _DemotedError) for answer in answers):
+            # Some other engine takes them now: the address has to be looked up again.
+            self.disconnect("the engine takes no writes any more")
+        return answers
+
+    async def _ask_on(self, connection: BaseConnection, commands: Sequence[Command]) -> list[Any]:
+        try:
+            requests = [
+                connection.create_request(name, *arguments, raise_exceptions=False)
+                for name, *arguments in commands
+            ]
+            with trio.fail_after(self.settings.answer_seconds):
+                return [_translate(await request) for request in requests]
+        except errors.RedisError as exc:
+            raise AwayError(f"the connection to the engine was lost: {exc}") from exc
+        except trio.TooSlowError as exc:
+            raise AwayError("the engine does not answer") from exc
+
+    def disconnect(self, reason: str) -> None:
+        """Give the connection up, if there is one; another is made."""
+        if self._connection is not None:
+            self._lost(reason)
+            self._connection.invalidate(reason)
+            self._connection = None
+
+    async def wait_connected(self) -> None:
+        """Wait until it can be reached."""
+        await self._connected.wait()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep connected, until cancelled. Reports the first connection.
+
+        Raises:
+            StoreError: There was not even a first one.
+        """
+        pause = FIRST_SECONDS
+        has_started = False
+
+        def connected() -> None:
+            nonlocal pause, has_started
+            pause = FIRST_SECONDS
+            if not has_started:
+                has_started = True
+                task_status.started()
+
+        while True:
+            try:
+                await self._connect(connected)
+                reason = "the connection to the engine was lost"
+            except* (
+                errors.RedisError,
+                StoreError,
+                SettingsError,
+                OSError,
+                trio.TooSlowError,
+            ) as exc:
+                failure = next(iter(leaves(exc)))
+                reason = _explain(failure)
+                if not has_started:
+                    raise StoreError(reason) from failure
+            self._lost(reason)
+            await trio.sleep(pause * random.uniform(0.5, 1))
+            pause = min(2 * pause, LAST_SECONDS)
+
+    async def _connect(self, connected: Callable[[], None]) -> None:
+        """Connect, and return when the connection is lost."""
+        async with trio.open_nursery() as nursery:
+            try:
+                with trio.fail_after(self.settings.connect_seconds):
+                    connection = self._make(await self._find())
+                    await nursery.start(connection.run)
+                    await self._greet(partial(self._ask_one, connection))
+            except BaseException:
+                nursery.cancel_scope.cancel(reason="no connection to the engine")
+                raise
+            self._connection = connection
+            self.connects += 1
+            self.away_since = None
+            self._connected.set()
+            connected()
+        if self._connection is connection:
+            self._connection = None
+
+    async def _ask_one(self, connection: BaseConnection, *command: Any) -> Any:
+        return _only(await self._ask_on(connection, [command]))
+
+    def _lost(self, reason: str) -> None:
+        if self.away_since is None:
+            log.warning("the engine is away", extra={"reason": reason})
+            self.away_since = trio.current_time()
+            self._connected = trio.Event()
+        self.reason = reason
+
+    async def _find(self) -> tuple[str, int] | None:
+        """Give the engine's address; None where it is a path."""
+        settings = self.settings
+        if settings.path is not None:
+            return None
+        if settings.service is None:
+            return settings.addresses[0]
+        sentinel = coredis.Sentinel(
+            list(settings.addresses), stream_timeout=settings.connect_seconds / 2
+        )
+        async with sentinel:
+            return await sentinel.discover_primary(settings.service)
+
+    def _make(self, address: tuple[str, int] | None) -> BaseConnection:
+        settings = self.settings
+        options: dict[str, Any] = {
+            "connect_timeout": settings.connect_seconds,
+            "username": settings.username,
+            "password": settings.password,
+            "db": settings.database,
+            "client_name": "trialogue",
+        }
+        if address is None:
+            assert settings.path is not None
+            return UnixDomainSocketConnection(UnixDomainSocketLocation(settings.path), **options)
+        return TCPConnection(
+            TCPLocation(*address), socket_keepalive=True, ssl_context=self._tls, **options
+        )
+
+
+@asynccontextmanager
+async def open_engine(settings: RedisSettings, greet: Greet) -> AsyncGenerator[Engine]:
+    """Connect to an engine, and keep connected.
+
+    Raises:
+        StoreError: It cannot be reached, or refuses; the message says why.
+        SettingsError: Files for TLS cannot be used.
+    """
+    engine = Engine(settings, greet)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(engine.run)
+        try:
+            yield engine
+        finally:
+            nursery.cancel_scope.cancel(reason="the store is closed")
+
+
+def _make_tls(settings: RedisSettings) -> ssl.SSLContext | None:
+    """Make what checks the engine's certificate: coredis's own looks at no name."""
+    if not settings.is_tls:
+        return None
+    try:
+        context = ssl.create_default_context(cafile=settings.ca)
+        if settings.cert is not None:
+            context.load_cert_chain(settings.cert, settings.key)
+    except (OSError, ssl.SSLError) as exc:
+        said = getattr(exc, "strerror", None) or exc
+        raise SettingsError(f"the files for TLS cannot be used: {said}") from exc
+    return context
+
+
+def _only(answers: list[Any]) -> Any:
+    (answer,) = answers
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+class _DemotedError(AwayError):
+    """The engine has become a replica."""
+
+
+def _translate(answer: Any) -> Any:
+    """Turn coredis's exceptions into ours, where an answer is one."""
+    if not isinstance(answer, Exception):
+        return answer
+    said = str(answer)
+    if isinstance(answer, errors.ReadOnlyError):
+        return _DemotedError("the engine has become a replica")
+    if isinstance(answer, errors.NoScriptError):
+        # Somebody has removed our scripts. They come with each new connection.
+        return _DemotedError("the engine has lost our scripts")
+    if isinstance(answer, (errors.ConnectionError, TimeoutError)) or said.startswith(_NOT_NOW):
+        return AwayError(f"the engine answered nothing: {_cut(said)}")
+    if said.startswith("command not allowed when used memory") or "OOM" in said:
+        return RefusedError("the engine has no memory left", is_full=True)
+    return RefusedError(_explain(answer))
+
+
+def _explain(exc: BaseException) -> str:
+    """Say what is wrong, for people; never with a password."""
+    match exc:
+        case errors.AuthenticationRequiredError():
+            return "the engine wants a password"
+        case errors.AuthenticationFailureError():
+            return "the engine refuses the user or the password"
+        case errors.AuthorizationError():
+            return f"the engine's user may not do what the store needs: {_cut(str(exc))}"
+        case errors.UnknownCommandError():
+            return f"the engine is too old, or lacks a command: {_cut(str(exc))}"
+        case errors.BusyLoadingError():
+            return "the engine is still loading its data"
+        case errors.PrimaryNotFoundError():
+            return "the sentinels know no such engine"
+        case errors.ConnectionError() if exc.__cause__ is not None:
+            return _explain(exc.__cause__)
+        case ssl.SSLCertVerificationError():
+            return f"the engine's certificate is not trusted: {exc.verify_message}"
+        case ssl.SSLError():
+            return "the engine does not speak TLS"
+        case trio.TooSlowError() | TimeoutError():
+            return "the engine does not answer"
+        case BaseExceptionGroup():
+            return _explain(next(iter(leaves(exc))))
+        case OSError():
+            return f"the engine cannot be reached: {exc.strerror or exc}"
+        case _:
+            return _cut(str(exc)) or type(exc).__name__
+
+
+def _cut(said: str) -> str:
+    return " ".join(said[:200].split())

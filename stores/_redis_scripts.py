@@ -1,0 +1,331 @@
+"""What the engine does in one step: scripts that run in it, and the keys that they use.
+
+Of a session, with its id as the tag that keeps the keys together in a cluster:
+
+    PREFIX:{ID}:log     stream: an entry at its position, "l" its line, "w" who wrote it
+    PREFIX:{ID}:meta    hash: who may write, in which term, the last seq, and what lists show
+    PREFIX:{ID}:terms   sorted set: each term of the log, by the seq that it begins with
+    PREFIX:{ID}:notes   list: lines
+
+Of all sessions together, derived from those:
+
+    PREFIX:store        hash: the version of this layout, and an id that a lost engine lacks
+    PREFIX:all          sorted set: ACTIVITY~ID, so in the order of activity
+    PREFIX:by-owner:OWNER, PREFIX:by-status:STATUS:OWNER      the same of some of them
+    PREFIX:open         set: ids of those with open work
+    PREFIX:created      hash: OWNER NUL KEY → the id that was created so
+    PREFIX:damaged      hash: id → what is wrong with it
+    PREFIX:bytes        how large all logs are together
+    PREFIX:node:HOLDER  who is alive; it passes away by itself
+
+The stream is the fence: a term is taken by setting the stream's last id to the new term with the
+last seq. From then on the engine refuses each id of an earlier term as equal or smaller, whatever
+else a script looks at, and no entry stands there that nobody has written.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha1
+from typing import Final
+
+import attrs
+
+__all__ = [
+    "APPEND",
+    "DELETE",
+    "ESTABLISH",
+    "LIST",
+    "LIST_OPEN_WORK",
+    "MARK",
+    "NOTE",
+    "OPEN",
+    "PRUNE",
+    "READ",
+    "RECALL",
+    "RENEW",
+    "SCRIPTS",
+    "VERSION",
+    "Script",
+    "session_keys",
+]
+
+#: Of the layout of the keys.
+VERSION: Final = 1
+#: Where the engine is another than the one that the last term was taken of (it was started anew,
+#: or a replica took its place), terms and entries may be lost that somebody has seen. No position
+#: of theirs is given again.
+LEAP: Final = 1000
+
+
+@attrs.frozen
+class Script:
+    """One of them.
+
+    Attributes:
+        text: In Lua.
+        sha: What the engine calls it.
+    """
+
+    text: str
+    sha: bytes
+
+    def call(self, keys: tuple[bytes, ...], *arguments: object) -> tuple[object, ...]:
+        """Make the command that runs it."""
+        return (b"EVALSHA", self.sha, len(keys), *keys, *arguments)
+
+
+def _script(text: str) -> Script:
+    return Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest().encode())
+
+
+def session_keys(prefix: str, session_id: str) -> tuple[bytes, bytes, bytes, bytes]:
+    """Give a session's keys: its log, meta, terms and notes."""
+    # What a client asks for may be no text that can be encoded.
+    begin = f"{prefix}:{{{session_id}}}:".encode(errors="surrogatepass")
+    return begin + b"log", begin + b"meta", begin + b"terms", begin + b"notes"
+
+
+_LISTS: Final = """
+local function lists(prefix, owner, status)
+  return {prefix .. ':all', prefix .. ':by-owner:' .. owner,
+          prefix .. ':by-status:' .. status .. ':' .. owner}
+end
+local function unlist(prefix, owner, status, member)
+  for _, name in ipairs(lists(prefix, owner, status)) do redis.call('ZREM', name, member) end
+end
+"""
+
+_DELETE: Final = (
+    _LISTS
+    + """
+local function delete(prefix, id)
+  local begin = prefix .. ':{' .. id .. '}:'
+  local meta = redis.call('HMGET', begin .. 'meta', 'life', 'owner', 'status', 'member', 'bytes',
+                          'key')
+  if not meta[1] then return 0 end
+  unlist(prefix, meta[2], meta[3], meta[4])
+  redis.call('SREM', prefix .. ':open', id)
+  redis.call('HDEL', prefix .. ':damaged', id)
+  redis.call('DECRBY', prefix .. ':bytes', meta[5])
+  if meta[6] ~= '' then
+    local field = meta[2] .. '\\0' .. meta[6]
+    if redis.call('HGET', prefix .. ':created', field) == id then
+      redis.call('HDEL', prefix .. ':created', field)
+    end
+  end
+  redis.call('UNLINK', begin .. 'log', begin .. 'meta', begin .. 'terms', begin .. 'notes')
+  return 1
+end
+"""
+)
+
+#: (store) version, epoch → what stands there.
+ESTABLISH: Final = _script("""
+redis.call('HSETNX', KEYS[1], 'version', ARGV[1])
+redis.call('HSETNX', KEYS[1], 'epoch', ARGV[2])
+return redis.call('HMGET', KEYS[1], 'version', 'epoch')
+""")
+
+#: (node) how long, in milliseconds → 1.
+RENEW: Final = _script("""
+if redis.call('PEXPIRE', KEYS[1], ARGV[1]) == 0 then
+  redis.call('SET', KEYS[1], '1', 'NX', 'PX', ARGV[1])
+end
+return 1
+""")
+
+#: (log, meta, terms) prefix, id, epoch, holder, life, whether it creates, first seq, last seq,
+#: last term, size, owner, status, activity, whether there is open work, created key, session,
+#: engine, then id and line of each entry → what became of it.
+APPEND: Final = _script(
+    _LISTS
+    + """
+local prefix, id, epoch, holder, life, creates = unpack(ARGV, 1, 6)
+local first, last, term, size = unpack(ARGV, 7, 10)
+local owner, status, activity, open, key, session, engine = unpack(ARGV, 11, 17)
+if redis.call('HGET', prefix .. ':store', 'epoch') ~= epoch then return {'rewound'} end
+local meta = redis.call('HMGET', KEYS[2], 'life', 'holder', 'term', 'seq', 'owner', 'status',
+                        'member', 'key')
+if not meta[1] then
+  if creates == '0' then return {'gone'} end
+elseif meta[1] ~= life then
+  return {creates == '1' and 'exists' or 'gone'}
+end
+local seq = tonumber(meta[4] or '0')
+if seq >= tonumber(first) then
+  -- Done before, and not heard of, if it is the same of the same writer.
+  for i = 18, #ARGV, 2 do
+    local found = redis.call('XRANGE', KEYS[1], ARGV[i], ARGV[i])[1]
+    if not found or found[2][2] ~= ARGV[i + 1] or found[2][4] ~= holder then
+      return {'fenced', meta[3]}
+    end
+  end
+  return {'done'}
+end
+if meta[2] and meta[2] ~= holder then return {'fenced', meta[3]} end
+if seq ~= tonumber(first) - 1 then return {'behind', meta[4] or '0'} end
+local known
+for i = 18, #ARGV, 2 do
+  local added = redis.pcall('XADD', KEYS[1], ARGV[i], 'l', ARGV[i + 1], 'w', holder)
+  if type(added) == 'table' and added.err then
+    if i == 18 and string.find(added.err, 'equal or smaller', 1, true) then
+      return {meta[1] and 'fenced' or 'exists', meta[3] or '?'}
+    end
+    return added
+  end
+  local its, at = string.match(ARGV[i], '^(%d+)-(%d+)$')
+  if its ~= known then
+    redis.call('ZADD', KEYS[3], 'NX', at, its)
+    known = its
+  end
+end
+local member = activity .. '~' .. id
+if meta[7] and (meta[5] ~= owner or meta[6] ~= status or meta[7] ~= member) then
+  unlist(prefix, meta[5], meta[6], meta[7])
+end
+for _, name in ipairs(lists(prefix, owner, status)) do redis.call('ZADD', name, 0, member) end
+redis.call(open == '1' and 'SADD' or 'SREM', prefix .. ':open', id)
+if key ~= '' and meta[8] ~= key then redis.call('HSET', prefix .. ':created', owner .. '\\0' .. key, id) end
+redis.call('HSET', KEYS[2], 'seq', last, 'owner', owner, 'status', status, 'member', member,
+           'open', open, 'key', key, 'session', session, 'term', term)
+if not meta[1] then redis.call('HSET', KEYS[2], 'life', life, 'holder', holder, 'engine', engine) end
+redis.call('HINCRBY', KEYS[2], 'bytes', size)
+redis.call('INCRBY', prefix .. ':bytes', size)
+return {'ok'}
+"""
+)
+
+#: (log, meta) holder, engine, and what the holder knows: life, term, seq → nothing if there is no
+#: such session; else its life, term and last seq, whether the term is new, and what is wrong.
+OPEN: Final = _script(f"""
+local holder, engine, known_life, known_term, known_seq = unpack(ARGV)
+local life, owner, term, seq, its = unpack(redis.call('HMGET', KEYS[2], 'life', 'holder', 'term',
+                                                      'seq', 'engine'))
+if not life then return false end
+local is_known = life == known_life
+local is_lost = is_known and tonumber(seq) < tonumber(known_seq)
+if owner == holder and not is_lost then return {{life, term, seq, 0}} end
+local next = tonumber(term)
+if is_known and tonumber(known_term) > next then next = tonumber(known_term) end
+next = string.format('%.0f', next + (its == engine and 1 or {LEAP}))
+local set = redis.pcall('XSETID', KEYS[1], next .. '-' .. seq)
+if type(set) == 'table' and set.err then return {{life, term, seq, 0, set.err}} end
+redis.call('HSET', KEYS[2], 'holder', holder, 'term', next, 'engine', engine)
+return {{life, next, seq, 1}}
+""")
+
+#: (meta, notes) holder, life, whether it takes the place of those before, line → nothing.
+NOTE: Final = _script("""
+local meta = redis.call('HMGET', KEYS[1], 'holder', 'life')
+if meta[1] ~= ARGV[1] or meta[2] ~= ARGV[2] then return end
+if ARGV[3] == '1' then redis.call('DEL', KEYS[2]) end
+redis.call('RPUSH', KEYS[2], ARGV[4])
+""")
+
+#: (log, meta, terms) after, limit → the last seq, and lines.
+READ: Final = _script("""
+local seq = redis.call('HGET', KEYS[2], 'seq')
+if not seq then return false end
+local lines = {}
+local after = tonumber(ARGV[1])
+local next = string.format('%.0f', after + 1)
+local term = redis.call('ZREVRANGEBYSCORE', KEYS[3], next, '-inf', 'LIMIT', 0, 1)[1]
+if term then
+  for _, entry in ipairs(redis.call('XRANGE', KEYS[1], term .. '-' .. next, '+',
+                                    'COUNT', ARGV[2])) do
+    lines[#lines + 1] = entry[2][2]
+  end
+end
+return {seq, lines}
+""")
+
+#: (meta, notes) → the last seq, and lines.
+RECALL: Final = _script("""
+local seq = redis.call('HGET', KEYS[1], 'seq')
+if not seq then return false end
+return {seq, redis.call('LRANGE', KEYS[2], 0, -1)}
+""")
+
+#: (a list) prefix, the end of the range, limit → member and summary of each.
+LIST: Final = _script("""
+local found = {}
+for _, member in ipairs(redis.call('ZREVRANGEBYLEX', KEYS[1], ARGV[2], '-',
+                                   'LIMIT', 0, ARGV[3])) do
+  local id = string.match(member, '^[^~]*~(.*)$')
+  found[#found + 1] = member
+  found[#found + 1] = redis.call('HMGET', ARGV[1] .. ':{' .. id .. '}:meta', 'seq', 'session',
+                                 'owner', 'key', 'open')
+end
+return found
+""")
+
+#: (open) prefix, holder → the ids of those that nobody else holds who is alive.
+LIST_OPEN_WORK: Final = _script("""
+local found = {}
+for _, id in ipairs(redis.call('SMEMBERS', KEYS[1])) do
+  local holder = redis.call('HGET', ARGV[1] .. ':{' .. id .. '}:meta', 'holder')
+  if holder and (holder == ARGV[2]
+                 or redis.call('EXISTS', ARGV[1] .. ':node:' .. holder) == 0) then
+    found[#found + 1] = id
+  end
+end
+table.sort(found)
+return found
+""")
+
+#: (damaged, meta) id, what is wrong, nothing if it is whole again → nothing.
+MARK: Final = _script("""
+if ARGV[2] == '' then
+  redis.call('HDEL', KEYS[1], ARGV[1])
+elseif redis.call('EXISTS', KEYS[2]) == 1 then
+  redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+end
+""")
+
+#: (meta) prefix, id → whether there was one.
+DELETE: Final = _script(_DELETE + "return delete(ARGV[1], ARGV[2])")
+
+#: (all) prefix, keep, older than, bytes to keep, most; each nothing if it does not matter; then
+#: the ids to protect → the ids of those that are gone.
+PRUNE: Final = _script(
+    _DELETE
+    + """
+local prefix, most = ARGV[1], tonumber(ARGV[5])
+local keep, older, keep_bytes = tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
+local protected = {}
+for i = 6, #ARGV do protected[ARGV[i]] = true end
+local count = redis.call('ZCARD', KEYS[1])
+local size = tonumber(redis.call('GET', prefix .. ':bytes') or '0')
+local gone = {}
+for _, member in ipairs(redis.call('ZRANGEBYLEX', KEYS[1], '-', '+',
+                                   'LIMIT', 0, most + #ARGV - 5)) do
+  local activity, id = string.match(member, '^([^~]*)~(.*)$')
+  if #gone == most or not ((keep and count > keep) or (keep_bytes and size > keep_bytes)
+                           or (older ~= '' and activity < older)) then break end
+  if not protected[id] then
+    local length = redis.call('HGET', prefix .. ':{' .. id .. '}:meta', 'bytes')
+    delete(prefix, id)
+    gone[#gone + 1] = id
+    count = count - 1
+    size = size - tonumber(length or '0')
+  end
+end
+return gone
+"""
+)
+
+#: All, for the engine to know before they are called.
+SCRIPTS: Final = (
+    ESTABLISH,
+    RENEW,
+    APPEND,
+    OPEN,
+    NOTE,
+    READ,
+    RECALL,
+    LIST,
+    LIST_OPEN_WORK,
+    MARK,
+    DELETE,
+    PRUNE,
+)
