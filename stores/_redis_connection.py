@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import coredis
 import trio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from coredis import exceptions as errors
 from coredis.connection import (
     BaseConnection,
@@ -27,6 +28,7 @@ from coredis.connection import (
     UnixDomainSocketLocation,
 )
 
+from ..core._nursery import open_plain_nursery
 from ..core.errors import SettingsError, StoreError, leaves
 from ._redis_errors import AwayError, RefusedError
 
@@ -152,20 +154,14 @@ class Engine:
                 task_status.started()
 
         while True:
+            failure: BaseException | None = None
             try:
                 await self._connect(connected)
-                reason = "the connection to the engine was lost"
-            except* (
-                errors.RedisError,
-                StoreError,
-                SettingsError,
-                OSError,
-                trio.TooSlowError,
-            ) as exc:
-                failure = next(iter(leaves(exc)))
-                reason = _explain(failure)
-                if not has_started:
-                    raise StoreError(reason) from failure
+            except* (errors.RedisError, StoreError, OSError, trio.TooSlowError) as exc:
+                failure = next(leaves(exc))
+            reason = "the connection was lost" if failure is None else _explain(failure)
+            if not has_started:
+                raise StoreError(reason) from failure
             self._lost(reason)
             await trio.sleep(pause * random.uniform(0.5, 1))
             pause = min(2 * pause, LAST_SECONDS)
@@ -173,12 +169,14 @@ class Engine:
     async def _connect(self, connected: Callable[[], None]) -> None:
         """Connect, and return when the connection is lost."""
         async with trio.open_nursery() as nursery:
+            with trio.fail_after(self.settings.connect_seconds):
+                connection = self._make(await self._find())
             try:
                 with trio.fail_after(self.settings.connect_seconds):
-                    connection = self._make(await self._find())
                     await nursery.start(connection.run)
                     await self._greet(partial(self._ask_one, connection))
             except BaseException:
+                _discard(connection)
                 nursery.cancel_scope.cancel(reason="no connection to the engine")
                 raise
             self._connection = connection
@@ -238,12 +236,19 @@ async def open_engine(settings: RedisSettings, greet: Greet) -> AsyncGenerator[E
         SettingsError: Files for TLS cannot be used.
     """
     engine = Engine(settings, greet)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(engine.run)
+    async with open_plain_nursery() as nursery:
         try:
+            await nursery.start(engine.run)
             yield engine
         finally:
             nursery.cancel_scope.cancel(reason="the store is closed")
+
+
+def _discard(connection: BaseConnection) -> None:
+    """Close what coredis leaves open where it could not connect: the streams between its tasks."""
+    for part in vars(connection).values():
+        if isinstance(part, (MemoryObjectReceiveStream, MemoryObjectSendStream)):
+            part.close()
 
 
 def _make_tls(settings: RedisSettings) -> ssl.SSLContext | None:
@@ -312,7 +317,7 @@ def _explain(exc: BaseException) -> str:
         case trio.TooSlowError() | TimeoutError():
             return "the engine does not answer"
         case BaseExceptionGroup():
-            return _explain(next(iter(leaves(exc))))
+            return _explain(next(leaves(exc)))
         case OSError():
             return f"the engine cannot be reached: {exc.strerror or exc}"
         case _:

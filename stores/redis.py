@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from ..core._clock import utc_before
+from ..core._nursery import open_plain_nursery
 from ..core.abc import SessionLog, SessionStore
 from ..core.errors import SessionNotFoundError, SettingsError, StoreError
 from ..core.log import Damage, Entry, Note, Position, Recollection, Summary, SummaryPage
@@ -381,7 +382,7 @@ def open_redis_store(
         async with (
             open_engine(settings, node.greet) as writer,
             open_engine(settings, node.load_scripts) as reader,
-            trio.open_nursery() as nursery,
+            open_plain_nursery() as nursery,
         ):
             store = RedisStore(reader, Committer(writer, node), node)
             nursery.start_soon(store.committer.run)

@@ -80,7 +80,7 @@ class Engine:
 
     def _answers(self) -> bool:
         try:
-            return self.ask("PING") == b"+PONG"
+            return self.ask("PING").startswith((b"+PONG", b"-NOAUTH"))
         except OSError:
             return False
 

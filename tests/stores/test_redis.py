@@ -1,0 +1,634 @@
+"""Sessions in an engine that several processes share: whose they are, and what was lost.
+
+What every store promises is in the kit (`tests/contract/stores`).
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from trialogue.agents.echo import echo
+from trialogue.core.errors import (
+    DamagedError,
+    FencedError,
+    RewoundError,
+    SessionNotFoundError,
+    SettingsError,
+    StoreError,
+)
+from trialogue.stores.copying import copy_sessions
+from trialogue.stores.jsonl import open_jsonl_store
+from trialogue.stores.redis import RedisStore, open_redis_store
+from trialogue.testing import open_test_server
+from trialogue.testing.store_kit import SessionWriter, make_entry, make_summary, read_all
+
+from ..engines import LACKS_ENGINE, Engine, shared_engine
+from ._engine_proxy import open_engine_proxy
+
+pytestmark = pytest.mark.skipif(LACKS_ENGINE is not None, reason=str(LACKS_ENGINE))
+
+
+class Place:
+    """Keys of a test's own, in the engine that all share."""
+
+    def __init__(self) -> None:
+        self.engine = shared_engine()
+        self.prefix = f"test-{uuid.uuid4().hex}"
+        self.url = f"{self.engine.url}?prefix={self.prefix}"
+
+    def key(self, session_id: str, part: str) -> str:
+        return f"{self.prefix}:{{{session_id}}}:{part}"
+
+    def open(self) -> Any:
+        return open_redis_store(self.url)
+
+
+@pytest.fixture
+def place() -> Place:
+    return Place()
+
+
+async def ask(engine: Engine, *command: str) -> bytes:
+    return await trio.to_thread.run_sync(engine.ask, *command)
+
+
+# -- whose a session is ----------------------------------------------------------------------
+
+
+async def test_append_that_is_under_way_during_a_takeover_is_refused(place: Place) -> None:
+    """Issue 7: a stale owner's append is refused by the engine itself, however late it comes."""
+    with trio.fail_after(30):
+        async with (
+            open_engine_proxy(place.engine.socket) as proxy,
+            open_redis_store(f"redis://127.0.0.1:{proxy.port}?prefix={place.prefix}") as paused,
+            place.open() as rival_store,
+            trio.open_nursery() as nursery,
+        ):
+            writer = SessionWriter(paused, "ses_1")
+            await writer.append(2)
+            known = list(writer.entries)
+            fenced: list[FencedError] = []
+            is_over = trio.Event()
+
+            async def append() -> None:
+                try:
+                    await writer.append(3, text="too late")
+                except FencedError as exc:
+                    fenced.append(exc)
+                is_over.set()
+
+            proxy.hold()
+            nursery.start_soon(append)
+            await proxy.wait_held()
+            rival = SessionWriter(rival_store, "ses_1")
+            rival.entries = known
+            await rival.reopen()
+            await rival.append(1, text="the winner's")
+            proxy.let_pass()
+            await is_over.wait()
+            assert "in term 2" in str(fenced[0])
+            await rival.append(1)
+            await rival.check()
+            assert paused.statistics()["fencedWrites"] == 1
+
+
+async def test_the_stream_itself_is_the_fence(place: Place) -> None:
+    """Whoever writes past our scripts, with an id of an earlier term, is refused as well."""
+    with trio.fail_after(30):
+        async with place.open() as store, place.open() as other:
+            await SessionWriter(store, "ses_1").append(4)
+            assert (await other.open("ses_1")).term == 2
+            said = await ask(place.engine, "XADD", place.key("ses_1", "log"), "1-5", "l", "x")
+            assert b"equal or smaller" in said
+
+
+async def test_two_servers_share_an_engine(place: Place) -> None:
+    """The second takes a session by the fence alone, and so does the first one take it back."""
+    with trio.fail_after(60):
+        async with (
+            open_test_server(echo, store=place.open()) as first,
+            open_test_server(echo, store=place.open()) as second,
+        ):
+            session = await first.client.create_session()
+            await first.client.send_message(session.id, "one")
+            answer = await second.client.send_message(session.id, "two")
+            assert answer.message is not None
+            for _ in range(5):
+                try:
+                    await first.client.send_message(session.id, "three")
+                    break
+                except Exception:  # noqa: BLE001 - whichever way it is told that it was fenced off
+                    continue
+            else:
+                raise AssertionError("the first server never got the session again")
+        async with place.open() as store:
+            entries = await read_all(store, session.id)
+        said = [
+            entry.body.message.content  # type: ignore[union-attr]
+            for entry in entries
+            if entry.event == "message.created"
+        ]
+        assert said == ["one", "two", "three"]
+        assert [entry.term for entry in entries if entry.event == "session.resumed"] == [2, 3]
+        ends = [entry.body.outcome for entry in entries if entry.event == "turn.ended"]  # type: ignore[union-attr]
+        assert ends == ["completed"] * 3
+
+
+async def test_open_work_of_a_process_that_is_alive_is_left_alone(place: Place) -> None:
+    """A second server that starts must not interrupt the turns of the first one."""
+    with trio.fail_after(30):
+        async with place.open() as other:
+            async with place.open() as store:
+                await SessionWriter(store, "ses_1").append(has_open_work=True)
+                assert list(await store.list_open_work()) == ["ses_1"]
+                assert list(await other.list_open_work()) == []
+            # It has left, and said so.
+            assert list(await other.list_open_work()) == ["ses_1"]
+
+
+async def test_open_work_of_a_process_that_died_is_found_when_its_lease_is_over(
+    place: Place,
+) -> None:
+    with trio.fail_after(30):
+        async with place.open() as other, place.open() as store:
+            await SessionWriter(store, "ses_1").append(has_open_work=True)
+            held = store.node.key.decode()
+            assert int((await ask(place.engine, "PTTL", held))[1:]) > 0
+            await ask(place.engine, "DEL", held)
+            assert list(await other.list_open_work()) == ["ses_1"]
+
+
+async def test_process_that_was_held_up_stops_by_its_own_clock(place: Place) -> None:
+    """Issue 7: at 0.8 of the lease, whatever the engine says; and it goes on by itself."""
+    with trio.fail_after(30):
+        async with open_redis_store(f"{place.url}&lease_seconds=0.5") as store:
+            writer = SessionWriter(store, "ses_1")
+            await writer.append()
+            time.sleep(0.45)  # noqa: ASYNC251 - held up is what it is
+            with pytest.raises(StoreError, match="lost its lease"):
+                await writer.log.append(
+                    [make_entry("ses_1", 2)], make_summary("ses_1", writer.position)
+                )
+            while True:
+                try:
+                    await writer.reopen()
+                    await writer.append()
+                    break
+                except StoreError:
+                    await trio.sleep(0.01)
+            await writer.check()
+
+
+# -- answers that do not come ----------------------------------------------------------------
+
+
+async def test_append_whose_answer_is_lost_is_written_once(place: Place) -> None:
+    """Issue 7: retry the same id; the same payload and writer is done."""
+    with trio.fail_after(30):
+        async with (
+            open_engine_proxy(place.engine.socket) as proxy,
+            open_redis_store(f"redis://127.0.0.1:{proxy.port}?prefix={place.prefix}") as store,
+        ):
+            for session_id in ("ses_1", "ses_2"):
+                writer = SessionWriter(store, session_id)
+                for _ in range(2):
+                    proxy.loses_answers = True
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(writer.append, 3)
+                        # The engine tells nobody.
+                        while len(writer.entries) + 3 != await _count(place, session_id):  # noqa: ASYNC110
+                            await trio.sleep(0.005)
+                        proxy.loses_answers = False
+                await writer.append(1)
+                assert writer.log.term == 1
+                await writer.check()
+            connects = store.statistics()["engineConnects"]
+            assert connects > 4
+
+
+async def _count(place: Place, session_id: str) -> int:
+    return int((await ask(place.engine, "XLEN", place.key(session_id, "log")))[1:])
+
+
+async def test_append_that_was_given_up_is_fenced_off(place: Place) -> None:
+    """What nobody answered may still arrive, after the session was taken again in the process."""
+    with trio.fail_after(60):
+        async with (
+            open_engine_proxy(place.engine.socket) as proxy,
+            open_redis_store(
+                f"redis://127.0.0.1:{proxy.port}?prefix={place.prefix}&lease_seconds=0.3"
+            ) as store,
+            place.open() as reader,
+        ):
+            writer = SessionWriter(store, "ses_1")
+            while not writer.entries:
+                try:
+                    await writer.append(2)
+                except StoreError:  # a lease so short is lost on a busy machine
+                    await trio.sleep(0.01)
+            proxy.hold()
+            with pytest.raises(StoreError):
+                await writer.append(1, text="nobody knows")
+            assert store.failure is not None
+            taken = await reader.open("ses_1")
+            proxy.let_pass()
+            await taken.append(
+                [make_entry("ses_1", 3, term=taken.term, text="after it")],
+                make_summary("ses_1", writer.position),
+            )
+            found = await read_all(reader, "ses_1")
+            assert [entry.term for entry in found] == [1, 1, taken.term]
+
+
+async def test_reads_and_writes_with_an_engine_that_hangs_are_bounded() -> None:
+    """And everything goes on by itself when the engine does."""
+    import signal
+
+    with Engine() as engine, trio.fail_after(60):
+        async with open_redis_store(f"{engine.url}?lease_seconds=0.5") as store:
+            writer = SessionWriter(store, "ses_1")
+            while not writer.entries:
+                try:
+                    await writer.append(2)
+                except StoreError:
+                    await trio.sleep(0.01)
+            engine.signal(signal.SIGSTOP)
+            with pytest.raises(StoreError):
+                await writer.append()
+            with pytest.raises(StoreError):
+                await store.read("ses_1", 0, 10)
+            assert store.failure is not None
+            engine.signal(signal.SIGCONT)
+            while True:
+                try:
+                    await writer.reopen()
+                    await writer.append()
+                    break
+                except StoreError:
+                    await trio.sleep(0.02)
+            await writer.check()
+            assert store.failure is None
+
+
+async def test_killed_engine_that_syncs_loses_nothing() -> None:
+    """Appends wait for it, and go on: with `appendfsync always` nothing acknowledged is gone."""
+    with (
+        Engine("--appendonly", "yes", "--appendfsync", "always") as engine,
+        trio.fail_after(60),
+    ):
+        async with open_redis_store(f"{engine.url}?lease_seconds=60") as store:
+            writers = [SessionWriter(store, f"ses_{number}") for number in range(4)]
+
+            async def write(writer: SessionWriter) -> None:
+                while not is_over:
+                    await writer.append(2)
+
+            is_over = False
+            async with trio.open_nursery() as nursery:
+                for writer in writers:
+                    nursery.start_soon(write, writer)
+                for _ in range(3):
+                    known = sum(len(writer.entries) for writer in writers)
+                    while sum(len(writer.entries) for writer in writers) < known + 20:  # noqa: ASYNC110
+                        await trio.sleep(0.005)
+                    engine.kill()
+                    await trio.to_thread.run_sync(engine.start)
+                is_over = True
+            for writer in writers:
+                await writer.check()
+            assert store.statistics()["rewinds"] == 0
+            assert store.statistics()["engineConnects"] >= 4
+
+
+# -- an engine that lost something -----------------------------------------------------------
+
+
+async def test_flushed_engine_is_noticed_and_taken_anew(caplog: pytest.LogCaptureFixture) -> None:
+    """Typed, never silent: what it had acknowledged is gone."""
+    with Engine() as engine, trio.fail_after(30):
+        async with open_redis_store(engine.url) as store:
+            writer = SessionWriter(store, "ses_1")
+            await writer.append(2)
+            await ask(engine, "FLUSHALL")
+            with pytest.raises(RewoundError):
+                await writer.append()
+            with pytest.raises(SessionNotFoundError):
+                await store.open("ses_1")
+            assert store.statistics()["rewinds"]
+            assert "the engine has lost all sessions" in caplog.messages
+            again = SessionWriter(store, "ses_1")
+            await again.append(1)
+            await again.check()
+            await ask(engine, "FLUSHALL")
+            # A new session need not fail for it.
+            await SessionWriter(store, "ses_2").append(1)
+
+
+async def test_positions_that_were_lost_are_not_given_again(place: Place) -> None:
+    """A failover to a replica that lagged: the same process goes on in a later term."""
+    with trio.fail_after(30):
+        async with place.open() as store:
+            writer = SessionWriter(store, "ses_1")
+            await writer.append(2)
+            for part in ("log", "meta", "terms"):
+                key = place.key("ses_1", part)
+                await ask(place.engine, "COPY", key, f"{key}:old")
+            await writer.append(2, text="lost")
+            for part in ("log", "meta", "terms"):
+                key = place.key("ses_1", part)
+                await ask(place.engine, "RENAME", f"{key}:old", key)
+            with pytest.raises(RewoundError):
+                await writer.append()
+            writer.entries = writer.entries[:2]
+            writer.attempted = ()
+            await writer.reopen()
+            assert writer.log.term == 2
+            await writer.append(2, text="instead")
+            await writer.check()
+            positions = [str(entry.position) for entry in writer.entries]
+            assert positions == ["1-1", "1-2", "2-3", "2-4"]
+
+
+async def test_takeover_behind_another_engine_leaves_terms_free() -> None:
+    """Terms that were taken of the engine before and lost with it are not given again."""
+    with Engine("--appendonly", "yes") as engine, trio.fail_after(30):
+        async with open_redis_store(engine.url) as store:
+            await SessionWriter(store, "ses_1").append()
+        engine.kill()
+        await trio.to_thread.run_sync(engine.start)
+        async with open_redis_store(engine.url) as store:
+            assert (await store.open("ses_1")).term == 1001
+        async with open_redis_store(engine.url) as store:
+            assert (await store.open("ses_1")).term == 1002
+
+
+# -- damage ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("line", ["", "{}", "nonsense"])
+async def test_entry_that_somebody_has_changed_is_damage(place: Place, line: str) -> None:
+    with trio.fail_after(30):
+        async with place.open() as store:
+            await SessionWriter(store, "ses_1").append(5)
+            log = place.key("ses_1", "log")
+            # The same stream, but for its end.
+            for seq in (4, 5):
+                await ask(place.engine, "XDEL", log, f"1-{seq}")
+            await ask(place.engine, "XSETID", log, "1-3")
+            await ask(place.engine, "XADD", log, "1-4", "l", line, "w", "")
+            assert len(await store.read("ses_1", 0, 10)) == 3
+            assert store.damaged["ses_1"].seq == 4
+            with pytest.raises(DamagedError):
+                await store.open("ses_1")
+
+
+async def test_log_that_is_missing_is_damage(place: Place) -> None:
+    with trio.fail_after(30):
+        async with place.open() as store:
+            await SessionWriter(store, "ses_1").append(2)
+            await ask(place.engine, "DEL", place.key("ses_1", "log"))
+            with pytest.raises(DamagedError):
+                await store.read("ses_1", 0, 10)
+        async with place.open() as store:
+            assert store.damaged["ses_1"].seq == 1
+
+
+async def test_summary_that_cannot_be_read_is_damage(place: Place) -> None:
+    with trio.fail_after(30):
+        async with place.open() as store:
+            for number in range(3):
+                await SessionWriter(store, f"ses_{number}").append(2)
+            await ask(place.engine, "HSET", place.key("ses_1", "meta"), "session", "{")
+            page = await store.list()
+            assert [each.session.id for each in page.summaries] == ["ses_2", "ses_0"]
+            assert await store.summary("ses_1") is None
+            assert list(store.damaged) == ["ses_1"]
+
+
+# -- how an engine is reached ----------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _refused(url: str, match: str) -> AsyncGenerator[None]:
+    with pytest.raises(StoreError, match=match) as caught:
+        async with open_redis_store(url):
+            pass
+    assert "s3cret" not in str(caught.value)
+    yield
+
+
+async def test_engine_that_is_not_there_is_named_in_one_error(tmp_path: Path) -> None:
+    with trio.fail_after(30):
+        async with _refused(f"redis+unix://{tmp_path}/none", "cannot be reached"):
+            pass
+
+
+async def test_password_and_rights_of_a_user_are_what_the_engine_asks_for() -> None:
+    """docs/storage.md: the least that a user needs; what is missing is named."""
+    rights = ["~talk:*", "+@read", "+@write", "+@scripting", "+@connection", "+info", "+wait"]
+    with Engine("--requirepass", "s3cret", port=True) as engine, trio.fail_after(30):
+        at = f"127.0.0.1:{engine.port}"
+        async with (
+            _refused(f"redis://{at}", "wants a password"),
+            _refused(f"redis://:s3cret2@{at}", "refuses the user or the password"),
+        ):
+            pass
+        async with open_redis_store(f"redis://:s3cret@{at}/3") as store:
+            await SessionWriter(store, "ses_1").append()
+            me = engine_user(store)
+            await me(b"ACL SETUSER", "ann", "on", ">s3cret", *rights)
+            await me(b"ACL SETUSER", "bob", "on", ">s3cret", *rights, "-evalsha")
+        async with open_redis_store(f"redis://ann:s3cret@{at}?prefix=talk&replicas=0") as store:
+            writer = SessionWriter(store, "ses_1")
+            await writer.append(2)
+            await writer.reopen()
+            await store.list()
+            assert await store.delete("ses_1")
+        async with (
+            _refused(f"redis://ann:s3cret@{at}?prefix=other", "may not do what the store needs"),
+            _refused(f"redis://bob:s3cret@{at}?prefix=talk", "may not do .*evalsha"),
+        ):
+            pass
+
+
+def engine_user(store: RedisStore) -> Any:
+    return store.committer.engine.ask
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        (("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"), "has to be noeviction"),
+        (("--replicaof", "127.0.0.1", "1"), "is a replica"),
+    ],
+    ids=["evicts", "replica"],
+)
+async def test_engine_that_no_store_can_be_in_is_refused(
+    options: tuple[str, ...], match: str
+) -> None:
+    with Engine(*options) as engine, trio.fail_after(30):
+        async with _refused(engine.url, match):
+            pass
+
+
+async def test_store_of_a_later_version_is_refused(place: Place) -> None:
+    async with place.open():
+        pass
+    await ask(place.engine, "HSET", f"{place.prefix}:store", "version", "2")
+    async with _refused(place.url, "of version 2"):
+        pass
+
+
+async def test_engine_without_memory_refuses_work_until_it_has_some(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """`OVERLOADED`, and back by itself."""
+    from trialogue.core.errors import OverloadedError
+
+    with Engine() as engine, trio.fail_after(30):
+        async with open_redis_store(engine.url) as store:
+            writer = SessionWriter(store, "ses_1")
+            await writer.append(2)
+            await ask(engine, "CONFIG", "SET", "maxmemory", "1")
+            with pytest.raises(OverloadedError):
+                await writer.append()
+            with pytest.raises(OverloadedError):
+                store.check_writable()
+            assert len(await store.read("ses_1", 0, 9)) == 2
+            assert store.statistics()["isFull"]
+            await ask(engine, "CONFIG", "SET", "maxmemory", "0")
+            while store.committer.is_full:  # noqa: ASYNC110 - a store tells nobody
+                await trio.sleep(0.02)
+            store.check_writable()
+            await writer.reopen()
+            await writer.append()
+            await writer.check()
+            await ask(engine, "CONFIG", "SET", "maxmemory", "1")
+            # What makes room is done all the same.
+            assert await store.delete("ses_1")
+
+
+async def test_append_waits_for_a_replica_where_it_is_told_to() -> None:
+    """`replicas=1`: acknowledged is what one has, and without one nothing is."""
+    with Engine(port=True) as engine, trio.fail_after(60):
+        async with open_redis_store(f"{engine.url}?replicas=1&lease_seconds=1") as store:
+            with pytest.raises(StoreError, match=r"the engine takes nothing|lost its lease"):
+                await SessionWriter(store, "ses_0").append()
+        follow = ("--replicaof", "127.0.0.1", str(engine.port), "--repl-diskless-sync-delay", "0")
+        await ask(engine, "CONFIG", "SET", "repl-diskless-sync-delay", "0")
+        with Engine(*follow) as replica:
+            async with open_redis_store(f"{engine.url}?replicas=1&lease_seconds=30") as store:
+                writer = SessionWriter(store, "ses_1")
+                await writer.append(3)
+                assert await ask(replica, "XLEN", "trialogue:{ses_1}:log") == b":3"
+
+
+async def test_scripts_that_somebody_removed_come_back(place: Place) -> None:
+    with Engine() as engine, trio.fail_after(30):
+        async with open_redis_store(engine.url) as store:
+            writer = SessionWriter(store, "ses_1")
+            await writer.append()
+            await ask(engine, "SCRIPT", "FLUSH")
+            await writer.append()
+            await ask(engine, "SCRIPT", "FLUSH")
+            assert len(await store.read("ses_1", 0, 9)) == 2
+
+
+async def test_tls_is_spoken_with_an_engine_whose_certificate_is_trusted(
+    place: Place, tmp_path: Path
+) -> None:
+    import ssl
+
+    from ..certificates import Certificates
+
+    certificates = Certificates(tmp_path, "localhost")
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(certificates.files.certificate, certificates.files.key)
+    with trio.fail_after(30):
+        async with open_engine_proxy(place.engine.socket, tls=server) as proxy:
+            url = f"rediss://localhost:{proxy.port}?prefix={place.prefix}"
+            async with open_redis_store(f"{url}&ca={certificates.authority}") as store:
+                writer = SessionWriter(store, "ses_1")
+                await writer.append()
+                await writer.check()
+            async with _refused(url, "certificate is not trusted"):
+                pass
+            other = f"rediss://127.0.0.1:{proxy.port}?prefix={place.prefix}"
+            async with _refused(f"{other}&ca={certificates.authority}", "is not trusted"):
+                pass
+
+
+async def test_file_for_tls_that_is_missing_is_a_setting_that_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="files for TLS"):
+        async with open_redis_store(f"rediss://localhost?ca={tmp_path}/none.pem"):
+            pass
+
+
+def test_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "coredis", None)
+    monkeypatch.delitem(sys.modules, "trialogue.stores._redis_connection", raising=False)
+    with pytest.raises(SettingsError, match=r"pip install 'trialogue\[redis\]'"):
+        open_redis_store("redis://localhost")
+
+
+# -- beside the seam -------------------------------------------------------------------------
+
+
+async def test_everything_moves_there_and_back(place: Place, tmp_path: Path) -> None:
+    """`trialogue store copy jsonl:A redis://…`: positions, keys, notes and summaries."""
+    with trio.fail_after(30):
+        async with open_jsonl_store(tmp_path / "a") as source:
+            writer = SessionWriter(source, "ses_1", owner="ann")
+            terms = [1, 1, 2, 5]
+            batch = [make_entry("ses_1", seq, term=term) for seq, term in enumerate(terms, 1)]
+            await writer.append(batch=batch, created_key="k", has_open_work=True)
+            writer.note("snapshot", {"n": 1})
+            writer.note("partial", {"n": 2})
+            await SessionWriter(source, "ses_2").append(600, text="x" * 200)
+        async with (
+            open_jsonl_store(tmp_path / "a") as source,
+            place.open() as store,
+            open_jsonl_store(tmp_path / "b") as target,
+        ):
+            assert len((await copy_sessions(source, store)).copied) == 2
+            assert len((await copy_sessions(source, store)).present) == 2
+            assert len((await copy_sessions(store, target)).copied) == 2
+            assert await target.list(owner="ann") == await source.list(owner="ann")
+            found, wanted = await store.recall("ses_1"), await source.recall("ses_1")
+            assert found.snapshot == wanted.snapshot
+            assert list(found.partials) == list(wanted.partials)
+        async with place.open() as store:
+            assert (await store.open("ses_1")).term == 6
+        for name in ("ses_1", "ses_2"):
+            assert len((tmp_path / "b" / f"{name}.jsonl").read_bytes()) == len(
+                (tmp_path / "a" / f"{name}.jsonl").read_bytes()
+            )
+
+
+async def test_engine_that_keeps_nothing_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    with Engine() as engine:
+        async with open_redis_store(engine.url):
+            pass
+    (record,) = [each for each in caplog.records if each.levelno == logging.WARNING]
+    assert "append-only file" in record.message
+
+
+async def test_store_that_has_to_exist_is_not_begun(place: Place) -> None:
+    with pytest.raises(StoreError, match="there is no store"):
+        async with open_redis_store(place.url, must_exist=True):
+            pass
+    assert await ask(place.engine, "EXISTS", f"{place.prefix}:store") == b":0"
+    async with place.open():
+        pass
+    async with open_redis_store(place.url, must_exist=True):
+        pass
