@@ -13,6 +13,7 @@ from ._client_command import run_client_command
 from ._command import CommandGroup, Environ, option
 from ._exits import EXIT_FAILED, EXIT_OK
 from ._stores import complete_store, find_store, is_same_store
+from ._values import mask_url
 
 __all__ = ["check_store", "copy_store", "store"]
 
@@ -34,7 +35,10 @@ store: Final = CommandGroup(
 
 Source: TypeAlias = Annotated[str, option("A store, such as jsonl:FOLDER.", name="STORE")]
 Target: TypeAlias = Annotated[
-    str, option("Another, such as sqlite:FILE; made if it is missing.", name="TARGET")
+    str,
+    option(
+        "Another, such as sqlite:FILE or redis://HOST:PORT/0; made if it is missing.", name="TARGET"
+    ),
 ]
 
 
@@ -51,7 +55,9 @@ def copy_store(source: Source, target: Target, /, *, environ: Environ) -> int:
 
 async def _copy(source: str, target: str) -> int:
     if is_same_store(source, target):
-        raise SettingsError(f"{source} cannot be copied into itself, which {target} is")
+        raise SettingsError(
+            f"{mask_url(source)} cannot be copied into itself, which {mask_url(target)} is"
+        )
     async with (
         find_store(source, must_exist=True, read_only=True) as old,
         find_store(target) as new,
@@ -59,7 +65,7 @@ async def _copy(source: str, target: str) -> int:
         report = await copy_sessions(old, new, on_progress=_show_progress)
     print(f"{len(report.copied)} copied, {len(report.present)} were there already")
     for session_id in report.conflicts:
-        print(f"{session_id}: not copied: {target} has another session of this id")
+        print(f"{session_id}: not copied: {mask_url(target)} has another session of this id")
     for session_id in report.damaged:
         print(f"{session_id}: not copied: it is damaged, and can be exported up to the damage")
     return EXIT_FAILED if report.conflicts or report.damaged else EXIT_OK

@@ -121,8 +121,8 @@ def parse_url(url: str) -> RedisSettings:
         raise SettingsError("not a URL that can be read") from None
     if parts.fragment:
         raise SettingsError("a '#' in a URL, in a password too, is written %23")
-    found = _read_options(dict(query), {*_OPTIONS, *(("db",) if scheme == "redis+unix" else ())})
-    found["is_tls"] = scheme == "rediss"
+    known = {*_OPTIONS, "db"} if scheme == "redis+unix" else {*_OPTIONS}
+    found = _read_options(dict(query), known, is_tls=scheme == "rediss")
     login, at, where = parts.netloc.rpartition("@")
     if at:
         username, colon, password = login.partition(":")
@@ -146,8 +146,8 @@ def parse_url(url: str) -> RedisSettings:
     return RedisSettings(**found)
 
 
-def _read_options(given: Mapping[str, str], known: set[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _read_options(given: Mapping[str, str], known: set[str], *, is_tls: bool) -> dict[str, Any]:
+    found: dict[str, Any] = {"is_tls": is_tls}
     for name, text in given.items():
         if name not in known:
             raise SettingsError(f"unknown option {name!r}: there are {', '.join(sorted(known))}")
@@ -155,6 +155,9 @@ def _read_options(given: Mapping[str, str], known: set[str]) -> dict[str, Any]:
             found["database"] = _read(int, name, text)
         else:
             found[name] = _read(_OPTIONS[name], name, text)
+    for name in ("ca", "cert", "key"):
+        if name in found and not is_tls:
+            raise SettingsError(f"{name} is for rediss")
     if ("cert" in found) != ("key" in found):
         raise SettingsError("cert and key belong together")
     return found

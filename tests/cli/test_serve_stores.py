@@ -4,15 +4,19 @@ import json
 import os
 import signal
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
+import trio
 
 from trialogue.cli._options import load_options
 from trialogue.cli._settings import SERVE_OPTIONS, make_store_settings
 from trialogue.cli.main import main
 from trialogue.stores.jsonl import JsonlSettings
+from trialogue.stores.redis import open_redis_store
 
+from ..engines import LACKS_ENGINE, shared_engine
 from ._process import LineClient, run_command, serving
 
 TCP = ("--transport", "tcp://127.0.0.1:0")
@@ -48,6 +52,52 @@ def test_sessions_outlive_the_server_in_the_state_folder(tmp_path: Path) -> None
     assert [message["content"] for message in messages] == ["remember", "remember"]
     assert json.loads(lines[0])["event"] == "session.created"
     assert folder.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif(LACKS_ENGINE is not None, reason=str(LACKS_ENGINE))
+def test_sessions_outlive_the_server_in_an_engine() -> None:
+    """Issue 7: `trialogue serve --store redis://…`."""
+    url = f"{shared_engine().url}?prefix=cli-{uuid.uuid4().hex}"
+    with serving("echo", *TCP, "--store", url) as server:
+        with LineClient(server.urls[0]) as client:
+            session_id = client.request("session.create", name="kept")["data"]["id"]
+            client.request("message.send", sessionId=session_id, content="remember", wait=True)
+            health = client.request("server.health")["data"]
+            assert health["status"] == "ok"
+        server.process.kill()
+        server.wait()
+
+    async def read() -> list[str]:
+        async with open_redis_store(url) as store:
+            return [entry.event for entry in await store.read(session_id, 0, 100)]
+
+    assert trio.run(read)[-1] == "turn.ended"
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("redis:localhost", "store: not of the form redis://… or rediss://…"),
+        ("redis://me:s3cret@h?x=1", "store: unknown option 'x'"),
+        ("redis+unix://me:s3cret@/nowhere/x", "store: redis+unix://me:***@/nowhere/x: the engine"),
+    ],
+)
+def test_engine_that_cannot_be_used_is_said_in_one_line(
+    url: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refused(capsys, "--store", url)
+    assert line.startswith(said)
+    assert line.endswith("(set by --store)")
+    assert "s3cret" not in line
+
+
+def test_without_the_extra_redis_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "coredis", None)
+    monkeypatch.delitem(sys.modules, "trialogue.stores._redis_connection", raising=False)
+    line = refused(capsys, "--store", "redis://localhost")
+    assert "the store 'redis' needs 'coredis': pip install 'trialogue[redis]'" in line
 
 
 def test_second_server_is_told_who_has_the_folder(tmp_path: Path) -> None:

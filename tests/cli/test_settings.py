@@ -122,6 +122,8 @@ def test_passwords_are_masked(capsys: pytest.CaptureFixture[str]) -> None:
     assert "secret" not in line
     assert '"redis://me:***@host:6379/0"' in line
     assert mask_url("jsonl:/var/lib") == "jsonl:/var/lib"
+    assert mask_url("redis://h:6379/0?prefix=a") == "redis://h:6379/0?prefix=a"
+    assert mask_url("redis+unix://:a:b@/run/x") == "redis+unix://:***@/run/x"
     assert "secret" not in refused(capsys, TRIALOGUE_STORE="rediss://:secret@host")
 
 

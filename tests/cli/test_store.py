@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import uuid
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,7 +25,10 @@ from trialogue.stores.jsonl import open_jsonl_store
 from trialogue.stores.sqlite import open_sqlite_store
 from trialogue.stores.writing import open_session_writer
 
+from ..engines import LACKS_ENGINE, shared_engine
 from ._process import run_command
+
+STORES = ("jsonl", "memory", "redis", "redis+sentinel", "redis+unix", "rediss", "sqlite")
 
 
 @pytest.fixture
@@ -73,6 +77,38 @@ def test_everything_moves_to_another_store_and_back(
         assert run("check", spec) == ("3 sessions, 6 entries\n", "")
 
 
+@pytest.mark.skipif(LACKS_ENGINE is not None, reason=str(LACKS_ENGINE))
+def test_everything_moves_into_an_engine_and_back(
+    sessions: list[Session],
+    run: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Issue 7: `trialogue store copy jsonl:A redis://…`; and it is read there by its URL."""
+    url = f"{shared_engine().url}?prefix=cli-{uuid.uuid4().hex}"
+    assert "there is no store 'cli-" in run("check", url, code=2)[1]
+    assert run("copy", "jsonl:~/a", url) == ("3 copied, 0 were there already\n", "")
+    assert run("copy", url, "jsonl:~/c") == ("3 copied, 0 were there already\n", "")
+    assert run("check", url) == ("3 sessions, 6 entries\n", "")
+    for session in sessions:
+        name = f"{session.id}.jsonl"
+        assert (tmp_path / "c" / name).read_bytes() == (tmp_path / "a" / name).read_bytes()
+    exported = tmp_path / "out.jsonl"
+    argv = ["sessions", "export", url, sessions[0].id, "-o", str(exported)]
+    assert main(argv, {"HOME": str(tmp_path)}) == 0
+    assert main(["sessions", "import", url, str(exported)], {"HOME": str(tmp_path)}) == 0
+    capsys.readouterr()
+    assert run("check", url) == ("4 sessions, 8 entries\n", "")
+
+
+def test_password_of_an_engine_is_not_shown(run: Any, tmp_path: Path) -> None:
+    url = f"redis+unix://me:s3cret@{tmp_path}/none"
+    for argv in (["check", url], ["copy", url, url], ["check", f"{url}?x=1"]):
+        out, err = run(*argv, code=2)
+        assert "s3cret" not in out + err
+        assert err.startswith("trialogue store: ")
+
+
 def test_what_cannot_be_copied_is_said_and_the_rest_is(
     sessions: list[Session], run: Any, tmp_path: Path
 ) -> None:
@@ -108,7 +144,7 @@ def test_wrong_stores_have_a_line_and_a_code(
     for argv, said in (
         (["copy", "jsonl:~/none", "sqlite:~/b.db"], f"there is no store jsonl:{tmp_path}/none"),
         (["check", "sqlite:~/none"], f"there is no store sqlite:{tmp_path}/none"),
-        (["check", "paper"], "unknown store 'paper': there are jsonl, memory, sqlite"),
+        (["check", "paper"], f"unknown store 'paper': there are {', '.join(STORES)}"),
     ):
         out, err = run(*argv, code=2)
         assert (out, err) == ("", f"trialogue store: {said}\n")
