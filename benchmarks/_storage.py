@@ -58,6 +58,7 @@ _MUST_STALL_MS: Final = 5.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what may be asked for."""
     parser.add_argument("--dir", type=Path, help="where to write: the disk that is measured")
+    parser.add_argument("--redis", metavar="URL", help="an engine to measure as well, and use up")
     parser.add_argument("--only", default="", metavar="TEXT", help="stores whose name has this")
     parser.add_argument("--many", type=int, metavar="N", help="a start with N sessions, instead")
     parser.add_argument("--quick", action="store_true", help="short rounds, one of them")
@@ -98,6 +99,19 @@ def _sqlite(synchronous: str) -> _Kind:
     return _Kind(f"sqlite {synchronous}", open_store)
 
 
+def _redis(url: str) -> _Kind:
+    @asynccontextmanager
+    async def open_store(folder: str) -> AsyncGenerator[SessionStore]:
+        # Each run has keys of its own, and takes them away.
+        mark = "&" if "?" in url else "?"
+        prefix = f"bench-{os.getpid()}-{os.path.basename(folder)}"
+        async with load_plugin(STORES, "redis")(f"{url}{mark}prefix={prefix}") as store:
+            yield store
+            await store.prune(keep=0)
+
+    return _Kind("redis", open_store)
+
+
 _KINDS: Final = (
     _Kind("memory", _open_memory),
     _jsonl("always"),
@@ -114,7 +128,8 @@ def run(arguments: argparse.Namespace) -> int:
     _show_logs()
     rounds = 1 if arguments.quick else _ROUNDS
     shorter = 0.1 if arguments.quick else 1.0
-    kinds = [kind for kind in _KINDS if arguments.only in kind.name]
+    kinds = [*_KINDS, *([_redis(arguments.redis)] if arguments.redis else [])]
+    kinds = [kind for kind in kinds if arguments.only in kind.name]
     with tempfile.TemporaryDirectory(dir=arguments.dir) as folder:
         results: dict[str, Any] = {"filesystem": _filesystem(folder)}
         if arguments.many:

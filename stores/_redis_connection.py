@@ -14,7 +14,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 import coredis
 import trio
@@ -34,6 +34,8 @@ from ._redis_errors import AwayError, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+
+    from coredis.commands.request import CommandRequest
 
     from ._redis_settings import RedisSettings
 
@@ -115,12 +117,16 @@ class Engine:
 
     async def _ask_on(self, connection: BaseConnection, commands: Sequence[Command]) -> list[Any]:
         try:
-            requests = [
-                connection.create_request(name, *arguments, raise_exceptions=False)
-                for name, *arguments in commands
-            ]
             with trio.fail_after(self.settings.answer_seconds):
-                return [_translate(await request) for request in requests]
+                if len(commands) > 1:
+                    # Each request by itself would cost coredis's writer a turn of the event loop.
+                    made = cast("list[CommandRequest[Any]]", [_Command(*each) for each in commands])
+                    answers: list[Any] = list(await connection.create_request_batch(made))
+                else:
+                    (name, *arguments) = commands[0]
+                    request = connection.create_request(name, *arguments, raise_exceptions=False)
+                    answers = [await request]
+            return [_translate(answer) for answer in answers]
         except errors.RedisError as exc:
             raise AwayError(f"the connection to the engine was lost: {exc}") from exc
         except trio.TooSlowError as exc:
@@ -270,6 +276,17 @@ def _only(answers: list[Any]) -> Any:
     if isinstance(answer, Exception):
         raise answer
     return answer
+
+
+class _Command:
+    """What coredis's connection needs of one of several commands."""
+
+    __slots__ = ("decode", "name", "serialized_arguments")
+
+    def __init__(self, name: bytes, *arguments: Any) -> None:
+        self.name = name
+        self.serialized_arguments = arguments
+        self.decode = False
 
 
 class _DemotedError(AwayError):

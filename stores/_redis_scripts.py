@@ -145,7 +145,7 @@ local first, last, term, size = unpack(ARGV, 7, 10)
 local owner, status, activity, open, key, session, engine = unpack(ARGV, 11, 17)
 if redis.call('HGET', prefix .. ':store', 'epoch') ~= epoch then return {'rewound'} end
 local meta = redis.call('HMGET', KEYS[2], 'life', 'holder', 'term', 'seq', 'owner', 'status',
-                        'member', 'key')
+                        'member', 'key', 'open', 'bytes', 'last')
 if not meta[1] then
   if creates == '0' then return {'gone'} end
 elseif meta[1] ~= life then
@@ -164,7 +164,7 @@ if seq >= tonumber(first) then
 end
 if meta[2] and meta[2] ~= holder then return {'fenced', meta[3]} end
 if seq ~= tonumber(first) - 1 then return {'behind', meta[4] or '0'} end
-local known
+local known = meta[11]
 for i = 18, #ARGV, 2 do
   local added = redis.pcall('XADD', KEYS[1], ARGV[i], 'l', ARGV[i + 1], 'w', holder)
   if type(added) == 'table' and added.err then
@@ -180,16 +180,23 @@ for i = 18, #ARGV, 2 do
   end
 end
 local member = activity .. '~' .. id
-if meta[7] and (meta[5] ~= owner or meta[6] ~= status or meta[7] ~= member) then
-  unlist(prefix, meta[5], meta[6], meta[7])
+if meta[5] ~= owner or meta[6] ~= status or meta[7] ~= member then
+  if meta[7] then unlist(prefix, meta[5], meta[6], meta[7]) end
+  for _, name in ipairs(lists(prefix, owner, status)) do redis.call('ZADD', name, 0, member) end
 end
-for _, name in ipairs(lists(prefix, owner, status)) do redis.call('ZADD', name, 0, member) end
-redis.call(open == '1' and 'SADD' or 'SREM', prefix .. ':open', id)
-if key ~= '' and meta[8] ~= key then redis.call('HSET', prefix .. ':created', owner .. '\\0' .. key, id) end
+if (meta[9] or '0') ~= open then
+  redis.call(open == '1' and 'SADD' or 'SREM', prefix .. ':open', id)
+end
+if key ~= '' and meta[8] ~= key then
+  redis.call('HSET', prefix .. ':created', owner .. '\\0' .. key, id)
+end
+local bytes = string.format('%.0f', tonumber(meta[10] or '0') + tonumber(size))
 redis.call('HSET', KEYS[2], 'seq', last, 'owner', owner, 'status', status, 'member', member,
-           'open', open, 'key', key, 'session', session, 'term', term)
-if not meta[1] then redis.call('HSET', KEYS[2], 'life', life, 'holder', holder, 'engine', engine) end
-redis.call('HINCRBY', KEYS[2], 'bytes', size)
+           'open', open, 'key', key, 'session', session, 'term', term, 'bytes', bytes,
+           'last', known)
+if not meta[1] then
+  redis.call('HSET', KEYS[2], 'life', life, 'holder', holder, 'engine', engine)
+end
 redis.call('INCRBY', prefix .. ':bytes', size)
 return {'ok'}
 """

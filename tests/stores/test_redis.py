@@ -26,6 +26,7 @@ from trialogue.core.errors import (
     SettingsError,
     StoreError,
 )
+from trialogue.core.events import MessageCreated, SessionResumed, TurnEnded
 from trialogue.stores.copying import copy_sessions
 from trialogue.stores.jsonl import open_jsonl_store
 from trialogue.stores.redis import RedisStore, open_redis_store
@@ -133,14 +134,11 @@ async def test_two_servers_share_an_engine(place: Place) -> None:
                 raise AssertionError("the first server never got the session again")
         async with place.open() as store:
             entries = await read_all(store, session.id)
-        said = [
-            entry.body.message.content  # type: ignore[union-attr]
-            for entry in entries
-            if entry.event == "message.created"
-        ]
+        bodies = [entry.body for entry in entries]
+        said = [body.message.content for body in bodies if isinstance(body, MessageCreated)]
         assert said == ["one", "two", "three"]
-        assert [entry.term for entry in entries if entry.event == "session.resumed"] == [2, 3]
-        ends = [entry.body.outcome for entry in entries if entry.event == "turn.ended"]  # type: ignore[union-attr]
+        assert [body.term for body in bodies if isinstance(body, SessionResumed)] == [2, 3]
+        ends = [body.outcome for body in bodies if isinstance(body, TurnEnded)]
         assert ends == ["completed"] * 3
 
 
