@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -89,11 +90,12 @@ async def open_engine_proxy(
     """
     proxy = EngineProxy(socket)
     async with trio.open_nursery() as nursery:
-        if tls is None:
-            listen = partial(trio.serve_tcp, proxy.serve, 0, host="127.0.0.1")
-        else:
-            listen = partial(trio.serve_ssl_over_tcp, proxy.serve, 0, tls, host="127.0.0.1")
-        (listener,) = await nursery.start(listen)
+        listen: Callable[..., Awaitable[Any]] = (
+            partial(trio.serve_tcp, proxy.serve, 0)
+            if tls is None
+            else partial(trio.serve_ssl_over_tcp, proxy.serve, 0, tls)
+        )
+        (listener,) = await nursery.start(partial(listen, host="127.0.0.1"))
         inner = getattr(listener, "transport_listener", listener)
         proxy.port = inner.socket.getsockname()[1]
         try:

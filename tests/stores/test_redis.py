@@ -433,7 +433,10 @@ async def test_engine_that_is_not_there_is_named_in_one_error(tmp_path: Path) ->
 
 async def test_password_and_rights_of_a_user_are_what_the_engine_asks_for() -> None:
     """docs/storage.md: the least that a user needs; what is missing is named."""
-    rights = ["~talk:*", "+@read", "+@write", "+@scripting", "+@connection", "+info", "+wait"]
+    text = (Path(__file__).parents[2] / "docs/storage.md").read_text("utf-8")
+    rights = text.partition("`~PREFIX:*")[2].partition("`")[0].split()
+    assert "-@dangerous" in rights
+    rights.append("~talk:*")
     with Engine("--requirepass", "s3cret", port=True) as engine, trio.fail_after(30):
         at = f"127.0.0.1:{engine.port}"
         async with (
@@ -446,7 +449,7 @@ async def test_password_and_rights_of_a_user_are_what_the_engine_asks_for() -> N
             me = engine_user(store)
             await me(b"ACL SETUSER", "ann", "on", ">s3cret", *rights)
             await me(b"ACL SETUSER", "bob", "on", ">s3cret", *rights, "-evalsha")
-        async with open_redis_store(f"redis://ann:s3cret@{at}?prefix=talk&replicas=0") as store:
+        async with open_redis_store(f"redis://ann:s3cret@{at}?prefix=talk") as store:
             writer = SessionWriter(store, "ses_1")
             await writer.append(2)
             await writer.reopen()
