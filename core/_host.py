@@ -180,6 +180,7 @@ class LocalHost(SessionHost):
             self._opening[session_id] = deque([_Work(True, lambda _: None, lambda _: None)])
             await self._open(session_id)
         self.housekeeper.start()
+        self.housekeeper.look_after_others()
 
     # -- finding sessions --------------------------------------------------------------------
 
@@ -582,7 +583,9 @@ class LocalHost(SessionHost):
             del self.sessions[session.id]
             self.housekeeper.rest(session)
         state = session.feed.state
-        if state.has_open_work and session.feed.damage is None:
+        # What another process has taken, that one goes on with.
+        is_ours = not isinstance(exc, FencedError)
+        if is_ours and state.has_open_work and session.feed.damage is None:
             self._reopen_later(session.id)
 
     def _reopen_later(self, session_id: str) -> None:

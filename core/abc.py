@@ -501,6 +501,8 @@ class SessionStore(ABC):
 
     #: Whether sessions outlive the process. If not, idle sessions expire by default.
     durable: bool = True
+    #: Others may have it open as well, and die: how often to ask for what they left. None is nobody.
+    look_again_seconds: float | None = None
 
     @abstractmethod
     def create(self, session_id: str) -> SessionLog:
@@ -576,7 +578,15 @@ class SessionStore(ABC):
         raise StoreError("this store cannot name all of its sessions")
 
     async def list_open_work(self) -> Sequence[str]:
-        """Name the sessions that have a running turn or queued inputs, without reading them."""
+        """Name the sessions that have a running turn or queued inputs, without reading them.
+
+        Without those that another process has which is alive, where a store can tell.
+        """
+        await trio.lowlevel.checkpoint()
+        return ()
+
+    async def list_left_work(self) -> Sequence[str]:
+        """Name those of `list_open_work` whose process has died, and that nobody has taken since."""
         await trio.lowlevel.checkpoint()
         return ()
 

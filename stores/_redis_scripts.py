@@ -266,15 +266,19 @@ end
 return found
 """)
 
-#: (open) prefix, holder → the ids of those that nobody else holds who is alive.
+#: (open) prefix, holder, whether its own count → the ids of those that nobody else holds who is
+#: alive.
 LIST_OPEN_WORK: Final = _script("""
 local found = {}
 for _, id in ipairs(redis.call('SMEMBERS', KEYS[1])) do
   local holder = redis.call('HGET', ARGV[1] .. ':{' .. id .. '}:meta', 'holder')
-  if holder and (holder == ARGV[2]
-                 or redis.call('EXISTS', ARGV[1] .. ':node:' .. holder) == 0) then
-    found[#found + 1] = id
+  local is_free
+  if holder == ARGV[2] then
+    is_free = ARGV[3] == '1'
+  else
+    is_free = holder and redis.call('EXISTS', ARGV[1] .. ':node:' .. holder) == 0
   end
+  if is_free then found[#found + 1] = id end
 end
 table.sort(found)
 return found

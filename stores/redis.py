@@ -43,6 +43,8 @@ log = logging.getLogger("trialogue.stores.redis")
 PRUNED_AT_ONCE: Final = 50
 #: Entries that one step reads, likewise.
 READ_AT_ONCE: Final = 500
+#: Between two looks for open work of those that died: 1.5 s after their lease somebody has it.
+LOOK_SECONDS: Final = 1.0
 #: Between two tries to read.
 AGAIN_SECONDS: Final = 0.05
 
@@ -97,6 +99,11 @@ class RedisStore(SessionStore):
         self._is_closed = False
         #: The sessions that were found to be damaged, and where.
         self._damaged: dict[str, Damage] = {}
+
+    @property
+    def look_again_seconds(self) -> float:
+        """Soon after a lease is over, and no burden for an engine."""
+        return min(LOOK_SECONDS, 0.3 * self.node.settings.lease_seconds)
 
     def create(self, session_id: str) -> SessionLog:
         return _RedisLog(self, session_id, self.node.holder, None, Position(1, 0))
@@ -210,9 +217,16 @@ class RedisStore(SessionStore):
         return [member.decode().partition("~")[2] for member in found]
 
     async def list_open_work(self) -> Sequence[str]:
-        """As the seam says, but for the sessions that another process has that is alive."""
+        return await self._list_open_work(with_ours=True)
+
+    async def list_left_work(self) -> Sequence[str]:
+        return await self._list_open_work(with_ours=False)
+
+    async def _list_open_work(self, *, with_ours: bool) -> Sequence[str]:
         keys = (f"{self._prefix}:open".encode(),)
-        found = await self._ask(*LIST_OPEN_WORK.call(keys, self._prefix, self.node.holder))
+        found = await self._ask(
+            *LIST_OPEN_WORK.call(keys, self._prefix, self.node.holder, int(with_ours))
+        )
         ids = [session_id.decode() for session_id in found]
         return [session_id for session_id in ids if session_id not in self._damaged]
 

@@ -121,6 +121,20 @@ async def test_session_goes_on_after_a_failed_append(
         assert scene.server.stats()["journalFailures"] == 1
 
 
+@pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)
+async def test_session_that_another_process_has_taken_is_not_taken_back_unasked(
+    error: Callable[[], Exception], immediate: float, autojump_clock: MockClock
+) -> None:
+    """That one goes on with the turn. After any other failure nobody would."""
+    async with open_scene(error, immediate=immediate) as scene:
+        await scene.ask("message.send", content="acknowledged")
+        scene.fail_next()
+        await scene.ask("message.add", role="user", content="lost")
+        await trio.sleep(300)
+        loaded = scene.session_id in scene.server.host.sessions
+        assert loaded == (not isinstance(error(), FencedError))
+
+
 async def test_session_whose_end_cannot_be_written_can_be_deleted(
     immediate: float, autojump_clock: MockClock
 ) -> None:

@@ -18,6 +18,7 @@ import pytest
 import trio
 
 from trialogue.agents.echo import echo
+from trialogue.core.abc import Turn
 from trialogue.core.errors import (
     DamagedError,
     FencedError,
@@ -26,7 +27,13 @@ from trialogue.core.errors import (
     SettingsError,
     StoreError,
 )
-from trialogue.core.events import MessageCreated, SessionResumed, TurnEnded
+from trialogue.core.events import (
+    EventBody,
+    MessageCreated,
+    SessionResumed,
+    TurnEnded,
+    TurnStarted,
+)
 from trialogue.stores.copying import copy_sessions
 from trialogue.stores.jsonl import open_jsonl_store
 from trialogue.stores.redis import RedisStore, open_redis_store
@@ -162,8 +169,42 @@ async def test_open_work_of_a_process_that_died_is_found_when_its_lease_is_over(
             await SessionWriter(store, "ses_1").append(has_open_work=True)
             held = store.node.key.decode()
             assert int((await ask(place.engine, "PTTL", held))[1:]) > 0
+            assert list(await other.list_left_work()) == []
             await ask(place.engine, "DEL", held)
             assert list(await other.list_open_work()) == ["ses_1"]
+            assert list(await other.list_left_work()) == ["ses_1"]
+            # What is its own it has not left behind.
+            assert list(await store.list_left_work()) == []
+
+
+async def test_work_of_a_server_that_died_is_taken_up_by_another(place: Place) -> None:
+    """Issue 7: on a crash, by any other, soon after the lease; nobody has to ask for it."""
+    is_over = trio.Event()
+
+    async def slow(turn: Turn) -> None:
+        await turn.write("so far")
+        await is_over.wait()
+
+    with trio.fail_after(60):
+        async with (
+            open_test_server(slow, store=place.open()),
+            open_test_server(slow, store=place.open()) as dead,
+            place.open() as store,
+            trio.open_nursery() as nursery,
+        ):
+            session = await dead.client.create_session()
+            nursery.start_soon(dead.client.send_message, session.id, "one")
+            bodies: list[EventBody] = []
+            while not any(isinstance(body, TurnStarted) for body in bodies):
+                bodies = [entry.body for entry in await read_all(store, session.id)]
+            holder = await ask(place.engine, "HGET", place.key(session.id, "meta"), "holder")
+            while not isinstance(bodies[-1], TurnEnded):
+                # As if it had died: it cannot renew this.
+                await ask(place.engine, "DEL", f"{place.prefix}:node:{holder.decode()}")
+                bodies = [entry.body for entry in await read_all(store, session.id)]
+            assert bodies[-1].outcome == "interrupted"
+            assert [body.term for body in bodies if isinstance(body, SessionResumed)] == [2]
+            nursery.cancel_scope.cancel(reason="seen")
 
 
 async def test_process_that_was_held_up_stops_by_its_own_clock(place: Place) -> None:
