@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from functools import partial
 
@@ -43,7 +44,10 @@ async def readers_see_what_was_acknowledged_before(harness: StoreHarness) -> Non
         writers = [SessionWriter(store, f"ses_{number}") for number in range(8)]
 
         async def write(writer: SessionWriter) -> None:
-            for number in range(40):
+            for number in itertools.count():
+                # Where reading takes as long as writing, a reader may not come to the end soon.
+                if number >= 40 and reads:
+                    break
                 await writer.append(1 + number % 3, text="x" * 200)
 
         async def read(writer: SessionWriter) -> None:
@@ -72,7 +76,6 @@ async def readers_see_what_was_acknowledged_before(harness: StoreHarness) -> Non
             readers.cancel_scope.cancel(reason="all is written")
         for writer in writers:
             await writer.check()
-        assert reads
 
 
 @check()
