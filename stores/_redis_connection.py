@@ -16,7 +16,6 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
-import coredis
 import trio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from coredis import exceptions as errors
@@ -42,6 +41,8 @@ if TYPE_CHECKING:
 __all__ = ["Ask", "Engine", "open_engine"]
 
 log = logging.getLogger("trialogue.stores.redis")
+# It logs a traceback for each try to connect; what there is to be said of that we say.
+logging.getLogger("coredis").setLevel(logging.CRITICAL)
 
 #: A command: its name and its arguments.
 Command: TypeAlias = Sequence[Any]
@@ -210,11 +211,33 @@ class Engine:
             return None
         if settings.service is None:
             return settings.addresses[0]
-        sentinel = coredis.Sentinel(
-            list(settings.addresses), stream_timeout=settings.connect_seconds / 2
+        failure: StoreError = AwayError("there are no sentinels")
+        for address in settings.addresses:
+            try:
+                return await self._ask_sentinel(address, settings.service)
+            except StoreError as exc:
+                failure = exc
+        raise failure
+
+    async def _ask_sentinel(self, address: tuple[str, int], service: str) -> tuple[str, int]:
+        """Ask where an engine is. Coredis's own client of sentinels leaks where one is down."""
+        sentinel = TCPConnection(
+            TCPLocation(*address),
+            # So that the last of them is asked too.
+            connect_timeout=self.settings.connect_seconds / (len(self.settings.addresses) + 1),
         )
-        async with sentinel:
-            return await sentinel.discover_primary(settings.service)
+        async with open_plain_nursery() as nursery:
+            try:
+                await nursery.start(sentinel.run)
+                found = await self._ask_one(sentinel, b"SENTINEL GET-MASTER-ADDR-BY-NAME", service)
+            except errors.RedisError as exc:
+                raise AwayError(_explain(exc)) from exc
+            finally:
+                _discard(sentinel)
+                nursery.cancel_scope.cancel(reason="the sentinel has answered")
+        if found is None:
+            raise AwayError(f"the sentinels know no {service!r}")
+        return found[0].decode(), int(found[1])
 
     def _make(self, address: tuple[str, int] | None) -> BaseConnection:
         settings = self.settings
@@ -323,8 +346,6 @@ def _explain(exc: BaseException) -> str:
             return f"the engine is too old, or lacks a command: {_cut(str(exc))}"
         case errors.BusyLoadingError():
             return "the engine is still loading its data"
-        case errors.PrimaryNotFoundError():
-            return "the sentinels know no such engine"
         case errors.ConnectionError() if exc.__cause__ is not None:
             return _explain(exc.__cause__)
         case ssl.SSLCertVerificationError():

@@ -52,6 +52,7 @@ class Engine:
         self.socket = self.folder / "socket"
         self.port = _free_port() if port else 0
         self._options = options
+        self._is_sentinel = "--sentinel" in options
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -61,9 +62,18 @@ class Engine:
         return f"redis+unix://{self.socket}"
 
     def start(self) -> None:
-        """Start it, once more if it was killed, with what it has on its disk."""
+        """Start it, once more if it was killed, with what it has on its disk.
+
+        Not in a worker thread: it dies with the thread that has started it.
+        """
         self.socket.unlink(missing_ok=True)
-        command = [str(_binary()), "--port", str(self.port), "--bind", "127.0.0.1"]
+        command = [str(_binary())]
+        if self._is_sentinel:
+            # It writes into its configuration, and so wants one.
+            configuration = self.folder / "sentinel.conf"
+            configuration.touch()
+            command.append(str(configuration))
+        command += ["--port", str(self.port), "--bind", "127.0.0.1"]
         command += ["--unixsocket", str(self.socket), "--dir", str(self.folder), "--save", ""]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(

@@ -341,7 +341,7 @@ async def test_killed_engine_that_syncs_loses_nothing() -> None:
                     while sum(len(writer.entries) for writer in writers) < known + 20:  # noqa: ASYNC110
                         await trio.sleep(0.005)
                     engine.kill()
-                    await trio.to_thread.run_sync(engine.start)
+                    engine.start()
                 is_over = True
             for writer in writers:
                 await writer.check()
@@ -404,7 +404,7 @@ async def test_takeover_behind_another_engine_leaves_terms_free() -> None:
         async with open_redis_store(engine.url) as store:
             await SessionWriter(store, "ses_1").append()
         engine.kill()
-        await trio.to_thread.run_sync(engine.start)
+        engine.start()
         async with open_redis_store(engine.url) as store:
             assert (await store.open("ses_1")).term == 1001
         async with open_redis_store(engine.url) as store:
@@ -608,6 +608,31 @@ async def test_tls_is_spoken_with_an_engine_whose_certificate_is_trusted(
             other = f"rediss://127.0.0.1:{proxy.port}?prefix={place.prefix}"
             async with _refused(f"{other}&ca={certificates.authority}", "is not trusted"):
                 pass
+
+
+async def test_engine_is_found_by_sentinels_also_after_a_failover() -> None:
+    """Issue 7: Sentinel URLs. What was acknowledged by the first primary goes on in the second."""
+    with (
+        Engine("--repl-diskless-sync-delay", "0", port=True) as first,
+        Engine("--replicaof", "127.0.0.1", str(first.port), port=True) as second,
+        Engine("--sentinel", port=True) as sentinel,
+        trio.fail_after(60),
+    ):
+        await ask(sentinel, "SENTINEL", "MONITOR", "talk", "127.0.0.1", str(first.port), "1")
+        at = f"127.0.0.1:1,127.0.0.1:{sentinel.port}"
+        url = f"redis+sentinel://{at}/talk?replicas=1&lease_seconds=60"
+        async with open_redis_store(url) as store:
+            writer = SessionWriter(store, "ses_1")
+            await writer.append(2)
+            await ask(second, "REPLICAOF", "NO", "ONE")
+            await ask(first, "REPLICAOF", "127.0.0.1", str(second.port))
+            await ask(sentinel, "SENTINEL", "REMOVE", "talk")
+            await ask(sentinel, "SENTINEL", "MONITOR", "talk", "127.0.0.1", str(second.port), "1")
+            await writer.append(2)
+            await writer.check()
+            assert store.statistics()["rewinds"] == 0
+        async with _refused(f"redis+sentinel://{at}/other", "the sentinels know no 'other'"):
+            pass
 
 
 async def test_file_for_tls_that_is_missing_is_a_setting_that_is_wrong(tmp_path: Path) -> None:

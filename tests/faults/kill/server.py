@@ -1,8 +1,8 @@
-"""The servers that are killed: processes of their own, on folders that survive them.
+"""The servers that are killed: processes of their own, on folders or an engine that survive them.
 
     python server.py
 
-For each line ``FOLDER SOCKET MODE`` of its input it forks a server, which says ``ready PID``, and
+For each line ``WHERE SOCKET MODE`` of its input it forks a server, which says ``ready PID``, and
 when that is dead it says ``dead``. So the imports, most of what a start costs, are made once.
 With the mode ``early`` the server is the control: it acknowledges and publishes before it appends.
 With ``quick`` its agent never pauses, so that what was queued is soon done.
@@ -14,7 +14,7 @@ import os
 import random
 import sys
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,7 @@ from trialogue.core.abc import SessionLog
 from trialogue.core.log import Entry, Note, Summary
 from trialogue.core.plugins import find_transport
 from trialogue.stores.jsonl import open_jsonl_store
+from trialogue.stores.redis import open_redis_store
 
 
 async def nap(call: trialogue.ToolCall) -> None:
@@ -85,9 +86,13 @@ class _EarlyLog(SessionLog):
                 await self._log.append(*self._queue.pop(0))
 
 
+def find_store(where: str) -> AbstractAsyncContextManager[Any]:
+    return open_redis_store(where) if where.startswith("redis") else open_jsonl_store(where)
+
+
 @asynccontextmanager
-async def open_store(folder: str, *, early: bool) -> AsyncGenerator[Any]:
-    async with open_jsonl_store(folder) as store, trio.open_nursery() as nursery:
+async def open_store(where: str, *, early: bool) -> AsyncGenerator[Any]:
+    async with find_store(where) as store, trio.open_nursery() as nursery:
         if early:
             create, reopen = store.create, store.open
             store.create = lambda session_id: _EarlyLog(create(session_id), nursery)  # type: ignore[method-assign]
@@ -100,11 +105,11 @@ async def open_store(folder: str, *, early: bool) -> AsyncGenerator[Any]:
         nursery.cancel_scope.cancel()
 
 
-async def main(folder: str, socket: str, mode: str) -> None:
+async def main(where: str, socket: str, mode: str) -> None:
     async with trialogue.open_server(
         quick_agent if mode == "quick" else agent,
         transports=[f"unix://{socket}"],
-        store=open_store(folder, early=mode == "early"),
+        store=open_store(where, early=mode == "early"),
         settings=trialogue.Settings(rate_limit=None, max_in_flight=512),
     ):
         say(f"ready {os.getpid()}")
@@ -119,6 +124,7 @@ def say(line: str) -> None:
 if __name__ == "__main__":
     find_transport("unix://")  # imports it
     for line in sys.stdin:
+        find_store(line.split()[0])  # so does this
         child = os.fork()
         if not child:
             trio.run(partial(main, *line.split()))

@@ -25,6 +25,7 @@ from typing import Any
 import pytest
 import trio
 
+from ...engines import LACKS_ENGINE, Engine
 from .._hits import require
 from .witness import Witness, call, find_violations, find_waits, load
 
@@ -39,15 +40,16 @@ KILLS_EACH = 5
 class Kennel:
     """The process that forks a lane's servers, one at a time."""
 
-    def __init__(self, process: trio.Process) -> None:
+    def __init__(self, process: trio.Process, where: str | None) -> None:
         self._process = process
+        self._where = where
         self._unread = b""
 
     async def start(self, folder: Path, mode: str) -> int:
         """Begin to start a server. Returns its process's number."""
         assert self._process.stdin is not None
         socket(folder).unlink(missing_ok=True)
-        line = f"{folder / 'store'} {socket(folder)} {mode or '-'}\n"
+        line = f"{self._where or folder / 'store'} {socket(folder)} {mode or '-'}\n"
         await self._process.stdin.send_all(line.encode())
         return int((await self.wait_for("started")).split()[1])
 
@@ -69,7 +71,12 @@ def socket(folder: Path) -> Path:
 
 
 @asynccontextmanager
-async def open_kennel() -> AsyncGenerator[Kennel]:
+async def open_kennel(where: str | None = None) -> AsyncGenerator[Kennel]:
+    """Begin a process for servers.
+
+    Args:
+        where: Their store; None is a folder in the one of their socket.
+    """
     async with trio.open_nursery() as nursery:
         process: trio.Process = await nursery.start(
             partial(
@@ -79,7 +86,7 @@ async def open_kennel() -> AsyncGenerator[Kennel]:
                 stdout=subprocess.PIPE,
             )
         )
-        yield Kennel(process)
+        yield Kennel(process, where)
         assert process.stdin is not None
         await process.stdin.aclose()
 
@@ -209,9 +216,19 @@ def count_interrupted(logs: dict[str, list[dict[str, Any]]]) -> Counter[str]:
 
 
 async def run_folder(
-    kennel: Kennel, folder: Path, choice: random.Random, unique: Any, mode: str, hits: Counter[str]
+    kennel: Kennel,
+    folder: Path,
+    choice: random.Random,
+    unique: Any,
+    mode: str,
+    hits: Counter[str],
+    engine: Engine | None = None,
 ) -> list[str]:
-    """Kill the servers of one folder, and see what is left. Returns what was wrong."""
+    """Kill the servers of one folder, and see what is left. Returns what was wrong.
+
+    Args:
+        engine: Where sessions are, if not in the folder: it is killed as well.
+    """
     witness = Witness(hits=hits)
     for _ in range(KILLS_EACH):
         async with serving(kennel, folder, mode) as url:
@@ -224,6 +241,11 @@ async def run_folder(
                     nursery.start_soon(load_until_killed, url, witness, choice, unique)
                 with trio.fail_after(60):
                     await witness.wait_heard(choice.randint(10, 100))
+                    if engine is not None:
+                        engine.kill()
+                        engine.start()
+                        hits["kills of the engine"] += 1
+                        await witness.wait_heard(choice.randint(1, 50))
                     await trio.sleep(choice.random() * 0.02)
                 nursery.cancel_scope.cancel()
         hits["kills"] += 1
@@ -253,6 +275,28 @@ async def run_lane(seed: int, folders: int, mode: str, hits: Counter[str]) -> li
                 if wrong:
                     return wrong
     return []
+
+
+@pytest.mark.skipif(LACKS_ENGINE is not None, reason=str(LACKS_ENGINE))
+async def test_killed_servers_and_engines_lose_nothing_that_was_acknowledged(
+    part: Fraction, seed: int
+) -> None:
+    """Issue 7: 20 kills of servers and as many of engines with ``--scale 1``, none with less."""
+    if part < 1:
+        pytest.skip("a campaign alone: just campaigns")
+    hits: Counter[str] = Counter()
+    choice = random.Random(seed)
+    rounds = 4 * int(part)
+    with Engine("--appendonly", "yes", "--appendfsync", "always") as engine:
+        for number in range(rounds):
+            where = f"{engine.url}?prefix=kill{number}&lease_seconds=10"
+            async with open_kennel(where) as kennel:
+                wrong = await run_folder(
+                    kennel, engine.folder, choice, itertools.count(), "", hits, engine
+                )
+            assert wrong == []
+    assert hits["kills"] == hits["kills of the engine"] == rounds * KILLS_EACH
+    require(hits, part, {"inputs acknowledged": 100, "interrupted turns": 10, "retries": 15})
 
 
 @pytest.mark.slow
