@@ -11,18 +11,18 @@ it before is refused by the engine.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from ..core._clock import utc_before
 from ..core._nursery import open_plain_nursery
-from ..core.abc import SessionLog, SessionStore
+from ..core.abc import SessionLog
 from ..core.errors import SessionNotFoundError, SettingsError, StoreError
 from ..core.log import Damage, Entry, Note, Position, Recollection, Summary, SummaryPage
 from ..core.models import SessionStatus
+from ._committing_store import CommittingStore
 from ._reading import read_cursor, read_entries, read_notes, read_summary
 from ._redis_committer import Committer
 from ._redis_errors import AwayError
@@ -30,7 +30,6 @@ from ._redis_jobs import Append, Delete, Mark, Open, Prune, WriteNote, own
 from ._redis_node import Node
 from ._redis_scripts import LIST, LIST_OPEN_WORK, READ, RECALL, session_keys
 from ._redis_settings import RedisSettings, parse_url
-from .observe import Observers
 
 if TYPE_CHECKING:
     from ._redis_connection import Engine
@@ -39,9 +38,7 @@ __all__ = ["RedisSettings", "RedisStore", "open_redis_store"]
 
 log = logging.getLogger("trialogue.stores.redis")
 
-#: Sessions that one step prunes: the engine does nothing else meanwhile.
-PRUNED_AT_ONCE: Final = 50
-#: Entries that one step reads, likewise.
+#: Entries that one step reads: the engine does nothing else meanwhile.
 READ_AT_ONCE: Final = 500
 #: Between two looks for open work of those that died: 1.5 s after their lease somebody has it.
 LOOK_SECONDS: Final = 1.0
@@ -78,32 +75,26 @@ class _RedisLog(SessionLog):
             self._store.committer.note(WriteNote(self._holder, self._life, note))
 
 
-class RedisStore(SessionStore):
+class RedisStore(CommittingStore):
     """Made by `open_redis_store`.
 
     Args:
         reader: The connection that reads.
         committer: Has the one that writes.
         node: What this process is to the engine.
-
-    Attributes:
-        observers: Who is told what happens in it, by this process.
     """
 
+    log = log
+    prune_job = Prune
+
     def __init__(self, reader: Engine, committer: Committer, node: Node) -> None:
-        self.committer = committer
+        super().__init__()
+        self._committer = committer
         self.node = node
-        self.observers = Observers()
+        self.look_again_seconds = min(LOOK_SECONDS, 0.3 * node.settings.lease_seconds)
         self._reader = reader
         self._prefix = node.settings.prefix
         self._is_closed = False
-        #: The sessions that were found to be damaged, and where.
-        self._damaged: dict[str, Damage] = {}
-
-    @property
-    def look_again_seconds(self) -> float:
-        """Soon after a lease is over, and no burden for an engine."""
-        return min(LOOK_SECONDS, 0.3 * self.node.settings.lease_seconds)
 
     def create(self, session_id: str) -> SessionLog:
         return _RedisLog(self, session_id, self.node.holder, None, Position(1, 0))
@@ -121,7 +112,7 @@ class RedisStore(SessionStore):
             raise damage.error(session_id)
         entries, damage = await self._read(session_id, after, limit)
         if damage is not None:
-            self._quarantine(session_id, damage)
+            self.quarantine(session_id, damage)
             if not entries:
                 raise damage.error(session_id)
         return entries
@@ -145,7 +136,7 @@ class RedisStore(SessionStore):
     async def recall(self, session_id: str) -> Recollection:
         recollection, damage = await self._recall(session_id)
         if damage is not None:
-            self._quarantine(session_id, damage)
+            self.quarantine(session_id, damage)
         return recollection
 
     async def _recall(self, session_id: str) -> tuple[Recollection, Damage | None]:
@@ -157,15 +148,15 @@ class RedisStore(SessionStore):
 
     # -- damage ------------------------------------------------------------------------------
 
-    def _quarantine(self, session_id: str, damage: Damage) -> None:
-        """Let nobody write to a session that is found to be damaged."""
-        known = self._damaged.get(session_id)
-        if known is None:
-            fault = {"session_id": session_id, "fault": damage.reason}
-            log.error("a session is damaged", extra=fault)
-        if known is None or damage.seq < known.seq:
-            self._damaged[session_id] = damage
-            self.committer.note(Mark(session_id, damage))
+    @property
+    def committer(self) -> Committer:
+        return self._committer
+
+    def make_deletion(self, session_id: str) -> Delete:
+        return Delete(session_id)
+
+    def note_damage(self, session_id: str, damage: Damage) -> None:
+        self.committer.note(Mark(session_id, damage))
 
     async def look_at_damaged(self) -> None:
         """Read the sessions that are noted as damaged, and let go of those that are whole."""
@@ -173,7 +164,7 @@ class RedisStore(SessionStore):
             session_id = found.decode()
             damage = await self._find_damage(session_id)
             if damage is not None:
-                self._quarantine(session_id, damage)
+                self.quarantine(session_id, damage)
             else:
                 log.warning("a session is whole again", extra={"session_id": session_id})
                 self.committer.note(Mark(session_id, None))
@@ -190,20 +181,6 @@ class RedisStore(SessionStore):
                 after = entries[-1].seq
         except SessionNotFoundError:
             return None  # deleted meanwhile
-
-    def check_whole(self, session_id: str) -> None:
-        """Check that nothing of a session was found to be damaged.
-
-        Raises:
-            DamagedError: Something was; names it.
-        """
-        damage = self._damaged.get(session_id)
-        if damage is not None:
-            raise damage.error(session_id)
-
-    @property
-    def damaged(self) -> Mapping[str, Damage]:
-        return self._damaged
 
     # -- lists -------------------------------------------------------------------------------
 
@@ -248,7 +225,7 @@ class RedisStore(SessionStore):
             has_open_work=has_open_work == b"1",
         )
         if isinstance(found, Damage):
-            self._quarantine(session_id, found)
+            self.quarantine(session_id, found)
             return None
         return found
 
@@ -277,42 +254,6 @@ class RedisStore(SessionStore):
             summaries=[summary for summary in summaries if summary is not None],
             next_cursor=members[limit - 1] if len(members) > limit else None,
         )
-
-    # -- ends --------------------------------------------------------------------------------
-
-    async def delete(self, session_id: str) -> bool:
-        existed: bool = await self.committer.do(Delete(session_id))
-        if existed:
-            self._damaged.pop(session_id, None)
-            self.observers.tell_pruned([session_id])
-        return existed
-
-    async def prune(
-        self,
-        *,
-        keep: int | None = None,
-        older_seconds: float | None = None,
-        keep_bytes: int | None = None,
-        protect: Collection[str] = (),
-    ) -> Sequence[str]:
-        older_than = None if older_seconds is None else utc_before(older_seconds)
-        gone: list[str] = []
-        while True:
-            job = Prune(
-                keep=keep,
-                older_than=older_than,
-                keep_bytes=keep_bytes,
-                protect=protect,
-                most=PRUNED_AT_ONCE,
-            )
-            some: list[str] = await self.committer.do(job)
-            gone += some
-            for session_id in some:
-                self._damaged.pop(session_id, None)
-            if some:
-                self.observers.tell_pruned(some)
-            if len(some) < PRUNED_AT_ONCE:
-                return gone
 
     # -- the engine --------------------------------------------------------------------------
 

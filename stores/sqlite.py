@@ -9,24 +9,23 @@ import logging
 import os
 import uuid
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import trio
 
-from ..core._clock import utc_before
-from ..core.abc import SessionLog, SessionStore
+from ..core.abc import SessionLog
 from ..core.errors import SettingsError, StoreError
 from ..core.log import Damage, Entry, Note, Recollection, Summary, SummaryPage
 from ..core.models import SessionStatus
 from . import _sqlite_queries as queries
+from ._committing_store import CommittingStore
 from ._reading import read_cursor
 from ._space import MIN_FREE_BYTES
 from ._sqlite_committer import Committer
 from ._sqlite_jobs import Append, Delete, MarkDamaged, MarkWhole, Open, Prune, WriteNote
 from ._sqlite_schema import check_version, migrate
-from .observe import Observers
 
 if TYPE_CHECKING:
     from ._sqlite_database import Database
@@ -39,8 +38,6 @@ T = TypeVar("T")
 
 #: Connections that read, each from one worker thread at a time.
 READERS: Final = 3
-#: Sessions that one transaction prunes, so that writers are not held up.
-PRUNED_AT_ONCE: Final = 50
 
 
 class _SqliteLog(SessionLog):
@@ -66,7 +63,7 @@ class _SqliteLog(SessionLog):
             self._store.committer.note(job)
 
 
-class SqliteStore(SessionStore):
+class SqliteStore(CommittingStore):
     """Made by `open_sqlite_store`.
 
     Args:
@@ -79,8 +76,10 @@ class SqliteStore(SessionStore):
     Attributes:
         holder: What this process is called where it has the right to write.
         writer: The one connection that writes; the committer has it.
-        observers: Who is told what happens in it.
     """
+
+    log = log
+    prune_job = Prune
 
     def __init__(
         self,
@@ -91,19 +90,17 @@ class SqliteStore(SessionStore):
         noted: Mapping[str, Damage | None],
         is_sealed: bool,
     ) -> None:
+        super().__init__()
         self.holder = uuid.uuid4().hex
-        self.committer = Committer(writer, min_free_bytes=min_free_bytes)
+        self._committer = Committer(writer, min_free_bytes=min_free_bytes)
         self.writer = writer
-        self.observers = Observers()
         self._readers = deque(readers)
         self._reading = trio.CapacityLimiter(len(readers))
         self._is_closed = False
         self._is_sealed = is_sealed
-        #: The sessions that were found to be damaged, and where.
-        self._damaged: dict[str, Damage] = {}
         for session_id, damage in noted.items():
             if damage is not None:
-                self._quarantine(session_id, damage, is_noted=True)
+                self.quarantine(session_id, damage, is_noted=True)
             else:
                 log.warning("a session is whole again", extra={"session_id": session_id})
                 self._note(MarkWhole(session_id))
@@ -124,7 +121,7 @@ class SqliteStore(SessionStore):
             raise damage.error(session_id)
         entries, damage = await self._ask(lambda db: queries.read(db, session_id, after, limit))
         if damage is not None:
-            self._quarantine(session_id, damage)
+            self.quarantine(session_id, damage)
             if not entries:
                 raise damage.error(session_id)
         return entries
@@ -132,33 +129,22 @@ class SqliteStore(SessionStore):
     async def recall(self, session_id: str) -> Recollection:
         recollection, damage = await self._ask(lambda db: queries.recall(db, session_id))
         if damage is not None:
-            self._quarantine(session_id, damage)
+            self.quarantine(session_id, damage)
         return recollection
 
-    def _quarantine(self, session_id: str, damage: Damage, *, is_noted: bool = False) -> None:
-        """Let nobody write to a session that is found to be damaged."""
-        known = self._damaged.get(session_id)
-        if known is None:
-            fault = {"session_id": session_id, "fault": damage.reason}
-            log.error("a session is damaged", extra=fault)
-        if known is None or damage.seq < known.seq:
-            self._damaged[session_id] = damage
-            if not is_noted:
-                self._note(MarkDamaged(session_id, damage))
+    @property
+    def committer(self) -> Committer:
+        return self._committer
+
+    def make_deletion(self, session_id: str) -> Delete:
+        return Delete(session_id)
+
+    def note_damage(self, session_id: str, damage: Damage) -> None:
+        self._note(MarkDamaged(session_id, damage))
 
     def _note(self, job: MarkDamaged | MarkWhole) -> None:
         if not self._is_sealed:
             self.committer.note(job)
-
-    def check_whole(self, session_id: str) -> None:
-        """Check that nothing of a session was found to be damaged.
-
-        Raises:
-            DamagedError: Something was; names it.
-        """
-        damage = self._damaged.get(session_id)
-        if damage is not None:
-            raise damage.error(session_id)
 
     async def find_created(self, owner: str | None, key: str) -> str | None:
         return await self._ask(lambda db: queries.find_created(db, owner, key))
@@ -173,7 +159,7 @@ class SqliteStore(SessionStore):
     async def summary(self, session_id: str) -> Summary | None:
         summary, damage = await self._ask(lambda db: queries.summary(db, session_id))
         if damage is not None:
-            self._quarantine(session_id, damage)
+            self.quarantine(session_id, damage)
         return summary
 
     async def list(
@@ -189,42 +175,8 @@ class SqliteStore(SessionStore):
             lambda db: queries.list_page(db, owner, status, limit=limit, before=before)
         )
         for session_id, damage in damaged.items():
-            self._quarantine(session_id, damage)
+            self.quarantine(session_id, damage)
         return page
-
-    async def delete(self, session_id: str) -> bool:
-        existed: bool = await self.committer.do(Delete(session_id))
-        if existed:
-            self._damaged.pop(session_id, None)
-            self.observers.tell_pruned([session_id])
-        return existed
-
-    async def prune(
-        self,
-        *,
-        keep: int | None = None,
-        older_seconds: float | None = None,
-        keep_bytes: int | None = None,
-        protect: Collection[str] = (),
-    ) -> Sequence[str]:
-        older_than = None if older_seconds is None else utc_before(older_seconds)
-        gone: list[str] = []
-        while True:
-            job = Prune(
-                keep=keep,
-                older_than=older_than,
-                keep_bytes=keep_bytes,
-                protect=protect,
-                most=PRUNED_AT_ONCE,
-            )
-            some: list[str] = await self.committer.do(job)
-            gone += some
-            for session_id in some:
-                self._damaged.pop(session_id, None)
-            if some:
-                self.observers.tell_pruned(some)
-            if len(some) < PRUNED_AT_ONCE:
-                return gone
 
     @property
     def failure(self) -> str | None:
@@ -233,10 +185,6 @@ class SqliteStore(SessionStore):
 
     def check_writable(self) -> None:
         self.committer.space.check()
-
-    @property
-    def damaged(self) -> Mapping[str, Damage]:
-        return self._damaged
 
     def statistics(self) -> Mapping[str, Any]:
         """Say what was done since it was opened, and how many sessions are known to be damaged."""

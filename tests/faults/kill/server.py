@@ -21,7 +21,7 @@ from typing import Any
 import trio
 
 import trialogue
-from trialogue.core.abc import SessionLog
+from trialogue.core.abc import SessionLog, SessionStore
 from trialogue.core.log import Entry, Note, Summary
 from trialogue.core.plugins import find_transport
 from trialogue.stores.jsonl import open_jsonl_store
@@ -86,7 +86,7 @@ class _EarlyLog(SessionLog):
                 await self._log.append(*self._queue.pop(0))
 
 
-def find_store(where: str) -> AbstractAsyncContextManager[Any]:
+def find_store(where: str) -> AbstractAsyncContextManager[SessionStore]:
     return open_redis_store(where) if where.startswith("redis") else open_jsonl_store(where)
 
 
