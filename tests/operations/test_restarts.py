@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -146,6 +146,14 @@ class Visitor:
         assert kinds[MessageCompleted] == self.said
 
 
+async def everybody_is_answered(visitors: Sequence[Visitor]) -> None:
+    """Wait until each is there, and has said something more, and for a second in any case."""
+    wanted = [visitor.said + 1 for visitor in visitors]
+    await trio.sleep(1)
+    for visitor, count in zip(visitors, wanted, strict=True):
+        await visitor.wait_answers(count)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(find_program("haproxy") is None, reason="haproxy is not installed")
 async def test_rolling_restarts_through_haproxy_are_not_noticed(
@@ -168,9 +176,9 @@ async def test_rolling_restarts_through_haproxy_are_not_noticed(
                         )
                         nursery.start_soon(visitor.visit, url)
                     for _ in range(restarts):
-                        await trio.sleep(1)
+                        await everybody_is_answered(visitors)
                         await server.restart()
-                    await trio.sleep(1)
+                    await everybody_is_answered(visitors)
                     for visitor in visitors:
                         visitor.may_leave = True
     # What it takes to have been there when it happened.

@@ -333,8 +333,9 @@ async def test_notes_wait_for_the_entry_that_they_speak_of(tmp_path: Path) -> No
         await trio.sleep(0.1)
         assert (await store.recall("ses_1")).snapshot is None
         await append(log, writer, entries)
-        await trio.sleep(0.1)
-        assert (await store.recall("ses_1")).snapshot == note
+        with trio.fail_after(30):
+            while (await store.recall("ses_1")).snapshot != note:  # noqa: ASYNC110 - written by a task
+                await trio.sleep(0.01)
     lines = (tmp_path / "ses_1.jsonl").read_text().splitlines()
     assert [json.loads(line).get("position") for line in lines] == [
         "1-1",
