@@ -211,6 +211,20 @@ class Flusher:
                 self._failure = exc
                 raise
 
+    async def mend(self, session: OwnedSession) -> bool:
+        """See to a session's file that is not as it was left. Returns whether it is so again.
+
+        Raises:
+            OSError, FencedError: It cannot be looked at, or the folder is another process's.
+        """
+        async with self._flushing:
+            return await trio.to_thread.run_sync(self._mend, session, limiter=self._limiter)
+
+    def _mend(self, session: OwnedSession) -> bool:
+        """In the worker thread."""
+        self.check_lock()
+        return self._heads.mend(session)
+
     async def _flush(self) -> bool:
         sessions, self._dirty = self._dirty, {}
         self._is_urgent = False

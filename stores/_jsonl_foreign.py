@@ -46,13 +46,19 @@ class Foreign:
         session = request.session
         assert session is not None
         if session.flushing or session.size != request.size:
-            request.is_taken = False
-            try:
-                self._committer.submit(request)
-            except Exception as exc:  # noqa: BLE001 - it is told
-                request.finish(exc)
-            return
-        self._explain_soon(session, request)
+            self._submit_again(session, request)
+        else:
+            self._explain_soon(session, request)
+
+    def _submit_again(self, session: OwnedSession, request: Request) -> None:
+        request.is_taken = False
+        try:
+            if session.failure is not None:
+                # Deleted meanwhile, perhaps: what came behind that would bring it back.
+                raise again(session.failure)
+            self._committer.submit(request)
+        except Exception as exc:  # noqa: BLE001 - it is told
+            request.finish(exc)
 
     def _explain_soon(self, session: OwnedSession, request: Request | None) -> None:
         self._found.append((session, request))
@@ -80,10 +86,22 @@ class Foreign:
             self._woken = trio.Event()
             while self._found:
                 session, request = self._found[0]
-                error = await self._explain(session)
+                if request is not None and await self._mend(session):
+                    self._submit_again(session, request)
+                else:
+                    error = await self._explain(session)
+                    if request is not None:
+                        request.finish(error)
                 del self._found[0]
-                if request is not None:
-                    request.finish(error)
+
+    async def _mend(self, session: OwnedSession) -> bool:
+        try:
+            return await self._flusher.mend(session)
+        except (OSError, FencedError) as exc:
+            log.warning(
+                "a file cannot be mended", extra={"session_id": session.id, "error": str(exc)}
+            )
+            return False
 
     def give_up(self) -> None:
         """Answer who waits for what will not be looked at any more."""

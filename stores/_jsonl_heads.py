@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from ._files import Files, IrregularError, NoRoomError
 from ._jsonl_replay import cut_tail
 from ._jsonl_segments import head_name, load_tail, segment_name
-from ._jsonl_session import FlushJob
+from ._jsonl_session import FlushJob, OwnedSession
 
 __all__ = ["Heads"]
 
@@ -62,7 +62,7 @@ class Heads:
             return
         try:
             size = files.size(handle)
-            if size > job.expected_size and self._cut_back(job):
+            if size > job.expected_size and self._cut_back(job.session, job.expected_size):
                 size = files.size(handle)
             if size != job.expected_size:
                 job.foreign_size = size
@@ -91,18 +91,24 @@ class Heads:
                 files.close(handle)
         self._names_changed = True
 
-    def _cut_back(self, job: FlushJob) -> bool:
+    def mend(self, session: OwnedSession) -> bool:
+        """Leave a session's head as long as it was left, if that can be. Returns whether it is."""
+        size = self._files.size_of(head_name(session.id)) or 0
+        if size > session.size and self._cut_back(session, session.size):
+            size = self._files.size_of(head_name(session.id)) or 0
+        return size == session.size
+
+    def _cut_back(self, session: OwnedSession, expected_size: int) -> bool:
         """Cut off what somebody has appended, if it is nothing: what is to follow is acknowledged.
 
         An entry, another owner's say, is not cut off, nor is what one comes after.
         """
-        session = job.session
         tail = load_tail(self._files, session.id, session.older)
         if tail is None:
             end, is_whole = 0, True
         else:
             end, is_whole = tail.size, tail.fault is None or not tail.fault.is_damage
-        if end != job.expected_size or not is_whole:
+        if end != expected_size or not is_whole:
             return False
         self.mended += cut_tail(self._files, session.id, tail)
         self._names_changed = True
