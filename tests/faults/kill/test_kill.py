@@ -277,13 +277,12 @@ async def run_lane(seed: int, folders: int, mode: str, hits: Counter[str]) -> li
     return []
 
 
+@pytest.mark.campaign
 @pytest.mark.skipif(LACKS_ENGINE is not None, reason=str(LACKS_ENGINE))
 async def test_killed_servers_and_engines_lose_nothing_that_was_acknowledged(
     part: Fraction, seed: int
 ) -> None:
-    """Issue 7: 20 kills of servers and as many of engines with ``--scale 1``, none with less."""
-    if part < 1:
-        pytest.skip("a campaign alone: just campaigns")
+    """Issue 7: 20 kills of servers and as many of engines with ``--scale 1``."""
     hits: Counter[str] = Counter()
     choice = random.Random(seed)
     rounds = 4 * int(part)
