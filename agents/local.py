@@ -153,7 +153,7 @@ def _make_patient(base: Any) -> Any:
         def eval(self, tokens: Sequence[int]) -> None:
             for start in range(0, len(tokens), _READ_TOKENS):
                 trio.from_thread.check_cancelled()
-                super().eval(tokens[start : start + _READ_TOKENS])
+                base.eval(self, tokens[start : start + _READ_TOKENS])
 
     return PatientLlama
 

@@ -156,9 +156,9 @@ async def test_flood_is_survived_and_thinned_out(caplog: pytest.LogCaptureFixtur
 
 async def test_server_that_asks_is_refused() -> None:
     """Our choice: what it asks does not say for whom, and many sessions share one server."""
-    form = {"message": "Who?", "requestedSchema": {"type": "object", "properties": {}}}
+    schema: dict[str, Any] = {"type": "object", "properties": {}}
     asked: dict[str, Any] = {
-        "elicitation/create": form,
+        "elicitation/create": {"message": "Who?", "requestedSchema": schema},
         "sampling/createMessage": {"messages": [], "maxTokens": 1},
         "roots/list": {},
     }

@@ -11,7 +11,10 @@ import trio
 
 from trialogue import Turn
 from trialogue.cli._conversation import Conversation
-from trialogue.cli._plain import Lines, _answer
+from trialogue.cli._plain import (
+    Lines,
+    _answer,  # pyright: ignore[reportPrivateUsage]
+)
 from trialogue.cli._terminal import Left, Terminal, Typed
 from trialogue.client import Client
 from trialogue.core.abc import Agent

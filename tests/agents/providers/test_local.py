@@ -286,7 +286,7 @@ async def test_window_of_a_real_model_can_be_filled_and_no_more() -> None:
 async def test_cancel_stops_a_real_model_while_it_reads() -> None:
     model, kit = LocalModel("smollm2"), Kit()
     async with model.lifespan():
-        llama = model._llama
+        llama = model._llama  # pyright: ignore[reportPrivateUsage]
         assert llama is not None
         with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
