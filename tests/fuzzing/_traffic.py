@@ -101,7 +101,7 @@ class _Relay:
             (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
             port = listener.socket.getsockname()[1]
             handle = partial(self._handle, parts.port or 0)
-            nursery.start_soon(partial(trio.serve_listeners, handle, [listener]))
+            await nursery.start(partial(trio.serve_listeners, handle, [listener]))
             yield urlunsplit(parts._replace(netloc=f"127.0.0.1:{port}"))
             nursery.cancel_scope.cancel()
 

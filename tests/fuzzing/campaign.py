@@ -76,7 +76,7 @@ def run_all(seconds: int, names: Sequence[str]) -> int:
         sys.stdout.write(f"{name:16} {int(runs[-1]) if runs else 0:>12,} runs\n")
         if found.returncode:
             failed += 1
-            sys.stdout.write(f"{name} FAILED\n{found.stderr[-4000:]}\n")
+            sys.stdout.write(f"{name} FAILED\n{found.stdout[-4000:]}\n{found.stderr[-2000:]}\n")
         sys.stdout.flush()
     return failed
 
