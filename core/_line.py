@@ -7,7 +7,7 @@ parsing, and a line is either as it was written or no line at all.
 from __future__ import annotations
 
 import re
-from typing import Any, Final, cast
+from typing import Any, Final, cast, get_args
 from zlib import crc32
 
 import msgspec
@@ -36,6 +36,8 @@ _CRC: Final = re.compile(rb',"crc":"([0-9a-f]{8})"\}')
 _START: Final = re.compile(rb'\{"timestamp":"[^"]{1,40}","(?:position|after)":"')
 #: Somebody's data may look like many lines.
 _MAX_TRIES: Final = 1000
+#: Of entries: any other `type` is not written, and could not be written as it is.
+_CLASSES: Final = frozenset[str](get_args(LogClass))
 _POSITION: Final = re.compile(r"(0|[1-9]\d{0,15})-(0|[1-9]\d{0,15})", re.ASCII)
 
 
@@ -173,7 +175,7 @@ def decode_line(line: bytes, session_id: str) -> Entry | Note:
         found = _decoder.decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
         raise DamagedLineError(f"not a log line: {exc}") from None
-    if found.position is not None and found.event is not None:
+    if found.position is not None and found.event is not None and found.type in _CLASSES:
         position = _read_position(found.position)
         return Entry(
             session_id=session_id,

@@ -118,6 +118,8 @@ def test_every_truncation_is_seen() -> None:
         b'{"timestamp":"t","position":1,"type":"turn","event":"e","data":{}',
         b'{"timestamp":"t","after":"1-1","type":"turn","data":{}',
         b'{"timestamp":"t","after":"1-1","type":"partial"',
+        b'{"timestamp":"t","position":"1-1","type":"tu\\u000arn","event":"e","data":{}',
+        b'{"timestamp":"t","position":"1-1","type":"partial","event":"e","data":{}',
         b"\xff",
     ],
 )
