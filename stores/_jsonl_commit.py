@@ -55,8 +55,9 @@ _HEADER: Final = re.compile(rb"([0-9a-f]{16}) ([0-9a-f]{8}) ([0-9a-f]{8})\n")
 _HEADER_BYTES: Final = 16 + 1 + 8 + 1 + 8 + 1
 _ID: Final = ID_PATTERN.pattern.encode()
 _OPERATION: Final = re.compile(
-    rb"\+ (?P<append>%b) (?P<lines>\d{1,10}) (?P<summary>\d{1,10})\n"
-    rb"|- (?P<delete>%b)\n|t (?P<take>%b) (?P<term>\d{1,19})\n|s \d{1,19} \d{1,19}\n"
+    # Without leading zeros, as they are written.
+    rb"\+ (?P<append>%b) (?P<lines>0|[1-9]\d{0,9}) (?P<summary>0|[1-9]\d{0,9})\n"
+    rb"|- (?P<delete>%b)\n|t (?P<take>%b) (?P<term>0|[1-9]\d{0,18})\n|s \d{1,19} \d{1,19}\n"
     % (_ID, _ID, _ID)
 )
 #: An operation that names a session, wherever it stands in what is no record any more.
@@ -415,12 +416,14 @@ def _decode(record: _Record, *, is_after_hole: bool) -> Iterator[Operation]:
         if match["append"] is not None:
             middle = offset + int(match["lines"])
             end = middle + int(match["summary"])
-            if payload[end : end + 1] != b"\n":
+            lines = payload[offset:middle].split(b"\n")
+            # Each line has its LF, so nothing is behind the last one.
+            if lines.pop() or payload[end : end + 1] != b"\n":
                 raise _refuse(record, "the lines of a session have another length")
             yield Operation(
                 kind="append",
                 session_id=match["append"].decode(),
-                lines=payload[offset:middle].split(b"\n")[:-1],
+                lines=lines,
                 summary=payload[middle:end],
                 is_after_hole=is_after_hole,
             )

@@ -550,6 +550,8 @@ def test_commit_log_that_is_cut_or_damaged_gives_whole_records_only(scale: int, 
         b"- \xff\n",
         b"- ses_1",
         b"+ ses_1 8 0\nno line\n\n",
+        b"+ ses_1 7 0\nno line\n",
+        b"t ses_1 03\n",
         b"+ ses_1 0 2\n{}\nt ses_1 3\n",
     ],
 )
