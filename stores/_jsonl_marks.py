@@ -2,7 +2,8 @@
 
 A start does not read the sessions, so what was found of them is written down for the next one.
 It is a hint and not the truth: that start looks again at each session that is named there, and a
-file that is missing is made anew by whoever reads those sessions.
+file that is missing is made anew by whoever reads those sessions. Only of a session of which
+nothing is left, lost with a record of the commit log, does nothing else know.
 """
 
 from __future__ import annotations

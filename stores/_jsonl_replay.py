@@ -45,6 +45,7 @@ class Replayer:
         has_holes: bool,
     ) -> None:
         self.damaged: dict[str, Fault] = {}
+        self.deleted: set[str] = set()
         self.replayed = self.torn = self.shortened = 0
         self.names_changed = False
         self._files = files
@@ -151,6 +152,7 @@ class Replayer:
         ):
             self.names_changed |= self._files.remove(name)
         self._names.heads.discard(session_id)
+        self.deleted.add(session_id)
         if self._rows.pop(session_id, None) is not None:
             self._changed[session_id] = None
 

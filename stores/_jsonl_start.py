@@ -171,10 +171,13 @@ def _load(files: Files, lock: int, before: bytes) -> Loaded:
         elif session_id in rows:
             log.warning("a session is whole again", extra={"session_id": session_id})
     damaged = {session_id: fault.damage for session_id, fault in faults.items()}
+    for session_id in marks.keys() - damaged.keys() - rows.keys() - work.deleted:
+        # Nothing of it is there, and that is what was wrong.
+        damaged[session_id] = marks[session_id]
     if damaged != marks:
         try_to_save(files, damaged)
-    for session_id, fault in faults.items():
-        log.error("a session is damaged", extra={"session_id": session_id, "fault": str(fault)})
+    for session_id, damage in damaged.items():
+        log.error("a session is damaged", extra={"session_id": session_id, "fault": damage.reason})
     _settle(files, index_file, rows, changed, replay, epoch, names_changed=work.names_changed)
     commit_log = CommitLog(files, epoch=epoch, number=1, next_lsn=replay.next_lsn)
     return Loaded(

@@ -37,6 +37,7 @@ from trialogue.stores._jsonl_commit import (
 from trialogue.stores._jsonl_committer import Fsync
 from trialogue.stores._jsonl_index_file import INDEX_NAME, IndexFile
 from trialogue.stores._jsonl_index_table import TABLE_START
+from trialogue.stores._jsonl_marks import MARKS_NAME
 from trialogue.stores._jsonl_read import View, read_page
 from trialogue.stores._jsonl_replay import cut_tail
 from trialogue.stores._jsonl_rows import Row, SummaryEncoder, make_row
@@ -458,6 +459,36 @@ async def test_last_entry_of_a_session_in_a_damaged_record_is_missed(
             assert store.statistics()["damaged"] == 1
             assert [entry.seq for entry in await store.read("ses_c", 0, 9)] == [1, 2]
         disk = disk.after_kill()
+
+
+async def test_session_of_which_nothing_is_left_is_missed_until_it_is_deleted(
+    autojump_clock: MockClock,
+) -> None:
+    """By fuzzing: the second start had forgotten it, as there is no file to look into."""
+    disk = Disk()
+    async with open_on(MemoryFiles(disk), JsonlSettings()) as store:
+        for session_id in ("ses_a", "ses_b"):
+            await SessionWriter(store, session_id).append(1, text="first")
+        disk = disk.after_power_loss(len(disk.calls), random.Random(0), "all")
+    (name,) = (name for name in disk.names if name.startswith("commit."))
+    data = disk.files[disk.names[name]]
+    flip_in_entry(data, 0, len(data))
+    for _ in range(3):
+        async with open_on(MemoryFiles(disk), JsonlSettings()) as store:
+            assert store.damaged.keys() == {"ses_a"}
+            with pytest.raises(DamagedError):
+                await store.read("ses_a", 0, 9)
+            assert len(await store.read("ses_b", 0, 9)) == 1
+        disk = disk.after_kill()
+    async with open_on(MemoryFiles(disk), JsonlSettings()) as store:
+        marks = disk.contents()[MARKS_NAME]
+        assert await store.delete("ses_a")
+        disk = disk.after_kill()
+    # Killed before that was noted.
+    disk = Disk.holding({**disk.contents(), MARKS_NAME: marks})
+    async with open_on(MemoryFiles(disk), JsonlSettings()) as store:
+        assert not store.damaged
+    assert MARKS_NAME not in disk.names
 
 
 async def test_damaged_record_of_what_is_in_the_files_harms_nobody(
