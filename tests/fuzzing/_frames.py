@@ -133,6 +133,8 @@ def _frame_tokens(*, masked: bool) -> list[bytes]:
         *(make(first, b"abc") for first in (0x81, 0x82, 0x01, 0x00, 0x80, 0x89, 0x8A, 0xC1, 0x83)),
         make(0x81, b"\xff"),
         make(0x01, b"\xc3") + make(0x80, b"\xa9"),
+        # Right behind one in pieces, which a library has, comes one that needs none.
+        make(0x01, b"a") + make(0x80, b"b") + make(0x81, b"c"),
         make(0x02, b"\0") + make(0x80, b"\xff"),
         make(0x88, b"\x03\xe8bye"),
         make(0x89, bytes(125)),
