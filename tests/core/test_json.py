@@ -94,7 +94,7 @@ def read_with_care(frame: bytes) -> Any:
 
 
 @given(changed())
-@settings(max_examples=600)
+@settings(max_examples=150)
 def test_every_frame_is_read_as_it_is_with_care(frame: bytes) -> None:
     assert outcome(decode_strict, frame) == outcome(decode_carefully, frame)
     assert outcome(decode_envelope, frame) == outcome(read_with_care, frame)

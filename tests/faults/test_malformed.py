@@ -185,7 +185,7 @@ def mutations(draw: st.DrawFn) -> bytes:
 
 @pytest.mark.slow
 @given(frames=st.lists(mutations(), min_size=1, max_size=15))
-@settings(max_examples=250, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 def test_changed_frame_is_answered_and_the_next_one_too(frames: list[bytes]) -> None:
     run_seeded(0, partial(probe_all, "loopback://", frames))
 
