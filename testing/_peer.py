@@ -209,6 +209,11 @@ class ProtocolPeer:
             )
         return error
 
+    @property
+    def said(self) -> list[JsonObject]:
+        """What the server has sent, but for its pings: these come whenever a machine is slow."""
+        return [frame for frame in self.frames if frame["type"] != "ping"]
+
     async def ping(self) -> None:
         """Ping, and wait for the pong: everything that was posted before it has come then."""
         nonce = f"n{next(self._numbers)}"

@@ -622,7 +622,7 @@ async def test_unasked_pong_is_ignored(connect: Connect) -> None:
         await peer.ping()
         await peer.send({"version": "1.0", "type": "pong", "payload": {"nonce": "mine"}})
         await peer.ping()
-        assert [frame["type"] for frame in peer.frames] == ["pong", "pong"]
+        assert [frame["type"] for frame in peer.said] == ["pong", "pong"]
 
 
 async def test_server_pings_each_interval(loopback: Connect, autojump_clock: MockClock) -> None:

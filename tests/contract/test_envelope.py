@@ -86,7 +86,7 @@ async def test_any_minor_version_is_accepted_and_answered_with_ours(
         payload = {"id": "v", "method": "server.health"}
         await peer.send({"version": version, "type": "request", "payload": payload})
         await peer.expect_result("v")
-        assert [frame["version"] for frame in peer.frames] == ["1.0"]
+        assert [frame["version"] for frame in peer.said] == ["1.0"]
 
 
 @pytest.mark.parametrize("version", ["0.9", "2.0", "10.0", "9" * 40 + ".0"])
@@ -336,10 +336,10 @@ async def test_subscribe_is_answered_before_the_first_event(connect: Connect) ->
     """§2.2."""
     async with connect() as peer:
         session = await peer.call("session.create")
-        before = len(peer.frames)
+        before = len(peer.said)
         await peer.call("session.subscribe", sessionId=session["id"], after="0-0")
         await peer.expect_event(session["id"], "sync")
-        assert [frame["type"] for frame in peer.frames[before:]] == ["response", "event", "event"]
+        assert [frame["type"] for frame in peer.said[before:]] == ["response", "event", "event"]
 
 
 @pytest.mark.parametrize("method", ["message.stream", "message.send"])
@@ -351,10 +351,10 @@ async def test_input_is_answered_before_the_first_event_it_causes(
         session = await peer.call("session.create")
         await peer.call("session.subscribe", sessionId=session["id"])
         await peer.expect_event(session["id"], "sync")
-        before = len(peer.frames)
+        before = len(peer.said)
         await peer.call(method, sessionId=session["id"], content="hi")
         await peer.expect_event(session["id"], "turn.ended")
-        kinds = [frame["payload"].get("type", "the response") for frame in peer.frames[before:]]
+        kinds = [frame["payload"].get("type", "the response") for frame in peer.said[before:]]
         assert kinds[:2] == ["the response", "input.delivered"]
 
 

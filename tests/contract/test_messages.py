@@ -490,7 +490,7 @@ async def test_cancelled_request_is_answered_before_its_cancel(connect: Connect)
         assert await peer.call("request.cancel", id="s", request_id="c") == {"cancelled": True}
         assert ended.is_set(), "the work has really stopped"
         await peer.expect_error("s", "CANCELLED")
-        assert [frame["payload"]["id"] for frame in peer.frames] == ["s", "c"]
+        assert [frame["payload"]["id"] for frame in peer.said] == ["s", "c"]
 
 
 async def test_unknown_request_is_not_cancelled(connect: Connect) -> None:
