@@ -19,7 +19,6 @@ __all__ = ["measure"]
 
 _SHARE: Final = 0.7
 _SECONDS: Final = 3.0
-_ROUNDS: Final = 7
 _CONNECTIONS: Final = 64
 #: Where a response's id stands.
 _ID: Final = len('{"version":"1.0","type":"response","payload":{"id":')
@@ -37,7 +36,7 @@ def measure(options: Options) -> tuple[Sequence[Figure], dict[str, Any]]:
         opened = [_Open(target, options.scale) for target in targets]
         for each in opened:
             stack.callback(each.close)
-        for _ in range(max(1, round(_ROUNDS * options.scale))):
+        for _ in range(options.rounds):
             for each, latencies in zip(opened, (ours, theirs), strict=True):
                 for one in opened:
                     one.rest()
