@@ -19,6 +19,7 @@ __all__ = [
     "MAX_DEPTH",
     "MAX_INTEGER",
     "MAX_VALUE_DEPTH",
+    "UNREADABLE",
     "JsonError",
     "as_array",
     "as_object",
@@ -38,6 +39,8 @@ MAX_DEPTH: Final = 32
 MAX_VALUE_DEPTH: Final = MAX_DEPTH - 8
 #: The largest integer that survives a trip through a JavaScript number.
 MAX_INTEGER: Final = 2**53 - 1
+#: What a decoder of msgspec raises for bytes that are no JSON of the shape that it was made for.
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError)
 
 encode_json = msgspec.json.Encoder().encode
 decode_any: Final = msgspec.json.Decoder().decode
@@ -185,7 +188,7 @@ def decode_strict(frame: bytes) -> Any:
     """
     try:
         value = decode_any(frame)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except (*UNREADABLE, RecursionError):
         return decode_carefully(frame)
     # A number by itself is in no container that would be looked over.
     if type(value) is not int and has_names(frame, count_names(value)):

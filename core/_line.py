@@ -13,6 +13,7 @@ from zlib import crc32
 import msgspec
 
 from . import codec
+from ._json import UNREADABLE
 from .events import LogClass
 from .log import Entry, KeyRecord, Note, Position
 
@@ -125,7 +126,7 @@ def decode_end(line: bytes) -> int | None:
         return None
     try:
         return _end_decoder.decode(line).data.entries
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         return None
 
 
@@ -173,7 +174,7 @@ def decode_line(line: bytes, session_id: str) -> Entry | Note:
         raise DamagedLineError("the checksum does not fit")
     try:
         found = _decoder.decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+    except UNREADABLE as exc:
         raise DamagedLineError(f"not a log line: {exc}") from None
     if found.position is not None and found.event is not None and found.type in _CLASSES:
         position = _read_position(found.position)
@@ -244,7 +245,7 @@ def find_owner(record: Entry | Note) -> str | None:
         return None
     try:
         data = _owned_decoder.decode(record.data)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         return None
     if data.session is not None:
         return data.session.id

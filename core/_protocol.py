@@ -19,6 +19,7 @@ import msgspec
 from ._frame import Frame
 from ._json import (
     MAX_INTEGER,
+    UNREADABLE,
     JsonError,
     as_object,
     count_names,
@@ -137,7 +138,7 @@ def decode_envelope(frame: bytes) -> RequestEnvelope | Heartbeat:
     """
     try:
         request = _decode_usual(frame).payload
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except (*UNREADABLE, RecursionError):
         return read_envelope(frame)
     # A name that is missing in what was made, because it is unknown or came twice, shows in the
     # number of names that the frame has. So does everything that msgspec would pass over.

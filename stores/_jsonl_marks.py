@@ -16,6 +16,7 @@ import msgspec
 import trio
 
 from ..core import codec
+from ..core._json import UNREADABLE
 from ..core._line import has_valid_crc, seal
 from ..core.errors import FencedError
 from ..core.log import Damage
@@ -56,7 +57,7 @@ def load_marks(files: Files) -> dict[str, Damage]:
     for line in lines:
         try:
             mark = _decoder.decode(line) if has_valid_crc(line) else None
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except UNREADABLE:
             mark = None
         if mark is None:
             log.warning("a line is damaged", extra={"file": MARKS_NAME})

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import attrs
 import msgspec
 
+from ..core._json import UNREADABLE
 from ..core.log import Entry, Note, Recollection
 from ._files import Files
 from ._jsonl_segments import Fault, Scan, head_name, make_fault, peek_first_seq, segment_name
@@ -184,14 +185,14 @@ class Recall:
 def _message_of(note: Note) -> str | None:
     try:
         return _partial_decoder.decode(note.data).message_id
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return None
 
 
 def _completed_message(entry: Entry) -> str | None:
     try:
         return _completed_decoder.decode(entry.data).message.id
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return None
 
 

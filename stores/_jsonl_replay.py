@@ -6,9 +6,9 @@ import logging
 from collections.abc import Sequence
 
 import attrs
-import msgspec
 
 from ..core._clock import utc_now
+from ..core._json import UNREADABLE
 from ..core._line import DamagedLineError, decode_line, encode_entry, encode_loss
 from ..core.errors import StoreError
 from ..core.log import Entry, Position
@@ -68,7 +68,7 @@ class Replayer:
         """
         try:
             self._replay(session_id, operations, lost)
-        except (DamagedLineError, msgspec.MsgspecError, UnicodeDecodeError, KeyError) as exc:
+        except (DamagedLineError, *UNREADABLE, KeyError) as exc:
             raise StoreError(f"the commit log has what is none of {session_id}: {exc}") from exc
 
     def _replay(self, session_id: str, operations: Sequence[Operation], lost: float) -> None:

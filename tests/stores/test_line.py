@@ -16,6 +16,7 @@ from trialogue.core._line import (
     find_owner,
 )
 from trialogue.core.log import Entry, KeyRecord, Note, Position
+from trialogue.stores._jsonl_read import Recall
 
 KEY = KeyRecord(key="k", method="message.send", fingerprint="f", result={"inputId": "inp_1"})
 
@@ -55,6 +56,21 @@ def test_line_is_what_the_protocol_says() -> None:
 
 def test_line_without_keys_has_no_keys() -> None:
     assert "keys" not in json.loads(encode_entry(make_entry()))
+
+
+def test_note_and_entry_whose_data_are_no_text_name_no_message() -> None:
+    """By fuzzing: a session with one could not be loaded."""
+    note = Note(
+        session_id="ses_1",
+        type="partial",
+        after=Position(3, 6),
+        timestamp="t",
+        data=b'{"messageId":"\xff"}',
+    )
+    recall = Recall()
+    recall.take(note)
+    recall.take(make_entry(b'{"message":{"id":"\xff"}}', event="message.completed"))
+    assert recall.result().partials == (note,)
 
 
 def test_entry_whose_data_are_no_text_names_no_session() -> None:
