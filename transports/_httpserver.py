@@ -176,7 +176,8 @@ class _Server(TCPServer):
         self._is_gone = False
         #: No request is being answered.
         self._is_idle = True
-        #: What was asked is answered, or the connection is over.
+        #: Nor has hypercorn anything left to do about the last, or the connection is over: later
+        #: than `_is_idle`, by what it then does.
         self._idle = trio.Event()
         self._idle.set()
         #: Whether the time of a head that has begun runs, or that of an idle client; None: neither.
