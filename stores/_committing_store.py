@@ -5,7 +5,9 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from logging import Logger
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, ClassVar, Final
+
+import attrs
 
 from ..core._clock import utc_before
 from ..core.abc import SessionStore
@@ -13,16 +15,17 @@ from ..core.log import Damage
 from ._committing import GroupCommitter
 from .observe import Observers
 
-__all__ = ["CommittingStore", "PruneJob"]
+__all__ = ["CommittingStore", "PruneLimits"]
 
 #: Sessions that one job prunes, so that writers are not held up.
 PRUNED_AT_ONCE: Final = 50
 
 
-class PruneJob(Protocol):
-    """Makes the job that removes some sessions of oldest activity.
+@attrs.frozen(kw_only=True)
+class PruneLimits:
+    """Which sessions go: some of oldest activity.
 
-    Args:
+    Attributes:
         keep: How many may stay; None is all.
         older_than: Those without activity since then go (RFC 3339); None is nobody.
         keep_bytes: What the logs that stay may measure together; None is anything.
@@ -30,15 +33,11 @@ class PruneJob(Protocol):
         most: So many of them go at most.
     """
 
-    def __call__(
-        self,
-        *,
-        keep: int | None,
-        older_than: str | None,
-        keep_bytes: int | None,
-        protect: Collection[str],
-        most: int,
-    ) -> Any: ...
+    keep: int | None
+    older_than: str | None
+    keep_bytes: int | None
+    protect: Collection[str]
+    most: int
 
 
 class CommittingStore(SessionStore):
@@ -50,7 +49,6 @@ class CommittingStore(SessionStore):
 
     #: Where it says what it finds.
     log: ClassVar[Logger]
-    prune_job: ClassVar[PruneJob]
 
     def __init__(self) -> None:
         self.observers = Observers()
@@ -65,6 +63,10 @@ class CommittingStore(SessionStore):
     @abstractmethod
     def make_deletion(self, session_id: str) -> Any:
         """Make the job that removes a session, and gives whether there was one."""
+
+    @abstractmethod
+    def make_pruning(self, limits: PruneLimits) -> Any:
+        """Make the job that removes sessions, and gives their ids."""
 
     @abstractmethod
     def note_damage(self, session_id: str, damage: Damage) -> None:
@@ -113,17 +115,16 @@ class CommittingStore(SessionStore):
         keep_bytes: int | None = None,
         protect: Collection[str] = (),
     ) -> Sequence[str]:
-        older_than = None if older_seconds is None else utc_before(older_seconds)
+        limits = PruneLimits(
+            keep=keep,
+            older_than=None if older_seconds is None else utc_before(older_seconds),
+            keep_bytes=keep_bytes,
+            protect=frozenset(protect),
+            most=PRUNED_AT_ONCE,
+        )
         gone: list[str] = []
         while True:
-            job = self.prune_job(
-                keep=keep,
-                older_than=older_than,
-                keep_bytes=keep_bytes,
-                protect=protect,
-                most=PRUNED_AT_ONCE,
-            )
-            some: list[str] = await self.committer.do(job)
+            some: list[str] = await self.committer.do(self.make_pruning(limits))
             gone += some
             if some:
                 self._gone(some)

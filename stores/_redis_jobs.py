@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ..core._line import encode_entry, encode_note
@@ -13,6 +13,7 @@ from ..core.log import Damage, Entry, Note, Position, Summary
 from ._redis_scripts import APPEND, DELETE, MARK, NOTE, OPEN, PRUNE, session_keys
 
 if TYPE_CHECKING:
+    from ._committing_store import PruneLimits
     from ._redis_node import Node
 
 __all__ = ["Append", "Delete", "Job", "Mark", "Open", "Prune", "WriteNote", "encode_id", "own"]
@@ -215,33 +216,18 @@ class Delete(Job):
 
 
 class Prune(Job):
-    """Some sessions of oldest activity, at most ``most`` of them.
+    """Some sessions of oldest activity."""
 
-    Args:
-        keep: How many may stay; None is all.
-        older_than: Those without activity since then go (RFC 3339); None is nobody.
-        keep_bytes: What the logs that stay may measure together; None is anything.
-        protect: What stays in any case.
-    """
-
-    def __init__(
-        self,
-        *,
-        keep: int | None,
-        older_than: str | None,
-        keep_bytes: int | None,
-        protect: Collection[str],
-        most: int,
-    ) -> None:
-        limits = (keep, older_than, keep_bytes)
-        self._limits = ["" if limit is None else limit for limit in limits]
-        self._most = most
-        self._protect = [encode_id(session_id) for session_id in protect]
+    def __init__(self, limits: PruneLimits) -> None:
+        bounds = (limits.keep, limits.older_than, limits.keep_bytes)
+        self._bounds = ["" if bound is None else bound for bound in bounds]
+        self._most = limits.most
+        self._protect = [encode_id(session_id) for session_id in limits.protect]
 
     def command(self, node: Node) -> tuple[object, ...]:
         prefix = node.settings.prefix
         return PRUNE.call(
-            (f"{prefix}:all".encode(),), prefix, *self._limits, self._most, *self._protect
+            (f"{prefix}:all".encode(),), prefix, *self._bounds, self._most, *self._protect
         )
 
     def settle(self, node: Node, answer: Any) -> list[str]:

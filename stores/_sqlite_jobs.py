@@ -5,7 +5,7 @@ A job either does all it is for, or raises before it changed anything; then the 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ..core._line import encode_entry, encode_note
@@ -15,6 +15,7 @@ from ..core.log import Damage, Entry, Note, Summary
 from ._sqlite_schema import PLACES
 
 if TYPE_CHECKING:
+    from ._committing_store import PruneLimits
     from ._sqlite_database import Database
 
 __all__ = ["Append", "Delete", "Job", "MarkDamaged", "MarkWhole", "Open", "Prune", "WriteNote"]
@@ -213,48 +214,30 @@ class Delete(Job):
 
 
 class Prune(Job):
-    """Some sessions of oldest activity, at most ``most`` of them.
-
-    Args:
-        keep: How many may stay; None is all.
-        older_than: Those without activity since then go (RFC 3339); None is nobody.
-        keep_bytes: What the logs that stay may measure together; None is anything.
-        protect: What stays in any case.
-    """
+    """Some sessions of oldest activity."""
 
     frees_space = True
 
-    def __init__(
-        self,
-        *,
-        keep: int | None,
-        older_than: str | None,
-        keep_bytes: int | None,
-        protect: Collection[str],
-        most: int,
-    ) -> None:
-        self._keep = keep
-        self._older_than = older_than
-        self._keep_bytes = keep_bytes
-        self._protect = frozenset(protect)
-        self._most = most
+    def __init__(self, limits: PruneLimits) -> None:
+        self._limits = limits
 
     def run(self, database: Database) -> list[str]:
+        limits = self._limits
         count, size = database.rows("SELECT count(*), coalesce(sum(bytes), 0) FROM sessions")[0]
         gone: list[str] = []
         # More than are protected, so that enough of these are not.
         for number, session_id, activity, length in database.rows(
             "SELECT number, id, last_activity_at, bytes FROM sessions"
             " ORDER BY last_activity_at, id LIMIT ?",
-            (self._most + len(self._protect),),
+            (limits.most + len(limits.protect),),
         ):
-            if len(gone) == self._most or not (
-                (self._keep is not None and count > self._keep)
-                or (self._keep_bytes is not None and size > self._keep_bytes)
-                or (self._older_than is not None and activity < self._older_than)
+            if len(gone) == limits.most or not (
+                (limits.keep is not None and count > limits.keep)
+                or (limits.keep_bytes is not None and size > limits.keep_bytes)
+                or (limits.older_than is not None and activity < limits.older_than)
             ):
                 break
-            if session_id in self._protect:
+            if session_id in limits.protect:
                 continue
             _delete(database, number)
             gone.append(session_id)

@@ -22,7 +22,7 @@ from ..core.abc import SessionLog
 from ..core.errors import SessionNotFoundError, SettingsError, StoreError
 from ..core.log import Damage, Entry, Note, Position, Recollection, Summary, SummaryPage
 from ..core.models import SessionStatus
-from ._committing_store import CommittingStore
+from ._committing_store import CommittingStore, PruneLimits
 from ._reading import read_cursor, read_entries, read_notes, read_summary
 from ._redis_committer import Committer
 from ._redis_errors import AwayError
@@ -85,7 +85,6 @@ class RedisStore(CommittingStore):
     """
 
     log = log
-    prune_job = Prune
 
     def __init__(self, reader: Engine, committer: Committer, node: Node) -> None:
         super().__init__()
@@ -154,6 +153,9 @@ class RedisStore(CommittingStore):
 
     def make_deletion(self, session_id: str) -> Delete:
         return Delete(session_id)
+
+    def make_pruning(self, limits: PruneLimits) -> Prune:
+        return Prune(limits)
 
     def note_damage(self, session_id: str, damage: Damage) -> None:
         self.committer.note(Mark(session_id, damage))

@@ -20,7 +20,7 @@ from ..core.errors import SettingsError, StoreError
 from ..core.log import Damage, Entry, Note, Recollection, Summary, SummaryPage
 from ..core.models import SessionStatus
 from . import _sqlite_queries as queries
-from ._committing_store import CommittingStore
+from ._committing_store import CommittingStore, PruneLimits
 from ._reading import read_cursor
 from ._space import MIN_FREE_BYTES
 from ._sqlite_committer import Committer
@@ -79,7 +79,6 @@ class SqliteStore(CommittingStore):
     """
 
     log = log
-    prune_job = Prune
 
     def __init__(
         self,
@@ -138,6 +137,9 @@ class SqliteStore(CommittingStore):
 
     def make_deletion(self, session_id: str) -> Delete:
         return Delete(session_id)
+
+    def make_pruning(self, limits: PruneLimits) -> Prune:
+        return Prune(limits)
 
     def note_damage(self, session_id: str, damage: Damage) -> None:
         self._note(MarkDamaged(session_id, damage))
