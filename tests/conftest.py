@@ -1,5 +1,6 @@
 """What every test sees. Fixtures that users get too live in ``trialogue.testing``."""
 
+import gc
 import os
 import shutil
 import sys
@@ -34,6 +35,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if not item.get_closest_marker("campaign")]
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector the tests: a twentieth of a run was to look at them again."""
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -185,7 +185,7 @@ def test_wheel_installs_and_everything_imports(wheel: Path, tmp_path: Path) -> N
     assert "trialogue" in run([tmp_path / "venv/bin/trialogue", "--help"], tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.campaign  # who runs the tests has it installed so, as a rule
 @pytest.mark.parametrize(
     "with_links",
     [pytest.param(True, id="links", marks=needs_links), pytest.param(False, id="no-links")],

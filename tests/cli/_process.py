@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import atexit
-import itertools
 import json
 import os
 import queue
-import shutil
 import signal
 import socket
 import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Generator, Mapping
@@ -21,23 +16,12 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+from ._command import Command, environ_for
+
 HERE = Path(__file__).parent
 #: Every wait in these tests ends by then. A machine that is busy with other tests takes ten to
 #: start a process.
 PATIENCE = 90.0
-_STATES = tempfile.mkdtemp(prefix="trialogue-tests-")
-atexit.register(shutil.rmtree, _STATES, ignore_errors=True)
-_numbers = itertools.count(1)
-#: Where it goes, if anywhere: a start takes twice as long without.
-_BYTECODE = ("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")
-
-
-def environ_for(variables: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Make an environment without the outer one's settings, and with an empty state folder."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("TRIALOGUE_", "PYTHON"))}
-    own = {"XDG_STATE_HOME": f"{_STATES}/{next(_numbers)}"}
-    bytecode = {k: os.environ[k] for k in _BYTECODE if k in os.environ}
-    return {**inherited, **bytecode, **own, **(variables or {})}
 
 
 def run_command(
@@ -47,25 +31,31 @@ def run_command(
     cwd: Path = HERE,
 ) -> subprocess.CompletedProcess[str]:
     """Run ``trialogue …`` to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "trialogue", *arguments],
-        input=stdin,
+    with Command(
+        arguments,
         env=environ_for(environ),
         cwd=cwd,
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         encoding="utf-8",
-        timeout=PATIENCE,
-        check=False,
-    )
+    ) as process:
+        try:
+            out, err = process.communicate(stdin, PATIENCE)
+        finally:
+            process.kill()
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 class ServerProcess:
     """``trialogue serve …`` as another process. From `serving`."""
 
-    def __init__(self, arguments: tuple[str, ...], environ: Mapping[str, str] | None) -> None:
-        self.started_at = time.monotonic()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "trialogue", "serve", *arguments],
+    def __init__(
+        self, arguments: tuple[str, ...], environ: Mapping[str, str] | None, *, anew: bool = False
+    ) -> None:
+        self.process = Command(
+            ("serve", *arguments),
+            anew=anew,
             env=environ_for(environ),
             cwd=HERE,
             stdin=subprocess.DEVNULL,
@@ -132,10 +122,10 @@ class ServerProcess:
 
 @contextmanager
 def serving(
-    *arguments: str, count: int = 1, environ: Mapping[str, str] | None = None
+    *arguments: str, count: int = 1, environ: Mapping[str, str] | None = None, anew: bool = False
 ) -> Generator[ServerProcess]:
     """Run a server until the block ends, and see that it listens."""
-    server = ServerProcess(arguments, environ)
+    server = ServerProcess(arguments, environ, anew=anew)
     try:
         server.wait_listening(count)
         yield server

@@ -10,15 +10,14 @@ import re
 import select
 import signal
 import struct
-import subprocess
-import sys
 import termios
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from ._process import HERE, PATIENCE, environ_for
+from ._command import Command, environ_for
+from ._process import HERE, PATIENCE
 
 CTRL_C, CTRL_D, UP, TAB, ENTER = "\x03", "\x04", "\x1b[A", "\t", "\r"
 _ROWS, _COLUMNS = 40, 100
@@ -97,8 +96,8 @@ class TerminalProcess:
     def __init__(self, arguments: tuple[str, ...], environ: Mapping[str, str]) -> None:
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", _ROWS, _COLUMNS, 0, 0))
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "trialogue", *arguments],
+        self.process = Command(
+            arguments,
             env=environ_for({"TERM": "xterm-256color", **environ}),
             cwd=HERE,
             stdin=slave,

@@ -7,7 +7,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,7 +14,8 @@ import pytest
 
 from trialogue.cli.main import main
 
-from ._process import PATIENCE, environ_for, run_command
+from ._command import Command, environ_for
+from ._process import PATIENCE, run_command
 
 SMALL = ("--sessions", "3", "--rate", "30")
 
@@ -56,8 +56,8 @@ def has_ended_a_turn(folder: Path) -> bool:
 def test_ctrl_c_ends_it_with_what_was_measured(tmp_path: Path) -> None:
     store = ("--store", f"jsonl:{tmp_path / 'store'}")
     arguments = ("bench", *SMALL, "--duration", "1h", "--scenario", "echo", *store)
-    with subprocess.Popen(
-        [sys.executable, "-m", "trialogue", *arguments],
+    with Command(
+        arguments,
         env=environ_for(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

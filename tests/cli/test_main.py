@@ -8,7 +8,8 @@ import pytest
 from trialogue import __version__
 from trialogue.cli.main import COMMANDS, main
 
-from ._process import PATIENCE, environ_for, run_command
+from ._command import environ_for
+from ._process import PATIENCE, run_command
 
 HEAVY = ["attrs", "cyclopts", "rich", "structlog", "trialogue.core", "trio"]
 #: What models need: from half a second to three each.

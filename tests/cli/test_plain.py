@@ -14,7 +14,8 @@ from trialogue.agents.echo import echo
 from trialogue.cli._exits import CommandError
 from trialogue.cli._plain import GIVE_UP_SECONDS, Lines, _give_up  # pyright: ignore[reportPrivateUsage]
 
-from ._process import HERE, PATIENCE, LineClient, environ_for, run_command, serving
+from ._command import Command, environ_for
+from ._process import HERE, PATIENCE, LineClient, run_command, serving
 
 TCP = "tcp://127.0.0.1:0"
 
@@ -67,16 +68,8 @@ def test_a_signal_cancels_what_is_being_answered() -> None:
         with LineClient(server.urls[0]) as other:
             session_id = other.request("session.create")["data"]["id"]
             other.request("session.subscribe", sessionId=session_id)
-            chat = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "trialogue",
-                    "chat",
-                    server.urls[0],
-                    "--session",
-                    session_id,
-                ],
+            chat = Command(
+                ("chat", server.urls[0], "--session", session_id),
                 env=environ_for(),
                 cwd=HERE,
                 stdin=subprocess.PIPE,

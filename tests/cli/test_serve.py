@@ -47,7 +47,7 @@ def test_it_prints_a_line_for_each_listener_and_nothing_else(tmp_path: Path) -> 
     """Within two seconds of work, on standard output; the rest on standard error."""
     transports = [TCP, "ws://127.0.0.1:0", f"unix://{tmp_path}/s", "ws://127.0.0.1:0"]
     arguments = [word for url in transports for word in ("--transport", url)]
-    with serving("demo", *arguments, count=4) as server:
+    with serving("demo", *arguments, count=4, anew=True) as server:
         took = server.cpu_seconds
         with LineClient(server.urls[0]) as client:
             assert client.request("server.health")["data"]["status"] == "ok"

@@ -88,12 +88,12 @@ BOTH_DRIVERS_TOO: Final = {
 }
 OTHER_DRIVER: Final = ("tcp+task", "wss+task")
 
-#: Transports that an ordinary run has in some modules only, and the campaigns in all: in those that
-#: are about connections, frames and the order of what comes. A session does not see how its
-#: commands travel, and each request over HTTP costs ten times what it does elsewhere, byte by byte
-#: a hundred: that is left to the kit's own conversation, once.
+#: What an ordinary run has of some transports, and the campaigns have all: the modules that are
+#: about connections, frames and the order of what comes. A session does not see how its commands
+#: travel.
 SOME_MODULES: Final = {
-    "http": {"test_connection", "test_events", "test_frames", "test_limits", "test_transport_kit"}
+    name: {"test_connection", "test_events", "test_frames", "test_limits", "test_transport_kit"}
+    for name in ("unix", "tcps", "wss", "http")
 }
 
 
@@ -107,7 +107,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if module in BOTH_DRIVERS or test in BOTH_DRIVERS_TOO:
             transports += OTHER_DRIVER
         names = [name for name in transports if name.partition("+")[0] not in cannot.split()]
-        dribbled = [name for name in names if name not in SOME_MODULES and test in DRIBBLED]
+        # A request over HTTP costs ten times what it does elsewhere, byte by byte a hundred: that is
+        # left to the kit's own conversation, once.
+        dribbled = [name for name in names if name != "http" and test in DRIBBLED]
         only = {name for name in names if module not in SOME_MODULES.get(name, {module})}
         metafunc.parametrize(
             "connect",
