@@ -161,7 +161,7 @@ class AskingTurn(CallingTurn):
 
     @property
     def client_tools(self) -> Sequence[ClientTool]:
-        return self._session.host.subscriptions.offered_tools(self._session.feed)
+        return self._session.host.offered_tools(self._session)
 
     async def call_client_tool(
         self,

@@ -138,7 +138,7 @@ class SessionMaker:
         host.housekeeper.make_room()
         child = params if isinstance(params, ChildCreate) else None
         session = host.make_session(new_id("ses") if child is None else child.session_id)
-        session.journal.open(host.store.create(session.id))
+        host.begin(session)
         now = utc_now()
         shape = Session(
             id=session.id,

@@ -13,12 +13,31 @@ import trio
 from ._ids import new_id
 from ._json import MAX_INTEGER
 from ._values import cut_text
-from .errors import AgentError, LocalProtocolError, WireError, leaves, single_exception
+from .errors import (
+    AgentError,
+    DamagedError,
+    FencedError,
+    LocalProtocolError,
+    ServerError,
+    SessionDamagedError,
+    StoreError,
+    WireError,
+    leaves,
+    single_exception,
+)
 from .models import ErrorInfo
 
-__all__ = ["describe_failure", "explain_failure", "find_failure"]
+__all__ = [
+    "describe_failure",
+    "explain_failure",
+    "explain_refusal",
+    "find_failure",
+    "hide_failure",
+    "is_of_store",
+]
 
 log = logging.getLogger("trialogue.turn")
+request_log = logging.getLogger("trialogue.request")
 
 
 def find_failure(exc: BaseException) -> Exception | None:
@@ -39,6 +58,40 @@ def find_failure(exc: BaseException) -> Exception | None:
     failure = RuntimeError(said)
     failure.__cause__ = exc
     return failure
+
+
+def explain_refusal(exc: Exception, method: str, *, is_known: bool = False) -> WireError:
+    """Say what a request is answered that has failed; what is not shown is in the server's log.
+
+    With ``is_known`` that has said how, and a line is enough.
+    """
+    if isinstance(exc, WireError):
+        return exc
+    if isinstance(exc, DamagedError):
+        # The store has logged where. It is no bug, and asking again would not help.
+        return SessionDamagedError(
+            "The session is read-only: its log is damaged",
+            data={"sessionId": exc.session_id, "seq": exc.seq},
+        )
+    return hide_failure(exc, method, is_known=is_known)
+
+
+def hide_failure(exc: Exception, method: str, *, is_known: bool = False) -> ServerError:
+    """Log an exception whose text is nobody else's, and give what is said in its place."""
+    error_id = new_id("err")
+    request_log.error(
+        "%s failed%s",
+        method,
+        f": {exc}" if is_known else "\n" + "".join(traceback.format_exception(exc)),
+        extra={"error_id": error_id, "method": method},
+    )
+    said = "The session could not be read or written" if is_of_store(exc) else "Internal error"
+    return ServerError(said, data={"errorId": error_id})
+
+
+def is_of_store(exc: Exception) -> bool:
+    """Whether it is the store that has failed, or what it is on."""
+    return isinstance(exc, (StoreError, FencedError, OSError))
 
 
 def explain_failure(exc: Exception, turn_id: str, session_id: str) -> ErrorInfo:

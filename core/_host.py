@@ -1,7 +1,7 @@
 """The sessions of this process: finds, loads, creates, lists, forks, evicts and expires them.
 
 Handlers reach sessions only through `SessionHost`: this process's host is its first
-implementation, one that reaches another node will be the second.
+implementation, one that reaches other nodes the second (`_cluster_host.py`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
 import attrs
 import trio
@@ -66,18 +66,18 @@ from .methods import (
     SessionSubscribe,
     SessionUnsubscribe,
 )
-from .models import SessionConfig
+from .models import ClientTool, SessionConfig
 from .settings import Settings
 
 #: Between two attempts to go on with a session whose log failed.
 REOPEN_SECONDS: Final = 5.0
 
-__all__ = ["LocalHost", "SessionHost"]
+__all__ = ["READS", "LocalHost", "SessionHost"]
 
 log = logging.getLogger("trialogue.session")
 
 #: Reads of a session that need no right to write it.
-_READS: Final = (
+READS: Final = (
     SessionGet,
     MessageList,
     InputList,
@@ -185,7 +185,7 @@ class LocalHost(SessionHost):
     # -- finding sessions --------------------------------------------------------------------
 
     def submit(self, session_id: str, command: Command, reply: Reply) -> None:
-        needs_write = type(command.params) not in _READS
+        needs_write = type(command.params) not in READS
         session = self._ready(session_id, needs_write=needs_write)
         if session is not None:
             # As a rule it is here: nothing is made for it that would only wait.
@@ -258,16 +258,17 @@ class LocalHost(SessionHost):
                 if needs_write and not session.journal.is_open:
                     try:
                         await self._take_over(session)
-                    except DamagedError as exc:
+                    except (DamagedError, FencedError) as exc:
                         if session.journal.is_open:
                             raise
                         # It is read as far as it goes, with what it left open.
-                        if work.needs_write and not work.even_damaged:
+                        is_passable = work.even_damaged and isinstance(exc, DamagedError)
+                        if work.needs_write and not is_passable:
                             waiting.popleft().fail(exc)
                             continue
                 waiting.popleft().run(session)
         except Exception as exc:  # noqa: BLE001 - ends those requests
-            for work in waiting:
+            for work in [waiting.popleft() for _ in range(len(waiting))]:
                 work.fail(exc)
         finally:
             del self._opening[session_id]
@@ -336,7 +337,11 @@ class LocalHost(SessionHost):
 
     def make_session(self, session_id: str) -> LiveSession:
         """Make one that has nothing in it yet."""
-        feed = SessionFeed(
+        return LiveSession(self, session_id, self.make_feed(session_id))
+
+    def make_feed(self, session_id: str) -> SessionFeed:
+        """Make the published half of one."""
+        return SessionFeed(
             session_id,
             store=self.store,
             flusher=self._flusher,
@@ -344,7 +349,10 @@ class LocalHost(SessionHost):
             stats=self.stats,
             spawn=self.spawn_writer,
         )
-        return LiveSession(self, session_id, feed)
+
+    def begin(self, session: LiveSession) -> None:
+        """Take the right to write a session that is new."""
+        session.journal.open(self.store.create(session.id))
 
     def _execute(self, session: LiveSession, command: Command, reply: Reply) -> None:
         try:
@@ -383,7 +391,7 @@ class LocalHost(SessionHost):
                 if isinstance(params, (MessageSend, MessageStream, MessageAdd)):
                     self.store.check_writable()
                 if isinstance(params, MessageStream) and command.connection is not None:
-                    self.subscriptions.check_room(session, command.connection)
+                    self.subscriptions.check_room(session.id, command.connection)
                 session.execute(command, reply)
 
     # -- creating, deleting ------------------------------------------------------------------
@@ -431,8 +439,7 @@ class LocalHost(SessionHost):
             except Exception as exc:  # noqa: BLE001 - ends this request
                 reply.fail(exc)
                 return
-            self.sessions.pop(session.id, None)
-            self.housekeeper.forget(session.id)
+            self.drop(session.id)
             self.subscriptions.detach_all(session.feed, make_event(session.id, SessionDeleted()))
             if existed:
                 reply.succeed(Empty())
@@ -455,6 +462,14 @@ class LocalHost(SessionHost):
         """Subscribe a connection after a seq, unless it is subscribed (``message.stream``)."""
         if connection not in session.feed.cursors:
             self.subscriptions.attach(session.feed, connection, after=after, offsets={})
+
+    def offered_tools(self, session: LiveSession) -> tuple[ClientTool, ...]:
+        """Give the tools that a session's subscribers offer, one of each name."""
+        return self.subscriptions.offered_tools(session.feed)
+
+    def statistics(self) -> Mapping[str, Any]:
+        """Give counters of its own, by their wire names."""
+        return {}
 
     def admit(self, connection: Connection) -> None:
         self.subscriptions.admit(connection)
@@ -539,6 +554,15 @@ class LocalHost(SessionHost):
         # What waits for its session was taken before, and may be a turn in a moment.
         return bool(self._opening) or any(not session.can_suspend for session in self.running)
 
+    def drain(self) -> None:
+        """Begin nothing new: no queued input starts."""
+        self.is_draining = True
+
+    async def leave(self) -> None:
+        """Let go of what others may have: no turn runs any more."""
+        self.has_ended = True
+        await trio.lowlevel.checkpoint()
+
     async def wait_turns_rest(self) -> None:
         """Wait until no turn runs, or may yet begin, but those that go on when the server is back."""
         while self._is_busy:
@@ -571,6 +595,15 @@ class LocalHost(SessionHost):
         self.stats.sessions_evicted += 1
         del self.sessions[session.id]
         self.housekeeper.rest(session)
+
+    def drop(self, session_id: str) -> None:
+        """Forget a session that was deleted."""
+        self.sessions.pop(session_id, None)
+        self.housekeeper.forget(session_id)
+
+    def lose_readers(self, session: LiveSession) -> None:
+        """Give up the subscribers of a session whose log took no more."""
+        session.feed.lose_all()
 
     def session_failed(self, session: LiveSession, exc: Exception) -> None:
         """A session's log took no more: whoever asks for it next loads it again.

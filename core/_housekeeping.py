@@ -262,8 +262,7 @@ class Housekeeper:
                 protect=host.needed_ids(),
             )
             for session_id in pruned:
-                host.sessions.pop(session_id, None)
-                self.forget(session_id)
+                host.drop(session_id)
             if pruned:
                 log.info("pruned", extra={"sessions": len(pruned)})
         except Exception:

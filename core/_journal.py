@@ -20,6 +20,7 @@ import trio
 
 from . import codec
 from ._clock import utc_now
+from ._cluster import MovedError
 from ._feed import SessionFeed
 from ._frame import Frame
 from ._state import SessionState
@@ -275,7 +276,7 @@ class Journal:
         self._finish_writing()
 
     async def _write(self) -> None:
-        """The writer task: append and publish until nothing is staged."""
+        """The writer task: append and publish until nothing is staged, or it was given up."""
         assert self._log is not None
         while self._staged:
             batch, self._staged = self._staged, []
@@ -287,11 +288,15 @@ class Journal:
                     await self._log.append(entries, self.state.make_summary())
                     self.feed.stats.append_seconds.observe(trio.current_time() - began_at)
             except Exception as exc:  # noqa: BLE001 - ends this session
-                self._fail(exc, batch)
+                if self.failure is None:
+                    self._fail(exc, batch)
+                return
+            if self.failure is not None:
                 return
             self._publish(batch)
             self._in_flight = ()
-        self._finish_writing()
+        if self.failure is None:
+            self._finish_writing()
 
     def _finish_writing(self) -> None:
         self._is_writing = False
@@ -331,6 +336,14 @@ class Journal:
         except Exception:
             log.exception("a callback failed", extra={"session_id": self.state.session_id})
 
+    def give_up(self, exc: Exception) -> None:
+        """Take no more, since another process may have the session now.
+
+        What is on its way to the store may come there, or not: whoever reads the log sees it.
+        """
+        if self.failure is None:
+            self._fail(exc, self._in_flight)
+
     def _fail(self, exc: Exception, batch: Sequence[_Staged]) -> None:
         """Take no more. Nobody knows what the store holds of the batch until it is read again."""
         self.failure = exc
@@ -343,8 +356,9 @@ class Journal:
         if self._room is not None:
             self._room.set()
             self._room = None
-        log.error(
-            "the session's log failed",
+        log.log(
+            logging.INFO if isinstance(exc, MovedError) else logging.ERROR,
+            "the session's log takes no more",
             extra={"session_id": self.state.session_id, "entries": len(lost), "error": repr(exc)},
         )
         for staged in lost:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -12,20 +10,15 @@ import trio
 
 from . import _audit, codec
 from ._command import Command, make_claim
+from ._failures import explain_refusal, hide_failure, is_of_store
 from ._identity import SCOPES
-from ._ids import new_id
 from ._protocol import RequestEnvelope, make_error, make_response
 from ._values import check_error, encode_value
 from .errors import (
-    DamagedError,
-    FencedError,
     ForbiddenError,
     PayloadTooLargeError,
     RequestCancelledError,
     RequestTimeoutError,
-    ServerError,
-    SessionDamagedError,
-    StoreError,
     WireError,
 )
 
@@ -38,8 +31,6 @@ if TYPE_CHECKING:
     from .abc import Span
 
 __all__ = ["Request"]
-
-log = logging.getLogger("trialogue.request")
 
 
 class Request(msgspec.Struct, eq=False):
@@ -149,33 +140,19 @@ class Request(msgspec.Struct, eq=False):
         """Answer with an error. What is not a `WireError` is only logged, and shows an id."""
         if self.is_answered:
             return
-        if isinstance(exc, DamagedError):
-            # The store has logged where. It is no bug, and asking again would not help.
-            exc = SessionDamagedError(
-                "The session is read-only: its log is damaged",
-                data={"sessionId": exc.session_id, "seq": exc.seq},
-            )
-        error = exc if isinstance(exc, WireError) else self._hide(exc)
+        error = exc if isinstance(exc, WireError) else self._explain(exc)
         try:
             check_error(error, self.link.settings.max_event_bytes)
         except Exception as fault:  # noqa: BLE001 - ends this request
-            error = self._hide(fault)
+            error = hide_failure(fault, self.method.name)
         self.error = error
         self.link.stats.errors[error.code] += 1
         self.stats.failed[error.code] += 1
         self._answer(make_error(self.envelope.id, error))
 
-    def _hide(self, exc: Exception) -> ServerError:
-        """Log an exception whose text is nobody else's, and give what is said in its place."""
-        error_id = new_id("err")
-        is_known = _is_of_store(exc) and self.link.server.has_told_store_failure()
-        log.error(
-            "%s failed%s",
-            self.method.name,
-            f": {exc}" if is_known else "\n" + "".join(traceback.format_exception(exc)),
-            extra={"error_id": error_id, "method": self.method.name},
-        )
-        return ServerError(_say(exc), data={"errorId": error_id})
+    def _explain(self, exc: Exception) -> WireError:
+        is_known = is_of_store(exc) and self.link.server.has_told_store_failure()
+        return explain_refusal(exc, self.method.name, is_known=is_known)
 
     def _answer(self, frame: Any) -> None:
         self.is_answered = True
@@ -265,12 +242,3 @@ class Request(msgspec.Struct, eq=False):
             timed_out = isinstance(error, RequestTimeoutError)
             self.fail(error)
             abandon("request timed out" if timed_out else "request cancelled")
-
-
-def _say(exc: Exception) -> str:
-    """Say what a peer may know of an error whose text is for the log alone."""
-    return "The session could not be read or written" if _is_of_store(exc) else "Internal error"
-
-
-def _is_of_store(exc: Exception) -> bool:
-    return isinstance(exc, (StoreError, FencedError, OSError))

@@ -293,6 +293,7 @@ class Server(Acceptor):
             "uptimeMs": round((trio.current_time() - self.started_at) * 1000),
             **self.gauges(),
             **self.counters.to_wire(),
+            **self.host.statistics(),
             "store": dict(self.host.store.statistics()),
         }
 
@@ -344,7 +345,8 @@ class Server(Acceptor):
         if self.is_draining:
             return
         log.info("draining", extra={"reason": reason, "turns": len(self.host.running)})
-        self.is_draining = self.host.is_draining = True
+        self.is_draining = True
+        self.host.drain()
         self._listening.cancel(reason=reason)
         goaway = make_event(None, Goaway(reason=reason, retry_after_ms=self.retry_after_ms))
         for link in list(self.links):
@@ -379,9 +381,9 @@ class Server(Acceptor):
                     services.start_soon(self.flusher.run)
                     services.start_soon(self.timers.run)
                     async with trio.open_nursery() as turns:
-                        self.host = LocalHost(
+                        self.host = self._make_host(
+                            store,
                             agents=agents,
-                            store=store,
                             settings=self.settings,
                             flusher=self.flusher,
                             timers=self.timers,
@@ -400,11 +402,19 @@ class Server(Acceptor):
                             await self._end_turns()
                             await self._say_goodbye()
                             self._connection_tasks.cancel_scope.cancel(reason="the server ends")
-                        self.host.has_ended = True
+                        await self.host.leave()
                         turns.cancel_scope.cancel(reason="the server ends")
                     # The flusher is no longer needed, but what was decided has to become durable.
                     services.cancel_scope.cancel(reason="the server ends")
                 writers.cancel_scope.deadline = trio.current_time() + FINISH_SECONDS
+
+    def _make_host(self, store: SessionStore, **more: Any) -> LocalHost:
+        if store.cluster is None:
+            return LocalHost(store=store, **more)
+        # Only what has others around it pays for knowing how to reach them.
+        from ._cluster_host import ClusterHost
+
+        return ClusterHost(store.cluster, store=store, **more)
 
     async def _listen(
         self, listeners: Sequence[Listener], *, task_status: trio.TaskStatus[None]

@@ -17,6 +17,7 @@ import trio
 from ._asks import AskDesk
 from ._clock import utc_before, utc_now
 from ._closing import Closing, only_stop_waiting
+from ._cluster import MovedError
 from ._command import Command, KeyClaim, Reply, record_key
 from ._compaction import compact
 from ._edits import add_message, update_session, write_checkpoint
@@ -134,6 +135,11 @@ class LiveSession:
         self._settling: list[tuple[Reply, Callable[[], Any]]] = []
         #: The input whose turn ends as soon as it starts.
         self._interrupted: str | None = None
+        feed.on_idle = self._left
+
+    def continue_feed(self, feed: SessionFeed) -> None:
+        """Go on with the feed of the one that had this session in this process before."""
+        self.feed = self.journal.feed = feed
         feed.on_idle = self._left
 
     # -- being used ------------------------------------------------------------------------
@@ -624,8 +630,10 @@ class LiveSession:
 
     def _journal_failed(self, exc: Exception) -> None:
         """The log took no more: end the turn, tell who waits, and let the session be reopened."""
-        self.host.stats.journal_failures += 1
-        why: Exception = ServerError("The session's log could not be written; it is opened again")
+        why = exc
+        if not isinstance(exc, MovedError):
+            self.host.stats.journal_failures += 1
+            why = ServerError("The session's log could not be written; it is opened again")
         if self.feed.damage is not None:
             why = self.feed.damage.error(self.id)
         turn, self.turn = self.turn, None
@@ -641,7 +649,7 @@ class LiveSession:
         self._cancels, self._settling, self._waiting = [], [], {}
         self._senders = {}
         if self.feed.damage is None:
-            self.feed.lose_all()
+            self.host.lose_readers(self)
         else:
             # Nothing more will come, and their connections are good for other sessions.
             self.host.subscriptions.detach_all(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ._command import Command, Reply
@@ -31,6 +32,8 @@ class Subscriptions:
         self._subscribed: dict[Connection, dict[str, SessionFeed]] = {}
         #: The tools that subscribers offer, by session; few do.
         self._tools: dict[str, dict[Connection, tuple[ClientTool, ...]]] = {}
+        #: Called when others are offered for a session.
+        self.on_offer: Callable[[SessionFeed], None] | None = None
 
     def subscribe(
         self, session: LiveSession, command: Command, params: SessionSubscribe, reply: Reply
@@ -46,7 +49,7 @@ class Subscriptions:
             if reply.succeed(make_snapshot(feed, start)):
                 self._offer(feed, connection, tools)
             return
-        self.check_room(session, connection)
+        self.check_room(session.id, connection)
         if not reply.succeed(make_snapshot(feed, start)):
             return
         # After a resync the client has nothing, whatever it said that it has.
@@ -65,6 +68,8 @@ class Subscriptions:
         """Note what a subscriber offers from now on; None is what it did before."""
         if tools is not None and connection in feed.cursors:
             self._tools.setdefault(feed.session_id, {})[connection] = tools
+            if self.on_offer is not None:
+                self.on_offer(feed)
 
     def offered_tools(self, feed: SessionFeed) -> tuple[ClientTool, ...]:
         """Give the tools that a session's subscribers offer, one of each name."""
@@ -78,10 +83,11 @@ class Subscriptions:
     def _withdraw(self, feed: SessionFeed, connection: Connection) -> None:
         """Forget what a subscriber has offered."""
         offers = self._tools.get(feed.session_id)
-        if offers is not None:
-            offers.pop(connection, None)
+        if offers is not None and offers.pop(connection, None) is not None:
             if not offers:
                 del self._tools[feed.session_id]
+            if self.on_offer is not None:
+                self.on_offer(feed)
 
     def attach(
         self,
@@ -99,7 +105,7 @@ class Subscriptions:
             subscribed[feed.session_id] = feed
             feed.attach(connection, after=after, offsets=offsets, resync_reason=resync_reason)
 
-    def check_room(self, session: LiveSession, connection: Connection) -> None:
+    def check_room(self, session_id: str, connection: Connection) -> None:
         """Check that a connection may follow one more session.
 
         Raises:
@@ -107,7 +113,7 @@ class Subscriptions:
         """
         limit = self._limit
         subscribed = self._subscribed.get(connection, {})
-        if session.id not in subscribed and len(subscribed) >= limit:
+        if session_id not in subscribed and len(subscribed) >= limit:
             raise OverloadedError(
                 f"A connection may have {limit} subscriptions", data={"retryAfterMs": 1000}
             )

@@ -20,6 +20,7 @@ import attrs
 import trio
 
 from ._agent import Agent, Answer, ChildResult, Excerpt, ToolCall, ToolFunction, Turn
+from ._cluster import Cluster, Member
 from ._frame import Frame
 from ._identity import Identity, Revocation
 from ._options import AgentOptions
@@ -41,6 +42,7 @@ __all__ = [
     "Channel",
     "ChildResult",
     "CloseReason",
+    "Cluster",
     "ConnectOptions",
     "Connection",
     "Excerpt",
@@ -49,6 +51,7 @@ __all__ = [
     "Link",
     "ListenOptions",
     "Listener",
+    "Member",
     "Page",
     "PeerInfo",
     "Revocation",
@@ -503,6 +506,8 @@ class SessionStore(ABC):
     durable: bool = True
     #: Others may have it open as well, and die: how often to ask for what they left. None is nobody.
     look_again_seconds: float | None = None
+    #: Through which the servers that share it reach each other; None where only one may have it.
+    cluster: Cluster | None = None
 
     @abstractmethod
     def create(self, session_id: str) -> SessionLog:

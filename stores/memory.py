@@ -99,6 +99,10 @@ class MemoryStore(SessionStore):
             raise SessionNotFoundError(f"Session not found: {session_id}")
         return log[after : after + limit]
 
+    def entries(self, session_id: str) -> list[Entry] | None:
+        """Give a session's log as it is, None if there is no such session."""
+        return self._logs.get(session_id)
+
     async def recall(self, session_id: str) -> Recollection:
         await trio.lowlevel.checkpoint()
         if session_id not in self._logs:

@@ -1,0 +1,365 @@
+"""Commands on their way to whoever has the session: this node, or another one.
+
+A command goes to another node through the inbox of its session, and may come there more than once:
+each has an idempotency key, so that it has its effect once. Its answer comes back by mail, and is
+given when this node has published what it is about.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from ._cluster import ElsewhereError
+from ._cluster_wire import METHOD_NAMES, Answer, GiveUp, Offer, make_order, write
+from ._command import Command, Reply, make_claim
+from ._ids import new_id
+from .codec import structure
+from .errors import FencedError, SessionNotFoundError, StoreError
+from .log import Position
+from .methods import (
+    ChildSpending,
+    Empty,
+    MessageSend,
+    MessageSendResult,
+    MessageStream,
+    SessionClose,
+    SessionCompact,
+    SessionDelete,
+    TurnCancel,
+)
+
+if TYPE_CHECKING:
+    from ._cluster_feed import ClusterFeed
+    from ._cluster_host import ClusterHost
+    from ._feed import SessionFeed
+    from ._session import LiveSession
+    from .abc import Connection
+
+__all__ = ["Errand", "ErrandDesk"]
+
+log = logging.getLogger("trialogue.cluster")
+
+#: What may wait for more than its commit, and can be given up meanwhile.
+_WAITS: Final = (TurnCancel, SessionClose, SessionDelete, SessionCompact, ChildSpending)
+#: Between two tries where nobody has a session, and nobody can have it.
+AGAIN_SECONDS: Final = 0.1
+
+
+class Errand(Reply):
+    """One command, until it is answered.
+
+    Attributes:
+        number: What it is called where it was sent.
+        sent_at: When it was last sent to another node; None if it never was.
+        holds: It holds back what its connection is sent of the session.
+    """
+
+    def __init__(self, desk: ErrandDesk, session_id: str, command: Command, reply: Reply) -> None:
+        self._desk = desk
+        self.session_id = session_id
+        self.command = command
+        self.reply = reply
+        self.number = 0
+        self.sent_at: float | None = None
+        self.holds = False
+
+    @property
+    def is_answered(self) -> bool:  # type: ignore[override]
+        return self.reply.is_answered
+
+    @property
+    def waits(self) -> bool:
+        """Whether it may wait for more than its commit."""
+        params = self.command.params
+        return params.wait if isinstance(params, MessageSend) else isinstance(params, _WAITS)
+
+    @property
+    def is_answered_first(self) -> bool:
+        """Whether its answer comes before the events that it causes (PROTOCOL §2.2)."""
+        params = self.command.params
+        return isinstance(params, MessageStream) or (
+            isinstance(params, MessageSend) and not params.wait
+        )
+
+    def claim(self) -> None:
+        """Give it a key, if it has none, and would need one to be sent twice."""
+        command = self.command
+        name = METHOD_NAMES.get(type(command.params))
+        if command.claim is None and name is not None:
+            claim = make_claim(new_id("key"), name, command.params)
+            self.command = Command(
+                params=command.params,
+                principal=command.principal,
+                claim=claim,
+                connection=command.connection,
+                trace=command.trace,
+            )
+
+    # -- as the reply of a command that this node carries out ----------------------------------
+
+    def when_abandoned(self, abandon: Callable[[str], None] | None) -> None:
+        self.reply.when_abandoned(abandon)
+
+    def succeed(self, result: Any) -> bool:
+        return self.reply.succeed(result)
+
+    def succeed_after(self, feed: SessionFeed, result: Any) -> None:
+        self.reply.succeed_after(feed, result)
+
+    def succeed_encoded(self, data: bytes) -> bool:
+        return self.reply.succeed_encoded(data)
+
+    def fail(self, exc: Exception) -> None:
+        has_moved = isinstance(exc, FencedError)
+        if has_moved and (isinstance(exc, ElsewhereError) or self.command.claim is not None):
+            # Whoever has the session now finds by its key whether it was done.
+            self._desk.route(self)
+        elif (
+            isinstance(exc, SessionNotFoundError)
+            and isinstance(self.command.params, SessionDelete)
+            and self.sent_at is not None
+        ):
+            self.reply.succeed(Empty())  # by whom it was sent to before
+        else:
+            self.reply.fail(exc)
+
+
+class ErrandDesk:
+    """Sends the commands of one node.
+
+    Attributes:
+        held: How many errands hold back what a connection is sent of a session.
+        forwarded: How many commands were sent to other nodes.
+    """
+
+    def __init__(self, host: ClusterHost) -> None:
+        self._host = host
+        self._cluster = host.cluster
+        self._number = 0
+        self.forwarded = 0
+        self.held: Counter[tuple[str, Connection]] = Counter()
+        #: Sent to others and not answered, by number.
+        self._pending: dict[int, Errand] = {}
+        #: Those of them that others of the same session must not overtake, by session.
+        self._unsettled: Counter[str] = Counter()
+        self._queues: dict[str, deque[Errand | Offer]] = {}
+
+    def submit(self, session_id: str, command: Command, reply: Reply) -> None:
+        """As `SessionHost.submit`, for what writes."""
+        self.route(Errand(self, session_id, command, reply))
+
+    def create(self, command: Command, reply: Reply, node: str) -> None:
+        """Have another node create a session."""
+        errand = Errand(self, "", command, reply)
+
+        async def send() -> None:
+            try:
+                await self._forward(errand, lambda order: self._cluster.post(node, order))
+            except Exception as exc:  # noqa: BLE001 - ends this request
+                self._settle(errand)
+                reply.fail(exc)
+
+        self._host.spawn_writer(send)
+
+    # -- on the way --------------------------------------------------------------------------
+
+    def route(self, errand: Errand | Offer, session_id: str = "") -> None:
+        """Bring an errand to whoever has its session, behind those of before."""
+        if isinstance(errand, Errand):
+            session_id = errand.session_id
+        queue = self._queues.get(session_id)
+        if queue is not None:
+            queue.append(errand)
+        elif (
+            isinstance(errand, Errand)
+            and self._host.has(session_id)
+            and not self._unsettled[session_id]
+        ):
+            self._host.carry_out(errand)
+        else:
+            self._queues[session_id] = deque([errand])
+            self._host.spawn_writer(lambda: self._bring(session_id))
+
+    async def _bring(self, session_id: str) -> None:
+        """Bring what waits for a session, in order."""
+        queue = self._queues[session_id]
+        while queue:
+            errand = queue[0]
+            try:
+                if isinstance(errand, Offer):
+                    await self._cluster.send(session_id, write(errand))
+                else:
+                    await self._bring_one(errand)
+            except Exception as exc:  # noqa: BLE001 - ends this request
+                if isinstance(errand, Errand):
+                    self._settle(errand)
+                    errand.reply.fail(exc)
+            queue.popleft()
+        del self._queues[session_id]
+
+    async def _bring_one(self, errand: Errand) -> None:
+        host, session_id = self._host, errand.session_id
+        await trio.lowlevel.checkpoint()
+        while not (errand.is_answered and errand.sent_at is None):
+            if host.has(session_id) and not self._unsettled[session_id]:
+                self._settle(errand)
+                host.carry_out(errand)
+                return
+            if await self._forward(errand, partial(self._cluster.send, session_id)):
+                return
+            if await host.claim(session_id) != self._cluster.node:
+                await trio.lowlevel.checkpoint()
+
+    async def _forward(self, errand: Errand, send: Callable[[bytes], Any]) -> bool:
+        """Send an errand to another node. Returns False if nobody has its session."""
+        errand.claim()
+        is_again = errand.sent_at is not None
+        if not is_again:
+            self._number += 1
+            errand.number = self._number
+            self._pending[errand.number] = errand
+            if not errand.waits:
+                self._unsettled[errand.session_id] += 1
+            self._hold(errand)
+            if errand.waits:
+                errand.reply.when_abandoned(lambda reason: self._give_up(errand, reason))
+        elif errand.number not in self._pending:
+            return True  # answered meanwhile
+        errand.sent_at = trio.current_time()
+        order = write(make_order(self._cluster.node, errand.number, errand.command))
+        try:
+            found = await send(order)
+        except StoreError as exc:
+            # Perhaps it is there: it is sent again when its time is over.
+            log.warning("an errand may be lost", extra={"error": repr(exc)})
+            return True
+        if found is None and errand.session_id:
+            if not is_again:
+                self._settle(errand)
+                errand.sent_at = None
+            return False
+        if not is_again:
+            self.forwarded += 1
+        return True
+
+    def send_again(self) -> None:
+        """Send again what was not answered for the time of a lease: whoever had it may be gone."""
+        late = trio.current_time() - self._cluster.lease_seconds
+        for errand in list(self._pending.values()):
+            if errand.sent_at is not None and errand.sent_at <= late:
+                if errand.session_id:
+                    self.route(errand)
+                else:
+                    self._settle(errand)
+                    self._host.create(errand.command, errand.reply)
+
+    def _give_up(self, errand: Errand, reason: str | None) -> None:
+        """Tell whoever has an errand that nobody waits for it."""
+        if errand.number in self._pending:
+            self._settle(errand)
+            item = write(GiveUp(self._cluster.node, errand.number, reason))
+
+            async def tell() -> None:
+                try:
+                    await self._cluster.send(errand.session_id, item)
+                except StoreError as exc:
+                    log.warning("nobody was told of a cancel", extra={"error": repr(exc)})
+
+            self._host.spawn_writer(tell)
+
+    def detach(self, connection: Connection) -> None:
+        """A connection is gone: nobody waits for its errands."""
+        for errand in list(self._pending.values()):
+            if errand.command.connection is connection:
+                if errand.waits:
+                    self._give_up(errand, None)
+                else:
+                    self._settle(errand)
+
+    # -- answers -----------------------------------------------------------------------------
+
+    def take_answer(self, answer: Answer) -> None:
+        """Give the answer of an errand, as soon as this node has published what it is about."""
+        errand = self._pending.get(answer.number)
+        if errand is None:
+            return  # it came before, or nobody waits for it
+        if isinstance(errand.command.params, MessageStream) and answer.error is None:
+            # It subscribes here.
+            self._host.with_session(
+                errand.session_id,
+                lambda session: self._answer_at(errand, answer, session),
+                lambda exc: self._answer_at(errand, answer, None),
+            )
+        else:
+            self._answer_at(errand, answer, self._host.sessions.get(errand.session_id))
+
+    def _answer_at(self, errand: Errand, answer: Answer, session: LiveSession | None) -> None:
+        if session is None:
+            self._answer(errand, answer, None)
+        else:
+            feed = self._host.feed_of(session)
+            feed.when_at(answer.seq, lambda: self._answer(errand, answer, session))
+
+    def _answer(self, errand: Errand, answer: Answer, session: LiveSession | None) -> None:
+        if errand.number not in self._pending:
+            return
+        reply, command, failure = errand.reply, errand.command, answer.failure
+        if failure is not None:
+            errand.fail(failure)
+        elif errand.is_answered_first or session is None:
+            reply.succeed(answer.data)
+            if (
+                isinstance(command.params, MessageStream)
+                and command.connection is not None
+                and session is not None
+            ):
+                result = structure(answer.data, MessageSendResult)
+                before = Position.parse(result.position).seq - 1
+                self._settle(errand)
+                self._host.attach_here(session, command.connection, after=before)
+        else:
+            reply.succeed_after(session.feed, answer.data)
+        self._settle(errand)
+
+    # -- who is answered first -----------------------------------------------------------------
+
+    def _hold(self, errand: Errand) -> None:
+        connection = errand.command.connection
+        if not errand.is_answered_first or connection is None:
+            return
+        errand.holds = True
+        self.held[errand.session_id, connection] += 1
+        feed = self._feed(errand.session_id)
+        if feed is not None:
+            feed.hold(connection)
+
+    def _settle(self, errand: Errand) -> None:
+        """Be done with an errand, here or altogether."""
+        if self._pending.pop(errand.number, None) is None:
+            return
+        if not errand.waits:
+            self._unsettled[errand.session_id] -= 1
+            if not self._unsettled[errand.session_id]:
+                del self._unsettled[errand.session_id]
+        if not errand.holds:
+            return
+        errand.holds = False
+        connection = errand.command.connection
+        assert connection is not None
+        key = errand.session_id, connection
+        self.held[key] -= 1
+        if not self.held[key]:
+            del self.held[key]
+            feed = self._feed(errand.session_id)
+            if feed is not None:
+                feed.let_go(connection)
+
+    def _feed(self, session_id: str) -> ClusterFeed | None:
+        session = self._host.sessions.get(session_id)
+        return None if session is None else self._host.feed_of(session)

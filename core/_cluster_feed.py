@@ -1,0 +1,255 @@
+"""The published half of a session that several nodes show.
+
+Its owner tells the others what has no place in the log: deltas, and other transient events. They
+make of that, and of the log, what the owner published, in the same order.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import trio
+
+from ._feed import SessionFeed
+from ._frame import Frame
+from ._text import LiveMessage
+from .abc import Cluster, Connection
+from .events import MessageCompleted, MessageStarted
+from .log import Entry
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Mapping
+
+    from ._state import SessionState
+
+__all__ = ["ClusterFeed"]
+
+#: After the text stream was read anew for a message, it is not read again so soon.
+MEND_SECONDS: Final = 1.0
+
+
+class _Text(msgspec.Struct, omit_defaults=True, gc=False):
+    """What an owner publishes beside the log; it goes from node to node only.
+
+    Attributes:
+        term: Of the owner.
+        number: Of its texts of this session, in this term: from 1.
+        after: The last seq that was published before it.
+        name: Of a transient event.
+        frame: Its payload.
+        message_id: Of a delta.
+        offset: Where it begins.
+        text: What it adds.
+    """
+
+    term: int
+    number: int
+    after: int
+    name: str = ""
+    frame: str = ""
+    message_id: str = ""
+    offset: int = 0
+    text: str = ""
+
+
+_encode: Final = msgspec.json.Encoder().encode
+_decode: Final = msgspec.json.Decoder(_Text).decode
+
+
+class ClusterFeed(SessionFeed):
+    """The feed of a session that this node has, or follows.
+
+    Args:
+        cluster: Where the others are.
+        held: The connections that are answered first, by session.
+        max_message_bytes: Of a message's text.
+    """
+
+    def __init__(
+        self,
+        session_id: str,
+        *,
+        cluster: Cluster,
+        held: Container[tuple[str, Connection]],
+        max_message_bytes: int,
+        **more: Any,
+    ) -> None:
+        super().__init__(session_id, **more)
+        self._cluster = cluster
+        self._held = held
+        self._max_message_bytes = max_message_bytes
+        #: That this node writes the session in; None while it follows.
+        self._own_term: int | None = None
+        self._number = 0
+        #: The term and number of the last text that was shown.
+        self._shown = (0, 0)
+        self._texts: deque[_Text] = deque()
+        self._waiting: list[tuple[int, Callable[[], object]]] = []
+        self._mended_at = -MEND_SECONDS
+        #: Called where a piece of a text is missing: the texts are to be told again.
+        self.on_gap: Callable[[], None] | None = None
+
+    # -- its owner's ---------------------------------------------------------------------------
+
+    def lead(self, term: int) -> None:
+        """Tell the others from here on: this node writes the session."""
+        self._own_term = term
+        self._number = 0
+        self._texts.clear()
+
+    def publish(self, entry: Entry) -> None:
+        super().publish(entry)
+        if entry.event == "message.completed" and self.live:
+            body = entry.body
+            assert isinstance(body, MessageCompleted)
+            live = self.live.get(body.message.id)
+            if live is not None:
+                self.end_live(live)
+        if self._own_term is not None and entry.event == "turn.ended":
+            self._cluster.rest(self.session_id)
+        if self._waiting:
+            self._call_waiting()
+
+    def publish_transient(self, frame: Frame) -> None:
+        super().publish_transient(frame)
+        if self._own_term is not None:
+            self._tell(name=frame.event or "", frame=frame.payload.decode())
+
+    def _publish_delta(self, message: LiveMessage, end: int) -> None:
+        start = message.published
+        super()._publish_delta(message, end)
+        if self._own_term is not None:
+            self._tell(message_id=message.id, offset=start, text=message.slice(start, end))
+
+    def _tell(self, **what: Any) -> None:
+        assert self._own_term is not None
+        self._number += 1
+        text = _Text(term=self._own_term, number=self._number, after=self.state.seq, **what)
+        self._cluster.publish(self.session_id, _encode(text))
+
+    # -- a follower's --------------------------------------------------------------------------
+
+    def follow(self, texts: Mapping[str, str]) -> None:
+        """Go on as one who is told: another node writes the session, or none.
+
+        Args:
+            texts: Of messages in progress, as far as the log's notes have them.
+        """
+        if self._own_term is not None:
+            # What it has said itself comes back to it.
+            self._shown = (self._own_term, self._number)
+        self._own_term = None
+        self.text_marks = None
+        self._texts.clear()
+        live, self.live = self.live, {}
+        for message, _ in self.state.in_progress.values():
+            known = live.get(message.message_id)
+            text = texts.get(message.message_id, "")
+            if known is not None:
+                known.is_live = False
+                text = known.slice(0, known.published)
+            # A message of its own: who wrote it here may not know yet that it is another's.
+            copy = self._make_live(message.message_id, message.turn_id, message.role, message.kind)
+            copy.write(text)
+            copy.published = copy.length
+            self.start_live(copy)
+
+    def _make_live(self, message_id: str, turn_id: str, role: Any, kind: Any) -> LiveMessage:
+        return LiveMessage(
+            self.session_id, message_id, turn_id, role, kind, max_bytes=self._max_message_bytes
+        )
+
+    def take(self, entries: Sequence[Entry], texts: Sequence[bytes], state: SessionState) -> None:
+        """Publish what the log has got, and what its owner has published.
+
+        Args:
+            entries: Those that are known already are passed over.
+            texts: See `Cluster.publish`.
+            state: What decisions read: it is to be where this is.
+        """
+        self._texts.extend(map(_decode, texts))
+        for entry in entries:
+            if entry.seq > state.seq:
+                state.apply(entry)
+            if entry.seq > self.state.seq:
+                self._show_texts()
+                self._follow_entry(entry)
+        self._show_texts()
+        self.publish_text()
+
+    def _follow_entry(self, entry: Entry) -> None:
+        body = entry.body if entry.event in ("message.started", "message.completed") else None
+        if isinstance(body, MessageCompleted):
+            live = self.live.get(body.message.id)
+            content = body.message.content
+            if live is not None and content.startswith(live.text()):
+                # Its last piece may have been on its way still.
+                live.write(content[live.length :])
+        self.publish(entry)
+        if isinstance(body, MessageStarted):
+            self.start_live(self._make_live(body.message_id, body.turn_id, body.role, body.kind))
+
+    def _show_texts(self) -> None:
+        """Show the texts that come before the next entry."""
+        while self._texts and self._texts[0].after <= self.state.seq:
+            text = self._texts.popleft()
+            is_new = (text.term, text.number) > self._shown
+            self._shown = max(self._shown, (text.term, text.number))
+            if text.term < self.state.term:
+                continue  # of an owner that was not the owner any more
+            if text.message_id:
+                self._grow(text)
+            elif is_new:
+                super().publish_transient(Frame(text.frame.encode(), text.name))
+
+    def _grow(self, text: _Text) -> None:
+        live = self.live.get(text.message_id)
+        if live is None or text.offset + len(text.text) <= live.length:
+            return
+        if text.offset > live.length:
+            now = trio.current_time()
+            if self.on_gap is not None and now >= self._mended_at + MEND_SECONDS:
+                self._mended_at = now
+                self.on_gap()
+            return
+        live.write(text.text[live.length - text.offset :])
+
+    def when_at(self, seq: int, call: Callable[[], object]) -> None:
+        """Call once everything up to a seq is published, at once if it is."""
+        if seq <= self.state.seq:
+            call()
+        else:
+            self._waiting.append((seq, call))
+
+    def call_waiting(self) -> None:
+        """Call whoever waits, whatever is published: no more will be."""
+        waiting, self._waiting = self._waiting, []
+        for _, call in waiting:
+            call()
+
+    def _call_waiting(self) -> None:
+        due = [call for seq, call in self._waiting if seq <= self.state.seq]
+        if due:
+            self._waiting = [item for item in self._waiting if item[0] > self.state.seq]
+            for call in due:
+                call()
+
+    # -- who is answered first -----------------------------------------------------------------
+
+    def is_held(self, connection: Connection) -> bool:
+        return (self.session_id, connection) in self._held
+
+    def hold(self, connection: Connection) -> None:
+        """Send a connection nothing until `let_go`: it is to be answered first."""
+        cursor = self.cursors.get(connection)
+        if cursor is not None and not cursor.is_behind:
+            self.leave(cursor)
+
+    def let_go(self, connection: Connection) -> None:
+        """Send a connection what it was not sent meanwhile."""
+        cursor = self.cursors.get(connection)
+        if cursor is not None:
+            cursor.pump()

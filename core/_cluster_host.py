@@ -1,0 +1,431 @@
+"""The sessions of one node of a cluster: those that it has, and those that it follows.
+
+Any node serves any client. What a session is asked for is read here, from a copy that follows its
+log; what writes goes to the node that has the session, which is this one if none has it
+(`_cluster_errands.py`, `_cluster_inbox.py`). A lease says who has it; the store alone keeps others
+from writing it.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import trio
+
+from ._cluster import ElsewhereError, MovedError
+from ._cluster_errands import Errand, ErrandDesk
+from ._cluster_feed import ClusterFeed
+from ._cluster_inbox import Inbox
+from ._cluster_wire import Offer
+from ._command import Command, Reply
+from ._feed import PAGE_ENTRIES, SessionFeed, make_event
+from ._host import READS, LocalHost
+from ._notes import join_partials
+from ._recovery import recover
+from ._session import LiveSession
+from .abc import Cluster, Connection, Member
+from .codec import unstructure
+from .errors import FencedError, StoreError, WireError
+from .events import SessionDeleted
+from .log import Entry
+from .methods import MessageStream
+from .models import ClientTool
+
+if TYPE_CHECKING:
+    from ._turn import RunningTurn
+
+__all__ = ["ClusterHost"]
+
+log = logging.getLogger("trialogue.cluster")
+
+#: Between two looks for sessions that nobody has, at most; less where leases are short.
+SWEEP_SECONDS: Final = 0.5
+#: For what is on its way to other nodes, when the server ends.
+LEAVE_SECONDS: Final = 2.0
+
+
+class ClusterHost(LocalHost, Member):
+    """See `LocalHost`; this one has others around it.
+
+    Attributes:
+        owned: The sessions that this node has.
+        takeovers: How many it took that another node had before.
+        fenced: How many it wrote to while another node had them: it was refused.
+    """
+
+    def __init__(self, cluster: Cluster, **more: Any) -> None:
+        super().__init__(**more)
+        self.cluster = cluster
+        self.owned: set[str] = set()
+        self.takeovers = 0
+        self.fenced = 0
+        self.errands = ErrandDesk(self)
+        self.inbox = Inbox(self)
+        self._followed: dict[str, LiveSession] = {}
+        #: Of sessions that this node had: those who follow them here go on.
+        self._carried: dict[str, ClusterFeed] = {}
+        self._running = trio.CancelScope()
+        #: Of which this node's subscribers offer tools to another's.
+        self._offering: set[str] = set()
+        self.subscriptions.on_offer = self._offer
+
+    async def start(self) -> None:
+        await self._writers.start(self._run)
+        self.housekeeper.start()
+
+    async def _run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        with self._running:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self.cluster.run, self)
+                nursery.start_soon(self._sweep)
+                task_status.started()
+
+    # -- commands ----------------------------------------------------------------------------
+
+    def submit(self, session_id: str, command: Command, reply: Reply) -> None:
+        params = command.params
+        if type(params) in READS:
+            super().submit(session_id, command, reply)
+            return
+        try:
+            if isinstance(params, MessageStream) and command.connection is not None:
+                self.subscriptions.check_room(session_id, command.connection)
+        except WireError as exc:
+            reply.fail(exc)
+        else:
+            self.errands.submit(session_id, command, reply)
+
+    def create(self, command: Command, reply: Reply) -> None:
+        node = self.cluster.place()
+        if node == self.cluster.node:
+            super().create(command, reply)
+        else:
+            self.errands.create(command, reply, node)
+
+    def carry_out(self, errand: Errand) -> None:
+        """Carry out a command of a client of ours."""
+        super().submit(errand.session_id, errand.command, errand)
+
+    def carry_out_here(self, session_id: str, command: Command, reply: Reply) -> None:
+        """Carry out a command that came to a session of this node."""
+        super().submit(session_id, command, reply)
+
+    def create_here(self, command: Command, reply: Reply) -> None:
+        """Carry out a ``session.create`` that came to this node."""
+        super().create(command, reply)
+
+    def has(self, session_id: str) -> bool:
+        """Whether this node decides what becomes of a session; of one that is over, each may."""
+        if session_id in self.owned:
+            return True
+        session = self.sessions.get(session_id)
+        return session is not None and session.state.ended is not None
+
+    def detach(self, connection: Connection) -> None:
+        super().detach(connection)
+        self.errands.detach(connection)
+
+    def _ready(self, session_id: str, *, needs_write: bool) -> LiveSession | None:
+        session = self.sessions.get(session_id)
+        if session is None or session_id in self._opening:
+            return None
+        if session.journal.is_open or session.state.ended is not None or not needs_write:
+            return session
+        return None
+
+    # -- taking a session --------------------------------------------------------------------
+
+    async def claim(self, session_id: str) -> str:
+        """Take a session if nobody has it, and name the node that has it."""
+        node = await self.cluster.claim(session_id)
+        if node == self.cluster.node:
+            self.owned.add(session_id)
+        return node
+
+    def begin(self, session: LiveSession) -> None:
+        self.cluster.adopt(session.id)
+        self.owned.add(session.id)
+        self.feed_of(session).lead(1)
+        super().begin(session)
+
+    async def _open(self, session_id: str) -> None:
+        await super()._open(session_id)
+        session = self.sessions.get(session_id)
+        if session_id in self.owned and (session is None or not session.journal.is_open):
+            self._let_go(session_id)
+
+    async def _load(self, session_id: str) -> LiveSession:
+        carried = self._carried.pop(session_id, None)
+        try:
+            session = await super()._load(session_id)
+            feed = self.feed_of(session)
+            if carried is not None and carried.state.seq <= session.state.seq:
+                feed = carried
+                session.continue_feed(feed)
+            elif carried is not None:
+                carried.lose_all()  # what they have seen is gone
+            feed.follow(session.texts)
+            if feed is carried:
+                await self._catch_up(session)
+            if session_id not in self.owned:
+                await self._follow(session)
+        except BaseException:
+            if carried is not None:
+                carried.lose_all()
+            self._unfollow(session_id)
+            raise
+        return session
+
+    async def _catch_up(self, session: LiveSession) -> None:
+        """Publish what the log has by now."""
+        feed = self.feed_of(session)
+        while page := await self.store.read(session.id, feed.state.seq, PAGE_ENTRIES):
+            feed.take(page, (), session.state)
+
+    async def _take_over(self, session: LiveSession) -> None:
+        session_id = session.id
+        if session_id not in self.owned and (
+            self.is_draining or await self.claim(session_id) != self.cluster.node
+        ):
+            raise ElsewhereError(f"{session_id} is another node's")
+        try:
+            session_log = await self.store.open(session_id)
+            # From here on nobody else writes it.
+            await self._catch_up(session)
+            session.texts = join_partials((await self.store.recall(session_id)).partials)
+            if session_id not in self.owned:
+                raise ElsewhereError(f"the lease of {session_id} is over")
+        except BaseException:
+            self._let_go(session_id)
+            raise
+        self._unfollow(session_id)
+        self.feed_of(session).lead(session_log.term)
+        if session_log.term > session.state.term:
+            self.takeovers += 1
+        session.journal.open(session_log)
+        if recover(session):
+            session.touch()
+        await session.journal.wait_published()
+        if session.journal.failure is not None:
+            raise session.journal.failure
+
+    async def _sweep(self) -> None:
+        """Take what nobody has, and see to what was sent and not answered."""
+        pause = min(SWEEP_SECONDS, self.cluster.lease_seconds / 4)
+        while True:
+            if not self.is_draining:
+                try:
+                    await self._take_orphans()
+                except StoreError as exc:
+                    log.warning("nobody looks for orphans", extra={"error": repr(exc)})
+            self.errands.send_again()
+            # Not all nodes at once.
+            await trio.sleep(pause * random.uniform(0.8, 1.2))
+
+    async def _take_orphans(self) -> None:
+        orphans = [*await self.cluster.list_orphans()]
+        random.shuffle(orphans)
+        for session_id in orphans:
+            if self.is_draining:
+                return
+            if (
+                session_id not in self._opening
+                and await self.claim(session_id) == self.cluster.node
+            ):
+                self.with_session(session_id, lambda _: None, lambda _: None, needs_write=True)
+
+    # -- letting go of a session -------------------------------------------------------------
+
+    def _let_go(self, session_id: str) -> None:
+        self.inbox.offers.pop(session_id, None)
+        if session_id in self.owned:
+            self.owned.discard(session_id)
+            self.cluster.release(session_id)
+
+    def lose(self, session_id: str) -> None:
+        self.owned.discard(session_id)
+        self._give_up(session_id, "its lease is over")
+
+    def _give_up(self, session_id: str, reason: str) -> None:
+        session = self.sessions.get(session_id)
+        if session is not None and session.journal.is_open:
+            session.journal.give_up(MovedError(f"{session_id} was given up: {reason}"))
+
+    def lose_readers(self, session: LiveSession) -> None:
+        """They go on following, as soon as it is known what the log has."""
+
+    def session_failed(self, session: LiveSession, exc: Exception) -> None:
+        session_id, feed = session.id, self.feed_of(session)
+        if isinstance(exc, FencedError) and not isinstance(exc, MovedError):
+            self.fenced += 1
+        self.running.discard(session)
+        if self.sessions.get(session_id) is session:
+            del self.sessions[session_id]
+            self.housekeeper.rest(session)
+        self._let_go(session_id)
+        self.turn_rests()
+        if feed.damage is None and feed.cursors:
+            self._carried[session_id] = feed
+
+            def failed(exc: Exception) -> None:
+                carried = self._carried.pop(session_id, None)
+                if carried is not None:
+                    carried.lose_all()
+
+            self.with_session(session_id, lambda _: None, failed)
+
+    def evict(self, session: LiveSession) -> None:
+        super().evict(session)
+        self._unfollow(session.id)
+        self._let_go(session.id)
+
+    def drop(self, session_id: str) -> None:
+        super().drop(session_id)
+        self._unfollow(session_id)
+        self._let_go(session_id)
+
+    # -- draining ----------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        super().drain()
+        for session in list(self.sessions.values()):
+            self._hand_over_soon(session)
+        self.turn_rests()
+
+    def turn_rests(self) -> None:
+        super().turn_rests()
+        if self.is_draining:
+            for session in list(self.running):
+                turn = session.turn
+                if turn is not None and not turn.is_suspended and session.can_suspend:
+                    session.stop_turn("the server drains")
+
+    def turn_ended(self, session: LiveSession) -> None:
+        super().turn_ended(session)
+        if self.is_draining:
+            self._hand_over_soon(session)
+
+    def _hand_over_soon(self, session: LiveSession) -> None:
+        """Let another node have a session as soon as nothing of it is under way here."""
+
+        async def hand_over() -> None:
+            await session.journal.wait_published()
+            if (
+                self.sessions.get(session.id) is session
+                and _rests(session.turn)
+                and not session.closing.has_begun
+                and session.journal.is_idle
+            ):
+                self._give_up(session.id, "the server drains")
+
+        if session.journal.is_open:
+            self.spawn_writer(hand_over)
+
+    async def leave(self) -> None:
+        await super().leave()
+        with trio.move_on_after(LEAVE_SECONDS):
+            await self.wait_written()
+        self._running.cancel(reason="the server ends")
+
+    # -- following ---------------------------------------------------------------------------
+
+    def feed_of(self, session: LiveSession) -> ClusterFeed:
+        """Give its feed, which is one of a cluster here."""
+        return cast("ClusterFeed", session.feed)
+
+    def make_feed(self, session_id: str) -> SessionFeed:
+        return ClusterFeed(
+            session_id,
+            cluster=self.cluster,
+            held=self.errands.held,
+            max_message_bytes=self.settings.max_message_bytes,
+            store=self.store,
+            flusher=self._flusher,
+            settings=self.settings,
+            stats=self.stats,
+            spawn=self.spawn_writer,
+        )
+
+    async def _follow(self, session: LiveSession) -> None:
+        feed = self.feed_of(session)
+        self._followed[session.id] = session
+
+        def mend() -> None:
+            async def again() -> None:
+                try:
+                    await self.cluster.follow(session.id, feed.state.seq)
+                except StoreError as exc:
+                    log.warning("a text has a gap", extra={"error": repr(exc)})
+
+            if self._followed.get(session.id) is session:
+                self.spawn_writer(again)
+
+        feed.on_gap = mend
+        await self.cluster.follow(session.id, feed.state.seq)
+        self._offer(feed)
+
+    def _unfollow(self, session_id: str) -> None:
+        if self._followed.pop(session_id, None) is not None:
+            self.cluster.unfollow(session_id)
+
+    def take_news(self, session_id: str, entries: Sequence[Entry], texts: Sequence[bytes]) -> None:
+        session = self._followed.get(session_id)
+        if session is None:
+            return
+        feed = self.feed_of(session)
+        term = feed.state.term
+        feed.take(entries, texts, session.state)
+        if feed.state.term != term:
+            self._offer(feed)  # another node has it now
+
+    def take_end(self, session_id: str) -> None:
+        session = self._followed.get(session_id)
+        self.drop(session_id)
+        if session is not None:
+            self.feed_of(session).call_waiting()
+            self.subscriptions.detach_all(session.feed, make_event(session_id, SessionDeleted()))
+
+    # -- what others tell --------------------------------------------------------------------
+
+    def take_item(self, session_id: str, item_id: str, payload: bytes) -> None:
+        self.inbox.take_item(session_id, item_id, payload)
+
+    def take_mail(self, payload: bytes) -> None:
+        answer = self.inbox.take_mail(payload)
+        if answer is not None:
+            self.errands.take_answer(answer)
+
+    def offered_tools(self, session: LiveSession) -> tuple[ClientTool, ...]:
+        tools = {tool.name: tool for tool in super().offered_tools(session)}
+        for offered in self.inbox.offers.get(session.id, {}).values():
+            for tool in offered:
+                tools.setdefault(tool.name, tool)
+        return tuple(tools.values())
+
+    def _offer(self, feed: SessionFeed) -> None:
+        """Tell the node that has a session of the tools that its subscribers here offer."""
+        session_id = feed.session_id
+        tools = self.subscriptions.offered_tools(feed)
+        if session_id in self._followed and (tools or session_id in self._offering):
+            (self._offering.add if tools else self._offering.discard)(session_id)
+            self.errands.route(Offer(self.cluster.node, unstructure(tools)), session_id)
+
+    def statistics(self) -> Mapping[str, Any]:
+        return {
+            "cluster": {
+                "node": self.cluster.node,
+                "owned": len(self.owned),
+                "followed": len(self._followed),
+                "takeovers": self.takeovers,
+                "forwarded": self.errands.forwarded,
+                "fenced": self.fenced,
+                **self.cluster.statistics(),
+            }
+        }
+
+
+def _rests(turn: RunningTurn | None) -> bool:
+    return turn is None or turn.is_dormant

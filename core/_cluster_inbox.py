@@ -1,0 +1,207 @@
+"""What a node carries out for others: the inboxes of the sessions that it has.
+
+An item stays in its inbox until its answer is on its way, so that whoever has the session next
+finds it there. Its key tells that one whether it was done.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import trio
+
+from ._cluster_wire import (
+    Answer,
+    GiveUp,
+    Item,
+    Offer,
+    Order,
+    read_command,
+    read_item,
+    read_mail,
+    write,
+)
+from ._command import Reply
+from ._failures import explain_refusal
+from .codec import decode_json, structure, unstructure
+from .errors import FencedError, InvalidRequestError, StoreError
+from .models import ClientTool
+
+if TYPE_CHECKING:
+    from ._cluster_host import ClusterHost
+    from ._feed import SessionFeed
+
+__all__ = ["Inbox"]
+
+log = logging.getLogger("trialogue.cluster")
+
+#: Between two tries to send an answer.
+AGAIN_SECONDS = 0.2
+
+
+class _RemoteReply(Reply):
+    """Where the answer of another node's command goes.
+
+    Attributes:
+        items: The items of the inbox that it answers.
+    """
+
+    def __init__(self, inbox: Inbox, session_id: str, order: Order) -> None:
+        self._inbox = inbox
+        self.session_id = session_id
+        self.order = order
+        self.items: list[str] = []
+        self.is_answered = False
+        self._abandon: Callable[[str], None] | None = None
+        self._reason: str | None = None
+
+    def give_up(self, reason: str | None) -> None:
+        """Nobody waits for it any more; with a reason, its work is given up, too."""
+        self.is_answered = True
+        self._reason = reason
+        self._inbox.forget(self)
+        abandon, self._abandon = self._abandon, None
+        if abandon is not None and reason is not None:
+            abandon(reason)
+
+    def when_abandoned(self, abandon: Callable[[str], None] | None) -> None:
+        if self._reason is not None and abandon is not None:
+            abandon(self._reason)
+        else:
+            self._abandon = abandon
+
+    def succeed(self, result: Any) -> bool:
+        self._answer(data=unstructure(result))
+        return True
+
+    def succeed_after(self, feed: SessionFeed, result: Any) -> None:
+        self.succeed(result)
+
+    def succeed_encoded(self, data: bytes) -> bool:
+        self._answer(data=decode_json(data))
+        return True
+
+    def fail(self, exc: Exception) -> None:
+        if isinstance(exc, FencedError):
+            # It stays in the inbox, for whoever has the session now.
+            self.is_answered = True
+            self._inbox.forget(self, is_done=False)
+        else:
+            self._answer(error=explain_refusal(exc, self.order.kind).to_wire())
+
+    def _answer(self, **what: Any) -> None:
+        if not self.is_answered:
+            self.is_answered = True
+            self._inbox.answer(self, Answer(self.order.number, **what))
+
+
+class Inbox:
+    """Of all sessions that one node has."""
+
+    def __init__(self, host: ClusterHost) -> None:
+        self._host = host
+        self._cluster = host.cluster
+        #: By who asked, and what that calls it.
+        self._open: dict[tuple[str, int], _RemoteReply] = {}
+        #: The tools that subscribers of other nodes offer, by session and node.
+        self.offers: dict[str, dict[str, tuple[ClientTool, ...]]] = {}
+
+    def take_item(self, session_id: str, item_id: str, payload: bytes) -> None:
+        """As `Member.take_item`."""
+        try:
+            item: Item = read_item(payload)
+            if isinstance(item, Order):
+                self._carry_out(session_id, item, item_id)
+                return
+            if isinstance(item, Offer):
+                tools = tuple(structure(tool, ClientTool) for tool in item.tools)
+                self.offers.setdefault(session_id, {})[item.node] = tools
+            else:
+                self._give_up(item)
+        except (msgspec.MsgspecError, InvalidRequestError, KeyError) as exc:
+            log.error("an inbox has what nobody can read", extra={"error": repr(exc)})
+        self._finish(session_id, [item_id])
+
+    def take_mail(self, payload: bytes) -> Answer | None:
+        """Carry out what another node asks of this one; give what is an answer back."""
+        mail = read_mail(payload)
+        if isinstance(mail, Answer):
+            return mail
+        if isinstance(mail, Order):
+            self._carry_out("", mail, None)
+        else:
+            self._give_up(mail)
+        return None
+
+    def _give_up(self, item: GiveUp) -> None:
+        reply = self._open.get((item.node, item.number))
+        if reply is not None:
+            reply.give_up(item.reason)
+
+    def _carry_out(self, session_id: str, order: Order, item_id: str | None) -> None:
+        name = order.node, order.number
+        reply = self._open.get(name)
+        is_new = reply is None
+        if reply is None:
+            reply = self._open[name] = _RemoteReply(self, session_id, order)
+        if item_id is not None:
+            reply.items.append(item_id)
+        if is_new:
+            command = read_command(order)
+            if session_id:
+                self._host.carry_out_here(session_id, command, reply)
+            else:
+                self._host.create_here(command, reply)
+
+    # -- answers -----------------------------------------------------------------------------
+
+    def forget(self, reply: _RemoteReply, *, is_done: bool = True) -> None:
+        """Be done with an order that nobody is answered."""
+        self._open.pop((reply.order.node, reply.order.number), None)
+        if is_done:
+            self._finish(reply.session_id, reply.items)
+
+    def answer(self, reply: _RemoteReply, answer: Answer) -> None:
+        """Send an answer to who asked, then take the order out of the inbox."""
+        self._open.pop((reply.order.node, reply.order.number), None)
+        node = reply.order.node
+
+        async def send() -> None:
+            # By now what it reports is published, too.
+            await trio.lowlevel.checkpoint()
+            session = self._host.sessions.get(reply.session_id)
+            answer.seq = 0 if session is None else session.feed.state.seq
+            await self._insist(lambda: self._cluster.post(node, write(answer)))
+            for item_id in reply.items:
+                await self._insist(
+                    lambda item_id=item_id: self._cluster.finish_item(reply.session_id, item_id)  # type: ignore[misc]
+                )
+
+        self._host.spawn_writer(send)
+
+    def _finish(self, session_id: str, item_ids: Sequence[str]) -> None:
+        async def finish() -> None:
+            for item_id in item_ids:
+                await self._insist(
+                    lambda item_id=item_id: self._cluster.finish_item(session_id, item_id)  # type: ignore[misc]
+                )
+
+        if item_ids:
+            self._host.spawn_writer(finish)
+
+    async def _insist(self, tell: Callable[[], Any]) -> None:
+        """Tell the engine something, again and again for the time of a lease.
+
+        After that somebody else sees to it.
+        """
+        with trio.move_on_after(self._cluster.lease_seconds):
+            while True:
+                try:
+                    await tell()
+                except StoreError:
+                    await trio.sleep(AGAIN_SECONDS)
+                else:
+                    return

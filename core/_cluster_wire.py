@@ -1,0 +1,149 @@
+"""What nodes write into inboxes and to each other. Pure: no trio, no clock.
+
+It is between servers of one version, or of two that follow each other: members may come, and those
+that are not known are passed over.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from . import methods
+from ._command import Command, KeyClaim
+from .codec import structure, unstructure
+from .errors import WireError, error_from_wire
+
+__all__ = [
+    "METHOD_NAMES",
+    "Answer",
+    "GiveUp",
+    "Item",
+    "Mail",
+    "Offer",
+    "Order",
+    "make_order",
+    "read_command",
+    "read_item",
+    "read_mail",
+    "write",
+]
+
+#: What may be asked of another node, by the class of its parameters.
+_PARAMS: Final[dict[str, type[Any]]] = {
+    cls.__name__: cls
+    for cls in (
+        *(params for params, _ in methods.METHODS.values()),
+        methods.ChildReport,
+        methods.ChildRaise,
+        methods.ChildSettle,
+        methods.ChildSpending,
+    )
+}
+#: The method that a class of parameters is of.
+METHOD_NAMES: Final[dict[type[Any], str]] = {
+    params: name for name, (params, _) in methods.METHODS.items()
+}
+
+
+class _Claim(msgspec.Struct):
+    key: str
+    method: str
+    fingerprint: str
+
+
+class Order(msgspec.Struct, tag="order"):
+    """A command that another node is to carry out.
+
+    Attributes:
+        node, number: Who asks, and what it calls this.
+        kind: The class of the parameters.
+        params: As on the wire.
+        principal: See `Command`.
+        claim: Its key: each order has one where it could have two effects.
+    """
+
+    node: str
+    number: int
+    kind: str
+    params: dict[str, Any]
+    principal: str | None = None
+    claim: _Claim | None = None
+
+
+class GiveUp(msgspec.Struct, tag="give up"):
+    """Nobody waits for the answer of an order any more.
+
+    Attributes:
+        reason: Why it was given up, so that its work can be; None if only its connection is gone.
+    """
+
+    node: str
+    number: int
+    reason: str | None = None
+
+
+class Offer(msgspec.Struct, tag="offer"):
+    """The tools that a node's subscribers offer to a session, in place of those before."""
+
+    node: str
+    tools: list[dict[str, Any]]
+
+
+class Answer(msgspec.Struct, tag="answer"):
+    """What became of an order.
+
+    Attributes:
+        seq: What was published of the session by then; 0 if there is nothing to wait for.
+        data: The result.
+        error: In its place.
+    """
+
+    number: int
+    seq: int = 0
+    data: Any = None
+    error: dict[str, Any] | None = None
+
+    @property
+    def failure(self) -> WireError | None:
+        """What to raise, if it is an error."""
+        return None if self.error is None else error_from_wire(self.error)
+
+
+Item: TypeAlias = Order | GiveUp | Offer
+Mail: TypeAlias = Answer | Order | GiveUp
+
+write: Final = msgspec.json.Encoder().encode
+read_item: Final = msgspec.json.Decoder(Item).decode
+read_mail: Final = msgspec.json.Decoder(Mail).decode
+
+
+def make_order(node: str, number: int, command: Command) -> Order:
+    """Write a command down."""
+    claim = command.claim
+    return Order(
+        node=node,
+        number=number,
+        kind=type(command.params).__name__,
+        params=unstructure(command.params),
+        principal=command.principal,
+        claim=None if claim is None else _Claim(claim.key, claim.method, claim.fingerprint),
+    )
+
+
+def read_command(order: Order) -> Command:
+    """Make the command again.
+
+    Raises:
+        InvalidRequestError: A later version wrote it.
+        KeyError: Likewise.
+    """
+    claim = order.claim
+    return Command(
+        params=structure(order.params, _PARAMS[order.kind]),
+        principal=order.principal,
+        claim=None
+        if claim is None
+        else KeyClaim(key=claim.key, method=claim.method, fingerprint=claim.fingerprint),
+    )

@@ -1,0 +1,206 @@
+"""What the nodes of a cluster share, in memory: logs, leases, inboxes, mail and texts.
+
+Each method is one step, as a script of a real engine is: nothing comes in between.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Sequence
+
+import attrs
+import trio
+
+from ..core.errors import FencedError, SessionNotFoundError, StoreError
+from ..core.log import Entry, Note, Recollection, Summary
+from ..stores.memory import MemoryStore
+
+__all__ = ["Lease", "SharedEngineState", "Text"]
+
+
+@attrs.frozen
+class Lease:
+    """That a node has a session until a time of the engine's clock."""
+
+    node: str
+    until: float
+
+
+@attrs.frozen
+class Text:
+    """Something published: its place in the order of all, when, and what."""
+
+    number: int
+    at: float
+    payload: bytes
+
+
+class SharedEngineState:
+    """The engine.
+
+    Args:
+        lease_seconds: How long a node has a session that it does not renew.
+        fencing: Without it, whoever had a session may still write: the control of a campaign.
+
+    Attributes:
+        memory: Logs and lists.
+        place_on: The node that new sessions are made on; None is the one that is asked.
+        loses: Asked of what was sent and what was posted, whether its answer is lost, or it.
+        fenced: Appends that were refused, by node.
+    """
+
+    def __init__(self, *, lease_seconds: float = 10.0, fencing: bool = True) -> None:
+        self.lease_seconds = lease_seconds
+        self.memory = MemoryStore()
+        self.place_on: str | None = None
+        self.loses: Callable[[str, bytes], bool] = lambda _what, _payload: False
+        self.fenced: Counter[str] = Counter()
+        self.leases: dict[str, Lease] = {}
+        self.inboxes: defaultdict[str, dict[str, bytes]] = defaultdict(dict)
+        self.mail: defaultdict[str, deque[bytes]] = defaultdict(deque)
+        self.texts: defaultdict[str, list[Text]] = defaultdict(list)
+        self.created: dict[tuple[str | None, str], str] = {}
+        #: The entries of what was deleted, for those who follow it.
+        self.graves: dict[str, Sequence[Entry]] = {}
+        self.changed = trio.Event()
+        self._fencing = fencing
+        #: Who took each session last, and in which term.
+        self._terms: dict[str, tuple[str, int]] = {}
+        self._notes: defaultdict[str, list[Note]] = defaultdict(list)
+        self._numbers = itertools.count(1)
+        self._open: set[str] = set()
+
+    def touch(self) -> None:
+        """Wake who waits for something new."""
+        changed, self.changed = self.changed, trio.Event()
+        changed.set()
+
+    # -- logs ----------------------------------------------------------------------------------
+
+    def entries(self, session_id: str) -> list[Entry] | None:
+        """Give a session's log, None if there is no such session."""
+        return self.memory.entries(session_id)
+
+    def take(self, session_id: str, node: str) -> int:
+        """Give a node the right to write, in the next term unless it has had it last."""
+        if self.entries(session_id) is None:
+            raise SessionNotFoundError(f"Session not found: {session_id}")
+        holder, term = self._terms[session_id]
+        if holder != node:
+            term += 1
+            self._terms[session_id] = node, term
+        return term
+
+    def append(
+        self, session_id: str, node: str, term: int, batch: Sequence[Entry], summary: Summary
+    ) -> None:
+        """Append, unless somebody has taken the session in a later term.
+
+        Raises:
+            FencedError: Somebody has.
+            StoreError: There is no such session any more, or one already.
+        """
+        known = self.entries(session_id)
+        is_new = batch[0].seq == 1
+        if not is_new and known is None:
+            raise StoreError(f"the session {session_id} was deleted")
+        if is_new:
+            self._terms.setdefault(session_id, (node, term))
+        if self._fencing and self._terms[session_id] != (node, term):
+            self.fenced[node] += 1
+            raise FencedError(f"{session_id} is {self._terms[session_id][0]}'s")
+        if known is not None and not self._fencing:
+            known.extend(batch)  # whatever comes of it
+        else:
+            self.memory.keep(session_id, known, batch, summary)
+        (self._open.add if summary.has_open_work else self._open.discard)(session_id)
+        if is_new and summary.created_key is not None:
+            self.created[summary.owner, summary.created_key] = session_id
+        self.touch()
+
+    def note(self, session_id: str, term: int, note: Note) -> None:
+        """Keep a note, unless somebody has taken the session."""
+        if self._terms.get(session_id, ("", 0))[1] != term:
+            return
+        if note.type == "snapshot":
+            self._notes[session_id].clear()
+        self._notes[session_id].append(note)
+
+    def recall(self, session_id: str) -> Recollection:
+        """As `SessionStore.recall`."""
+        notes = self._notes[session_id]
+        first = notes[0] if notes and notes[0].type == "snapshot" else None
+        return Recollection(
+            snapshot=first, partials=[note for note in notes if note.type == "partial"]
+        )
+
+    async def delete(self, session_id: str) -> bool:
+        """Remove a session, and all that is kept of it."""
+        entries = self.entries(session_id)
+        if entries is not None:
+            self.graves[session_id] = list(entries)
+        for kept in (self.leases, self.inboxes, self._notes, self._terms):
+            kept.pop(session_id, None)  # type: ignore[attr-defined]
+        self._open.discard(session_id)
+        existed = await self.memory.delete(session_id)
+        self.touch()
+        return existed
+
+    # -- leases --------------------------------------------------------------------------------
+
+    def holder(self, session_id: str) -> str | None:
+        """Name the node that has a session, if one has."""
+        lease = self.leases.get(session_id)
+        return lease.node if lease is not None and lease.until > trio.current_time() else None
+
+    def claim(self, session_id: str, node: str) -> str:
+        """Give a session to a node if nobody has it, and name who has."""
+        holder = self.holder(session_id)
+        if holder is None or holder == node:
+            self.leases[session_id] = Lease(node, trio.current_time() + self.lease_seconds)
+            holder = node
+        return holder
+
+    def release(self, session_id: str, node: str) -> None:
+        """Let go of a session that a node has."""
+        lease = self.leases.get(session_id)
+        if lease is not None and lease.node == node:
+            del self.leases[session_id]
+            self.touch()
+
+    def leased(self) -> list[str]:
+        """Name the sessions that some node has."""
+        return [session_id for session_id in self.leases if self.holder(session_id) is not None]
+
+    def list_orphans(self) -> list[str]:
+        """Name the sessions that no node has, and that somebody has to see to."""
+        found = {session_id for session_id, items in self.inboxes.items() if items}
+        found |= self._open
+        return sorted(session_id for session_id in found if self.holder(session_id) is None)
+
+    # -- inboxes, mail, texts --------------------------------------------------------------------
+
+    def send(self, session_id: str, payload: bytes) -> str | None:
+        """Put something into an inbox, if a node has that session."""
+        holder = self.holder(session_id)
+        if holder is not None:
+            self.inboxes[session_id][str(next(self._numbers))] = payload
+            self.touch()
+        return holder
+
+    def post(self, node: str, payload: bytes) -> None:
+        """Put something into a node's mail."""
+        self.mail[node].append(payload)
+        self.touch()
+
+    def publish(self, session_id: str, payloads: Sequence[bytes]) -> None:
+        """Put texts behind those published before."""
+        now = trio.current_time()
+        self.texts[session_id] += [Text(next(self._numbers), now, text) for text in payloads]
+        self.touch()
+
+    def trim(self, session_id: str) -> None:
+        """Drop texts that everybody has seen who follows within the time of a lease."""
+        before = trio.current_time() - self.lease_seconds
+        self.texts[session_id] = [text for text in self.texts[session_id] if text.at >= before]
