@@ -57,7 +57,9 @@ class Errand(Reply):
     Attributes:
         number: What it is called where it was sent.
         sent_at: When it was last sent to another node; None if it never was.
-        holds: It holds back what its connection is sent of the session.
+        times: How often it was sent.
+        held: The feed that it holds back.
+        then: What comes behind it.
     """
 
     def __init__(self, desk: ErrandDesk, session_id: str, command: Command, reply: Reply) -> None:
@@ -67,7 +69,9 @@ class Errand(Reply):
         self.reply = reply
         self.number = 0
         self.sent_at: float | None = None
-        self.holds = False
+        self.times = 0
+        self.held: ClusterFeed | None = None
+        self.then: list[Callable[[], object]] = []
 
     @property
     def is_answered(self) -> bool:  # type: ignore[override]
@@ -123,9 +127,9 @@ class Errand(Reply):
         elif (
             isinstance(exc, SessionNotFoundError)
             and isinstance(self.command.params, SessionDelete)
-            and self.sent_at is not None
+            and self.times > 1
         ):
-            self.reply.succeed(Empty())  # by whom it was sent to before
+            self.reply.succeed(Empty())  # by whoever it was sent to before
         else:
             self.reply.fail(exc)
 
@@ -134,7 +138,6 @@ class ErrandDesk:
     """Sends the commands of one node.
 
     Attributes:
-        held: How many errands hold back what a connection is sent of a session.
         forwarded: How many commands were sent to other nodes.
     """
 
@@ -143,16 +146,33 @@ class ErrandDesk:
         self._cluster = host.cluster
         self._number = 0
         self.forwarded = 0
-        self.held: Counter[tuple[str, Connection]] = Counter()
         #: Sent to others and not answered, by number.
         self._pending: dict[int, Errand] = {}
         #: Those of them that others of the same session must not overtake, by session.
         self._unsettled: Counter[str] = Counter()
         self._queues: dict[str, deque[Errand | Offer]] = {}
+        #: The last command of a connection to a session that is on its way.
+        self._last: dict[tuple[str, Connection], Errand] = {}
 
     def submit(self, session_id: str, command: Command, reply: Reply) -> None:
         """As `SessionHost.submit`, for what writes."""
-        self.route(Errand(self, session_id, command, reply))
+        errand = Errand(self, session_id, command, reply)
+        self.route(errand)
+        connection = command.connection
+        if connection is not None and not errand.waits and self._is_on_way(errand):
+            self._last[session_id, connection] = errand
+
+    def after_others(self, session_id: str, command: Command, call: Callable[[], object]) -> None:
+        """Call once what its connection has asked of a session before has taken effect."""
+        connection = command.connection
+        last = None if connection is None else self._last.get((session_id, connection))
+        if last is None:
+            call()
+        else:
+            last.then.append(call)
+
+    def _is_on_way(self, errand: Errand) -> bool:
+        return errand.number in self._pending or errand in self._queues.get(errand.session_id, ())
 
     def create(self, command: Command, reply: Reply, node: str) -> None:
         """Have another node create a session."""
@@ -198,8 +218,8 @@ class ErrandDesk:
                     await self._bring_one(errand)
             except Exception as exc:  # noqa: BLE001 - ends this request
                 if isinstance(errand, Errand):
-                    self._settle(errand)
                     errand.reply.fail(exc)
+                    self._settle(errand)
             queue.popleft()
         del self._queues[session_id]
 
@@ -208,9 +228,12 @@ class ErrandDesk:
         await trio.lowlevel.checkpoint()
         while not (errand.is_answered and errand.sent_at is None):
             if host.has(session_id) and not self._unsettled[session_id]:
-                self._settle(errand)
                 host.carry_out(errand)
+                self._settle(errand)
                 return
+            if isinstance(errand.command.params, MessageStream):
+                # What comes of it is kept from here on.
+                await host.wait_loaded(session_id)
             if await self._forward(errand, partial(self._cluster.send, session_id)):
                 return
             if await host.claim(session_id) != self._cluster.node:
@@ -220,6 +243,7 @@ class ErrandDesk:
         """Send an errand to another node. Returns False if nobody has its session."""
         errand.claim()
         is_again = errand.sent_at is not None
+        errand.times += 1
         if not is_again:
             self._number += 1
             errand.number = self._number
@@ -303,63 +327,60 @@ class ErrandDesk:
         if session is None:
             self._answer(errand, answer, None)
         else:
-            feed = self._host.feed_of(session)
-            feed.when_at(answer.seq, lambda: self._answer(errand, answer, session))
+            self._host.feed_of(session).when_known(
+                answer.seq,
+                lambda: self._answer(errand, answer, session),
+                is_published=not errand.is_answered_first,
+            )
 
     def _answer(self, errand: Errand, answer: Answer, session: LiveSession | None) -> None:
         if errand.number not in self._pending:
             return
-        reply, command, failure = errand.reply, errand.command, answer.failure
+        reply, failure = errand.reply, answer.failure
         if failure is not None:
             errand.fail(failure)
-        elif errand.is_answered_first or session is None:
+        elif session is None:
             reply.succeed(answer.data)
-            if (
-                isinstance(command.params, MessageStream)
-                and command.connection is not None
-                and session is not None
-            ):
-                result = structure(answer.data, MessageSendResult)
-                before = Position.parse(result.position).seq - 1
-                self._settle(errand)
-                self._host.attach_here(session, command.connection, after=before)
+        elif errand.is_answered_first:
+            self._answer_first(errand, answer.data, session)
         else:
             reply.succeed_after(session.feed, answer.data)
         self._settle(errand)
 
+    def _answer_first(self, errand: Errand, data: Any, session: LiveSession) -> None:
+        connection, feed = errand.command.connection, self._host.feed_of(session)
+        seq = Position.parse(structure(data, MessageSendResult).position).seq
+        if not errand.reply.succeed(data):
+            return
+        if connection is not None and isinstance(errand.command.params, MessageStream):
+            feed.advance_to(seq - 1)
+            self._host.attach_here(session, connection, after=seq - 1)
+        feed.advance_to(seq)
+
     # -- who is answered first -----------------------------------------------------------------
 
     def _hold(self, errand: Errand) -> None:
-        connection = errand.command.connection
-        if not errand.is_answered_first or connection is None:
-            return
-        errand.holds = True
-        self.held[errand.session_id, connection] += 1
-        feed = self._feed(errand.session_id)
-        if feed is not None:
-            feed.hold(connection)
+        """Let nobody here see what comes of an errand before it is answered (PROTOCOL §2.2)."""
+        session = self._host.sessions.get(errand.session_id)
+        if errand.is_answered_first and session is not None:
+            errand.held = self._host.feed_of(session)
+            errand.held.hold()
 
     def _settle(self, errand: Errand) -> None:
         """Be done with an errand, here or altogether."""
-        if self._pending.pop(errand.number, None) is None:
-            return
-        if not errand.waits:
-            self._unsettled[errand.session_id] -= 1
-            if not self._unsettled[errand.session_id]:
-                del self._unsettled[errand.session_id]
-        if not errand.holds:
-            return
-        errand.holds = False
+        if self._pending.pop(errand.number, None) is not None:
+            if not errand.waits:
+                self._unsettled[errand.session_id] -= 1
+                if not self._unsettled[errand.session_id]:
+                    del self._unsettled[errand.session_id]
+            held, errand.held = errand.held, None
+            if held is not None:
+                held.release()
         connection = errand.command.connection
-        assert connection is not None
-        key = errand.session_id, connection
-        self.held[key] -= 1
-        if not self.held[key]:
-            del self.held[key]
-            feed = self._feed(errand.session_id)
-            if feed is not None:
-                feed.let_go(connection)
-
-    def _feed(self, session_id: str) -> ClusterFeed | None:
-        session = self._host.sessions.get(session_id)
-        return None if session is None else self._host.feed_of(session)
+        if connection is not None:
+            key = errand.session_id, connection
+            if self._last.get(key) is errand:
+                del self._last[key]
+        then, errand.then = errand.then, []
+        for call in then:
+            call()

@@ -6,8 +6,9 @@ make of that, and of the log, what the owner published, in the same order.
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -16,13 +17,11 @@ import trio
 from ._feed import SessionFeed
 from ._frame import Frame
 from ._text import LiveMessage
-from .abc import Cluster, Connection
+from .abc import Cluster
 from .events import MessageCompleted, MessageStarted
 from .log import Entry
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Mapping
-
     from ._state import SessionState
 
 __all__ = ["ClusterFeed"]
@@ -64,7 +63,6 @@ class ClusterFeed(SessionFeed):
 
     Args:
         cluster: Where the others are.
-        held: The connections that are answered first, by session.
         max_message_bytes: Of a message's text.
     """
 
@@ -73,13 +71,11 @@ class ClusterFeed(SessionFeed):
         session_id: str,
         *,
         cluster: Cluster,
-        held: Container[tuple[str, Connection]],
         max_message_bytes: int,
         **more: Any,
     ) -> None:
         super().__init__(session_id, **more)
         self._cluster = cluster
-        self._held = held
         self._max_message_bytes = max_message_bytes
         #: That this node writes the session in; None while it follows.
         self._own_term: int | None = None
@@ -87,7 +83,10 @@ class ClusterFeed(SessionFeed):
         #: The term and number of the last text that was shown.
         self._shown = (0, 0)
         self._texts: deque[_Text] = deque()
-        self._waiting: list[tuple[int, Callable[[], object]]] = []
+        #: What the log has that is not published here yet, for somebody is answered first.
+        self._entries: deque[Entry] = deque()
+        self._holds = 0
+        self._waiting: list[tuple[int, Callable[[], object], bool]] = []
         self._mended_at = -MEND_SECONDS
         #: Called where a piece of a text is missing: the texts are to be told again.
         self.on_gap: Callable[[], None] | None = None
@@ -96,6 +95,7 @@ class ClusterFeed(SessionFeed):
 
     def lead(self, term: int) -> None:
         """Tell the others from here on: this node writes the session."""
+        self._advance()
         self._own_term = term
         self._number = 0
         self._texts.clear()
@@ -143,6 +143,7 @@ class ClusterFeed(SessionFeed):
             self._shown = (self._own_term, self._number)
         self._own_term = None
         self.text_marks = None
+        self._entries.clear()
         self._texts.clear()
         live, self.live = self.live, {}
         for message, _ in self.state.in_progress.values():
@@ -162,23 +163,52 @@ class ClusterFeed(SessionFeed):
             self.session_id, message_id, turn_id, role, kind, max_bytes=self._max_message_bytes
         )
 
+    @property
+    def known_seq(self) -> int:
+        """The last seq that this node knows of, though it may not be published yet."""
+        return self._entries[-1].seq if self._entries else self.state.seq
+
     def take(self, entries: Sequence[Entry], texts: Sequence[bytes], state: SessionState) -> None:
         """Publish what the log has got, and what its owner has published.
 
         Args:
             entries: Those that are known already are passed over.
             texts: See `Cluster.publish`.
-            state: What decisions read: it is to be where this is.
+            state: What decisions read: it is to be where the log is.
         """
         self._texts.extend(map(_decode, texts))
         for entry in entries:
             if entry.seq > state.seq:
                 state.apply(entry)
-            if entry.seq > self.state.seq:
-                self._show_texts()
-                self._follow_entry(entry)
+            if entry.seq > self.known_seq:
+                self._entries.append(entry)
+        if not self._holds:
+            self._advance()
+        if self._waiting:
+            self._call_waiting()
+
+    def _advance(self, limit: float = math.inf) -> None:
+        """Publish what is known, up to a seq."""
+        while self._entries and self._entries[0].seq <= limit:
+            self._show_texts()
+            self._follow_entry(self._entries.popleft())
         self._show_texts()
         self.publish_text()
+
+    def hold(self) -> None:
+        """Publish nothing until `release`: somebody is to be answered first."""
+        self._holds += 1
+
+    def advance_to(self, seq: int) -> None:
+        """Publish what is known up to a seq, although somebody is to be answered first."""
+        if self._own_term is None:
+            self._advance(seq)
+
+    def release(self) -> None:
+        """Undo one `hold`."""
+        self._holds -= 1
+        if not self._holds and self._own_term is None:
+            self._advance()
 
     def _follow_entry(self, entry: Entry) -> None:
         body = entry.body if entry.event in ("message.started", "message.completed") else None
@@ -217,39 +247,25 @@ class ClusterFeed(SessionFeed):
             return
         live.write(text.text[live.length - text.offset :])
 
-    def when_at(self, seq: int, call: Callable[[], object]) -> None:
-        """Call once everything up to a seq is published, at once if it is."""
-        if seq <= self.state.seq:
+    def when_known(self, seq: int, call: Callable[[], object], *, is_published: bool) -> None:
+        """Call once everything up to a seq is known here, or published, at once if it is."""
+        if seq <= (self.state.seq if is_published else self.known_seq):
             call()
         else:
-            self._waiting.append((seq, call))
+            self._waiting.append((seq, call, is_published))
 
     def call_waiting(self) -> None:
         """Call whoever waits, whatever is published: no more will be."""
         waiting, self._waiting = self._waiting, []
-        for _, call in waiting:
+        for _, call, _ in waiting:
             call()
 
     def _call_waiting(self) -> None:
-        due = [call for seq, call in self._waiting if seq <= self.state.seq]
-        if due:
-            self._waiting = [item for item in self._waiting if item[0] > self.state.seq]
-            for call in due:
-                call()
-
-    # -- who is answered first -----------------------------------------------------------------
-
-    def is_held(self, connection: Connection) -> bool:
-        return (self.session_id, connection) in self._held
-
-    def hold(self, connection: Connection) -> None:
-        """Send a connection nothing until `let_go`: it is to be answered first."""
-        cursor = self.cursors.get(connection)
-        if cursor is not None and not cursor.is_behind:
-            self.leave(cursor)
-
-    def let_go(self, connection: Connection) -> None:
-        """Send a connection what it was not sent meanwhile."""
-        cursor = self.cursors.get(connection)
-        if cursor is not None:
-            cursor.pump()
+        known, published = self.known_seq, self.state.seq
+        due, waiting = [], []
+        for item in self._waiting:
+            is_due = item[0] <= (published if item[2] else known)
+            (due if is_due else waiting).append(item)
+        self._waiting = waiting
+        for _, call, _ in due:
+            call()

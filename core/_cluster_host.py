@@ -88,7 +88,9 @@ class ClusterHost(LocalHost, Member):
     def submit(self, session_id: str, command: Command, reply: Reply) -> None:
         params = command.params
         if type(params) in READS:
-            super().submit(session_id, command, reply)
+            self.errands.after_others(
+                session_id, command, lambda: self.carry_out_here(session_id, command, reply)
+            )
             return
         try:
             if isinstance(params, MessageStream) and command.connection is not None:
@@ -136,6 +138,24 @@ class ClusterHost(LocalHost, Member):
             return session
         return None
 
+    async def wait_loaded(self, session_id: str) -> None:
+        """Wait until a session is here to be read.
+
+        Raises:
+            SessionNotFoundError: There is none.
+        """
+        failures: list[Exception] = []
+        done = trio.Event()
+
+        def failed(exc: Exception) -> None:
+            failures.append(exc)
+            done.set()
+
+        self.with_session(session_id, lambda _: done.set(), failed)
+        await done.wait()
+        if failures:
+            raise failures[0]
+
     # -- taking a session --------------------------------------------------------------------
 
     async def claim(self, session_id: str) -> str:
@@ -182,7 +202,7 @@ class ClusterHost(LocalHost, Member):
     async def _catch_up(self, session: LiveSession) -> None:
         """Publish what the log has by now."""
         feed = self.feed_of(session)
-        while page := await self.store.read(session.id, feed.state.seq, PAGE_ENTRIES):
+        while page := await self.store.read(session.id, feed.known_seq, PAGE_ENTRIES):
             feed.take(page, (), session.state)
 
     async def _take_over(self, session: LiveSession) -> None:
@@ -340,7 +360,6 @@ class ClusterHost(LocalHost, Member):
         return ClusterFeed(
             session_id,
             cluster=self.cluster,
-            held=self.errands.held,
             max_message_bytes=self.settings.max_message_bytes,
             store=self.store,
             flusher=self._flusher,
@@ -356,7 +375,7 @@ class ClusterHost(LocalHost, Member):
         def mend() -> None:
             async def again() -> None:
                 try:
-                    await self.cluster.follow(session.id, feed.state.seq)
+                    await self.cluster.follow(session.id, feed.known_seq)
                 except StoreError as exc:
                     log.warning("a text has a gap", extra={"error": repr(exc)})
 

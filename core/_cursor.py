@@ -93,8 +93,6 @@ class Cursor:
         if self.is_gone or self._is_paging or self._is_waiting or not self.is_behind:
             return
         feed, connection = self.feed, self.connection
-        if feed.is_held(connection):
-            return
         room = min(PUMP_BYTES, feed.high_water_bytes - connection.outbound_bytes)
         if room <= 0:
             self._wait()
@@ -176,8 +174,6 @@ class Cursor:
             feed.lose(self)
             return
         connection = self.connection
-        if feed.is_held(connection):
-            return
         for entry in page:
             if connection.outbound_bytes >= feed.high_water_bytes:
                 break

@@ -186,16 +186,6 @@ class SessionFeed:
                 del self._current[cursor]
                 cursor.fall_behind(next_seq)
 
-    def leave(self, cursor: Cursor) -> None:
-        """Let an up-to-date cursor fall behind from here on."""
-        self.publish_text()
-        del self._current[cursor]
-        cursor.fall_behind(self.state.seq + 1)
-
-    def is_held(self, connection: Connection) -> bool:
-        """Whether a connection is to be sent nothing now, since it is answered first."""
-        return False
-
     def _remember(self, entry: Entry) -> None:
         self._tail.append(entry)
         self._tail_bytes += len(entry.data)

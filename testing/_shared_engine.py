@@ -169,9 +169,11 @@ class SharedEngineState:
             del self.leases[session_id]
             self.touch()
 
-    def leased(self) -> list[str]:
-        """Name the sessions that some node has."""
-        return [session_id for session_id in self.leases if self.holder(session_id) is not None]
+    def leased_by_others(self, node: str) -> list[str]:
+        """Name the sessions that other nodes have."""
+        return [
+            session_id for session_id in self.leases if self.holder(session_id) not in (None, node)
+        ]
 
     def list_orphans(self) -> list[str]:
         """Name the sessions that no node has, and that somebody has to see to."""

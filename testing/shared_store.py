@@ -155,7 +155,7 @@ class SharedStore(SessionStore):
             keep=keep,
             older_seconds=older_seconds,
             keep_bytes=keep_bytes,
-            protect={*protect, *self.engine.leased()},
+            protect={*protect, *self.engine.leased_by_others(self.cluster.node)},
         )
 
     # -- reading -------------------------------------------------------------------------------

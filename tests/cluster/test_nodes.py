@@ -32,17 +32,17 @@ async def open_two(engine: SharedEngine) -> AsyncGenerator[tuple[Server, Server]
 async def test_other_node_serves_a_session(autojump_clock: MockClock) -> None:
     """Our choice: whatever a session is asked for, it can be asked of any node."""
     engine = SharedEngine(lease_seconds=1)
-    async with open_two(engine) as (a, b):
-        async with (
-            open_peer(a.endpoints[0], patience=30) as first,
-            open_peer(b.endpoints[0], patience=30) as second,
-        ):
-            session = await first.call("session.create")
-            session_id = session["id"]
-            await second.call("session.subscribe", sessionId=session_id, after="0-0")
-            sent = await second.call("message.send", sessionId=session_id, content="count")
-            events = await second.read_until(session_id, "turn.ended")
-            listed = await first.call("message.list", sessionId=session_id)
-            print([e["type"] for e in events], sent)
-            assert listed["messages"][-1]["content"] == "".join(f"{n} " for n in range(10))
-            print(a.stats()["cluster"], b.stats()["cluster"])
+    async with (
+        open_two(engine) as (a, b),
+        open_peer(a.endpoints[0], patience=30) as first,
+        open_peer(b.endpoints[0], patience=30) as second,
+    ):
+        session = await first.call("session.create")
+        session_id = session["id"]
+        await second.call("session.subscribe", sessionId=session_id, after="0-0")
+        sent = await second.call("message.send", sessionId=session_id, content="count")
+        events = await second.read_until(session_id, "turn.ended")
+        listed = await first.call("message.list", sessionId=session_id)
+        print([e["type"] for e in events], sent)
+        assert listed["messages"][-1]["content"] == "".join(f"{n} " for n in range(10))
+        print(a.stats()["cluster"], b.stats()["cluster"])

@@ -1,5 +1,6 @@
 """The server over every transport, for tests that are the same on all of them."""
 
+import re
 import ssl
 from collections.abc import Callable
 from typing import Any, Final
@@ -9,7 +10,45 @@ import trustme
 
 from trialogue.testing.transport_kit import Connect
 
+from ._two_nodes import ConnectToOther
+
 TRANSPORTS: Final[tuple[str, ...]] = ("loopback", "tcp", "unix", "tcps", "ws", "wss", "http")
+
+#: Loopback, to a node of two that has no session itself: commands go to the other, events come
+#: from the log. What a connection is, is the same there, so it runs where sessions matter.
+OTHER_NODE: Final = "loopback@two"
+OTHER_NODE_IN: Final = {
+    "test_asks",
+    "test_budgets",
+    "test_children",
+    "test_client_tools",
+    "test_compacting",
+    "test_connection",
+    "test_envelope",
+    "test_events",
+    "test_idempotency",
+    "test_identity",
+    "test_limits",
+    "test_messages",
+    "test_options",
+    "test_sessions",
+    "test_sizes",
+    "test_testing",
+    "test_turns",
+}
+#: Test → why it is not so from another node.
+NOT_FROM_OTHER_NODE: Final[dict[str, str]] = {
+    "test_agent_sees_the_tools_that_subscribers_offer_now": "the owner is told of tools soon",
+    "test_hello_announces_every_limit_of_the_connection": "those of a store in memory",
+    "test_number_and_its_digits_are_two_ids": "two sessions' commands have no order",
+    "test_message_in_progress_is_listed_with_its_text_so_far": "its text is told soon",
+    "test_queued_input_does_not_start_in_a_drain": "it does on the other node",
+    "test_server_that_ends_closes_each_connection_after_its_last_events": "its turns go on",
+    "test_every_request_is_answered_before_the_goodbye": "its turns go on",
+    "test_session_above_max_sessions_is_refused": "each node counts its own",
+    "test_health_counts_what_there_is": "each node counts its own",
+    "test_stats_are_counters": "each node counts its own",
+}
 
 #: Test → transports that cannot promise what it tests, and why.
 CANNOT: Final[dict[str, tuple[str, str]]] = {
@@ -106,10 +145,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         module = metafunc.definition.path.stem
         if module in BOTH_DRIVERS or test in BOTH_DRIVERS_TOO:
             transports += OTHER_DRIVER
-        names = [name for name in transports if name.partition("+")[0] not in cannot.split()]
+        if module in OTHER_NODE_IN and test not in NOT_FROM_OTHER_NODE:
+            transports += (OTHER_NODE,)
+        names = [name for name in transports if re.split("[+@]", name)[0] not in cannot.split()]
         # A request over HTTP costs ten times what it does elsewhere, byte by byte a hundred: that is
         # left to the kit's own conversation, once.
-        dribbled = [name for name in names if name != "http" and test in DRIBBLED]
+        whole = {OTHER_NODE, "http"}
+        dribbled = [name for name in names if name not in whole and test in DRIBBLED]
         only = {name for name in names if module not in SOME_MODULES.get(name, {module})}
         metafunc.parametrize(
             "connect",
@@ -139,6 +181,8 @@ def make_connect(tls: tuple[Any, Any], request: pytest.FixtureRequest) -> Callab
     """Make a `Connect` of a transport's name."""
 
     def make(name: str, *, dribble: bool = False) -> Connect:
+        if name == OTHER_NODE:
+            return ConnectToOther()
         name, _, driver = name.partition("+")
         url = "loopback://" if name == "loopback" else f"{name}://127.0.0.1:0"
         if name == "unix":
