@@ -63,7 +63,10 @@ class Member(ABC):
 
     @abstractmethod
     def take_end(self, session_id: str) -> None:
-        """A session that this node follows was deleted. All of its entries were told before."""
+        """A session that this node follows was deleted. All of its entries were told before.
+
+        The store goes on giving them to who reads them, for as long as a lease.
+        """
 
 
 class Cluster(ABC):

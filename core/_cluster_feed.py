@@ -35,9 +35,9 @@ class _Text(msgspec.Struct, omit_defaults=True, gc=False):
 
     Attributes:
         term: Of the owner.
-        number: Of its texts of this session, in this term: from 1.
-        after: The last seq that was published before it.
-        name: Of a transient event.
+        after: The seq that is published before it.
+        number: Of a transient event, among those of this session and term: from 1.
+        name: What it is called.
         frame: Its payload.
         message_id: Of a delta.
         offset: Where it begins.
@@ -45,8 +45,8 @@ class _Text(msgspec.Struct, omit_defaults=True, gc=False):
     """
 
     term: int
-    number: int
     after: int
+    number: int = 0
     name: str = ""
     frame: str = ""
     message_id: str = ""
@@ -80,8 +80,11 @@ class ClusterFeed(SessionFeed):
         #: That this node writes the session in; None while it follows.
         self._own_term: int | None = None
         self._number = 0
-        #: The term and number of the last text that was shown.
+        #: The term and number of the last transient event that was shown.
         self._shown = (0, 0)
+        #: Told to the others before they are published: by then later entries may be in the log.
+        self._announced: set[Frame] = set()
+        #: In the order in which they come between the entries.
         self._texts: deque[_Text] = deque()
         #: What the log has that is not published here yet, for somebody is answered first.
         self._entries: deque[Entry] = deque()
@@ -115,19 +118,31 @@ class ClusterFeed(SessionFeed):
 
     def publish_transient(self, frame: Frame) -> None:
         super().publish_transient(frame)
+        if frame in self._announced:
+            self._announced.discard(frame)
+        elif self._own_term is not None:
+            self._tell_event(frame, self.state.seq)
+
+    def announce(self, frame: Frame, after: int) -> None:
         if self._own_term is not None:
-            self._tell(name=frame.event or "", frame=frame.payload.decode())
+            self._announced.add(frame)
+            self._tell_event(frame, after)
+
+    def _tell_event(self, frame: Frame, after: int) -> None:
+        self._number += 1
+        payload = frame.payload.decode()
+        self._tell(after, number=self._number, name=frame.event or "", frame=payload)
 
     def _publish_delta(self, message: LiveMessage, end: int) -> None:
         start = message.published
         super()._publish_delta(message, end)
         if self._own_term is not None:
-            self._tell(message_id=message.id, offset=start, text=message.slice(start, end))
+            text = message.slice(start, end)
+            self._tell(self.state.seq, message_id=message.id, offset=start, text=text)
 
-    def _tell(self, **what: Any) -> None:
+    def _tell(self, after: int, **what: Any) -> None:
         assert self._own_term is not None
-        self._number += 1
-        text = _Text(term=self._own_term, number=self._number, after=self.state.seq, **what)
+        text = _Text(term=self._own_term, after=after, **what)
         self._cluster.publish(self.session_id, _encode(text))
 
     # -- a follower's --------------------------------------------------------------------------
@@ -142,6 +157,7 @@ class ClusterFeed(SessionFeed):
             # What it has said itself comes back to it.
             self._shown = (self._own_term, self._number)
         self._own_term = None
+        self._announced.clear()
         self.text_marks = None
         self._entries.clear()
         self._texts.clear()
@@ -176,7 +192,8 @@ class ClusterFeed(SessionFeed):
             texts: See `Cluster.publish`.
             state: What decisions read: it is to be where the log is.
         """
-        self._texts.extend(map(_decode, texts))
+        for text in map(_decode, texts):
+            self._add_text(text)
         for entry in entries:
             if entry.seq > state.seq:
                 state.apply(entry)
@@ -186,6 +203,13 @@ class ClusterFeed(SessionFeed):
             self._advance()
         if self._waiting:
             self._call_waiting()
+
+    def _add_text(self, text: _Text) -> None:
+        """Put a text where it comes: some are told before those that come before them."""
+        texts, index = self._texts, len(self._texts)
+        while index and texts[index - 1].term == text.term and texts[index - 1].after > text.after:
+            index -= 1
+        texts.insert(index, text)
 
     def _advance(self, limit: float = math.inf) -> None:
         """Publish what is known, up to a seq."""
@@ -226,13 +250,12 @@ class ClusterFeed(SessionFeed):
         """Show the texts that come before the next entry."""
         while self._texts and self._texts[0].after <= self.state.seq:
             text = self._texts.popleft()
-            is_new = (text.term, text.number) > self._shown
-            self._shown = max(self._shown, (text.term, text.number))
             if text.term < self.state.term:
                 continue  # of an owner that was not the owner any more
             if text.message_id:
                 self._grow(text)
-            elif is_new:
+            elif (text.term, text.number) > self._shown:
+                self._shown = (text.term, text.number)
                 super().publish_transient(Frame(text.frame.encode(), text.name))
 
     def _grow(self, text: _Text) -> None:

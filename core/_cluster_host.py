@@ -403,9 +403,17 @@ class ClusterHost(LocalHost, Member):
     def take_end(self, session_id: str) -> None:
         session = self._followed.get(session_id)
         self.drop(session_id)
-        if session is not None:
-            self.feed_of(session).call_waiting()
-            self.subscriptions.detach_all(session.feed, make_event(session_id, SessionDeleted()))
+        if session is None:
+            return
+        feed = self.feed_of(session)
+        feed.call_waiting()
+
+        async def part() -> None:
+            with trio.move_on_after(self.settings.write_timeout_seconds):
+                await feed.wait_sent()
+            self.subscriptions.detach_all(feed, make_event(session_id, SessionDeleted()))
+
+        self.spawn_writer(part)
 
     # -- what others tell --------------------------------------------------------------------
 

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SharedCluster"]
 
-#: What is published waits so long for more.
-BATCH_SECONDS = 0.03
-
 
 @attrs.define
 class _Followed:
@@ -185,7 +182,7 @@ class SharedCluster(Cluster):
         while True:
             await self._has_texts.wait()
             self._has_texts = trio.Event()
-            await trio.sleep(BATCH_SECONDS)
+            await trio.sleep(self._engine.batch_seconds)
             try:
                 await self._store.reach()
             except StoreError:

@@ -41,6 +41,7 @@ class SharedEngineState:
 
     Args:
         lease_seconds: How long a node has a session that it does not renew.
+        batch_seconds: How long what is published waits for more.
         fencing: Without it, whoever had a session may still write: the control of a campaign.
 
     Attributes:
@@ -50,7 +51,10 @@ class SharedEngineState:
         fenced: Appends that were refused, by node.
     """
 
-    def __init__(self, *, lease_seconds: float = 10.0, fencing: bool = True) -> None:
+    def __init__(
+        self, *, lease_seconds: float = 10.0, batch_seconds: float = 0.03, fencing: bool = True
+    ) -> None:
+        self.batch_seconds = batch_seconds
         self.lease_seconds = lease_seconds
         self.memory = MemoryStore()
         self.place_on: str | None = None

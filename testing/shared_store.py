@@ -166,6 +166,9 @@ class SharedStore(SessionStore):
 
     async def read(self, session_id: str, after: int, limit: int) -> Sequence[Entry]:
         await self.reach()
+        grave = self.engine.graves.get(session_id)
+        if grave is not None:
+            return grave[after : after + limit]
         return await self._memory.read(session_id, after, limit)
 
     async def recall(self, session_id: str) -> Recollection:

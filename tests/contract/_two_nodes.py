@@ -31,7 +31,7 @@ class ConnectToOther(Connect):
     async def serve(
         self, agent: Agent | Mapping[str, Agent] = echo, **options: Any
     ) -> AsyncGenerator[Server]:
-        engine = SharedEngine(lease_seconds=2)
+        engine = SharedEngine(lease_seconds=2, batch_seconds=0)
         engine.place_on = "a"
         store_a, store_b = engine.open_store("a"), engine.open_store("b")
         async with (

@@ -46,6 +46,7 @@ NOT_FROM_OTHER_NODE: Final[dict[str, str]] = {
     "test_server_that_ends_closes_each_connection_after_its_last_events": "its turns go on",
     "test_every_request_is_answered_before_the_goodbye": "its turns go on",
     "test_session_above_max_sessions_is_refused": "each node counts its own",
+    "test_sessions_above_max_stored_sessions_are_pruned": "each node counts its own",
     "test_health_counts_what_there_is": "each node counts its own",
     "test_stats_are_counters": "each node counts its own",
 }
