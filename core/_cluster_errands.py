@@ -92,7 +92,7 @@ class Errand(Reply):
         )
 
     def claim(self) -> None:
-        """Give it a key, if it has none, and would need one to be sent twice."""
+        """Give it a key, if it has none: it may have to be carried out twice."""
         command = self.command
         name = METHOD_NAMES.get(type(command.params))
         if command.claim is None and name is not None:
@@ -123,6 +123,7 @@ class Errand(Reply):
         has_moved = isinstance(exc, FencedError)
         if has_moved and (isinstance(exc, ElsewhereError) or self.command.claim is not None):
             # Whoever has the session now finds by its key whether it was done.
+            self._desk.hold(self)
             self._desk.route(self)
         elif (
             isinstance(exc, SessionNotFoundError)
@@ -153,10 +154,12 @@ class ErrandDesk:
         self._queues: dict[str, deque[Errand | Offer]] = {}
         #: The last command of a connection to a session that is on its way.
         self._last: dict[tuple[str, Connection], Errand] = {}
+        self._holding: set[Errand] = set()
 
     def submit(self, session_id: str, command: Command, reply: Reply) -> None:
         """As `SessionHost.submit`, for what writes."""
         errand = Errand(self, session_id, command, reply)
+        errand.claim()
         self.route(errand)
         connection = command.connection
         if connection is not None and not errand.waits and self._is_on_way(errand):
@@ -177,6 +180,7 @@ class ErrandDesk:
     def create(self, command: Command, reply: Reply, node: str) -> None:
         """Have another node create a session."""
         errand = Errand(self, "", command, reply)
+        errand.claim()
 
         async def send() -> None:
             try:
@@ -231,8 +235,9 @@ class ErrandDesk:
                 host.carry_out(errand)
                 self._settle(errand)
                 return
-            if isinstance(errand.command.params, MessageStream):
-                # What comes of it is kept from here on.
+            is_stream = isinstance(errand.command.params, MessageStream)
+            if is_stream or (errand.is_answered_first and host.is_opening(session_id)):
+                # What comes of it is held back from here on.
                 await host.wait_loaded(session_id)
             if await self._forward(errand, partial(self._cluster.send, session_id)):
                 return
@@ -241,7 +246,6 @@ class ErrandDesk:
 
     async def _forward(self, errand: Errand, send: Callable[[bytes], Any]) -> bool:
         """Send an errand to another node. Returns False if nobody has its session."""
-        errand.claim()
         is_again = errand.sent_at is not None
         errand.times += 1
         if not is_again:
@@ -250,7 +254,7 @@ class ErrandDesk:
             self._pending[errand.number] = errand
             if not errand.waits:
                 self._unsettled[errand.session_id] += 1
-            self._hold(errand)
+            self.hold(errand)
             if errand.waits:
                 errand.reply.when_abandoned(lambda reason: self._give_up(errand, reason))
         elif errand.number not in self._pending:
@@ -267,6 +271,7 @@ class ErrandDesk:
             if not is_again:
                 self._settle(errand)
                 errand.sent_at = None
+                self.hold(errand)
             return False
         if not is_again:
             self.forwarded += 1
@@ -359,23 +364,35 @@ class ErrandDesk:
 
     # -- who is answered first -----------------------------------------------------------------
 
-    def _hold(self, errand: Errand) -> None:
+    def hold(self, errand: Errand) -> None:
         """Let nobody here see what comes of an errand before it is answered (PROTOCOL §2.2)."""
         session = self._host.sessions.get(errand.session_id)
-        if errand.is_answered_first and session is not None:
+        if errand.is_answered_first and session is not None and errand.held is None:
             errand.held = self._host.feed_of(session)
             errand.held.hold()
+            self._holding.add(errand)
+
+    def answer_known(self, session: LiveSession) -> None:
+        """Answer what was carried out by whoever had a session before, of what is held back."""
+        for errand in [e for e in self._holding if e.session_id == session.id]:
+            claim = errand.command.claim
+            known = None if claim is None else session.state.keys.get(claim.key)
+            if claim is None or known is None or errand.is_answered:
+                continue
+            if (known[0].method, known[0].fingerprint) == (claim.method, claim.fingerprint):
+                self._answer_first(errand, known[0].result, session)
+                self._settle(errand)
 
     def _settle(self, errand: Errand) -> None:
         """Be done with an errand, here or altogether."""
-        if self._pending.pop(errand.number, None) is not None:
-            if not errand.waits:
-                self._unsettled[errand.session_id] -= 1
-                if not self._unsettled[errand.session_id]:
-                    del self._unsettled[errand.session_id]
-            held, errand.held = errand.held, None
-            if held is not None:
-                held.release()
+        if self._pending.pop(errand.number, None) is not None and not errand.waits:
+            self._unsettled[errand.session_id] -= 1
+            if not self._unsettled[errand.session_id]:
+                del self._unsettled[errand.session_id]
+        held, errand.held = errand.held, None
+        if held is not None:
+            self._holding.discard(errand)
+            held.release()
         connection = errand.command.connection
         if connection is not None:
             key = errand.session_id, connection

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -16,6 +16,7 @@ import trio
 
 from ._feed import SessionFeed
 from ._frame import Frame
+from ._journal import Journal
 from ._text import LiveMessage
 from .abc import Cluster
 from .events import MessageCompleted, MessageStarted
@@ -24,7 +25,7 @@ from .log import Entry
 if TYPE_CHECKING:
     from ._state import SessionState
 
-__all__ = ["ClusterFeed"]
+__all__ = ["ClusterFeed", "ClusterJournal"]
 
 #: After the text stream was read anew for a message, it is not read again so soon.
 MEND_SECONDS: Final = 1.0
@@ -84,6 +85,8 @@ class ClusterFeed(SessionFeed):
         self._shown = (0, 0)
         #: Told to the others before they are published: by then later entries may be in the log.
         self._announced: set[Frame] = set()
+        #: How much of each message in progress they were told.
+        self._told: dict[str, int] = {}
         #: In the order in which they come between the entries.
         self._texts: deque[_Text] = deque()
         #: What the log has that is not published here yet, for somebody is answered first.
@@ -101,6 +104,7 @@ class ClusterFeed(SessionFeed):
         self._advance()
         self._own_term = term
         self._number = 0
+        self._told.clear()
         self._texts.clear()
 
     def publish(self, entry: Entry) -> None:
@@ -112,6 +116,7 @@ class ClusterFeed(SessionFeed):
             if live is not None:
                 self.end_live(live)
         if self._own_term is not None and entry.event == "turn.ended":
+            self._told.clear()
             self._cluster.rest(self.session_id)
         if self._waiting:
             self._call_waiting()
@@ -124,9 +129,16 @@ class ClusterFeed(SessionFeed):
             self._tell_event(frame, self.state.seq)
 
     def announce(self, frame: Frame, after: int) -> None:
+        """Tell the others of a transient event that comes behind an entry that was staged."""
         if self._own_term is not None:
             self._announced.add(frame)
             self._tell_event(frame, after)
+
+    def announce_text(self, messages: Iterable[LiveMessage], after: int) -> None:
+        """Tell the others of text that was written before the next entry is staged."""
+        if self._own_term is not None:
+            for message in messages:
+                self._tell_text(message, message.length, after)
 
     def _tell_event(self, frame: Frame, after: int) -> None:
         self._number += 1
@@ -134,11 +146,16 @@ class ClusterFeed(SessionFeed):
         self._tell(after, number=self._number, name=frame.event or "", frame=payload)
 
     def _publish_delta(self, message: LiveMessage, end: int) -> None:
-        start = message.published
         super()._publish_delta(message, end)
         if self._own_term is not None:
+            self._tell_text(message, end, self.state.seq)
+
+    def _tell_text(self, message: LiveMessage, end: int, after: int) -> None:
+        start = self._told.get(message.id, 0)
+        if start < end:
+            self._told[message.id] = end
             text = message.slice(start, end)
-            self._tell(self.state.seq, message_id=message.id, offset=start, text=text)
+            self._tell(after, message_id=message.id, offset=start, text=text)
 
     def _tell(self, after: int, **what: Any) -> None:
         assert self._own_term is not None
@@ -292,3 +309,22 @@ class ClusterFeed(SessionFeed):
         self._waiting = waiting
         for _, call, _ in due:
             call()
+
+
+class ClusterJournal(Journal):
+    """Tells the other nodes of what is between its entries before these are in the log.
+
+    Else whoever reads the log would see an entry before the text that was written before it.
+    """
+
+    feed: ClusterFeed
+
+    def publish_transient(self, frame: Frame) -> None:
+        if self.failure is None and not self.is_idle:
+            self.feed.announce(frame, self.state.seq)
+        super().publish_transient(frame)
+
+    def _mark_text(self) -> Sequence[tuple[LiveMessage, int]]:
+        if not self.is_idle:
+            self.feed.announce_text(self.writing.values(), self.state.seq)
+        return super()._mark_text()

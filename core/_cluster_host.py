@@ -17,21 +17,21 @@ import trio
 
 from ._cluster import ElsewhereError, MovedError
 from ._cluster_errands import Errand, ErrandDesk
-from ._cluster_feed import ClusterFeed
+from ._cluster_feed import ClusterFeed, ClusterJournal
 from ._cluster_inbox import Inbox
 from ._cluster_wire import Offer
 from ._command import Command, Reply
 from ._feed import PAGE_ENTRIES, SessionFeed, make_event
-from ._host import READS, LocalHost
+from ._host import READS, LocalHost, Work
 from ._notes import join_partials
 from ._recovery import recover
 from ._session import LiveSession
 from .abc import Cluster, Connection, Member
 from .codec import unstructure
-from .errors import FencedError, StoreError, WireError
+from .errors import FencedError, InvalidRequestError, StoreError, WireError
 from .events import SessionDeleted
-from .log import Entry
-from .methods import MessageStream
+from .log import Entry, Position
+from .methods import EventList, MessageStream, SessionExport, SessionSubscribe
 from .models import ClientTool
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ class ClusterHost(LocalHost, Member):
         takeovers: How many it took that another node had before.
         fenced: How many it wrote to while another node had them: it was refused.
     """
+
+    journal_class = ClusterJournal
 
     def __init__(self, cluster: Cluster, **more: Any) -> None:
         super().__init__(**more)
@@ -89,7 +91,7 @@ class ClusterHost(LocalHost, Member):
         params = command.params
         if type(params) in READS:
             self.errands.after_others(
-                session_id, command, lambda: self.carry_out_here(session_id, command, reply)
+                session_id, command, lambda: self._read(session_id, command, reply)
             )
             return
         try:
@@ -99,6 +101,42 @@ class ClusterHost(LocalHost, Member):
             reply.fail(exc)
         else:
             self.errands.submit(session_id, command, reply)
+
+    def _read(self, session_id: str, command: Command, reply: Reply) -> None:
+        """Read from what this node has, or from the log, if its client has seen more than that."""
+        session = self.sessions.get(session_id)
+        after = _find_cursor(command.params)
+        if session is None or after is None or after <= session.feed.state.seq:
+            self.carry_out_here(session_id, command, reply)
+            return
+
+        def go_on() -> None:
+            self.carry_out_here(session_id, command, reply)
+
+        async def catch_up() -> None:
+            try:
+                end = await self._look_beyond(session)
+            except Exception as exc:  # noqa: BLE001 - ends this request
+                reply.fail(exc)
+            else:
+                self.feed_of(session).when_known(min(after, end), go_on, is_published=True)
+
+        self.spawn_writer(catch_up)
+
+    async def _look_beyond(self, session: LiveSession) -> int:
+        """Look into the log for what this node does not know of a session, and give its last seq.
+
+        It may have the session, and be the last to hear that it has it no more.
+        """
+        feed = self.feed_of(session)
+        if not session.journal.is_open:
+            await self._catch_up(session)
+            return feed.known_seq
+        page = await self.store.read(session.id, feed.state.seq, PAGE_ENTRIES)
+        if page and page[-1].term > session.journal.next_position.term:
+            self._give_up(session.id, "another node has written it")
+            return 0
+        return page[-1].seq if page else 0
 
     def create(self, command: Command, reply: Reply) -> None:
         node = self.cluster.place()
@@ -138,6 +176,10 @@ class ClusterHost(LocalHost, Member):
             return session
         return None
 
+    def is_opening(self, session_id: str) -> bool:
+        """Whether a session is on its way here."""
+        return session_id in self._opening
+
     async def wait_loaded(self, session_id: str) -> None:
         """Wait until a session is here to be read.
 
@@ -176,6 +218,15 @@ class ClusterHost(LocalHost, Member):
         session = self.sessions.get(session_id)
         if session_id in self.owned and (session is None or not session.journal.is_open):
             self._let_go(session_id)
+
+    def _give_back(self, session_id: str, works: Sequence[Work], exc: Exception) -> None:
+        if isinstance(exc, FencedError):
+            # Another node was faster: it is read as that one has it.
+            for work in works:
+                if not work.needs_write:
+                    self.with_session(session_id, work.run, work.fail)
+            works = [work for work in works if work.needs_write]
+        super()._give_back(session_id, works, exc)
 
     async def _load(self, session_id: str) -> LiveSession:
         carried = self._carried.pop(session_id, None)
@@ -222,6 +273,7 @@ class ClusterHost(LocalHost, Member):
             self._let_go(session_id)
             raise
         self._unfollow(session_id)
+        self.errands.answer_known(session)
         self.feed_of(session).lead(session_log.term)
         if session_log.term > session.state.term:
             self.takeovers += 1
@@ -456,3 +508,13 @@ class ClusterHost(LocalHost, Member):
 
 def _rests(turn: RunningTurn | None) -> bool:
     return turn is None or turn.is_dormant
+
+
+def _find_cursor(params: Any) -> int | None:
+    """Say up to where a reader has seen a session, if it says so."""
+    if not isinstance(params, (SessionSubscribe, EventList, SessionExport)) or params.after is None:
+        return None
+    try:
+        return Position.parse(params.after).seq
+    except InvalidRequestError:
+        return None

@@ -121,9 +121,6 @@ class SessionFeed:
             if cursor.connection.outbound_bytes < high:
                 cursor.connection.post(frame)
 
-    def announce(self, frame: Frame, after: int) -> None:
-        """Take note of a transient event that is published when the entry at a seq is."""
-
     def text_written(self) -> None:
         """Note that a message has more text; it goes out with the flusher's next pass."""
         if not self.is_dirty:

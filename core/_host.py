@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 import attrs
@@ -22,6 +22,7 @@ from ._creation import SessionMaker
 from ._feed import PAGE_ENTRIES, SessionFeed, make_event
 from ._flusher import Flusher
 from ._housekeeping import Housekeeper
+from ._journal import Journal
 from ._listing import check_whole, list_entries, list_sessions
 from ._notes import join_partials
 from ._options import check_options
@@ -72,7 +73,7 @@ from .settings import Settings
 #: Between two attempts to go on with a session whose log failed.
 REOPEN_SECONDS: Final = 5.0
 
-__all__ = ["READS", "LocalHost", "SessionHost"]
+__all__ = ["READS", "LocalHost", "SessionHost", "Work"]
 
 log = logging.getLogger("trialogue.session")
 
@@ -120,7 +121,7 @@ class SessionHost(ABC):
 
 
 @attrs.frozen
-class _Work:
+class Work:
     """Something that waits for its session to be loaded, or to be opened for writing.
 
     With `even_damaged` it is done, too, if the session cannot be opened since it is damaged.
@@ -134,6 +135,9 @@ class _Work:
 
 class LocalHost(SessionHost):
     """Sessions held, written and run by this process."""
+
+    #: What writes its sessions.
+    journal_class: type[Journal] = Journal
 
     def __init__(
         self,
@@ -164,7 +168,7 @@ class LocalHost(SessionHost):
         self.timers = timers
         self._writers = writers
         self._turns = turns
-        self._opening: dict[str, deque[_Work]] = {}
+        self._opening: dict[str, deque[Work]] = {}
         self.subscriptions = Subscriptions(settings.max_subscriptions)
         self._all_ended: trio.Event | None = None
         self._writing = 0
@@ -177,7 +181,7 @@ class LocalHost(SessionHost):
         for session_id in await self.store.list_open_work():
             if session_id in self._opening or session_id in self.sessions:
                 continue
-            self._opening[session_id] = deque([_Work(True, lambda _: None, lambda _: None)])
+            self._opening[session_id] = deque([Work(True, lambda _: None, lambda _: None)])
             await self._open(session_id)
         self.housekeeper.start()
         self.housekeeper.look_after_others()
@@ -232,7 +236,7 @@ class LocalHost(SessionHost):
         if session is not None:
             run(session)
             return
-        work = _Work(needs_write, run, fail, even_damaged)
+        work = Work(needs_write, run, fail, even_damaged)
         waiting = self._opening.get(session_id)
         if waiting is not None:
             waiting.append(work)
@@ -268,12 +272,22 @@ class LocalHost(SessionHost):
                             continue
                 waiting.popleft().run(session)
         except Exception as exc:  # noqa: BLE001 - ends those requests
-            for work in [waiting.popleft() for _ in range(len(waiting))]:
-                work.fail(exc)
+            works = list(waiting)
+            waiting.clear()
+            self._give_back(session_id, works, exc)
         finally:
             del self._opening[session_id]
             self.housekeeper.may_leave(session_id)
             self.turn_rests()
+        if waiting:
+            # What came when the others were told that they had waited in vain.
+            self._opening[session_id] = waiting
+            self.spawn_writer(lambda: self._open(session_id))
+
+    def _give_back(self, session_id: str, works: Sequence[Work], exc: Exception) -> None:
+        """Tell what waited for a session that it could not be opened."""
+        for work in works:
+            work.fail(exc)
 
     async def _take_over(self, session: LiveSession) -> None:
         """Take the right to write a session, and end what its last owner left open."""

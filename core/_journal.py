@@ -204,7 +204,6 @@ class Journal:
         if self.is_idle:
             self.feed.publish_transient(frame)
         else:
-            self.feed.announce(frame, self.state.seq)
             self._staged.append(_Staged(None, frame, None, None, None, self._mark_text()))
 
     def batch(self) -> AbstractContextManager[None]:

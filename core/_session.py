@@ -23,7 +23,6 @@ from ._compaction import compact
 from ._edits import add_message, update_session, write_checkpoint
 from ._feed import SessionFeed
 from ._ids import new_id
-from ._journal import Journal
 from ._notes import NoteTaker
 from ._queries import check_attachments, check_size
 from ._recovery import call_again, keep_turn
@@ -107,7 +106,7 @@ class LiveSession:
         self.settings = host.settings
         self.feed = feed
         self.state = SessionState(session_id, keeps_keys=True)
-        self.journal = Journal(
+        self.journal = host.journal_class(
             feed,
             self.state,
             spawn=host.spawn_writer,

@@ -66,7 +66,7 @@ class Wanderer:
                 session_id,
                 world.hits,
                 is_prompt=world.shape.is_prompt,
-                may_lose_text=world.is_failing,
+                may_lose_text=world.may_lose_text,
             )
             for session_id in world.session_ids
         }
@@ -400,8 +400,9 @@ class Wanderer:
             if data["state"] == "steered":
                 self.hits["steered inputs"] += 1
             if method == "message.stream" and not mirror.is_subscribed:
-                before = seq_of(data["position"]) - 1
-                mirror.began(f"1-{before}" if before else "0-0", [], is_loose=True)
+                # Nothing of an input is the first of its term.
+                term, before = data["position"].partition("-")[0], seq_of(data["position"]) - 1
+                mirror.began(f"{term}-{before}" if before else "0-0", [], is_loose=True)
             elif params.get("wait"):
                 self._must_have_seen_end(mirror, data["turnId"])
             elif not is_repeat and mirror.is_live and mirror.seq >= seq_of(data["position"]):

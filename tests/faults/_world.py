@@ -326,6 +326,11 @@ class World:
         return self.shape.failures > 0
 
     @property
+    def may_lose_text(self) -> bool:
+        """Whether what was shown of a message in progress may be lost."""
+        return self.is_failing
+
+    @property
     def has_appends_in_flight(self) -> bool:
         """Whether some session's entries are on their way to the store."""
         return any(not session.journal.is_idle for session in self.sessions)

@@ -1,0 +1,47 @@
+"""Clients on random nodes, that drop and come back, while nodes are paused beyond their leases.
+
+`just test tests/cluster -k campaign --seed SEED` begins with the schedule that a failure names.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from fractions import Fraction
+
+import pytest
+
+from ..faults._hits import require
+from ..faults._world import (
+    ScheduleError,
+    apply_shape,
+    first_cause,
+    instrumented,
+    make_shape,
+    run_seeded,
+)
+from ._cluster_world import ClusterWorld
+
+SCHEDULES = 120
+
+
+def play(seed: int, hits: Counter[str], patch: pytest.MonkeyPatch, *, fencing: bool) -> None:
+    shape = make_shape(seed)
+    apply_shape(shape, patch)
+
+    async def run() -> None:
+        await ClusterWorld(shape, hits, fencing=fencing).run("")
+
+    try:
+        run_seeded(seed, run)
+    except Exception as exc:
+        raise ScheduleError(f"--seed {seed}: {first_cause(exc)}") from exc
+
+
+@pytest.mark.slow
+def test_campaign_on_three_nodes_loses_and_doubles_nothing(seed: int, part: Fraction) -> None:
+    """PROTOCOL §6 and §7, on any node."""
+    hits: Counter[str] = Counter()
+    with instrumented(hits) as patch:
+        for number in range(seed, seed + int(SCHEDULES * part)):
+            play(number, hits, patch, fencing=True)
+    require(hits, part, {"pauses": 100, "takeovers": 60, "forwarded": 500, "fenced": 10})
