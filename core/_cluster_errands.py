@@ -59,6 +59,7 @@ class Errand(Reply):
         sent_at: When it was last sent to another node; None if it never was.
         times: How often it was sent.
         held: The feed that it holds back.
+        answer: Gives its answer, when those before it have theirs.
         then: What comes behind it.
     """
 
@@ -71,6 +72,7 @@ class Errand(Reply):
         self.sent_at: float | None = None
         self.times = 0
         self.held: ClusterFeed | None = None
+        self.answer: Callable[[], object] | None = None
         self.then: list[Callable[[], object]] = []
 
     @property
@@ -111,7 +113,9 @@ class Errand(Reply):
         self.reply.when_abandoned(abandon)
 
     def succeed(self, result: Any) -> bool:
-        return self.reply.succeed(result)
+        has_succeeded = self.reply.succeed(result)
+        self._desk.release(self)
+        return has_succeeded
 
     def succeed_after(self, feed: SessionFeed, result: Any) -> None:
         self.reply.succeed_after(feed, result)
@@ -133,6 +137,7 @@ class Errand(Reply):
             self.reply.succeed(Empty())  # by whoever it was sent to before
         else:
             self.reply.fail(exc)
+            self._desk.release(self)
 
 
 class ErrandDesk:
@@ -154,7 +159,8 @@ class ErrandDesk:
         self._queues: dict[str, deque[Errand | Offer]] = {}
         #: The last command of a connection to a session that is on its way.
         self._last: dict[tuple[str, Connection], Errand] = {}
-        self._holding: set[Errand] = set()
+        #: Those that hold a feed back, in the order in which they are carried out, by session.
+        self._holding: dict[str, dict[Errand, None]] = {}
 
     def submit(self, session_id: str, command: Command, reply: Reply) -> None:
         """As `SessionHost.submit`, for what writes."""
@@ -191,6 +197,11 @@ class ErrandDesk:
 
         self._host.spawn_writer(send)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is on its way."""
+        return not self._pending and not self._queues
+
     # -- on the way --------------------------------------------------------------------------
 
     def route(self, errand: Errand | Offer, session_id: str = "") -> None:
@@ -224,6 +235,7 @@ class ErrandDesk:
                 if isinstance(errand, Errand):
                     errand.reply.fail(exc)
                     self._settle(errand)
+                    self.release(errand)
             queue.popleft()
         del self._queues[session_id]
 
@@ -243,6 +255,8 @@ class ErrandDesk:
                 return
             if await host.claim(session_id) != self._cluster.node:
                 await trio.lowlevel.checkpoint()
+        self._settle(errand)
+        self.release(errand)
 
     async def _forward(self, errand: Errand, send: Callable[[bytes], Any]) -> bool:
         """Send an errand to another node. Returns False if nobody has its session."""
@@ -271,7 +285,6 @@ class ErrandDesk:
             if not is_again:
                 self._settle(errand)
                 errand.sent_at = None
-                self.hold(errand)
             return False
         if not is_again:
             self.forwarded += 1
@@ -292,6 +305,7 @@ class ErrandDesk:
         """Tell whoever has an errand that nobody waits for it."""
         if errand.number in self._pending:
             self._settle(errand)
+            self.release(errand)
             item = write(GiveUp(self._cluster.node, errand.number, reason))
 
             async def tell() -> None:
@@ -310,6 +324,7 @@ class ErrandDesk:
                     self._give_up(errand, None)
                 else:
                     self._settle(errand)
+                    self.release(errand)
 
     # -- answers -----------------------------------------------------------------------------
 
@@ -331,6 +346,9 @@ class ErrandDesk:
     def _answer_at(self, errand: Errand, answer: Answer, session: LiveSession | None) -> None:
         if session is None:
             self._answer(errand, answer, None)
+        elif errand.held is not None and next(iter(self._holding[errand.session_id])) is not errand:
+            # What comes of those before it has to wait for their answers, which come first.
+            errand.answer = lambda: self._answer_at(errand, answer, session)
         else:
             self._host.feed_of(session).when_known(
                 answer.seq,
@@ -351,6 +369,7 @@ class ErrandDesk:
         else:
             reply.succeed_after(session.feed, answer.data)
         self._settle(errand)
+        self.release(errand)
 
     def _answer_first(self, errand: Errand, data: Any, session: LiveSession) -> None:
         connection, feed = errand.command.connection, self._host.feed_of(session)
@@ -370,11 +389,27 @@ class ErrandDesk:
         if errand.is_answered_first and session is not None and errand.held is None:
             errand.held = self._host.feed_of(session)
             errand.held.hold()
-            self._holding.add(errand)
+            self._holding.setdefault(errand.session_id, {})[errand] = None
+
+    def release(self, errand: Errand) -> None:
+        """Let all see what comes of it."""
+        held, errand.held = errand.held, None
+        if held is None:
+            return
+        holding = self._holding[errand.session_id]
+        del holding[errand]
+        held.release()
+        if not holding:
+            del self._holding[errand.session_id]
+            return
+        first = next(iter(holding))
+        answer, first.answer = first.answer, None
+        if answer is not None:
+            answer()
 
     def answer_known(self, session: LiveSession) -> None:
         """Answer what was carried out by whoever had a session before, of what is held back."""
-        for errand in [e for e in self._holding if e.session_id == session.id]:
+        for errand in list(self._holding.get(session.id, ())):
             claim = errand.command.claim
             known = None if claim is None else session.state.keys.get(claim.key)
             if claim is None or known is None or errand.is_answered:
@@ -382,17 +417,14 @@ class ErrandDesk:
             if (known[0].method, known[0].fingerprint) == (claim.method, claim.fingerprint):
                 self._answer_first(errand, known[0].result, session)
                 self._settle(errand)
+                self.release(errand)
 
     def _settle(self, errand: Errand) -> None:
-        """Be done with an errand, here or altogether."""
+        """Be done with the way of an errand: it is where it is carried out, or was."""
         if self._pending.pop(errand.number, None) is not None and not errand.waits:
             self._unsettled[errand.session_id] -= 1
             if not self._unsettled[errand.session_id]:
                 del self._unsettled[errand.session_id]
-        held, errand.held = errand.held, None
-        if held is not None:
-            self._holding.discard(errand)
-            held.release()
         connection = errand.command.connection
         if connection is not None:
             key = errand.session_id, connection

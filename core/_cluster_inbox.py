@@ -168,6 +168,11 @@ class Inbox:
         """Send an answer to who asked, then take the order out of the inbox."""
         self._open.pop((reply.order.node, reply.order.number), None)
         node = reply.order.node
+        if node == self._cluster.node:
+            # This node has taken over what it had sent away: here the answer comes first, too.
+            self._host.errands.take_answer(answer)
+            self._finish(reply.session_id, reply.items)
+            return
 
         async def send() -> None:
             # By now what it reports is published, too.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import trio
 
+from trialogue.core._cluster_host import ClusterHost
 from trialogue.core._session import LiveSession
 from trialogue.stores.memory import MemoryStore
 
@@ -58,6 +59,11 @@ class ClusterWorld(World):
     @property
     def sessions(self) -> list[LiveSession]:
         return [s for node in self.nodes.servers.values() for s in node.host.sessions.values()]
+
+    @property
+    def hosts(self) -> list[ClusterHost]:
+        """Those of all nodes."""
+        return [cast("ClusterHost", node.host) for node in self.nodes.servers.values()]
 
     async def run(self, url: str) -> None:
         options: dict[str, Any] = {"lease_seconds": LEASE_SECONDS, "batch_seconds": 0.0005}
@@ -113,7 +119,8 @@ class ClusterWorld(World):
         return (
             not engine.list_orphans()
             and not any(engine.inboxes.values())
-            and not any(node.host.running for node in self.nodes.servers.values())
+            and not any(engine.mail.values())
+            and not any(host.running or not host.errands.is_idle for host in self.hosts)
             and all(
                 s.journal.is_idle and not s.state.inputs and s.feed.state.seq == lengths[s.id]
                 for s in self.sessions
