@@ -101,7 +101,7 @@ class Cluster(ABC):
     async def claim(self, session_id: str) -> str:
         """Take a session that no node has, and name the node that has it.
 
-        From here on its inbox is told, from its begin.
+        From here on its inbox is told, and what is in it now before this returns.
         """
 
     @abstractmethod

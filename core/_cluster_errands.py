@@ -114,7 +114,10 @@ class Errand(Reply):
 
     def succeed(self, result: Any) -> bool:
         has_succeeded = self.reply.succeed(result)
-        self._desk.release(self)
+        if isinstance(self.command.params, MessageStream):
+            self._desk.release_soon(self)  # it subscribes next
+        else:
+            self._desk.release(self)
         return has_succeeded
 
     def succeed_after(self, feed: SessionFeed, result: Any) -> None:
@@ -128,7 +131,7 @@ class Errand(Reply):
         if has_moved and (isinstance(exc, ElsewhereError) or self.command.claim is not None):
             # Whoever has the session now finds by its key whether it was done.
             self._desk.hold(self)
-            self._desk.route(self)
+            self._desk.queue(self, self.session_id)
         elif (
             isinstance(exc, SessionNotFoundError)
             and isinstance(self.command.params, SessionDelete)
@@ -208,15 +211,21 @@ class ErrandDesk:
         """Bring an errand to whoever has its session, behind those of before."""
         if isinstance(errand, Errand):
             session_id = errand.session_id
+        if (
+            isinstance(errand, Errand)
+            and session_id not in self._queues
+            and self._host.has(session_id)
+            and session_id not in self._unsettled
+        ):
+            self._host.carry_out(errand)
+        else:
+            self.queue(errand, session_id)
+
+    def queue(self, errand: Errand | Offer, session_id: str) -> None:
+        """Bring an errand to whoever has its session then."""
         queue = self._queues.get(session_id)
         if queue is not None:
             queue.append(errand)
-        elif (
-            isinstance(errand, Errand)
-            and self._host.has(session_id)
-            and not self._unsettled[session_id]
-        ):
-            self._host.carry_out(errand)
         else:
             self._queues[session_id] = deque([errand])
             self._host.spawn_writer(lambda: self._bring(session_id))
@@ -243,7 +252,7 @@ class ErrandDesk:
         host, session_id = self._host, errand.session_id
         await trio.lowlevel.checkpoint()
         while not (errand.is_answered and errand.sent_at is None):
-            if host.has(session_id) and not self._unsettled[session_id]:
+            if host.has(session_id) and session_id not in self._unsettled:
                 host.carry_out(errand)
                 self._settle(errand)
                 return
@@ -380,6 +389,7 @@ class ErrandDesk:
             feed.advance_to(seq - 1)
             self._host.attach_here(session, connection, after=seq - 1)
         feed.advance_to(seq)
+        feed.call_due()
 
     # -- who is answered first -----------------------------------------------------------------
 
@@ -406,6 +416,28 @@ class ErrandDesk:
         answer, first.answer = first.answer, None
         if answer is not None:
             answer()
+
+    def release_soon(self, errand: Errand) -> None:
+        """Let all see what comes of it, in a moment."""
+        if errand.held is not None:
+
+            async def release() -> None:
+                await trio.lowlevel.checkpoint()
+                self.release(errand)
+
+            self._host.spawn_writer(release)
+
+    def release_all(self, session_id: str) -> None:
+        """Hold nothing back any more: from here on this node decides what comes when."""
+        holding = self._holding.pop(session_id, {})
+        for errand in holding:
+            held, errand.held = errand.held, None
+            assert held is not None
+            held.release()
+        for errand in holding:
+            answer, errand.answer = errand.answer, None
+            if answer is not None:
+                answer()
 
     def answer_known(self, session: LiveSession) -> None:
         """Answer what was carried out by whoever had a session before, of what is held back."""

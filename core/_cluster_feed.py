@@ -92,6 +92,7 @@ class ClusterFeed(SessionFeed):
         #: What the log has that is not published here yet, for somebody is answered first.
         self._entries: deque[Entry] = deque()
         self._holds = 0
+        self._is_quiet = False
         self._waiting: list[tuple[int, Callable[[], object], bool]] = []
         self._mended_at = -MEND_SECONDS
         #: Called where a piece of a text is missing: the texts are to be told again.
@@ -118,8 +119,8 @@ class ClusterFeed(SessionFeed):
         if self._own_term is not None and entry.event == "turn.ended":
             self._told.clear()
             self._cluster.rest(self.session_id)
-        if self._waiting:
-            self._call_waiting()
+        if self._waiting and not self._is_quiet:
+            self.call_due()
 
     def publish_transient(self, frame: Frame) -> None:
         super().publish_transient(frame)
@@ -218,8 +219,7 @@ class ClusterFeed(SessionFeed):
                 self._entries.append(entry)
         if not self._holds:
             self._advance()
-        if self._waiting:
-            self._call_waiting()
+        self.call_due()
 
     def _add_text(self, text: _Text) -> None:
         """Put a text where it comes: some are told before those that come before them."""
@@ -240,10 +240,20 @@ class ClusterFeed(SessionFeed):
         """Publish nothing until `release`: somebody is to be answered first."""
         self._holds += 1
 
+    @property
+    def is_held(self) -> bool:
+        """Whether somebody is to be answered first."""
+        return self._holds > 0
+
     def advance_to(self, seq: int) -> None:
-        """Publish what is known up to a seq, although somebody is to be answered first."""
+        """Publish what is known up to a seq, although somebody is to be answered first.
+
+        Whoever waits for it is called by `call_due`.
+        """
         if self._own_term is None:
+            self._is_quiet = True
             self._advance(seq)
+            self._is_quiet = False
 
     def release(self) -> None:
         """Undo one `hold`."""
@@ -265,10 +275,14 @@ class ClusterFeed(SessionFeed):
 
     def _show_texts(self) -> None:
         """Show the texts that come before the next entry."""
-        while self._texts and self._texts[0].after <= self.state.seq:
-            text = self._texts.popleft()
-            if text.term < self.state.term:
-                continue  # of an owner that was not the owner any more
+        texts, state = self._texts, self.state
+        while texts:
+            # One of an owner that is the owner no more may wait for an entry that never came.
+            if texts[0].term >= state.term and texts[0].after > state.seq:
+                break
+            text = texts.popleft()
+            if text.term < state.term:
+                continue
             if text.message_id:
                 self._grow(text)
             elif (text.term, text.number) > self._shown:
@@ -300,9 +314,11 @@ class ClusterFeed(SessionFeed):
         for _, call, _ in waiting:
             call()
 
-    def _call_waiting(self) -> None:
+    def call_due(self) -> None:
+        """Call whoever waited for what is known or published by now."""
         known, published = self.known_seq, self.state.seq
-        due, waiting = [], []
+        due: list[tuple[int, Callable[[], object], bool]] = []
+        waiting: list[tuple[int, Callable[[], object], bool]] = []
         for item in self._waiting:
             is_due = item[0] <= (published if item[2] else known)
             (due if is_due else waiting).append(item)

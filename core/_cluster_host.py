@@ -23,6 +23,7 @@ from ._cluster_wire import Offer
 from ._command import Command, Reply
 from ._feed import PAGE_ENTRIES, SessionFeed, make_event
 from ._host import READS, LocalHost, Work
+from ._journal import Journal
 from ._notes import join_partials
 from ._recovery import recover
 from ._session import LiveSession
@@ -69,6 +70,8 @@ class ClusterHost(LocalHost, Member):
         self._followed: dict[str, LiveSession] = {}
         #: Of sessions that this node had: those who follow them here go on.
         self._carried: dict[str, ClusterFeed] = {}
+        #: What wrote sessions that this node had, as long as something may be on its way.
+        self._ending: dict[str, Journal] = {}
         self._running = trio.CancelScope()
         #: Of which this node's subscribers offer tools to another's.
         self._offering: set[str] = set()
@@ -104,39 +107,53 @@ class ClusterHost(LocalHost, Member):
 
     def _read(self, session_id: str, command: Command, reply: Reply) -> None:
         """Read from what this node has, or from the log, if its client has seen more than that."""
-        session = self.sessions.get(session_id)
         after = _find_cursor(command.params)
-        if session is None or after is None or after <= session.feed.state.seq:
+        if after is None:
             self.carry_out_here(session_id, command, reply)
             return
+
+        def read(session: LiveSession) -> None:
+            if after <= session.feed.state.seq:
+                self.carry_out_here(session_id, command, reply)
+            else:
+                self.spawn_writer(lambda: catch_up(session))
+
+        async def catch_up(session: LiveSession) -> None:
+            try:
+                is_known = await self._look_beyond(session, after)
+            except Exception as exc:  # noqa: BLE001 - ends this request
+                reply.fail(exc)
+                return
+            if is_known:
+                feed = self.feed_of(session)
+                feed.when_known(min(after, feed.known_seq), go_on, is_published=True)
+            else:
+                self.with_session(session_id, read, reply.fail)
 
         def go_on() -> None:
             self.carry_out_here(session_id, command, reply)
 
-        async def catch_up() -> None:
-            try:
-                end = await self._look_beyond(session)
-            except Exception as exc:  # noqa: BLE001 - ends this request
-                reply.fail(exc)
-            else:
-                self.feed_of(session).when_known(min(after, end), go_on, is_published=True)
+        self.with_session(session_id, read, reply.fail)
 
-        self.spawn_writer(catch_up)
+    async def _look_beyond(self, session: LiveSession, seq: int) -> bool:
+        """Look into the log for what this node does not know of a session, up to a seq.
 
-    async def _look_beyond(self, session: LiveSession) -> int:
-        """Look into the log for what this node does not know of a session, and give its last seq.
-
-        It may have the session, and be the last to hear that it has it no more.
+        It may have the session, and be the last to hear that it has it no more. Returns False
+        then: it is to be read anew.
         """
         feed = self.feed_of(session)
         if not session.journal.is_open:
-            await self._catch_up(session)
-            return feed.known_seq
-        page = await self.store.read(session.id, feed.state.seq, PAGE_ENTRIES)
-        if page and page[-1].term > session.journal.next_position.term:
-            self._give_up(session.id, "another node has written it")
-            return 0
-        return page[-1].seq if page else 0
+            # The log alone would be ahead of what comes between its entries.
+            await self.cluster.follow(session.id, feed.known_seq)
+            return True
+        known = feed.state.seq
+        while known < seq and (page := await self.store.read(session.id, known, PAGE_ENTRIES)):
+            known = page[-1].seq
+            if page[-1].term > session.state.term:
+                self._give_up(session.id, "another node has written it")
+                return False
+        await session.journal.wait_published()
+        return True
 
     def create(self, command: Command, reply: Reply) -> None:
         node = self.cluster.place()
@@ -175,6 +192,11 @@ class ClusterHost(LocalHost, Member):
         if session.journal.is_open or session.state.ended is not None or not needs_write:
             return session
         return None
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether something that was given up is still on its way to the store."""
+        return any(journal.is_appending for journal in self._ending.values())
 
     def is_opening(self, session_id: str) -> bool:
         """Whether a session is on its way here."""
@@ -239,10 +261,8 @@ class ClusterHost(LocalHost, Member):
             elif carried is not None:
                 carried.lose_all()  # what they have seen is gone
             feed.follow(session.texts)
-            if feed is carried:
-                await self._catch_up(session)
-            if session_id not in self.owned:
-                await self._follow(session)
+            # Also where it is this node's: nobody knows whether it is when it has been read.
+            await self._follow(session)
         except BaseException:
             if carried is not None:
                 carried.lose_all()
@@ -263,6 +283,10 @@ class ClusterHost(LocalHost, Member):
         ):
             raise ElsewhereError(f"{session_id} is another node's")
         try:
+            ending = self._ending.pop(session_id, None)
+            if ending is not None:
+                # In the term that this node has had it would still come there.
+                await ending.wait_appended()
             session_log = await self.store.open(session_id)
             # From here on nobody else writes it.
             await self._catch_up(session)
@@ -275,6 +299,7 @@ class ClusterHost(LocalHost, Member):
         self._unfollow(session_id)
         self.errands.answer_known(session)
         self.feed_of(session).lead(session_log.term)
+        self.errands.release_all(session_id)
         if session_log.term > session.state.term:
             self.takeovers += 1
         session.journal.open(session_log)
@@ -339,7 +364,9 @@ class ClusterHost(LocalHost, Member):
             self.housekeeper.rest(session)
         self._let_go(session_id)
         self.turn_rests()
-        if feed.damage is None and feed.cursors:
+        if session.journal.is_appending:
+            self._ending[session_id] = session.journal
+        if feed.damage is None and (feed.cursors or feed.is_held):
             self._carried[session_id] = feed
 
             def failed(exc: Exception) -> None:
@@ -348,6 +375,9 @@ class ClusterHost(LocalHost, Member):
                     carried.lose_all()
 
             self.with_session(session_id, lambda _: None, failed)
+
+    def is_needed(self, session: LiveSession) -> bool:
+        return super().is_needed(session) or self.feed_of(session).is_held
 
     def evict(self, session: LiveSession) -> None:
         super().evict(session)
@@ -435,7 +465,7 @@ class ClusterHost(LocalHost, Member):
                 self.spawn_writer(again)
 
         feed.on_gap = mend
-        await self.cluster.follow(session.id, feed.state.seq)
+        await self.cluster.follow(session.id, feed.known_seq)
         self._offer(feed)
 
     def _unfollow(self, session_id: str) -> None:

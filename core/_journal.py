@@ -73,6 +73,7 @@ class Journal:
         state: Folded from what was staged: ahead of the feed's by what is not durable yet.
         failure: Why nothing is taken any more, None while all is well.
         uncommitted_bytes: Staged and not durable.
+        is_appending: Something is on its way to the store.
     """
 
     def __init__(
@@ -97,6 +98,8 @@ class Journal:
         self._staged: list[_Staged] = []
         #: The writer is at work: in its task, or further up on this very stack.
         self._is_writing = False
+        self.is_appending = False
+        self._appended: trio.Event | None = None
         self._holds = 0
         self._batch = _Batch(self)
         self._in_flight: Sequence[_Staged] = ()
@@ -283,6 +286,7 @@ class Journal:
             self._in_flight = batch
             entries = [staged.entry for staged in batch if staged.entry is not None]
             began_at = trio.current_time()
+            self.is_appending = True
             try:
                 if entries:
                     await self._log.append(entries, self.state.make_summary())
@@ -291,6 +295,10 @@ class Journal:
                 if self.failure is None:
                     self._fail(exc, batch)
                 return
+            finally:
+                self.is_appending = False
+                if self._appended is not None:
+                    self._appended.set()
             if self.failure is not None:
                 return
             self._publish(batch)
@@ -343,6 +351,12 @@ class Journal:
         """
         if self.failure is None:
             self._fail(exc, self._in_flight)
+
+    async def wait_appended(self) -> None:
+        """Wait until nothing is on its way to the store, also of what was given up."""
+        while self.is_appending:
+            self._appended = trio.Event()
+            await self._appended.wait()
 
     def _fail(self, exc: Exception, batch: Sequence[_Staged]) -> None:
         """Take no more. Nobody knows what the store holds of the batch until it is read again."""

@@ -99,7 +99,7 @@ class MemoryStore(SessionStore):
             raise SessionNotFoundError(f"Session not found: {session_id}")
         return log[after : after + limit]
 
-    def entries(self, session_id: str) -> list[Entry] | None:
+    def log_of(self, session_id: str) -> list[Entry] | None:
         """Give a session's log as it is, None if there is no such session."""
         return self._logs.get(session_id)
 

@@ -13,6 +13,7 @@ from ..core.errors import StoreError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ..core.log import Entry
     from ._shared_engine import SharedEngineState
     from .shared_store import SharedStore
 
@@ -112,7 +113,7 @@ class SharedCluster(Cluster):
         if holder == self.node and session_id not in self._leases:
             self._leases[session_id] = asked_at
             self._told[session_id] = set()
-            self._engine.touch()
+            self._tell_items(session_id)
         return holder
 
     def adopt(self, session_id: str) -> None:
@@ -205,21 +206,24 @@ class SharedCluster(Cluster):
         while mail:
             self._member.take_mail(mail.popleft())
         for session_id in list(self._leases):
-            told = self._told[session_id]
-            for item_id, payload in list(self._engine.inboxes.get(session_id, {}).items()):
-                if item_id not in told:
-                    told.add(item_id)
-                    self._member.take_item(session_id, item_id, payload)
+            self._tell_items(session_id)
         for session_id in list(self._followed):
             self._tell_news(session_id)
+
+    def _tell_items(self, session_id: str) -> None:
+        told = self._told[session_id]
+        assert self._member is not None
+        for item_id, payload in list(self._engine.inboxes.get(session_id, {}).items()):
+            if item_id not in told:
+                told.add(item_id)
+                self._member.take_item(session_id, item_id, payload)
 
     def _tell_news(self, session_id: str) -> None:
         followed, member = self._followed[session_id], self._member
         assert member is not None
-        entries = self._engine.entries(session_id)
-        is_over = entries is None
-        if entries is None:
-            entries = self._engine.graves.get(session_id, ())
+        log = self._engine.entries(session_id)
+        is_over = log is None
+        entries: Sequence[Entry] = self._engine.graves.get(session_id, ()) if log is None else log
         news = entries[followed.seq :]
         texts = [text for text in self._engine.texts[session_id] if text.number > followed.number]
         if news:

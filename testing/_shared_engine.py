@@ -49,6 +49,7 @@ class SharedEngineState:
         place_on: The node that new sessions are made on; None is the one that is asked.
         loses: Asked of what was sent and what was posted, whether its answer is lost, or it.
         fenced: Appends that were refused, by node.
+        open_work: Sessions with a turn that has not ended, or with queued inputs.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class SharedEngineState:
         self._terms: dict[str, tuple[str, int]] = {}
         self._notes: defaultdict[str, list[Note]] = defaultdict(list)
         self._numbers = itertools.count(1)
-        self._open: set[str] = set()
+        self.open_work: set[str] = set()
 
     def touch(self) -> None:
         """Wake who waits for something new."""
@@ -84,7 +85,7 @@ class SharedEngineState:
 
     def entries(self, session_id: str) -> list[Entry] | None:
         """Give a session's log, None if there is no such session."""
-        return self.memory.entries(session_id)
+        return self.memory.log_of(session_id)
 
     def take(self, session_id: str, node: str) -> int:
         """Give a node the right to write, in the next term unless it has had it last."""
@@ -118,7 +119,7 @@ class SharedEngineState:
             known.extend(batch)  # whatever comes of it
         else:
             self.memory.keep(session_id, known, batch, summary)
-        (self._open.add if summary.has_open_work else self._open.discard)(session_id)
+        (self.open_work.add if summary.has_open_work else self.open_work.discard)(session_id)
         if is_new and summary.created_key is not None:
             self.created[summary.owner, summary.created_key] = session_id
         self.touch()
@@ -145,8 +146,8 @@ class SharedEngineState:
         if entries is not None:
             self.graves[session_id] = list(entries)
         for kept in (self.leases, self.inboxes, self._notes, self._terms):
-            kept.pop(session_id, None)  # type: ignore[attr-defined]
-        self._open.discard(session_id)
+            kept.pop(session_id, None)
+        self.open_work.discard(session_id)
         existed = await self.memory.delete(session_id)
         self.touch()
         return existed
@@ -182,7 +183,7 @@ class SharedEngineState:
     def list_orphans(self) -> list[str]:
         """Name the sessions that no node has, and that somebody has to see to."""
         found = {session_id for session_id, items in self.inboxes.items() if items}
-        found |= self._open
+        found |= self.open_work
         return sorted(session_id for session_id in found if self.holder(session_id) is None)
 
     # -- inboxes, mail, texts --------------------------------------------------------------------

@@ -83,8 +83,9 @@ class ClusterWorld(World):
             if scope.cancelled_caught:
                 raise ViolationError(f"hangs: {self._describe()}")
             for name in NAMES:
-                for what in ("takeovers", "forwarded", "fenced"):
+                for what in ("takeovers", "forwarded"):
                     self.hits[what] += self.nodes.stats(name)[what]
+                self.hits["fenced"] += self.nodes.engine.fenced[name]
 
     async def _disturb(self) -> None:
         """Pause one node after another until the clients are done."""
@@ -117,10 +118,12 @@ class ClusterWorld(World):
         engine = self.nodes.engine
         lengths = {sid: len(engine.entries(sid) or ()) for sid in self.session_ids}
         return (
-            not engine.list_orphans()
+            not engine.open_work
             and not any(engine.inboxes.values())
             and not any(engine.mail.values())
-            and not any(host.running or not host.errands.is_idle for host in self.hosts)
+            and all(host.errands.is_idle for host in self.hosts)
+            and not any(host.is_ending for host in self.hosts)
+            and not any(host.is_opening(sid) for host in self.hosts for sid in self.session_ids)
             and all(
                 s.journal.is_idle and not s.state.inputs and s.feed.state.seq == lengths[s.id]
                 for s in self.sessions

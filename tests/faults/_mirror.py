@@ -317,6 +317,10 @@ class Mirror:
         if not (message_id in self.texts or message_id in self._announced or self._is_loose):
             self.violate("text of a message that has not started")
         have = self.texts.get(message_id, "")
+        if self.may_lose_text and not self.is_live and data["offset"] < len(have):
+            # From a node that has not heard of all of it yet (§6.2: cut back and append).
+            self.hits["texts cut back"] += 1
+            have = have[: data["offset"]]
         if data["offset"] != len(have):
             self.violate(f"text from {data['offset']} where {len(have)} was due")
         if not data["delta"]:
