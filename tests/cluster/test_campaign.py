@@ -51,6 +51,6 @@ def test_campaign_on_three_nodes_loses_and_doubles_nothing(seed: int, part: Frac
 def test_campaign_without_the_fence_goes_wrong(seed: int) -> None:
     """The control: were nothing found, the campaign would prove nothing. One in nine is."""
     hits: Counter[str] = Counter()
-    with instrumented(hits) as patch, pytest.raises(ScheduleError):
+    with instrumented(hits) as patch, pytest.raises(ScheduleError):  # noqa: PT012 - whichever
         for number in range(seed, seed + SCHEDULES):
             play(number, hits, patch, fencing=False)
