@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -37,7 +37,7 @@ class _Text(msgspec.Struct, omit_defaults=True, gc=False):
     Attributes:
         term: Of the owner.
         after: The seq that is published before it.
-        number: Of a transient event, among those of this session and term: from 1.
+        number: Of a transient event, among those of its owner: greater than any before.
         name: What it is called.
         frame: Its payload.
         message_id: Of a delta.
@@ -64,6 +64,8 @@ class ClusterFeed(SessionFeed):
 
     Args:
         cluster: Where the others are.
+        numbers: For transient events of all of this node's feeds: one session may have several
+            in one term, one after the other.
         max_message_bytes: Of a message's text.
     """
 
@@ -72,11 +74,13 @@ class ClusterFeed(SessionFeed):
         session_id: str,
         *,
         cluster: Cluster,
+        numbers: Iterator[int],
         max_message_bytes: int,
         **more: Any,
     ) -> None:
         super().__init__(session_id, **more)
         self._cluster = cluster
+        self._numbers = numbers
         self._max_message_bytes = max_message_bytes
         #: That this node writes the session in; None while it follows.
         self._own_term: int | None = None
@@ -104,7 +108,7 @@ class ClusterFeed(SessionFeed):
         """Tell the others from here on: this node writes the session."""
         self._advance()
         self._own_term = term
-        self._number = 0
+        self._number = next(self._numbers)
         self._told.clear()
         self._texts.clear()
 
@@ -142,7 +146,7 @@ class ClusterFeed(SessionFeed):
                 self._tell_text(message, message.length, after)
 
     def _tell_event(self, frame: Frame, after: int) -> None:
-        self._number += 1
+        self._number = next(self._numbers)
         payload = frame.payload.decode()
         self._tell(after, number=self._number, name=frame.event or "", frame=payload)
 
@@ -285,7 +289,8 @@ class ClusterFeed(SessionFeed):
                 continue
             if text.message_id:
                 self._grow(text)
-            elif (text.term, text.number) > self._shown:
+            # One that this node was told too late has no place any more.
+            elif text.after == state.seq and (text.term, text.number) > self._shown:
                 self._shown = (text.term, text.number)
                 super().publish_transient(Frame(text.frame.encode(), text.name))
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Mapping, Sequence
+from itertools import count
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import trio
@@ -73,6 +74,7 @@ class ClusterHost(LocalHost, Member):
         #: What wrote sessions that this node had, as long as something may be on its way.
         self._ending: dict[str, Journal] = {}
         self._running = trio.CancelScope()
+        self._transients = count(1)
         #: Of which this node's subscribers offer tools to another's.
         self._offering: set[str] = set()
         self.subscriptions.on_offer = self._offer
@@ -442,6 +444,7 @@ class ClusterHost(LocalHost, Member):
         return ClusterFeed(
             session_id,
             cluster=self.cluster,
+            numbers=self._transients,
             max_message_bytes=self.settings.max_message_bytes,
             store=self.store,
             flusher=self._flusher,

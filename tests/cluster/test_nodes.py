@@ -7,7 +7,7 @@ from typing import Any
 import trio
 from trio.testing import MockClock
 
-from trialogue import Turn
+from trialogue import Settings, Turn
 from trialogue.testing import ProtocolPeer
 from trialogue.testing.shared_store import SharedEngine
 
@@ -76,6 +76,32 @@ async def test_who_attaches_in_the_middle_of_a_message_gets_all_of_it(
         first, *_ = before = await b.read_until(sid, "sync")
         assert (first["type"], first["data"]["offset"]) == ("message.delta", 0)
         assert text_of(before + await b.read_until(sid, "message.completed")) == WHOLE
+
+
+async def test_transient_events_are_told_after_their_owner_forgot_the_session_too(
+    autojump_clock: MockClock,
+) -> None:
+    """Found by the campaign: those of one term were counted anew, and taken for known ones."""
+
+    async def ticking(turn: Turn) -> None:
+        turn.emit("_tick", {"turn": turn.id}, durable=False)
+        turn.emit("_note", {}, durable=True)
+
+    settings = Settings(evict_after_seconds=0.5)
+    async with (
+        open_nodes(ticking, settings=settings) as nodes,
+        nodes.connect("a") as a,
+        nodes.connect("b") as b,
+    ):
+        sid = (await a.call("session.create"))["id"]
+        await b.call("session.subscribe", sessionId=sid)
+        for _ in range(2):
+            await a.call("message.send", sessionId=sid, content="go")
+            kinds = [event["type"] for event in await b.read_until(sid, "turn.ended")]
+            assert kinds[-3:] == ["_tick", "_note", "turn.ended"]
+            await trio.sleep(5)
+            assert nodes.stats("a")["owned"] == 0
+        assert nodes.positions(sid)[-1].startswith("1-"), "nobody else has had it"
 
 
 async def test_request_that_was_forwarded_is_cancelled_where_it_is(
