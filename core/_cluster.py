@@ -10,8 +10,8 @@ of whoever had a session before (`FencedError`).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -162,7 +162,3 @@ class Cluster(ABC):
     @abstractmethod
     def rest(self, session_id: str) -> None:
         """No message is in progress: who follows later needs nothing of what was published."""
-
-    def statistics(self) -> Mapping[str, Any]:
-        """Give counters, by their wire names."""
-        return {}

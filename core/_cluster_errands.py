@@ -144,17 +144,12 @@ class Errand(Reply):
 
 
 class ErrandDesk:
-    """Sends the commands of one node.
-
-    Attributes:
-        forwarded: How many commands were sent to other nodes.
-    """
+    """Sends the commands of one node."""
 
     def __init__(self, host: ClusterHost) -> None:
         self._host = host
         self._cluster = host.cluster
         self._number = 0
-        self.forwarded = 0
         #: Sent to others and not answered, by number.
         self._pending: dict[int, Errand] = {}
         #: Those of them that others of the same session must not overtake, by session.
@@ -296,7 +291,7 @@ class ErrandDesk:
                 errand.sent_at = None
             return False
         if not is_again:
-            self.forwarded += 1
+            self._host.counted.forwarded += 1
         return True
 
     def send_again(self) -> None:

@@ -9,18 +9,19 @@ from writing it.
 from __future__ import annotations
 
 import logging
-import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, cast
 
+import msgspec
 import trio
 
 from ._cluster import ElsewhereError, MovedError
 from ._cluster_errands import Errand, ErrandDesk
 from ._cluster_feed import ClusterFeed, ClusterJournal
 from ._cluster_inbox import Inbox
-from ._cluster_wire import Offer
+from ._cluster_sweep import Sweeper
+from ._cluster_wire import Answer, Offer, Probe, read_mail
 from ._command import Command, Reply
 from ._feed import PAGE_ENTRIES, SessionFeed, make_event
 from ._host import READS, LocalHost, Work
@@ -28,13 +29,14 @@ from ._journal import Journal
 from ._notes import join_partials
 from ._recovery import recover
 from ._session import LiveSession
+from ._stats import ClusterStats
 from .abc import Cluster, Connection, Member
 from .codec import unstructure
 from .errors import FencedError, InvalidRequestError, StoreError, WireError
 from .events import SessionDeleted
 from .log import Entry, Position
 from .methods import EventList, MessageStream, SessionExport, SessionSubscribe
-from .models import ClientTool
+from .models import ClientTool, NodeInfo
 
 if TYPE_CHECKING:
     from ._turn import RunningTurn
@@ -43,8 +45,6 @@ __all__ = ["ClusterHost"]
 
 log = logging.getLogger("trialogue.cluster")
 
-#: Between two looks for sessions that nobody has, at most; less where leases are short.
-SWEEP_SECONDS: Final = 0.5
 #: For what is on its way to other nodes, when the server ends.
 LEAVE_SECONDS: Final = 2.0
 
@@ -54,8 +54,7 @@ class ClusterHost(LocalHost, Member):
 
     Attributes:
         owned: The sessions that this node has.
-        takeovers: How many it took that another node had before.
-        fenced: How many it wrote to while another node had them: it was refused.
+        counted: See `cluster_stats`.
     """
 
     journal_class = ClusterJournal
@@ -63,9 +62,9 @@ class ClusterHost(LocalHost, Member):
     def __init__(self, cluster: Cluster, **more: Any) -> None:
         super().__init__(**more)
         self.cluster = cluster
+        self.node = NodeInfo(id=cluster.node, url=cluster.url)
         self.owned: set[str] = set()
-        self.takeovers = 0
-        self.fenced = 0
+        self.counted = ClusterStats(node=cluster.node)
         self.errands = ErrandDesk(self)
         self.inbox = Inbox(self)
         self._followed: dict[str, LiveSession] = {}
@@ -75,6 +74,7 @@ class ClusterHost(LocalHost, Member):
         self._ending: dict[str, Journal] = {}
         self._running = trio.CancelScope()
         self._transients = count(1)
+        self._sweeper = Sweeper(self)
         #: Of which this node's subscribers offer tools to another's.
         self._offering: set[str] = set()
         self.subscriptions.on_offer = self._offer
@@ -87,7 +87,7 @@ class ClusterHost(LocalHost, Member):
         with self._running:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self.cluster.run, self)
-                nursery.start_soon(self._sweep)
+                nursery.start_soon(self._sweeper.run)
                 task_status.started()
 
     # -- commands ----------------------------------------------------------------------------
@@ -303,38 +303,13 @@ class ClusterHost(LocalHost, Member):
         self.feed_of(session).lead(session_log.term)
         self.errands.release_all(session_id)
         if session_log.term > session.state.term:
-            self.takeovers += 1
+            self.counted.takeovers += 1
         session.journal.open(session_log)
         if recover(session):
             session.touch()
         await session.journal.wait_published()
         if session.journal.failure is not None:
             raise session.journal.failure
-
-    async def _sweep(self) -> None:
-        """Take what nobody has, and see to what was sent and not answered."""
-        pause = min(SWEEP_SECONDS, self.cluster.lease_seconds / 4)
-        while True:
-            if not self.is_draining:
-                try:
-                    await self._take_orphans()
-                except StoreError as exc:
-                    log.warning("nobody looks for orphans", extra={"error": repr(exc)})
-            self.errands.send_again()
-            # Not all nodes at once.
-            await trio.sleep(pause * random.uniform(0.8, 1.2))
-
-    async def _take_orphans(self) -> None:
-        orphans = [*await self.cluster.list_orphans()]
-        random.shuffle(orphans)
-        for session_id in orphans:
-            if self.is_draining:
-                return
-            if (
-                session_id not in self._opening
-                and await self.claim(session_id) == self.cluster.node
-            ):
-                self.with_session(session_id, lambda _: None, lambda _: None, needs_write=True)
 
     # -- letting go of a session -------------------------------------------------------------
 
@@ -358,8 +333,6 @@ class ClusterHost(LocalHost, Member):
 
     def session_failed(self, session: LiveSession, exc: Exception) -> None:
         session_id, feed = session.id, self.feed_of(session)
-        if isinstance(exc, FencedError) and not isinstance(exc, MovedError):
-            self.fenced += 1
         self.running.discard(session)
         if self.sessions.get(session_id) is session:
             del self.sessions[session_id]
@@ -506,9 +479,18 @@ class ClusterHost(LocalHost, Member):
         self.inbox.take_item(session_id, item_id, payload)
 
     def take_mail(self, payload: bytes) -> None:
-        answer = self.inbox.take_mail(payload)
-        if answer is not None:
-            self.errands.take_answer(answer)
+        try:
+            mail = read_mail(payload)
+        except msgspec.MsgspecError as exc:
+            log.error("mail that nobody can read", extra={"error": repr(exc)})
+            return
+        match mail:
+            case Answer():
+                self.errands.take_answer(mail)
+            case Probe():
+                self._sweeper.take_probe(mail.number)
+            case _:
+                self.inbox.take_mail(mail)
 
     def offered_tools(self, session: LiveSession) -> tuple[ClientTool, ...]:
         tools = {tool.name: tool for tool in super().offered_tools(session)}
@@ -525,18 +507,10 @@ class ClusterHost(LocalHost, Member):
             (self._offering.add if tools else self._offering.discard)(session_id)
             self.errands.route(Offer(self.cluster.node, unstructure(tools)), session_id)
 
-    def statistics(self) -> Mapping[str, Any]:
-        return {
-            "cluster": {
-                "node": self.cluster.node,
-                "owned": len(self.owned),
-                "followed": len(self._followed),
-                "takeovers": self.takeovers,
-                "forwarded": self.errands.forwarded,
-                "fenced": self.fenced,
-                **self.cluster.statistics(),
-            }
-        }
+    @property
+    def cluster_stats(self) -> ClusterStats:
+        self.counted.owned, self.counted.followed = len(self.owned), len(self._followed)
+        return self.counted
 
 
 def _rests(turn: RunningTurn | None) -> bool:

@@ -21,7 +21,6 @@ from ._cluster_wire import (
     Order,
     read_command,
     read_item,
-    read_mail,
     write,
 )
 from ._command import Reply
@@ -125,16 +124,12 @@ class Inbox:
             log.error("an inbox has what nobody can read", extra={"error": repr(exc)})
         self._finish(session_id, [item_id])
 
-    def take_mail(self, payload: bytes) -> Answer | None:
-        """Carry out what another node asks of this one; give what is an answer back."""
-        mail = read_mail(payload)
-        if isinstance(mail, Answer):
-            return mail
-        if isinstance(mail, Order):
-            self._carry_out("", mail, None)
+    def take_mail(self, item: Order | GiveUp) -> None:
+        """Carry out what another node asks of this one."""
+        if isinstance(item, Order):
+            self._carry_out("", item, None)
         else:
-            self._give_up(mail)
-        return None
+            self._give_up(item)
 
     def _give_up(self, item: GiveUp) -> None:
         reply = self._open.get((item.node, item.number))
@@ -150,7 +145,11 @@ class Inbox:
         if item_id is not None:
             reply.items.append(item_id)
         if is_new:
-            command = read_command(order)
+            try:
+                command = read_command(order)
+            except (InvalidRequestError, KeyError) as exc:
+                reply.fail(exc)  # another version of us wrote it
+                return
             if session_id:
                 self._host.carry_out_here(session_id, command, reply)
             else:

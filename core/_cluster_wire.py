@@ -23,6 +23,7 @@ __all__ = [
     "Mail",
     "Offer",
     "Order",
+    "Probe",
     "make_order",
     "read_command",
     "read_item",
@@ -111,8 +112,14 @@ class Answer(msgspec.Struct, tag="answer"):
         return None if self.error is None else error_from_wire(self.error)
 
 
+class Probe(msgspec.Struct, tag="probe"):
+    """What a node posts to itself, to see how late it is told of things."""
+
+    number: int
+
+
 Item: TypeAlias = Order | GiveUp | Offer
-Mail: TypeAlias = Answer | Order | GiveUp
+Mail: TypeAlias = Answer | Order | GiveUp | Probe
 
 write: Final = msgspec.json.Encoder().encode
 read_item: Final = msgspec.json.Decoder(Item).decode

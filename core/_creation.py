@@ -151,6 +151,7 @@ class SessionMaker:
             metadata=params.metadata,
             parent=None if child is None else child.parent,
             forked_from=forked_from,
+            node=host.node,
         )
         keys: tuple[KeyRecord, ...] = ()
         if claim is not None:

@@ -70,6 +70,7 @@ def _greet(request: Request) -> HelloResult:
         capabilities={},
         limits=server.settings.wire_limits(durable=server.host.store.durable),
         heartbeat_ms=round(server.settings.heartbeat_seconds * 1000),
+        node=server.host.node,
     )
 
 

@@ -10,7 +10,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import attrs
 import trio
@@ -31,7 +31,7 @@ from ._queries import check_range, list_asks, list_inputs, list_messages, refuse
 from ._recovery import recover
 from ._session import LiveSession
 from ._snapshot import restore
-from ._stats import Stats
+from ._stats import ClusterStats, Stats
 from ._subscriptions import Subscriptions
 from ._timers import Timers
 from ._tracing import run_traced
@@ -67,7 +67,7 @@ from .methods import (
     SessionSubscribe,
     SessionUnsubscribe,
 )
-from .models import ClientTool, SessionConfig
+from .models import ClientTool, NodeInfo, SessionConfig
 from .settings import Settings
 
 #: Between two attempts to go on with a session whose log failed.
@@ -138,6 +138,8 @@ class LocalHost(SessionHost):
 
     #: What writes its sessions.
     journal_class: type[Journal] = Journal
+    #: Which one of a cluster this process is; None if it is none.
+    node: NodeInfo | None = None
 
     def __init__(
         self,
@@ -481,9 +483,10 @@ class LocalHost(SessionHost):
         """Give the tools that a session's subscribers offer, one of each name."""
         return self.subscriptions.offered_tools(session.feed)
 
-    def statistics(self) -> Mapping[str, Any]:
-        """Give counters of its own, by their wire names."""
-        return {}
+    @property
+    def cluster_stats(self) -> ClusterStats | None:
+        """What it counts as a node of a cluster, if it is one."""
+        return None
 
     def admit(self, connection: Connection) -> None:
         self.subscriptions.admit(connection)

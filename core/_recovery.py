@@ -47,6 +47,7 @@ def recover(session: LiveSession) -> bool:
             journal.stage(
                 SessionResumed(
                     term=journal.next_position.term,
+                    node=session.host.node,
                     interrupted_turn_id=turn_id if is_over else None,
                 )
             )

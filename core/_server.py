@@ -289,11 +289,12 @@ class Server(Acceptor):
 
     def stats(self) -> dict[str, Any]:
         """Give the counters since the start, and the gauges of now, by their wire names."""
+        cluster = self.host.cluster_stats
         return {
             "uptimeMs": round((trio.current_time() - self.started_at) * 1000),
             **self.gauges(),
             **self.counters.to_wire(),
-            **self.host.statistics(),
+            **({} if cluster is None else {"cluster": cluster.to_wire()}),
             "store": dict(self.host.store.statistics()),
         }
 

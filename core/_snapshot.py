@@ -24,6 +24,7 @@ from .models import (
     InputInfo,
     JsonObject,
     Message,
+    NodeInfo,
     Outcome,
     ParentRef,
     SessionConfig,
@@ -76,6 +77,7 @@ class Snapshot:
     summary: str | None = None
     parent: ParentRef | None = None
     forked_from: ForkedFrom | None = None
+    node: NodeInfo | None = None
     created_at: str
     last_activity_at: str
     terms: tuple[_Term, ...]
@@ -121,6 +123,7 @@ def take_snapshot(state: SessionState) -> Snapshot:
         summary=state.summary,
         parent=state.parent,
         forked_from=state.forked_from,
+        node=state.node,
         created_at=state.created_at,
         last_activity_at=state.last_activity_at,
         terms=tuple(_Term(term=term, seq=seq) for term, seq in state.term_starts),
@@ -186,6 +189,7 @@ def restore(state: SessionState, note: Note) -> bool:
     state.summary = snapshot.summary
     state.parent = snapshot.parent
     state.forked_from = snapshot.forked_from
+    state.node = snapshot.node
     state.created_at = snapshot.created_at
     state.last_activity_at = snapshot.last_activity_at
     state.term, state.seq = note.after.term, note.after.seq

@@ -33,6 +33,7 @@ from .events import (
     SessionCompacted,
     SessionCreated,
     SessionExpired,
+    SessionResumed,
     SessionSpent,
     SessionUpdated,
     ToolCalled,
@@ -50,6 +51,7 @@ from .models import (
     InputInfo,
     Message,
     MessageStatus,
+    NodeInfo,
     Outcome,
     ParentRef,
     Session,
@@ -97,6 +99,7 @@ class SessionState:
         "messages",
         "metadata",
         "name",
+        "node",
         "outcomes",
         "owner",
         "parent",
@@ -124,6 +127,7 @@ class SessionState:
         self.summary: str | None = None
         self.parent: ParentRef | None = None
         self.forked_from: ForkedFrom | None = None
+        self.node: NodeInfo | None = None
         self.created_at = ""
         self.last_activity_at = ""
         self.term = 1
@@ -222,6 +226,7 @@ class SessionState:
             metadata=self.metadata,
             parent=self.parent,
             forked_from=self.forked_from,
+            node=self.node,
         )
 
     def make_summary(self) -> Summary:
@@ -348,7 +353,11 @@ class SessionState:
         self.last_activity_at = session.last_activity_at
         self.parent = session.parent
         self.forked_from = session.forked_from
+        self.node = session.node
         self._take(session)
+
+    def _session_resumed(self, body: SessionResumed, entry: Entry) -> None:
+        self.node = body.node
 
     def _session_updated(self, body: SessionUpdated, entry: Entry) -> None:
         if self.active_turn_id is not None:
@@ -595,6 +604,7 @@ class SessionState:
 
     _folds: ClassVar[dict[type[EventBody], Callable[[SessionState, Any, Entry], None]]] = {
         SessionCreated: _session_created,
+        SessionResumed: _session_resumed,
         SessionUpdated: _session_updated,
         SessionClosed: _session_ended,
         SessionExpired: _session_ended,

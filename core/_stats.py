@@ -12,7 +12,7 @@ from ._histogram import Histogram
 from .codec import camel_case
 from .models import TokenUsage
 
-__all__ = ["OTHER_METHODS", "MethodStats", "Stats"]
+__all__ = ["OTHER_METHODS", "ClusterStats", "MethodStats", "Stats"]
 
 #: Models that are counted apart. Whoever opens a session may name one, and each is a series to
 #: whoever watches the server.
@@ -39,6 +39,33 @@ class MethodStats:
         self.received = 0
         self.failed: Counter[str] = Counter()
         self.seconds = Histogram()
+
+
+@attrs.define
+class ClusterStats:
+    """What a node of a cluster counts. What it wrote too late its store counts, as ``fencedWrites``.
+
+    Attributes:
+        node: What it is called.
+        owned: The sessions that it has.
+        followed: Those of others that it reads along, since somebody here wants to know.
+        takeovers: How many sessions it took that another node had before.
+        forwarded: How many commands it sent to other nodes.
+        lag_seconds: Until something that it posts has come back to it, as what others tell it does.
+    """
+
+    node: str
+    owned: int = 0
+    followed: int = 0
+    takeovers: int = 0
+    forwarded: int = 0
+    lag_seconds: Histogram = attrs.field(factory=Histogram)
+
+    def to_wire(self) -> dict[str, Any]:
+        """Give it by wire names."""
+        values = attrs.asdict(self, recurse=False)
+        lag = values.pop("lag_seconds")
+        return {**values, "lagTimes": lag.to_wire()}
 
 
 @attrs.define

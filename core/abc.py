@@ -504,7 +504,8 @@ class SessionStore(ABC):
 
     #: Whether sessions outlive the process. If not, idle sessions expire by default.
     durable: bool = True
-    #: Others may have it open as well, and die: how often to ask for what they left. None is nobody.
+    #: Others may have it open as well, and die: how often to ask for what they left. None is nobody,
+    #: or that the cluster sees to it (`Cluster.list_orphans`).
     look_again_seconds: float | None = None
     #: Through which the servers that share it reach each other; None where only one may have it.
     cluster: Cluster | None = None

@@ -19,6 +19,7 @@ from .models import (
     Message,
     MessageKind,
     MessageRole,
+    NodeInfo,
     Outcome,
     Session,
     TokenUsage,
@@ -109,11 +110,12 @@ class SessionUpdated(EventBody):
 
 @attrs.frozen(kw_only=True)
 class SessionResumed(EventBody):
-    """Another process began to write; ``term`` is its term."""
+    """Another process began to write; ``term`` is its term, ``node`` which one of a cluster it is."""
 
     type = "session.resumed"
     log_class = "metadata"
     term: int
+    node: NodeInfo | None = None
     interrupted_turn_id: str | None = None
 
 

@@ -22,6 +22,7 @@ from .models import (
     JsonObject,
     Message,
     MessageRole,
+    NodeInfo,
     Outcome,
     ParentRef,
     Session,
@@ -131,7 +132,8 @@ class ProtocolInfo:
 class HelloResult:
     """``limits`` holds all those that apply to this connection, by their names in PROTOCOL §11.
 
-    ``scopes``, ``tenant`` and ``expires_at`` are the credential's.
+    ``scopes``, ``tenant`` and ``expires_at`` are the credential's. ``node`` is the one of a cluster
+    that answers.
     """
 
     connection_id: str
@@ -144,6 +146,7 @@ class HelloResult:
     scopes: tuple[str, ...] = ()
     tenant: str | None = None
     expires_at: str | None = None
+    node: NodeInfo | None = None
 
 
 @attrs.frozen(kw_only=True)

@@ -30,6 +30,7 @@ __all__ = [
     "MessageKind",
     "MessageRole",
     "MessageStatus",
+    "NodeInfo",
     "Outcome",
     "ParentRef",
     "Session",
@@ -204,10 +205,19 @@ class ForkedFrom:
 
 
 @attrs.frozen(kw_only=True)
+class NodeInfo:
+    """A node of a cluster: what it is called, and where clients reach it, if that is known."""
+
+    id: str
+    url: str | None = None
+
+
+@attrs.frozen(kw_only=True)
 class Session:
     """A conversation as its readers see it, consistent at ``position``.
 
     Attributes:
+        node: Which node of a cluster writes it, or was the last to do so.
         damaged_at: The seq of the first entry that cannot be read, if there is one: nothing is
             written any more then.
     """
@@ -227,6 +237,7 @@ class Session:
     metadata: JsonObject = attrs.field(factory=dict[str, Any])
     parent: ParentRef | None = None
     forked_from: ForkedFrom | None = None
+    node: NodeInfo | None = None
     damaged_at: int | None = None
 
 

@@ -115,6 +115,7 @@ class SummaryEncoder:
             or known[1].summary != session.summary
             or known[1].parent != session.parent
             or known[1].forked_from != session.forked_from
+            or known[1].node != session.node
             or known[1].created_at != session.created_at
         ):
             self._known = (summary, session)

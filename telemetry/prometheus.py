@@ -23,7 +23,7 @@ from prometheus_client.registry import Collector
 
 from ..core import Server
 from ..core._histogram import BOUNDS, Histogram
-from ..core._stats import MethodStats
+from ..core._stats import ClusterStats, MethodStats
 from ..core.abc import Page
 from ..core.errors import ERROR_CODES
 
@@ -128,6 +128,9 @@ class ServerCollector(Collector):
             "model_tokens", "Tokens of models that agents name", ("model", "direction"), tokens
         )
         yield from _collect_store(server.host.store.statistics())
+        cluster = server.host.cluster_stats
+        if cluster is not None:
+            yield from _collect_cluster(cluster)
 
 
 def _count_requests(methods: Mapping[str, MethodStats]) -> dict[tuple[str, ...], float]:
@@ -175,6 +178,27 @@ def _collect_store(statistics: Mapping[str, Any]) -> Iterator[Metric]:
         if isinstance(value, (int, float)):
             family.add_metric((what,), float(value))
     yield family
+
+
+def _collect_cluster(stats: ClusterStats) -> Iterator[Metric]:
+    """Give what a node of a cluster counts; the writes that came too late its store has."""
+    family = GaugeMetricFamily(
+        f"{_PREFIX}cluster_sessions", "Sessions that this node has, or follows", labels=("as",)
+    )
+    family.add_metric(("owned",), stats.owned)
+    family.add_metric(("followed",), stats.followed)
+    yield family
+    yield CounterMetricFamily(
+        f"{_PREFIX}cluster_takeovers", "Sessions taken from other nodes", value=stats.takeovers
+    )
+    yield CounterMetricFamily(
+        f"{_PREFIX}cluster_forwarded", "Commands sent to other nodes", value=stats.forwarded
+    )
+    yield _make_histogram(
+        "cluster_lag_seconds",
+        "Until what this node posts has come back to it",
+        {"": stats.lag_seconds},
+    )
 
 
 def make_metrics_page(server: Server) -> Callable[[], Page]:

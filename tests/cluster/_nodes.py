@@ -32,7 +32,8 @@ class Nodes:
     async def start(self, name: str, agent: Agent, settings: Settings | None) -> None:
         """Start one more node."""
         stop, stopped = self._stops[name] = trio.Event(), trio.Event()
-        self.stores[name] = store = self.engine.open_store(name)
+        url = f"ws://{name}.example"
+        self.stores[name] = store = self.engine.open_store(name, url=url)
 
         async def run(*, task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED) -> None:
             urls = ["loopback://"]

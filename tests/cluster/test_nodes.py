@@ -11,6 +11,7 @@ from trialogue import Settings, Turn
 from trialogue.testing import ProtocolPeer
 from trialogue.testing.shared_store import SharedEngine
 
+from ..telemetry._scraping import read, scrape
 from ._nodes import open_nodes
 
 LEASE_SECONDS = 1.0
@@ -62,6 +63,45 @@ async def test_other_node_serves_a_session(autojump_clock: MockClock) -> None:
         assert sum(event["type"] == "message.delta" for event in events) >= 9, "as they came"
         assert (nodes.stats("a")["owned"], nodes.stats("b")["followed"]) == (1, 1)
         assert nodes.stats("b")["forwarded"] == 1
+
+
+async def test_answers_name_the_node_that_has_the_session(autojump_clock: MockClock) -> None:
+    """PROTOCOL §3.7: whoever is asked; from the log, so that a new one is named by its first entry."""
+    async with open_nodes(counting) as nodes, nodes.connect("b") as b:
+        here = {name: {"id": name, "url": f"ws://{name}.example"} for name in ("a", "b")}
+        assert (await b.call("hello"))["node"] == here["b"]
+        async with nodes.connect("a") as a:
+            created = await a.call("session.create")
+        sid = created["id"]
+        got = await b.call("session.get", sessionId=sid)
+        subscribed = await b.call("session.subscribe", sessionId=sid)
+        assert created["node"] == got["node"] == subscribed["session"]["node"] == here["a"]
+        await nodes.stop("a")
+        await b.call("message.add", sessionId=sid, role="user", content="moved")
+        resumed = await b.expect_event(sid, "session.resumed")
+        assert resumed["data"]["node"] == here["b"]
+        assert (await b.call("session.get", sessionId=sid))["node"] == here["b"]
+        (listed,) = (await b.call("session.list"))["sessions"]
+        assert listed["node"] == here["b"]
+
+
+async def test_what_a_node_counts_is_shown(autojump_clock: MockClock) -> None:
+    """docs/operations.md: by server.stats and to Prometheus."""
+    async with open_nodes(counting) as nodes, nodes.connect("a") as a, nodes.connect("b") as b:
+        nodes.stores["b"].delay_seconds = 0.2
+        sid = (await a.call("session.create"))["id"]
+        await b.call("session.subscribe", sessionId=sid)
+        await b.call("message.add", sessionId=sid, role="user", content="forwarded")
+        nodes.stores["a"].pause()
+        await b.call("message.add", sessionId=sid, role="user", content="taken over")
+        stats, found = nodes.stats("b"), read(scrape(nodes.servers["b"]))
+        assert (stats["node"], stats["owned"], stats["takeovers"]) == ("b", 1, 1)
+        assert stats["lagTimes"]["buckets"][-1][0] == 500, "there and back"
+        assert found["trialogue_cluster_takeovers_total", ()] == 1
+        assert found["trialogue_cluster_forwarded_total", ()] == stats["forwarded"] >= 2
+        assert found["trialogue_cluster_sessions", (("as", "owned"),)] == 1
+        assert found["trialogue_cluster_lag_seconds_count", ()] == stats["lagTimes"]["count"]
+        nodes.stores["a"].resume()
 
 
 async def test_who_attaches_in_the_middle_of_a_message_gets_all_of_it(

@@ -14,6 +14,7 @@ from trio.testing import MockClock
 from trialogue.core.abc import Turn
 from trialogue.core.models import TokenUsage
 from trialogue.testing import open_test_server
+from trialogue.testing.shared_store import SharedEngine
 
 from ._scraping import read, scrape
 
@@ -49,7 +50,8 @@ async def labels_of(autojump_clock: MockClock) -> dict[str, set[str]]:
     async def speak(turn: Turn) -> None:
         await turn.write("hello")
 
-    async with open_test_server(speak) as test, test.open_peer() as peer:
+    store = SharedEngine().open_store("a")
+    async with open_test_server(speak, store=store) as test, test.open_peer() as peer:
         session = await test.client.create_session()
         await test.client.send_message(session.id, "hi")
         await peer.refused("SESSION_NOT_FOUND", "session.get", sessionId="ses_none")
