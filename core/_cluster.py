@@ -62,6 +62,13 @@ class Member(ABC):
         """
 
     @abstractmethod
+    def take_rewind(self, session_id: str) -> None:
+        """What was told of a session that this node follows is not there any more.
+
+        The engine has lost it. Who follows the session begins anew.
+        """
+
+    @abstractmethod
     def take_end(self, session_id: str) -> None:
         """A session that this node follows was deleted. All of its entries were told before.
 

@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, cast
 
+import attrs
 import msgspec
 import trio
+from msgspec import structs
 
 from ._cluster import ElsewhereError, MovedError
 from ._cluster_errands import Errand, ErrandDesk
@@ -35,7 +37,7 @@ from .codec import unstructure
 from .errors import FencedError, InvalidRequestError, StoreError, WireError
 from .events import SessionDeleted
 from .log import Entry, Position
-from .methods import EventList, MessageStream, SessionExport, SessionSubscribe
+from .methods import EventList, MessageStream, SessionExport, SessionSubscribe, TurnCancel
 from .models import ClientTool, NodeInfo
 
 if TYPE_CHECKING:
@@ -72,6 +74,8 @@ class ClusterHost(LocalHost, Member):
         self._carried: dict[str, ClusterFeed] = {}
         #: What wrote sessions that this node had, as long as something may be on its way.
         self._ending: dict[str, Journal] = {}
+        #: The turns that ran when sessions were taken over, until what waited for that is done.
+        self._inherited: dict[str, str] = {}
         self._running = trio.CancelScope()
         self._transients = count(1)
         self._sweeper = Sweeper(self)
@@ -176,6 +180,19 @@ class ClusterHost(LocalHost, Member):
         """Carry out a ``session.create`` that came to this node."""
         super().create(command, reply)
 
+    def _execute(self, session: LiveSession, command: Command, reply: Reply) -> None:
+        params = command.params
+        if isinstance(params, TurnCancel) and params.turn_id is None:
+            # It means the turn that runs now, or ran when its node was lost: whoever carries it out
+            # next is not to stop another one.
+            turn_id = self._inherited.get(
+                session.id, None if session.turn is None else session.turn.id
+            )
+            command = structs.replace(command, params=attrs.evolve(params, turn_id=turn_id))
+            if isinstance(reply, Errand):
+                reply.command = command
+        super()._execute(session, command, reply)
+
     def has(self, session_id: str) -> bool:
         """Whether this node decides what becomes of a session; of one that is over, each may."""
         if session_id in self.owned:
@@ -239,6 +256,7 @@ class ClusterHost(LocalHost, Member):
 
     async def _open(self, session_id: str) -> None:
         await super()._open(session_id)
+        self._inherited.pop(session_id, None)
         session = self.sessions.get(session_id)
         if session_id in self.owned and (session is None or not session.journal.is_open):
             self._let_go(session_id)
@@ -305,6 +323,8 @@ class ClusterHost(LocalHost, Member):
         if session_log.term > session.state.term:
             self.counted.takeovers += 1
         session.journal.open(session_log)
+        if session.state.active_turn_id is not None:
+            self._inherited[session_id] = session.state.active_turn_id
         if recover(session):
             session.touch()
         await session.journal.wait_published()
@@ -457,6 +477,15 @@ class ClusterHost(LocalHost, Member):
         feed.take(entries, texts, session.state)
         if feed.state.term != term:
             self._offer(feed)  # another node has it now
+
+    def take_rewind(self, session_id: str) -> None:
+        session = self._followed.get(session_id)
+        self.drop(session_id)
+        if session is not None:
+            feed = self.feed_of(session)
+            feed.call_waiting()
+            # They come back with cursors that do not continue.
+            feed.lose_all()
 
     def take_end(self, session_id: str) -> None:
         session = self._followed.get(session_id)

@@ -13,7 +13,13 @@ from ._command import Command, KeyClaim, Reply
 from ._ids import new_id
 from ._queries import check_session
 from ._state import SessionState
-from .errors import ConflictError, MessageNotFoundError, SessionNotFoundError, WireError
+from .errors import (
+    ConflictError,
+    CreatedError,
+    MessageNotFoundError,
+    SessionNotFoundError,
+    WireError,
+)
 from .events import MessageCreated, SessionCreated
 from .log import KeyRecord
 from .methods import ChildCreate, SessionCreate, SessionFork
@@ -170,7 +176,10 @@ class SessionMaker:
         def failed(exc: Exception) -> None:
             if claim is not None:
                 self._made.pop((principal, claim.key), None)
-            reply.fail(exc)
+            if claim is not None and isinstance(exc, CreatedError):
+                self._repeat(exc.session_id, claim, reply)
+            else:
+                reply.fail(exc)
 
         def created() -> None:
             reply.succeed(session.feed.state.session())
@@ -199,6 +208,12 @@ class SessionMaker:
                 )
             reply.fail(exc)
 
+        def failed(exc: Exception) -> None:
+            if isinstance(exc, CreatedError):
+                self._repeat(exc.session_id, claim, reply)  # another process was faster
+            else:
+                reply.fail(exc)
+
         def answer(session: LiveSession) -> None:
             known = session.state.keys.get(claim.key)
             if known is None or (known[0].method, known[0].fingerprint) != (
@@ -208,7 +223,7 @@ class SessionMaker:
                 reply.fail(ConflictError("The idempotency key was used with other parameters"))
                 return
             session.journal.when_published(
-                1, lambda: reply.succeed(session.feed.state.session()), reply.fail
+                1, lambda: reply.succeed(session.feed.state.session()), failed
             )
 
         self._host.with_session(session_id, answer, refuse)

@@ -26,7 +26,7 @@ from ._frame import Frame
 from ._state import SessionState
 from ._text import LiveMessage
 from .abc import SessionLog
-from .errors import PayloadTooLargeError
+from .errors import CreatedError, PayloadTooLargeError
 from .events import CustomEvent, EventBody
 from .log import Entry, KeyRecord, Note, Position
 
@@ -371,7 +371,7 @@ class Journal:
             self._room.set()
             self._room = None
         log.log(
-            logging.INFO if isinstance(exc, MovedError) else logging.ERROR,
+            logging.INFO if isinstance(exc, (MovedError, CreatedError)) else logging.ERROR,
             "the session's log takes no more",
             extra={"session_id": self.state.session_id, "entries": len(lost), "error": repr(exc)},
         )

@@ -34,6 +34,7 @@ from ._turn import RunningTurn
 from .codec import encode_json, structure, unstructure
 from .errors import (
     ConflictError,
+    CreatedError,
     InputNotFoundError,
     OverloadedError,
     RequestCancelledError,
@@ -630,7 +631,7 @@ class LiveSession:
     def _journal_failed(self, exc: Exception) -> None:
         """The log took no more: end the turn, tell who waits, and let the session be reopened."""
         why = exc
-        if not isinstance(exc, MovedError):
+        if not isinstance(exc, (MovedError, CreatedError)):
             self.host.stats.journal_failures += 1
             why = ServerError("The session's log could not be written; it is opened again")
         if self.feed.damage is not None:

@@ -495,6 +495,8 @@ class SessionLog(ABC):
 
         Raises:
             FencedError: Another process has taken the session. Nothing of the batch was written.
+            CreatedError: The batch creates a session under a key that has created another one
+                already, by another process. Nothing of it was written.
             StoreError: The store failed; what of the batch is written shows when it is read.
         """
 

@@ -9,6 +9,7 @@ TrialogueError
 ├── FencedError                another process took the session
 ├── StoreError                 the store failed, and says what to do
 │   ├── StoreInUseError        another process has it
+│   ├── CreatedError           another process has used the key of what was to be created
 │   └── RewoundError           the store has lost what it had acknowledged
 └── SettingsError              a setting is wrong; names it
 """
@@ -27,6 +28,7 @@ __all__ = [
     "CapacityExceededError",
     "ConflictError",
     "ConnectionLostError",
+    "CreatedError",
     "DamagedError",
     "FencedError",
     "ForbiddenError",
@@ -119,6 +121,21 @@ class StoreInUseError(StoreError):
     def __init__(self, message: str, holder: str) -> None:
         super().__init__(message)
         self.holder = holder
+
+
+class CreatedError(StoreError):
+    """Another process has created a session under the same key of the same principal.
+
+    Attributes:
+        session_id: Of that one.
+    """
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(f"the key has created {session_id}", session_id)
+        self.session_id = session_id
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class RewoundError(StoreError):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import attrs
 import trio
 
-from ..core.errors import FencedError, SessionNotFoundError, StoreError
+from ..core.errors import CreatedError, FencedError, SessionNotFoundError, StoreError
 from ..core.log import Entry, Note, Recollection, Summary
 from ..stores.memory import MemoryStore
 
@@ -104,12 +104,16 @@ class SharedEngineState:
 
         Raises:
             FencedError: Somebody has.
+            CreatedError: The key of the new one has created another one.
             StoreError: There is no such session any more, or one already.
         """
         known = self.entries(session_id)
         is_new = batch[0].seq == 1
         if not is_new and known is None:
             raise StoreError(f"the session {session_id} was deleted")
+        created = self.created.get((summary.owner, summary.created_key or ""), session_id)
+        if is_new and created != session_id:
+            raise CreatedError(created)
         if is_new:
             self._terms.setdefault(session_id, (node, term))
         if self._fencing and self._terms[session_id] != (node, term):

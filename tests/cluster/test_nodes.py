@@ -184,6 +184,43 @@ async def test_sessions_of_a_node_that_died_are_taken_over(autojump_clock: MockC
         assert nodes.stats("b")["takeovers"] == 1
 
 
+async def test_cancel_means_the_turn_that_ran_when_it_was_sent(autojump_clock: MockClock) -> None:
+    """PROTOCOL §4: without turnId the running one, not the next, which a takeover has started."""
+    async with open_nodes(counting) as nodes, nodes.connect("a") as a, nodes.connect("b") as b:
+        sid = (await a.call("session.create"))["id"]
+        await b.call("session.subscribe", sessionId=sid)
+        first = await a.call("message.send", sessionId=sid, content="one")
+        second = await a.call("message.send", sessionId=sid, content="two")
+        await b.expect_event(sid, "message.delta", delta="3 ")
+        nodes.stores["a"].pause()
+        cancelled = await b.call("turn.cancel", sessionId=sid)
+        assert cancelled == {"turnId": first["turnId"], "cancelled": False}
+        ended = await b.expect_event(sid, "turn.ended", turnId=first["turnId"])
+        assert ended["data"]["outcome"] == "interrupted"
+        ended = await b.expect_event(sid, "turn.ended", turnId=second["turnId"])
+        assert ended["data"]["outcome"] == "completed"
+
+
+async def test_cancel_of_a_node_that_loses_its_session_stops_no_other_turn(
+    autojump_clock: MockClock,
+) -> None:
+    """The same, where the node is lost that the client is at."""
+    async with open_nodes(counting) as nodes, nodes.connect("a") as a, nodes.connect("b") as b:
+        sid = (await a.call("session.create"))["id"]
+        await b.call("session.subscribe", sessionId=sid)
+        first = await a.call("message.send", sessionId=sid, content="one")
+        second = await a.call("message.send", sessionId=sid, content="two")
+        await b.expect_event(sid, "message.delta", delta="3 ")
+        nodes.stores["a"].pause()
+        sent = await a.send_request("turn.cancel", sessionId=sid)
+        await b.expect_event(sid, "turn.started", turnId=second["turnId"])
+        nodes.stores["a"].resume()
+        cancelled = await a.expect_result(sent)
+        assert cancelled == {"turnId": first["turnId"], "cancelled": False}
+        ended = await b.expect_event(sid, "turn.ended", turnId=second["turnId"])
+        assert ended["data"]["outcome"] == "completed"
+
+
 async def play_pause(engine_options: dict[str, Any]) -> tuple[SharedEngine, str, list[int]]:
     """Pause a node for longer than its lease, in the middle of a turn, and let it go on."""
     async with open_nodes(noting, **engine_options) as nodes:
@@ -301,3 +338,18 @@ async def test_turn_that_waits_for_an_answer_moves_with_its_session(
         await a.expect_event(sid, "turn.ended", outcome="completed")
         listed = (await b.call("message.list", sessionId=sid))["messages"]
         assert listed[-1]["content"] == "yes!"
+
+
+async def test_one_key_creates_one_session_whoever_is_asked(autojump_clock: MockClock) -> None:
+    """PROTOCOL §7: also if two nodes are asked at once, and one of them twice."""
+    async with open_nodes(counting) as nodes, nodes.connect("a") as a, nodes.connect("b") as b:
+        for store in nodes.stores.values():
+            store.delay_seconds = 0.05
+        sent = [
+            (peer, await peer.send_request("session.create", name="x", idempotency_key="k"))
+            for peer in (a, b, b)
+        ]
+        made = {(await peer.expect_result(number))["id"] for peer, number in sent}
+        assert len(made) == 1
+        assert len((await a.call("session.list"))["sessions"]) == 1
+        await b.refused("CONFLICT", "session.create", name="y", idempotency_key="k")
