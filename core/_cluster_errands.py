@@ -11,143 +11,39 @@ import logging
 from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import trio
 
-from ._cluster import ElsewhereError
-from ._cluster_wire import METHOD_NAMES, Answer, GiveUp, Offer, make_order, write
-from ._command import Command, Reply, make_claim
-from ._ids import new_id
+from ._cluster_errand import Errand
+from ._cluster_holds import Holds
+from ._cluster_wire import Answer, GiveUp, Offer, make_order, write
 from .codec import structure
-from .errors import FencedError, SessionNotFoundError, StoreError
+from .errors import StoreError
 from .log import Position
-from .methods import (
-    ChildSpending,
-    Empty,
-    MessageSend,
-    MessageSendResult,
-    MessageStream,
-    SessionClose,
-    SessionCompact,
-    SessionDelete,
-    TurnCancel,
-)
+from .methods import MessageSendResult, MessageStream
 
 if TYPE_CHECKING:
-    from ._cluster_feed import ClusterFeed
     from ._cluster_host import ClusterHost
-    from ._feed import SessionFeed
+    from ._command import Command, Reply
     from ._session import LiveSession
     from .abc import Connection
 
-__all__ = ["Errand", "ErrandDesk"]
+__all__ = ["ErrandDesk"]
 
 log = logging.getLogger("trialogue.cluster")
 
-#: What may wait for more than its commit, and can be given up meanwhile.
-_WAITS: Final = (TurnCancel, SessionClose, SessionDelete, SessionCompact, ChildSpending)
-#: Between two tries where nobody has a session, and nobody can have it.
-AGAIN_SECONDS: Final = 0.1
-
-
-class Errand(Reply):
-    """One command, until it is answered.
-
-    Attributes:
-        number: What it is called where it was sent.
-        sent_at: When it was last sent to another node; None if it never was.
-        times: How often it was sent.
-        held: The feed that it holds back.
-        answer: Gives its answer, when those before it have theirs.
-        then: What comes behind it.
-    """
-
-    def __init__(self, desk: ErrandDesk, session_id: str, command: Command, reply: Reply) -> None:
-        self._desk = desk
-        self.session_id = session_id
-        self.command = command
-        self.reply = reply
-        self.number = 0
-        self.sent_at: float | None = None
-        self.times = 0
-        self.held: ClusterFeed | None = None
-        self.answer: Callable[[], object] | None = None
-        self.then: list[Callable[[], object]] = []
-
-    @property
-    def is_answered(self) -> bool:  # type: ignore[override]
-        return self.reply.is_answered
-
-    @property
-    def waits(self) -> bool:
-        """Whether it may wait for more than its commit."""
-        params = self.command.params
-        return params.wait if isinstance(params, MessageSend) else isinstance(params, _WAITS)
-
-    @property
-    def is_answered_first(self) -> bool:
-        """Whether its answer comes before the events that it causes (PROTOCOL §2.2)."""
-        params = self.command.params
-        return isinstance(params, MessageStream) or (
-            isinstance(params, MessageSend) and not params.wait
-        )
-
-    def claim(self) -> None:
-        """Give it a key, if it has none: it may have to be carried out twice."""
-        command = self.command
-        name = METHOD_NAMES.get(type(command.params))
-        if command.claim is None and name is not None:
-            claim = make_claim(new_id("key"), name, command.params)
-            self.command = Command(
-                params=command.params,
-                principal=command.principal,
-                claim=claim,
-                connection=command.connection,
-                trace=command.trace,
-            )
-
-    # -- as the reply of a command that this node carries out ----------------------------------
-
-    def when_abandoned(self, abandon: Callable[[str], None] | None) -> None:
-        self.reply.when_abandoned(abandon)
-
-    def succeed(self, result: Any) -> bool:
-        has_succeeded = self.reply.succeed(result)
-        if isinstance(self.command.params, MessageStream):
-            self._desk.release_soon(self)  # it subscribes next
-        else:
-            self._desk.release(self)
-        return has_succeeded
-
-    def succeed_after(self, feed: SessionFeed, result: Any) -> None:
-        self.reply.succeed_after(feed, result)
-
-    def succeed_encoded(self, data: bytes) -> bool:
-        return self.reply.succeed_encoded(data)
-
-    def fail(self, exc: Exception) -> None:
-        has_moved = isinstance(exc, FencedError)
-        if has_moved and (isinstance(exc, ElsewhereError) or self.command.claim is not None):
-            # Whoever has the session now finds by its key whether it was done.
-            self._desk.hold(self)
-            self._desk.queue(self, self.session_id)
-        elif (
-            isinstance(exc, SessionNotFoundError)
-            and isinstance(self.command.params, SessionDelete)
-            and self.times > 1
-        ):
-            self.reply.succeed(Empty())  # by whoever it was sent to before
-        else:
-            self.reply.fail(exc)
-            self._desk.release(self)
-
 
 class ErrandDesk:
-    """Sends the commands of one node."""
+    """Sends the commands of one node.
+
+    Attributes:
+        holds: Those of them that are answered before what comes of them is shown.
+    """
 
     def __init__(self, host: ClusterHost) -> None:
         self._host = host
+        self.holds = Holds(host)
         self._cluster = host.cluster
         self._number = 0
         #: Sent to others and not answered, by number.
@@ -157,8 +53,6 @@ class ErrandDesk:
         self._queues: dict[str, deque[Errand | Offer]] = {}
         #: The last command of a connection to a session that is on its way.
         self._last: dict[tuple[str, Connection], Errand] = {}
-        #: Those that hold a feed back, in the order in which they are carried out, by session.
-        self._holding: dict[str, dict[Errand, None]] = {}
 
     def submit(self, session_id: str, command: Command, reply: Reply) -> None:
         """As `SessionHost.submit`, for what writes."""
@@ -239,7 +133,7 @@ class ErrandDesk:
                 if isinstance(errand, Errand):
                     errand.reply.fail(exc)
                     self._settle(errand)
-                    self.release(errand)
+                    self.holds.release(errand)
             queue.popleft()
         del self._queues[session_id]
 
@@ -260,7 +154,7 @@ class ErrandDesk:
             if await host.claim(session_id) != self._cluster.node:
                 await trio.lowlevel.checkpoint()
         self._settle(errand)
-        self.release(errand)
+        self.holds.release(errand)
 
     async def _forward(self, errand: Errand, send: Callable[[bytes], Any]) -> bool:
         """Send an errand to another node. Returns False if nobody has its session."""
@@ -272,7 +166,7 @@ class ErrandDesk:
             self._pending[errand.number] = errand
             if not errand.waits:
                 self._unsettled[errand.session_id] += 1
-            self.hold(errand)
+            self.holds.hold(errand)
             if errand.waits:
                 errand.reply.when_abandoned(lambda reason: self._give_up(errand, reason))
         elif errand.number not in self._pending:
@@ -309,7 +203,7 @@ class ErrandDesk:
         """Tell whoever has an errand that nobody waits for it."""
         if errand.number in self._pending:
             self._settle(errand)
-            self.release(errand)
+            self.holds.release(errand)
             item = write(GiveUp(self._cluster.node, errand.number, reason))
 
             async def tell() -> None:
@@ -328,7 +222,7 @@ class ErrandDesk:
                     self._give_up(errand, None)
                 else:
                     self._settle(errand)
-                    self.release(errand)
+                    self.holds.release(errand)
 
     # -- answers -----------------------------------------------------------------------------
 
@@ -350,7 +244,7 @@ class ErrandDesk:
     def _answer_at(self, errand: Errand, answer: Answer, session: LiveSession | None) -> None:
         if session is None:
             self._answer(errand, answer, None)
-        elif errand.held is not None and next(iter(self._holding[errand.session_id])) is not errand:
+        elif self.holds.has_before(errand):
             # What comes of those before it has to wait for their answers, which come first.
             errand.answer = lambda: self._answer_at(errand, answer, session)
         else:
@@ -373,7 +267,7 @@ class ErrandDesk:
         else:
             reply.succeed_after(session.feed, answer.data)
         self._settle(errand)
-        self.release(errand)
+        self.holds.release(errand)
 
     def _answer_first(self, errand: Errand, data: Any, session: LiveSession) -> None:
         connection, feed = errand.command.connection, self._host.feed_of(session)
@@ -386,57 +280,9 @@ class ErrandDesk:
         feed.advance_to(seq)
         feed.call_due()
 
-    # -- who is answered first -----------------------------------------------------------------
-
-    def hold(self, errand: Errand) -> None:
-        """Let nobody here see what comes of an errand before it is answered (PROTOCOL §2.2)."""
-        session = self._host.sessions.get(errand.session_id)
-        if errand.is_answered_first and session is not None and errand.held is None:
-            errand.held = self._host.feed_of(session)
-            errand.held.hold()
-            self._holding.setdefault(errand.session_id, {})[errand] = None
-
-    def release(self, errand: Errand) -> None:
-        """Let all see what comes of it."""
-        held, errand.held = errand.held, None
-        if held is None:
-            return
-        holding = self._holding[errand.session_id]
-        del holding[errand]
-        held.release()
-        if not holding:
-            del self._holding[errand.session_id]
-            return
-        first = next(iter(holding))
-        answer, first.answer = first.answer, None
-        if answer is not None:
-            answer()
-
-    def release_soon(self, errand: Errand) -> None:
-        """Let all see what comes of it, in a moment."""
-        if errand.held is not None:
-
-            async def release() -> None:
-                await trio.lowlevel.checkpoint()
-                self.release(errand)
-
-            self._host.spawn_writer(release)
-
-    def release_all(self, session_id: str) -> None:
-        """Hold nothing back any more: from here on this node decides what comes when."""
-        holding = self._holding.pop(session_id, {})
-        for errand in holding:
-            held, errand.held = errand.held, None
-            assert held is not None
-            held.release()
-        for errand in holding:
-            answer, errand.answer = errand.answer, None
-            if answer is not None:
-                answer()
-
     def answer_known(self, session: LiveSession) -> None:
         """Answer what was carried out by whoever had a session before, of what is held back."""
-        for errand in list(self._holding.get(session.id, ())):
+        for errand in self.holds.list(session.id):
             claim = errand.command.claim
             known = None if claim is None else session.state.keys.get(claim.key)
             if claim is None or known is None or errand.is_answered:
@@ -444,7 +290,7 @@ class ErrandDesk:
             if (known[0].method, known[0].fingerprint) == (claim.method, claim.fingerprint):
                 self._answer_first(errand, known[0].result, session)
                 self._settle(errand)
-                self.release(errand)
+                self.holds.release(errand)
 
     def _settle(self, errand: Errand) -> None:
         """Be done with the way of an errand: it is where it is carried out, or was."""

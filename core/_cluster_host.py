@@ -19,7 +19,8 @@ import trio
 from msgspec import structs
 
 from ._cluster import ElsewhereError, MovedError
-from ._cluster_errands import Errand, ErrandDesk
+from ._cluster_errand import Errand
+from ._cluster_errands import ErrandDesk
 from ._cluster_feed import ClusterFeed, ClusterJournal
 from ._cluster_inbox import Inbox
 from ._cluster_sweep import Sweeper
@@ -319,7 +320,7 @@ class ClusterHost(LocalHost, Member):
         self._unfollow(session_id)
         self.errands.answer_known(session)
         self.feed_of(session).lead(session_log.term)
-        self.errands.release_all(session_id)
+        self.errands.holds.release_all(session_id)
         if session_log.term > session.state.term:
             self.counted.takeovers += 1
         session.journal.open(session_log)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import trio
@@ -38,7 +38,7 @@ __all__ = ["Inbox"]
 log = logging.getLogger("trialogue.cluster")
 
 #: Between two tries to send an answer.
-AGAIN_SECONDS = 0.2
+AGAIN_SECONDS: Final = 0.2
 
 
 class _RemoteReply(Reply):
