@@ -32,6 +32,7 @@ class ClusterWorld(World):
     """
 
     nodes: Nodes
+    is_spread = True
 
     def __init__(self, shape: Shape, hits: Counter[str], *, fencing: bool = True) -> None:
         # What a reader that is live has seen at once is another node's to say.

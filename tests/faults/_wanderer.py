@@ -392,7 +392,9 @@ class Wanderer:
         def answered(answer: Answer) -> None:
             if not answer["success"]:
                 code = answer["error"]["code"]
-                said.is_refused = code not in UNCERTAIN
+                # Of a repeat, the first may be on its way still, by a node that stands still.
+                is_first = not (is_repeat and self.world.is_spread)
+                said.is_refused = code not in UNCERTAIN and is_first
                 return
             data = answer["data"]
             said.result = data

@@ -325,6 +325,9 @@ class World:
         """Whether the server may have to give up."""
         return self.shape.failures > 0
 
+    #: There are several servers, which do not come to things in the order in which they were asked.
+    is_spread = False
+
     @property
     def may_lose_text(self) -> bool:
         """Whether what was shown of a message in progress may be lost."""
