@@ -14,7 +14,6 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import attrs
-import msgspec
 import trio
 from msgspec import structs
 
@@ -22,23 +21,23 @@ from ._cluster import ElsewhereError, MovedError
 from ._cluster_errand import Errand
 from ._cluster_errands import ErrandDesk
 from ._cluster_feed import ClusterFeed, ClusterJournal
+from ._cluster_following import Follower
 from ._cluster_inbox import Inbox
+from ._cluster_member import HostMember
 from ._cluster_sweep import Sweeper
-from ._cluster_wire import Answer, Offer, Probe, read_mail
+from ._cluster_wire import Offer
 from ._command import Command, Reply
-from ._feed import PAGE_ENTRIES, SessionFeed, make_event
+from ._feed import SessionFeed
 from ._host import READS, LocalHost, Work
 from ._journal import Journal
 from ._notes import join_partials
 from ._recovery import recover
 from ._session import LiveSession
 from ._stats import ClusterStats
-from .abc import Cluster, Connection, Member
+from .abc import Cluster, Connection
 from .codec import unstructure
-from .errors import FencedError, InvalidRequestError, StoreError, WireError
-from .events import SessionDeleted
-from .log import Entry, Position
-from .methods import EventList, MessageStream, SessionExport, SessionSubscribe, TurnCancel
+from .errors import FencedError, WireError
+from .methods import MessageStream, TurnCancel
 from .models import ClientTool, NodeInfo
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ log = logging.getLogger("trialogue.cluster")
 LEAVE_SECONDS: Final = 2.0
 
 
-class ClusterHost(LocalHost, Member):
+class ClusterHost(LocalHost):
     """See `LocalHost`; this one has others around it.
 
     Attributes:
@@ -70,7 +69,8 @@ class ClusterHost(LocalHost, Member):
         self.counted = ClusterStats(node=cluster.node)
         self.errands = ErrandDesk(self)
         self.inbox = Inbox(self)
-        self._followed: dict[str, LiveSession] = {}
+        self.follower = Follower(self)
+        self.sweeper = Sweeper(self)
         #: Of sessions that this node had: those who follow them here go on.
         self._carried: dict[str, ClusterFeed] = {}
         #: What wrote sessions that this node had, as long as something may be on its way.
@@ -79,10 +79,9 @@ class ClusterHost(LocalHost, Member):
         self._inherited: dict[str, str] = {}
         self._running = trio.CancelScope()
         self._transients = count(1)
-        self._sweeper = Sweeper(self)
         #: Of which this node's subscribers offer tools to another's.
         self._offering: set[str] = set()
-        self.subscriptions.on_offer = self._offer
+        self.subscriptions.on_offer = self.offer
 
     async def start(self) -> None:
         await self._writers.start(self._run)
@@ -91,8 +90,8 @@ class ClusterHost(LocalHost, Member):
     async def _run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         with self._running:
             async with trio.open_nursery() as nursery:
-                await nursery.start(self.cluster.run, self)
-                nursery.start_soon(self._sweeper.run)
+                await nursery.start(self.cluster.run, HostMember(self))
+                nursery.start_soon(self.sweeper.run)
                 task_status.started()
 
     # -- commands ----------------------------------------------------------------------------
@@ -101,7 +100,7 @@ class ClusterHost(LocalHost, Member):
         params = command.params
         if type(params) in READS:
             self.errands.after_others(
-                session_id, command, lambda: self._read(session_id, command, reply)
+                session_id, command, lambda: self.follower.read(session_id, command, reply)
             )
             return
         try:
@@ -111,56 +110,6 @@ class ClusterHost(LocalHost, Member):
             reply.fail(exc)
         else:
             self.errands.submit(session_id, command, reply)
-
-    def _read(self, session_id: str, command: Command, reply: Reply) -> None:
-        """Read from what this node has, or from the log, if its client has seen more than that."""
-        after = _find_cursor(command.params)
-        if after is None:
-            self.carry_out_here(session_id, command, reply)
-            return
-
-        def read(session: LiveSession) -> None:
-            if after <= session.feed.state.seq:
-                self.carry_out_here(session_id, command, reply)
-            else:
-                self.spawn_writer(lambda: catch_up(session))
-
-        async def catch_up(session: LiveSession) -> None:
-            try:
-                is_known = await self._look_beyond(session, after)
-            except Exception as exc:  # noqa: BLE001 - ends this request
-                reply.fail(exc)
-                return
-            if is_known:
-                feed = self.feed_of(session)
-                feed.when_known(min(after, feed.known_seq), go_on, is_published=True)
-            else:
-                self.with_session(session_id, read, reply.fail)
-
-        def go_on() -> None:
-            self.carry_out_here(session_id, command, reply)
-
-        self.with_session(session_id, read, reply.fail)
-
-    async def _look_beyond(self, session: LiveSession, seq: int) -> bool:
-        """Look into the log for what this node does not know of a session, up to a seq.
-
-        It may have the session, and be the last to hear that it has it no more. Returns False
-        then: it is to be read anew.
-        """
-        feed = self.feed_of(session)
-        if not session.journal.is_open:
-            # The log alone would be ahead of what comes between its entries.
-            await self.cluster.follow(session.id, feed.known_seq)
-            return True
-        known = feed.state.seq
-        while known < seq and (page := await self.store.read(session.id, known, PAGE_ENTRIES)):
-            known = page[-1].seq
-            if page[-1].term > session.state.term:
-                self._give_up(session.id, "another node has written it")
-                return False
-        await session.journal.wait_published()
-        return True
 
     def create(self, command: Command, reply: Reply) -> None:
         node = self.cluster.place()
@@ -283,19 +232,13 @@ class ClusterHost(LocalHost, Member):
                 carried.lose_all()  # what they have seen is gone
             feed.follow(session.texts)
             # Also where it is this node's: nobody knows whether it is when it has been read.
-            await self._follow(session)
+            await self.follower.follow(session)
         except BaseException:
             if carried is not None:
                 carried.lose_all()
-            self._unfollow(session_id)
+            self.follower.unfollow(session_id)
             raise
         return session
-
-    async def _catch_up(self, session: LiveSession) -> None:
-        """Publish what the log has by now."""
-        feed = self.feed_of(session)
-        while page := await self.store.read(session.id, feed.known_seq, PAGE_ENTRIES):
-            feed.take(page, (), session.state)
 
     async def _take_over(self, session: LiveSession) -> None:
         session_id = session.id
@@ -310,14 +253,14 @@ class ClusterHost(LocalHost, Member):
                 await ending.wait_appended()
             session_log = await self.store.open(session_id)
             # From here on nobody else writes it.
-            await self._catch_up(session)
+            await self.follower.catch_up(session)
             session.texts = join_partials((await self.store.recall(session_id)).partials)
             if session_id not in self.owned:
                 raise ElsewhereError(f"the lease of {session_id} is over")
         except BaseException:
             self._let_go(session_id)
             raise
-        self._unfollow(session_id)
+        self.follower.unfollow(session_id)
         self.errands.answer_known(session)
         self.feed_of(session).lead(session_log.term)
         self.errands.holds.release_all(session_id)
@@ -341,10 +284,12 @@ class ClusterHost(LocalHost, Member):
             self.cluster.release(session_id)
 
     def lose(self, session_id: str) -> None:
+        """As `Member.lose`."""
         self.owned.discard(session_id)
-        self._give_up(session_id, "its lease is over")
+        self.give_up(session_id, "its lease is over")
 
-    def _give_up(self, session_id: str, reason: str) -> None:
+    def give_up(self, session_id: str, reason: str) -> None:
+        """Write a session no more, without another word."""
         session = self.sessions.get(session_id)
         if session is not None and session.journal.is_open:
             session.journal.give_up(MovedError(f"{session_id} was given up: {reason}"))
@@ -377,12 +322,12 @@ class ClusterHost(LocalHost, Member):
 
     def evict(self, session: LiveSession) -> None:
         super().evict(session)
-        self._unfollow(session.id)
+        self.follower.unfollow(session.id)
         self._let_go(session.id)
 
     def drop(self, session_id: str) -> None:
         super().drop(session_id)
-        self._unfollow(session_id)
+        self.follower.unfollow(session_id)
         self._let_go(session_id)
 
     # -- draining ----------------------------------------------------------------------------
@@ -417,7 +362,7 @@ class ClusterHost(LocalHost, Member):
                 and not session.closing.has_begun
                 and session.journal.is_idle
             ):
-                self._give_up(session.id, "the server drains")
+                self.give_up(session.id, "the server drains")
 
         if session.journal.is_open:
             self.spawn_writer(hand_over)
@@ -447,81 +392,6 @@ class ClusterHost(LocalHost, Member):
             spawn=self.spawn_writer,
         )
 
-    async def _follow(self, session: LiveSession) -> None:
-        feed = self.feed_of(session)
-        self._followed[session.id] = session
-
-        def mend() -> None:
-            async def again() -> None:
-                try:
-                    await self.cluster.follow(session.id, feed.known_seq)
-                except StoreError as exc:
-                    log.warning("a text has a gap", extra={"error": repr(exc)})
-
-            if self._followed.get(session.id) is session:
-                self.spawn_writer(again)
-
-        feed.on_gap = mend
-        await self.cluster.follow(session.id, feed.known_seq)
-        self._offer(feed)
-
-    def _unfollow(self, session_id: str) -> None:
-        if self._followed.pop(session_id, None) is not None:
-            self.cluster.unfollow(session_id)
-
-    def take_news(self, session_id: str, entries: Sequence[Entry], texts: Sequence[bytes]) -> None:
-        session = self._followed.get(session_id)
-        if session is None:
-            return
-        feed = self.feed_of(session)
-        term = feed.state.term
-        feed.take(entries, texts, session.state)
-        if feed.state.term != term:
-            self._offer(feed)  # another node has it now
-
-    def take_rewind(self, session_id: str) -> None:
-        session = self._followed.get(session_id)
-        self.drop(session_id)
-        if session is not None:
-            feed = self.feed_of(session)
-            feed.call_waiting()
-            # They come back with cursors that do not continue.
-            feed.lose_all()
-
-    def take_end(self, session_id: str) -> None:
-        session = self._followed.get(session_id)
-        self.drop(session_id)
-        if session is None:
-            return
-        feed = self.feed_of(session)
-        feed.call_waiting()
-
-        async def part() -> None:
-            with trio.move_on_after(self.settings.write_timeout_seconds):
-                await feed.wait_sent()
-            self.subscriptions.detach_all(feed, make_event(session_id, SessionDeleted()))
-
-        self.spawn_writer(part)
-
-    # -- what others tell --------------------------------------------------------------------
-
-    def take_item(self, session_id: str, item_id: str, payload: bytes) -> None:
-        self.inbox.take_item(session_id, item_id, payload)
-
-    def take_mail(self, payload: bytes) -> None:
-        try:
-            mail = read_mail(payload)
-        except msgspec.MsgspecError as exc:
-            log.error("mail that nobody can read", extra={"error": repr(exc)})
-            return
-        match mail:
-            case Answer():
-                self.errands.take_answer(mail)
-            case Probe():
-                self._sweeper.take_probe(mail.number)
-            case _:
-                self.inbox.take_mail(mail)
-
     def offered_tools(self, session: LiveSession) -> tuple[ClientTool, ...]:
         tools = {tool.name: tool for tool in super().offered_tools(session)}
         for offered in self.inbox.offers.get(session.id, {}).values():
@@ -529,29 +399,19 @@ class ClusterHost(LocalHost, Member):
                 tools.setdefault(tool.name, tool)
         return tuple(tools.values())
 
-    def _offer(self, feed: SessionFeed) -> None:
+    def offer(self, feed: SessionFeed) -> None:
         """Tell the node that has a session of the tools that its subscribers here offer."""
         session_id = feed.session_id
         tools = self.subscriptions.offered_tools(feed)
-        if session_id in self._followed and (tools or session_id in self._offering):
+        if session_id in self.follower.sessions and (tools or session_id in self._offering):
             (self._offering.add if tools else self._offering.discard)(session_id)
             self.errands.route(Offer(self.cluster.node, unstructure(tools)), session_id)
 
     @property
     def cluster_stats(self) -> ClusterStats:
-        self.counted.owned, self.counted.followed = len(self.owned), len(self._followed)
+        self.counted.owned, self.counted.followed = len(self.owned), len(self.follower.sessions)
         return self.counted
 
 
 def _rests(turn: RunningTurn | None) -> bool:
     return turn is None or turn.is_dormant
-
-
-def _find_cursor(params: Any) -> int | None:
-    """Say up to where a reader has seen a session, if it says so."""
-    if not isinstance(params, (SessionSubscribe, EventList, SessionExport)) or params.after is None:
-        return None
-    try:
-        return Position.parse(params.after).seq
-    except InvalidRequestError:
-        return None
