@@ -17,7 +17,7 @@ import trio
 
 from ._cluster_errand import Errand
 from ._cluster_holds import Holds
-from ._cluster_wire import Answer, GiveUp, Offer, make_order, write
+from ._cluster_wire import Answer, GiveUp, make_order, write
 from .codec import structure
 from .errors import StoreError
 from .log import Position
@@ -50,7 +50,7 @@ class ErrandDesk:
         self._pending: dict[int, Errand] = {}
         #: Those of them that others of the same session must not overtake, by session.
         self._unsettled: Counter[str] = Counter()
-        self._queues: dict[str, deque[Errand | Offer]] = {}
+        self._queues: dict[str, deque[Errand | None]] = {}
         #: The last command of a connection to a session that is on its way.
         self._last: dict[tuple[str, Connection], Errand] = {}
 
@@ -96,13 +96,11 @@ class ErrandDesk:
 
     # -- on the way --------------------------------------------------------------------------
 
-    def route(self, errand: Errand | Offer, session_id: str = "") -> None:
+    def route(self, errand: Errand) -> None:
         """Bring an errand to whoever has its session, behind those of before."""
-        if isinstance(errand, Errand):
-            session_id = errand.session_id
+        session_id = errand.session_id
         if (
-            isinstance(errand, Errand)
-            and session_id not in self._queues
+            session_id not in self._queues
             and self._host.has(session_id)
             and session_id not in self._unsettled
         ):
@@ -110,8 +108,13 @@ class ErrandDesk:
         else:
             self.queue(errand, session_id)
 
-    def queue(self, errand: Errand | Offer, session_id: str) -> None:
-        """Bring an errand to whoever has its session then."""
+    def tell_interest(self, session_id: str) -> None:
+        """Tell who follows a session here, behind what they have asked before."""
+        if self._queues.get(session_id, (0,))[-1] is not None:
+            self.queue(None, session_id)
+
+    def queue(self, errand: Errand | None, session_id: str) -> None:
+        """Bring an errand to whoever has its session then; None is what `tell_interest` tells."""
         queue = self._queues.get(session_id)
         if queue is not None:
             queue.append(errand)
@@ -125,12 +128,14 @@ class ErrandDesk:
         while queue:
             errand = queue[0]
             try:
-                if isinstance(errand, Offer):
-                    await self._cluster.send(session_id, write(errand))
+                if errand is None:
+                    await self._host.interests.tell(session_id)
                 else:
                     await self._bring_one(errand)
             except Exception as exc:  # noqa: BLE001 - ends this request
-                if isinstance(errand, Errand):
+                if errand is None:
+                    log.warning("nobody knows who follows", extra={"error": repr(exc)})
+                else:
                     errand.reply.fail(exc)
                     self._settle(errand)
                     self.holds.release(errand)

@@ -53,12 +53,15 @@ class Follower:
 
         feed.on_gap = mend
         await self._cluster.follow(session.id, feed.known_seq)
-        host.offer(feed)
+        if session.state.node != host.node:
+            host.interests.forget(session.id)
+        host.interests.changed(feed)
 
     def unfollow(self, session_id: str) -> None:
         """Follow a session no more."""
         if self.sessions.pop(session_id, None) is not None:
             self._cluster.unfollow(session_id)
+            self._host.interests.unfollowed(session_id)
 
     async def catch_up(self, session: LiveSession) -> None:
         """Publish what the log has by now."""
@@ -74,10 +77,15 @@ class Follower:
         if session is None:
             return
         feed = self._host.feed_of(session)
-        term = feed.state.term
+        term, active_at = feed.state.term, feed.state.last_activity_at
         feed.take(entries, texts, session.state)
+        if feed.state.last_activity_at != active_at:
+            session.touch()
         if feed.state.term != term:
-            self._host.offer(feed)  # another node has it now
+            self._host.interests.changed(feed)  # another node has it now
+        if session_id in self._host.owned and session.state.has_open_work:
+            # Whoever had it before, and has written it still, does so no more.
+            self._host.with_session(session_id, lambda _: None, lambda _: None, needs_write=True)
 
     def take_rewind(self, session_id: str) -> None:
         """As `Member.take_rewind`."""

@@ -23,9 +23,9 @@ from ._cluster_errands import ErrandDesk
 from ._cluster_feed import ClusterFeed, ClusterJournal
 from ._cluster_following import Follower
 from ._cluster_inbox import Inbox
+from ._cluster_interest import Interests
 from ._cluster_member import HostMember
 from ._cluster_sweep import Sweeper
-from ._cluster_wire import Offer
 from ._command import Command, Reply
 from ._feed import SessionFeed
 from ._host import READS, LocalHost, Work
@@ -35,7 +35,6 @@ from ._recovery import recover
 from ._session import LiveSession
 from ._stats import ClusterStats
 from .abc import Cluster, Connection
-from .codec import unstructure
 from .errors import FencedError, WireError
 from .methods import MessageStream, TurnCancel
 from .models import ClientTool, NodeInfo
@@ -70,6 +69,7 @@ class ClusterHost(LocalHost):
         self.errands = ErrandDesk(self)
         self.inbox = Inbox(self)
         self.follower = Follower(self)
+        self.interests = Interests(self)
         self.sweeper = Sweeper(self)
         #: Of sessions that this node had: those who follow them here go on.
         self._carried: dict[str, ClusterFeed] = {}
@@ -79,9 +79,7 @@ class ClusterHost(LocalHost):
         self._inherited: dict[str, str] = {}
         self._running = trio.CancelScope()
         self._transients = count(1)
-        #: Of which this node's subscribers offer tools to another's.
-        self._offering: set[str] = set()
-        self.subscriptions.on_offer = self.offer
+        self.subscriptions.on_change = self.interests.changed
 
     async def start(self) -> None:
         await self._writers.start(self._run)
@@ -198,6 +196,19 @@ class ClusterHost(LocalHost):
             self.owned.add(session_id)
         return node
 
+    async def take_up(self, session_id: str) -> None:
+        """Go on with what is open of a session that this node has just claimed, if anything is."""
+        session, needs_write = self.sessions.get(session_id), False
+        if session is not None and not session.journal.is_open:
+            await self.cluster.follow(session_id, self.feed_of(session).known_seq)
+            needs_write = session.state.has_open_work
+        self.with_session(
+            session_id,
+            lambda _: self.let_go_unused(session_id),
+            lambda _: None,
+            needs_write=needs_write,
+        )
+
     def begin(self, session: LiveSession) -> None:
         self.cluster.adopt(session.id)
         self.owned.add(session.id)
@@ -207,9 +218,7 @@ class ClusterHost(LocalHost):
     async def _open(self, session_id: str) -> None:
         await super()._open(session_id)
         self._inherited.pop(session_id, None)
-        session = self.sessions.get(session_id)
-        if session_id in self.owned and (session is None or not session.journal.is_open):
-            self._let_go(session_id)
+        self.let_go_unused(session_id)
 
     def _give_back(self, session_id: str, works: Sequence[Work], exc: Exception) -> None:
         if isinstance(exc, FencedError):
@@ -277,8 +286,15 @@ class ClusterHost(LocalHost):
 
     # -- letting go of a session -------------------------------------------------------------
 
+    def let_go_unused(self, session_id: str) -> None:
+        """Let go of a session that this node has, does not write, and that nobody follows."""
+        session = self.sessions.get(session_id)
+        if not self.interests.is_wanted(session_id) and (
+            session is None or not (session.journal.is_open or session.feed.cursors)
+        ):
+            self._let_go(session_id)
+
     def _let_go(self, session_id: str) -> None:
-        self.inbox.offers.pop(session_id, None)
         if session_id in self.owned:
             self.owned.discard(session_id)
             self.cluster.release(session_id)
@@ -287,6 +303,9 @@ class ClusterHost(LocalHost):
         """As `Member.lose`."""
         self.owned.discard(session_id)
         self.give_up(session_id, "its lease is over")
+        session = self.sessions.get(session_id)
+        if session is not None:
+            self.interests.changed(session.feed)
 
     def give_up(self, session_id: str, reason: str) -> None:
         """Write a session no more, without another word."""
@@ -318,7 +337,14 @@ class ClusterHost(LocalHost):
             self.with_session(session_id, lambda _: None, failed)
 
     def is_needed(self, session: LiveSession) -> bool:
-        return super().is_needed(session) or self.feed_of(session).is_held
+        return (
+            super().is_needed(session)
+            or self.feed_of(session).is_held
+            or self.interests.is_wanted(session.id)
+        )
+
+    def needed_ids(self) -> set[str]:
+        return super().needed_ids() | self.interests.wanted_ids()
 
     def evict(self, session: LiveSession) -> None:
         super().evict(session)
@@ -328,6 +354,7 @@ class ClusterHost(LocalHost):
     def drop(self, session_id: str) -> None:
         super().drop(session_id)
         self.follower.unfollow(session_id)
+        self.interests.forget(session_id)
         self._let_go(session_id)
 
     # -- draining ----------------------------------------------------------------------------
@@ -336,6 +363,9 @@ class ClusterHost(LocalHost):
         super().drain()
         for session in list(self.sessions.values()):
             self._hand_over_soon(session)
+        for session_id in list(self.owned):
+            if session_id not in self.sessions or not self.sessions[session_id].journal.is_open:
+                self._let_go(session_id)
         self.turn_rests()
 
     def turn_rests(self) -> None:
@@ -394,18 +424,9 @@ class ClusterHost(LocalHost):
 
     def offered_tools(self, session: LiveSession) -> tuple[ClientTool, ...]:
         tools = {tool.name: tool for tool in super().offered_tools(session)}
-        for offered in self.inbox.offers.get(session.id, {}).values():
-            for tool in offered:
-                tools.setdefault(tool.name, tool)
+        for tool in self.interests.offered_tools(session.id):
+            tools.setdefault(tool.name, tool)
         return tuple(tools.values())
-
-    def offer(self, feed: SessionFeed) -> None:
-        """Tell the node that has a session of the tools that its subscribers here offer."""
-        session_id = feed.session_id
-        tools = self.subscriptions.offered_tools(feed)
-        if session_id in self.follower.sessions and (tools or session_id in self._offering):
-            (self._offering.add if tools else self._offering.discard)(session_id)
-            self.errands.route(Offer(self.cluster.node, unstructure(tools)), session_id)
 
     @property
     def cluster_stats(self) -> ClusterStats:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -16,8 +17,8 @@ import trio
 from ._cluster_wire import (
     Answer,
     GiveUp,
+    Interest,
     Item,
-    Offer,
     Order,
     read_command,
     read_item,
@@ -25,9 +26,8 @@ from ._cluster_wire import (
 )
 from ._command import Reply
 from ._failures import explain_refusal
-from .codec import decode_json, structure, unstructure
+from .codec import decode_json, unstructure
 from .errors import FencedError, InvalidRequestError, StoreError
-from .models import ClientTool
 
 if TYPE_CHECKING:
     from ._cluster_host import ClusterHost
@@ -105,8 +105,6 @@ class Inbox:
         self._cluster = host.cluster
         #: By who asked, and what that calls it.
         self._open: dict[tuple[str, int], _RemoteReply] = {}
-        #: The tools that subscribers of other nodes offer, by session and node.
-        self.offers: dict[str, dict[str, tuple[ClientTool, ...]]] = {}
 
     def take_item(self, session_id: str, item_id: str, payload: bytes) -> None:
         """As `Member.take_item`."""
@@ -115,9 +113,8 @@ class Inbox:
             if isinstance(item, Order):
                 self._carry_out(session_id, item, item_id)
                 return
-            if isinstance(item, Offer):
-                tools = tuple(structure(tool, ClientTool) for tool in item.tools)
-                self.offers.setdefault(session_id, {})[item.node] = tools
+            if isinstance(item, Interest):
+                self._host.interests.take(session_id, item)
             else:
                 self._give_up(item)
         except (msgspec.MsgspecError, InvalidRequestError, KeyError) as exc:
@@ -164,10 +161,14 @@ class Inbox:
             self._finish(reply.session_id, reply.items)
 
     def answer(self, reply: _RemoteReply, answer: Answer) -> None:
-        """Send an answer to who asked, then take the order out of the inbox."""
+        """Send an answer to who asked, and take the order out of the inbox.
+
+        What was refused is taken out first: the next node could find it there, and do it.
+        """
         self._open.pop((reply.order.node, reply.order.number), None)
-        node = reply.order.node
-        if node == self._cluster.node:
+        node, is_refused = reply.order.node, answer.error is not None
+        is_own = node == self._cluster.node
+        if is_own and not is_refused:
             # This node has taken over what it had sent away: here the answer comes first, too.
             self._host.errands.take_answer(answer)
             self._finish(reply.session_id, reply.items)
@@ -178,23 +179,24 @@ class Inbox:
             await trio.lowlevel.checkpoint()
             session = self._host.sessions.get(reply.session_id)
             answer.seq = 0 if session is None else session.feed.state.seq
-            await self._insist(lambda: self._cluster.post(node, write(answer)))
-            for item_id in reply.items:
-                await self._insist(
-                    lambda item_id=item_id: self._cluster.finish_item(reply.session_id, item_id)  # type: ignore[misc]
-                )
+            if is_refused:
+                await self._take_out(reply.session_id, reply.items)
+            if is_own:
+                self._host.errands.take_answer(answer)
+            else:
+                await self._insist(lambda: self._cluster.post(node, write(answer)))
+            if not is_refused:
+                await self._take_out(reply.session_id, reply.items)
 
         self._host.spawn_writer(send)
 
-    def _finish(self, session_id: str, item_ids: Sequence[str]) -> None:
-        async def finish() -> None:
-            for item_id in item_ids:
-                await self._insist(
-                    lambda item_id=item_id: self._cluster.finish_item(session_id, item_id)  # type: ignore[misc]
-                )
+    async def _take_out(self, session_id: str, item_ids: Sequence[str]) -> None:
+        for item_id in item_ids:
+            await self._insist(partial(self._cluster.finish_item, session_id, item_id))
 
+    def _finish(self, session_id: str, item_ids: Sequence[str]) -> None:
         if item_ids:
-            self._host.spawn_writer(finish)
+            self._host.spawn_writer(lambda: self._take_out(session_id, item_ids))
 
     async def _insist(self, tell: Callable[[], Any]) -> None:
         """Tell the engine something, again and again for the time of a lease.

@@ -39,6 +39,7 @@ class Sweeper:
             try:
                 if not self._host.is_draining:
                     await self._take_orphans()
+                await self._host.interests.beat()
                 await self._probe()
             except StoreError as exc:
                 log.warning("nobody looks for orphans", extra={"error": repr(exc)})
@@ -57,7 +58,7 @@ class Sweeper:
                 not host.is_opening(session_id)
                 and await host.claim(session_id) == self._cluster.node
             ):
-                host.with_session(session_id, lambda _: None, lambda _: None, needs_write=True)
+                await host.take_up(session_id)
 
     async def _probe(self) -> None:
         """Post something to this node itself, unless the last is still on its way."""

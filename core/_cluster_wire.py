@@ -17,11 +17,12 @@ from .errors import WireError, error_from_wire
 
 __all__ = [
     "METHOD_NAMES",
+    "Alive",
     "Answer",
     "GiveUp",
+    "Interest",
     "Item",
     "Mail",
-    "Offer",
     "Order",
     "Probe",
     "make_order",
@@ -85,11 +86,18 @@ class GiveUp(msgspec.Struct, tag="give up"):
     reason: str | None = None
 
 
-class Offer(msgspec.Struct, tag="offer"):
-    """The tools that a node's subscribers offer to a session, in place of those before."""
+class Interest(msgspec.Struct, tag="interest"):
+    """Whether a node's clients follow a session, and the tools that they offer, from here on."""
 
     node: str
+    is_followed: bool
     tools: list[dict[str, Any]]
+
+
+class Alive(msgspec.Struct, tag="alive"):
+    """A node is alive, for those that it has told of an interest, or that have told it of one."""
+
+    node: str
 
 
 class Answer(msgspec.Struct, tag="answer"):
@@ -118,8 +126,8 @@ class Probe(msgspec.Struct, tag="probe"):
     number: int
 
 
-Item: TypeAlias = Order | GiveUp | Offer
-Mail: TypeAlias = Answer | Order | GiveUp | Probe
+Item: TypeAlias = Order | GiveUp | Interest
+Mail: TypeAlias = Answer | Order | GiveUp | Probe | Alive
 
 write: Final = msgspec.json.Encoder().encode
 read_item: Final = msgspec.json.Decoder(Item).decode

@@ -32,8 +32,8 @@ class Subscriptions:
         self._subscribed: dict[Connection, dict[str, SessionFeed]] = {}
         #: The tools that subscribers offer, by session; few do.
         self._tools: dict[str, dict[Connection, tuple[ClientTool, ...]]] = {}
-        #: Called when others are offered for a session.
-        self.on_offer: Callable[[SessionFeed], None] | None = None
+        #: Called when a session is followed, or not any more, or others offer it tools.
+        self.on_change: Callable[[SessionFeed], None] | None = None
 
     def subscribe(
         self, session: LiveSession, command: Command, params: SessionSubscribe, reply: Reply
@@ -68,8 +68,11 @@ class Subscriptions:
         """Note what a subscriber offers from now on; None is what it did before."""
         if tools is not None and connection in feed.cursors:
             self._tools.setdefault(feed.session_id, {})[connection] = tools
-            if self.on_offer is not None:
-                self.on_offer(feed)
+            self._changed(feed)
+
+    def _changed(self, feed: SessionFeed) -> None:
+        if self.on_change is not None:
+            self.on_change(feed)
 
     def offered_tools(self, feed: SessionFeed) -> tuple[ClientTool, ...]:
         """Give the tools that a session's subscribers offer, one of each name."""
@@ -83,11 +86,9 @@ class Subscriptions:
     def _withdraw(self, feed: SessionFeed, connection: Connection) -> None:
         """Forget what a subscriber has offered."""
         offers = self._tools.get(feed.session_id)
-        if offers is not None and offers.pop(connection, None) is not None:
-            if not offers:
-                del self._tools[feed.session_id]
-            if self.on_offer is not None:
-                self.on_offer(feed)
+        if offers is not None and offers.pop(connection, None) is not None and not offers:
+            del self._tools[feed.session_id]
+        self._changed(feed)
 
     def attach(
         self,
@@ -104,6 +105,7 @@ class Subscriptions:
         if subscribed is not None:
             subscribed[feed.session_id] = feed
             feed.attach(connection, after=after, offsets=offsets, resync_reason=resync_reason)
+            self._changed(feed)
 
     def check_room(self, session_id: str, connection: Connection) -> None:
         """Check that a connection may follow one more session.

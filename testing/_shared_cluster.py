@@ -105,8 +105,7 @@ class SharedCluster(Cluster):
         self._member.lose(session_id)
 
     async def claim(self, session_id: str) -> str:
-        if session_id in self._releasing:
-            await self._release(session_id)
+        await self._finish_release(session_id)
         asked_at = trio.current_time()
         await self._store.reach()
         holder = self._engine.claim(session_id, self.node)
@@ -126,6 +125,10 @@ class SharedCluster(Cluster):
         self._releasing.add(session_id)
         self._has_texts.set()
 
+    async def _finish_release(self, session_id: str) -> None:
+        if session_id in self._releasing:
+            await self._release(session_id)
+
     async def _release(self, session_id: str) -> None:
         await self._store.reach()
         if session_id in self._releasing:
@@ -143,6 +146,7 @@ class SharedCluster(Cluster):
     # -- what nodes tell each other --------------------------------------------------------------
 
     async def send(self, session_id: str, payload: bytes) -> str | None:
+        await self._finish_release(session_id)
         await self._store.reach()
         holder = self._engine.send(session_id, payload)
         if holder is not None and self._engine.loses("send", payload):

@@ -51,6 +51,9 @@ class _SharedLog(SessionLog):
     async def append(self, batch: Sequence[Entry], summary: Summary) -> None:
         store = self._store
         await store.reach()
+        if store.fails_next:
+            store.fails_next = False
+            raise StoreError("the engine has no room")
         store.cluster.flush(self._id)
         store.engine.append(self._id, store.cluster.node, self.term, batch, summary)
 
@@ -64,6 +67,7 @@ class SharedStore(SessionStore):
     Attributes:
         engine: What they share.
         delay_seconds: What everything takes that goes to the engine.
+        fails_next: The next append fails, with nothing written.
         cluster: The node that this server is.
     """
 
@@ -73,6 +77,7 @@ class SharedStore(SessionStore):
     def __init__(self, engine: SharedEngine, node: str, url: str | None = None) -> None:
         self.engine = engine
         self.delay_seconds = 0.0
+        self.fails_next = False
         self._resumed: trio.Event | None = None
         self._mended: trio.Event | None = None
         self.cluster = SharedCluster(engine, self, node, url)

@@ -118,7 +118,7 @@ async def test_who_attaches_in_the_middle_of_a_message_gets_all_of_it(
         assert text_of(before + await b.read_until(sid, "message.completed")) == WHOLE
 
 
-async def test_transient_events_are_told_after_their_owner_forgot_the_session_too(
+async def test_transient_events_are_told_after_their_node_has_opened_the_session_again(
     autojump_clock: MockClock,
 ) -> None:
     """Found by the campaign: those of one term were counted anew, and taken for known ones."""
@@ -127,20 +127,15 @@ async def test_transient_events_are_told_after_their_owner_forgot_the_session_to
         turn.emit("_tick", {"turn": turn.id}, durable=False)
         turn.emit("_note", {}, durable=True)
 
-    settings = Settings(evict_after_seconds=0.5)
-    async with (
-        open_nodes(ticking, settings=settings) as nodes,
-        nodes.connect("a") as a,
-        nodes.connect("b") as b,
-    ):
+    async with open_nodes(ticking) as nodes, nodes.connect("a") as a, nodes.connect("b") as b:
         sid = (await a.call("session.create"))["id"]
         await b.call("session.subscribe", sessionId=sid)
         for _ in range(2):
             await a.call("message.send", sessionId=sid, content="go")
             kinds = [event["type"] for event in await b.read_until(sid, "turn.ended")]
             assert kinds[-3:] == ["_tick", "_note", "turn.ended"]
-            await trio.sleep(5)
-            assert nodes.stats("a")["owned"] == 0
+            nodes.stores["a"].fails_next = True
+            await a.refused("SERVER_ERROR", "message.add", sessionId=sid, role="user", content="")
         assert nodes.positions(sid)[-1].startswith("1-"), "nobody else has had it"
 
 
@@ -353,3 +348,67 @@ async def test_one_key_creates_one_session_whoever_is_asked(autojump_clock: Mock
         assert len(made) == 1
         assert len((await a.call("session.list"))["sessions"]) == 1
         await b.refused("CONFLICT", "session.create", name="y", idempotency_key="k")
+
+
+async def test_session_that_is_followed_at_another_node_is_in_use(
+    autojump_clock: MockClock,
+) -> None:
+    """PROTOCOL §11: it neither expires nor is pruned; after that its idle time counts anew."""
+    settings = Settings(idle_timeout_seconds=10, evict_after_seconds=1, max_stored_sessions=1)
+    async with open_nodes(counting, settings=settings) as nodes, nodes.connect("a") as a:
+        sid = (await a.call("session.create"))["id"]
+        async with nodes.connect("b") as b:
+            await b.call("session.subscribe", sessionId=sid)
+            await trio.sleep(25)
+            other = (await a.call("session.create"))["id"]
+            assert (await b.call("session.get", sessionId=sid))["status"] == "idle"
+        await a.refused("SESSION_NOT_FOUND", "session.get", sessionId=other)
+        await trio.sleep(9)
+        assert (await a.call("session.get", sessionId=sid))["status"] == "idle"
+        await trio.sleep(9)
+        assert (await a.call("session.get", sessionId=sid))["status"] == "expired"
+
+
+async def test_session_that_nobody_has_is_kept_by_the_node_at_which_it_is_followed(
+    autojump_clock: MockClock,
+) -> None:
+    """The same, of one whose node had gone; it is not written for that."""
+    settings = Settings(idle_timeout_seconds=10, max_stored_sessions=1)
+    async with (
+        open_nodes(counting, ("a", "b", "c"), settings=settings) as nodes,
+        nodes.connect("a") as a,
+        nodes.connect("b") as b,
+        nodes.connect("c") as c,
+    ):
+        sid = (await a.call("session.create"))["id"]
+        await b.call("session.subscribe", sessionId=sid)
+        nodes.stores["a"].pause()
+        await trio.sleep(25)
+        await c.call("session.create")
+        assert (await c.call("session.get", sessionId=sid))["status"] == "idle"
+        assert nodes.positions(sid) == ["1-1"]
+        await b.call("message.add", sessionId=sid, role="user", content="to b")
+        assert (await b.expect_event(sid, "session.resumed"))["data"]["term"] == 2
+
+
+async def test_tools_of_a_node_that_died_are_offered_no_more(autojump_clock: MockClock) -> None:
+    """PROTOCOL §9.3: while that subscription lives; its client may come back at another node."""
+    offered: list[list[str]] = []
+
+    async def listing(turn: Turn) -> None:
+        offered.append(sorted(tool.name for tool in turn.client_tools))
+
+    async with open_nodes(listing, ("a", "b", "c")) as nodes:
+        async with nodes.connect("a") as a, nodes.connect("b") as b, nodes.connect("c") as c:
+            sid = (await a.call("session.create"))["id"]
+            for peer, name in ((b, "here"), (c, "there")):
+                await peer.call("session.subscribe", sessionId=sid, tools=[{"name": name}])
+            for sleeps in (0.5, 0, 3 * LEASE_SECONDS):
+                if not sleeps:
+                    nodes.stores["c"].pause()
+                await trio.sleep(sleeps)
+                await b.call("message.send", sessionId=sid, content="which?", wait=True)
+            nodes.stores["c"].resume()
+            await trio.sleep(3 * LEASE_SECONDS)
+            await b.call("message.send", sessionId=sid, content="which?", wait=True)
+        assert offered == [["here", "there"], ["here", "there"], ["here"], ["here", "there"]]

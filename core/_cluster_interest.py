@@ -1,0 +1,148 @@
+"""Who follows which session at other nodes, so that its node keeps it, and knows of their tools.
+
+A node tells the one that has a session when clients of its own begin to follow it, stop, or offer
+other tools. If nobody has it, it takes it itself, without writing it: nobody else then expires or
+prunes what somebody follows. Nodes that are in such a relation let each other know that they are
+alive; one that is silent for a lease follows nothing any more, and has nothing any more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import trio
+
+from ._cluster_wire import Alive, Interest, write
+from .codec import structure, unstructure
+from .models import ClientTool
+
+if TYPE_CHECKING:
+    from ._cluster_host import ClusterHost
+    from ._feed import SessionFeed
+
+__all__ = ["Interests"]
+
+
+class Interests:
+    """Of one node: what its clients follow elsewhere, and what others' clients follow here."""
+
+    def __init__(self, host: ClusterHost) -> None:
+        self._host = host
+        self._cluster = host.cluster
+        self._name = host.cluster.node
+        #: The node that was told that a session is followed here, by session.
+        self._told: dict[str, str] = {}
+        #: The nodes at which a session is followed, and the tools that are offered there.
+        self._others: dict[str, dict[str, tuple[ClientTool, ...]]] = {}
+        #: When each of these nodes was heard of last.
+        self._heard: dict[str, float] = {}
+        self._beats_at = -math.inf
+
+    # -- clients of this node ----------------------------------------------------------------
+
+    def changed(self, feed: SessionFeed) -> None:
+        """Somebody follows a session here, or nobody any more, or others have it now."""
+        session_id = feed.session_id
+        if session_id in self._host.follower.sessions and (
+            feed.cursors or session_id in self._told or session_id in self._host.owned
+        ):
+            self._host.errands.tell_interest(session_id)
+
+    def unfollowed(self, session_id: str) -> None:
+        """This node shows a session no more, or has it now."""
+        self._told.pop(session_id, None)
+
+    async def tell(self, session_id: str) -> None:
+        """Tell the node that has a session who follows it here, or take it, if none has it."""
+        host = self._host
+        while True:
+            await trio.lowlevel.checkpoint()
+            session = host.follower.sessions.get(session_id)
+            if session is None:
+                return
+            is_followed, is_ours = bool(session.feed.cursors), session_id in host.owned
+            if is_ours or not is_followed:
+                self._told.pop(session_id, None)
+            if is_ours:
+                if not is_followed:
+                    host.let_go_unused(session_id)
+                return
+            tools = host.subscriptions.offered_tools(session.feed)
+            interest = Interest(self._name, is_followed, unstructure(tools))
+            node = await self._cluster.send(session_id, write(interest))
+            if node is not None and node != self._name:
+                if is_followed:
+                    self._told[session_id] = node
+                    self._heard[node] = trio.current_time()
+                return
+            if not is_followed or host.is_draining:
+                return
+            await host.claim(session_id)
+
+    # -- clients of other nodes ----------------------------------------------------------------
+
+    def take(self, session_id: str, interest: Interest) -> None:
+        """A node tells what its clients follow of what this one has."""
+        node = interest.node
+        if node == self._name:
+            return  # of when this one had it, and did not know
+        if interest.is_followed:
+            tools = tuple(structure(tool, ClientTool) for tool in interest.tools)
+            self._others.setdefault(session_id, {})[node] = tools
+            self._heard[node] = trio.current_time()
+        else:
+            self._drop(session_id, node)
+
+    def _drop(self, session_id: str, node: str) -> None:
+        nodes = self._others.get(session_id, {})
+        if nodes.pop(node, None) is not None and not nodes:
+            del self._others[session_id]
+            session = self._host.sessions.get(session_id)
+            if session is not None:
+                session.touch()  # its idle time counts from here
+                self._host.housekeeper.may_leave(session_id)
+            self._host.let_go_unused(session_id)
+
+    def forget(self, session_id: str) -> None:
+        """Another node has a session, or nobody: whoever follows it tells that one."""
+        self._others.pop(session_id, None)
+
+    def is_wanted(self, session_id: str) -> bool:
+        """Whether clients of other nodes follow a session of this one."""
+        return session_id in self._others
+
+    def wanted_ids(self) -> set[str]:
+        """Name the sessions of which that is true."""
+        return set(self._others)
+
+    def offered_tools(self, session_id: str) -> Iterator[ClientTool]:
+        """Give the tools that clients of other nodes offer."""
+        for tools in self._others.get(session_id, {}).values():
+            yield from tools
+
+    # -- who is alive --------------------------------------------------------------------------
+
+    def take_alive(self, node: str) -> None:
+        """Another node is alive."""
+        self._heard[node] = trio.current_time()
+
+    async def beat(self) -> None:
+        """Be done with those that are silent, and let the others know that this one is alive."""
+        now, lease = trio.current_time(), self._cluster.lease_seconds
+        if now < self._beats_at:
+            return
+        self._beats_at = now + lease / 3
+        nodes = {*self._told.values()}.union(*self._others.values())
+        silent = {node for node in nodes if self._heard.get(node, -math.inf) <= now - lease}
+        self._heard = {node: at for node, at in self._heard.items() if node in nodes - silent}
+        for session_id in list(self._others):
+            for node in sorted(silent):
+                self._drop(session_id, node)
+        for session_id, node in self._told.items():
+            if node in silent:
+                self._host.errands.tell_interest(session_id)
+        alive = write(Alive(self._name))
+        for node in sorted(nodes - silent):
+            await self._cluster.post(node, alive)
