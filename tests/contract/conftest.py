@@ -40,13 +40,11 @@ OTHER_NODE_IN: Final = {
 NOT_FROM_OTHER_NODE: Final[dict[str, str]] = {
     "test_agent_sees_the_tools_that_subscribers_offer_now": "the owner is told of tools soon",
     "test_hello_announces_every_limit_of_the_connection": "those of a store in memory",
-    "test_number_and_its_digits_are_two_ids": "two sessions' commands have no order",
     "test_message_in_progress_is_listed_with_its_text_so_far": "its text is told soon",
     "test_queued_input_does_not_start_in_a_drain": "it does on the other node",
     "test_server_that_ends_closes_each_connection_after_its_last_events": "its turns go on",
     "test_every_request_is_answered_before_the_goodbye": "its turns go on",
     "test_session_above_max_sessions_is_refused": "each node counts its own",
-    "test_sessions_above_max_stored_sessions_are_pruned": "each node counts its own",
     "test_health_counts_what_there_is": "each node counts its own",
     "test_stats_are_counters": "each node counts its own",
 }

@@ -41,7 +41,9 @@ async def test_number_and_its_digits_are_two_ids(connect: Connect) -> None:
                 content="hi",
                 wait=True,
             )
-        first, second = await puppet.next_turn(), await puppet.next_turn()
+        led = [await puppet.next_turn() for _ in sessions]
+        order = [session["id"] for session in sessions]
+        first, second = sorted(led, key=lambda led: order.index(led.turn.session_id))
         second.finish()
         done = await peer.expect_result("1")
         assert done["turnId"] == second.turn.id
