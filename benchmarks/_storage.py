@@ -177,6 +177,8 @@ class _Writer:
         self._id = f"ses_{number:032}"
         self._log: SessionLog = store.create(self._id)
         self._seq = 0
+        self._told = trio.Event()
+        self._failure: Exception | None = None
 
     async def append(self) -> None:
         """Append one entry; it is acknowledged when this returns."""
@@ -201,11 +203,19 @@ class _Writer:
             position=f"1-{seq}",
         )
         summary = Summary(session=session)
-        try:
-            # As the journal: a store that need not wait is not waited for.
-            self._log.append_nowait([entry], summary)
-        except trio.WouldBlock:
+        # As a server's host: a store that calls back needs no task, and one that has at once
+        # need not be waited for.
+        self._told = trio.Event()
+        if not self._log.append_soon([entry], summary, self._done):
             await self._log.append([entry], summary)
+        elif not self._told.is_set():
+            await self._told.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    def _done(self, failure: Exception | None) -> None:
+        self._failure = failure
+        self._told.set()
 
 
 # -- appends a second ------------------------------------------------------------------------

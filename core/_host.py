@@ -36,7 +36,7 @@ from ._subscriptions import Subscriptions
 from ._timers import Timers
 from ._tracing import run_traced
 from ._turn import RunningTurn
-from .abc import Agent, Connection, SessionStore, Tracer, Turn
+from .abc import Agent, Connection, Done, SessionLog, SessionStore, Tracer, Turn
 from .errors import (
     AgentError,
     DamagedError,
@@ -48,7 +48,7 @@ from .errors import (
     WireError,
 )
 from .events import SessionDeleted
-from .log import Recollection
+from .log import Entry, Recollection, Summary
 from .methods import (
     AskList,
     Empty,
@@ -505,9 +505,46 @@ class LocalHost(SessionHost):
         try:
             await task()
         finally:
-            self._writing -= 1
-            if not self._writing and self._all_written is not None:
-                self._all_written.set()
+            self._wrote()
+
+    def _wrote(self) -> None:
+        self._writing -= 1
+        if not self._writing and self._all_written is not None:
+            self._all_written.set()
+
+    def append(
+        self, session_log: SessionLog, batch: Sequence[Entry], summary: Summary, done: Done
+    ) -> None:
+        """Append to a session's log, and count it among what is on its way to the store.
+
+        ``done`` is called as `SessionLog.append_soon` does it, also for a log that only has
+        `SessionLog.append`. Once this host's writers are cancelled, nobody is told any more.
+        """
+        self._writing += 1
+
+        def over(failure: Exception | None) -> None:
+            if not self._writers.cancel_scope.cancel_called:
+                done(failure)
+            self._wrote()
+
+        async def append() -> None:
+            failure: Exception | None = None
+            try:
+                await session_log.append(batch, summary)
+            except Exception as exc:  # noqa: BLE001 - ends that session
+                failure = exc
+            except trio.Cancelled:
+                self._wrote()
+                raise
+            over(failure)
+
+        try:
+            is_taken = session_log.append_soon(batch, summary, over)
+        except Exception as exc:  # noqa: BLE001 - ends that session
+            over(exc)
+        else:
+            if not is_taken:
+                self._writers.start_soon(append)
 
     async def wait_written(self) -> None:
         """Wait until nothing is on its way to or from the store."""

@@ -1,16 +1,17 @@
 """All writing of a session goes through its journal: staged in order, durable, then published.
 
 Staging is synchronous: the entry gets its seq and is folded into the state that decisions read.
-One writer task, which no request's and no turn's cancel scope reaches, takes what is staged in
-batches through the store. When a batch is durable, its entries are published in seq order, each
-in one synchronous step: ``on_commit`` (a response that waits for it), the fan-out, ``on_publish``
-(a message becomes live; a turn is over). So a cancel can neither lose nor double an append.
+What is staged goes to the store in batches, one at a time, and the store calls back: no request's
+and no turn's cancel scope reaches it. When a batch is durable, its entries are published in seq
+order, each in one synchronous step: ``on_commit`` (a response that waits for it), the fan-out,
+``on_publish`` (a message becomes live; a turn is over). So a cancel can neither lose nor double an
+append.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import TypeAlias
@@ -25,10 +26,10 @@ from ._feed import SessionFeed
 from ._frame import Frame
 from ._state import SessionState
 from ._text import LiveMessage
-from .abc import SessionLog
+from .abc import Done, SessionLog
 from .errors import CreatedError, PayloadTooLargeError
 from .events import CustomEvent, EventBody
-from .log import Entry, KeyRecord, Note, Position
+from .log import Entry, KeyRecord, Note, Position, Summary
 
 __all__ = ["Callback", "Failure", "Journal"]
 
@@ -38,6 +39,8 @@ log = logging.getLogger("trialogue.session")
 Callback: TypeAlias = Callable[[], object]
 #: Told why what it waited for will never be durable.
 Failure: TypeAlias = Callable[[Exception], None]
+#: As `SessionLog.append_soon`, for any log: it raises nothing, and always calls back.
+Append: TypeAlias = Callable[[SessionLog, Sequence[Entry], Summary, Done], None]
 
 
 class _Staged(msgspec.Struct, eq=False):
@@ -81,7 +84,7 @@ class Journal:
         feed: SessionFeed,
         state: SessionState,
         *,
-        spawn: Callable[[Callable[[], Awaitable[None]]], None],
+        append: Append,
         on_failure: Failure,
         on_idle: Callback,
         max_entry_bytes: int,
@@ -91,15 +94,18 @@ class Journal:
         self.failure: Exception | None = None
         self.uncommitted_bytes = 0
         self._log: SessionLog | None = None
-        self._spawn = spawn
+        self._append = append
         self._on_failure = on_failure
         self._on_idle = on_idle
         self._max_entry_bytes = max_entry_bytes
         self._staged: list[_Staged] = []
-        #: The writer is at work: in its task, or further up on this very stack.
+        #: Something is on its way to the store, or being published further up on this very stack.
         self._is_writing = False
         self.is_appending = False
-        self._appended: trio.Event | None = None
+        self._all_appended: trio.Event | None = None
+        #: `_append` is on this very stack.
+        self._is_calling = False
+        self._began_at = 0.0
         self._holds = 0
         self._batch = _Batch(self)
         self._in_flight: Sequence[_Staged] = ()
@@ -176,7 +182,7 @@ class Journal:
         self.uncommitted_bytes += len(entry.data)
         self._staged.append(_Staged(entry, None, on_commit, on_publish, on_failure, marks))
         if not self._is_writing and not self._holds:
-            self._write_nowait()
+            self._write()
         return entry
 
     def _check_size(self, entry: Entry) -> None:
@@ -221,7 +227,7 @@ class Journal:
         """Write what was staged since `hold`."""
         self._holds -= 1
         if not self._holds and not self._is_writing and self._staged:
-            self._write_nowait()
+            self._write()
 
     def when_published(self, seq: int, done: Callback, failed: Failure) -> None:
         """Call ``done`` once the entry at ``seq`` is published, at once if it is."""
@@ -256,55 +262,45 @@ class Journal:
 
     # -- writing ---------------------------------------------------------------------------
 
-    def _write_nowait(self) -> None:
-        """Append and publish without a task, if the store can."""
+    def _write(self) -> None:
+        """Append and publish until nothing is staged; where the store waits, `_appended` goes on."""
         self._is_writing = True
         assert self._log is not None
         while self._staged and not self._holds:
             batch, self._staged = self._staged, []
-            entries = [staged.entry for staged in batch if staged.entry is not None]
-            try:
-                if entries:
-                    self._log.append_nowait(entries, self.state.make_summary())
-            except trio.WouldBlock:
-                self._staged = batch + self._staged
-                self._spawn(self._write)
-                return
-            except Exception as exc:  # noqa: BLE001 - ends this session
-                self._fail(exc, batch)
-                return
-            self._in_flight = batch
-            self._publish(batch)
-            self._in_flight = ()
-        self._finish_writing()
-
-    async def _write(self) -> None:
-        """The writer task: append and publish until nothing is staged, or it was given up."""
-        assert self._log is not None
-        while self._staged:
-            batch, self._staged = self._staged, []
             self._in_flight = batch
             entries = [staged.entry for staged in batch if staged.entry is not None]
-            began_at = trio.current_time()
-            self.is_appending = True
-            try:
-                if entries:
-                    await self._log.append(entries, self.state.make_summary())
-                    self.feed.stats.append_seconds.observe(trio.current_time() - began_at)
-            except Exception as exc:  # noqa: BLE001 - ends this session
-                if self.failure is None:
-                    self._fail(exc, batch)
-                return
-            finally:
-                self.is_appending = False
-                if self._appended is not None:
-                    self._appended.set()
-            if self.failure is not None:
-                return
-            self._publish(batch)
-            self._in_flight = ()
+            if entries:
+                self.is_appending = self._is_calling = True
+                self._began_at = trio.current_time()
+                self._append(self._log, entries, self.state.make_summary(), self._appended)
+                self._is_calling = False
+                if self.is_appending or self.failure is not None:
+                    return
+            else:
+                self._publish_flight()
         if self.failure is None:
             self._finish_writing()
+
+    def _appended(self, failure: Exception | None) -> None:
+        """A batch is durable, or will never be known to be."""
+        self.is_appending = False
+        if self._all_appended is not None:
+            self._all_appended.set()
+        if self.failure is not None:
+            return  # it was given up meanwhile
+        if failure is not None:
+            self._fail(failure, self._in_flight)
+            return
+        if not self._is_calling:
+            self.feed.stats.append_seconds.observe(trio.current_time() - self._began_at)
+        self._publish_flight()
+        if not self._is_calling:
+            self._write()
+
+    def _publish_flight(self) -> None:
+        self._publish(self._in_flight)
+        self._in_flight = ()
 
     def _finish_writing(self) -> None:
         self._is_writing = False
@@ -355,8 +351,8 @@ class Journal:
     async def wait_appended(self) -> None:
         """Wait until nothing is on its way to the store, also of what was given up."""
         while self.is_appending:
-            self._appended = trio.Event()
-            await self._appended.wait()
+            self._all_appended = trio.Event()
+            await self._all_appended.wait()
 
     def _fail(self, exc: Exception, batch: Sequence[_Staged]) -> None:
         """Take no more. Nobody knows what the store holds of the batch until it is read again."""

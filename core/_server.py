@@ -408,6 +408,8 @@ class Server(Acceptor):
                     # The flusher is no longer needed, but what was decided has to become durable.
                     services.cancel_scope.cancel(reason="the server ends")
                 writers.cancel_scope.deadline = trio.current_time() + FINISH_SECONDS
+                # Most of what is on its way has no task that the nursery would wait for.
+                await self.host.wait_written()
 
     def _make_host(self, store: SessionStore, **more: Any) -> LocalHost:
         if store.cluster is None:

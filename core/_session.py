@@ -110,7 +110,7 @@ class LiveSession:
         self.journal = host.journal_class(
             feed,
             self.state,
-            spawn=host.spawn_writer,
+            append=host.append,
             on_failure=self._journal_failed,
             on_idle=self._rest,
             max_entry_bytes=self.settings.max_entry_bytes,

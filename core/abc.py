@@ -45,6 +45,7 @@ __all__ = [
     "Cluster",
     "ConnectOptions",
     "Connection",
+    "Done",
     "Excerpt",
     "Frame",
     "Identity",
@@ -459,6 +460,10 @@ class Span(ABC):
 # -- stores ----------------------------------------------------------------------------------
 
 
+#: Told that something is durable, or why it is not.
+Done: TypeAlias = Callable[[Exception | None], None]
+
+
 class SessionLog(ABC):
     """The right to write one session's log, in one term. From `SessionStore.create` or ``open``.
 
@@ -470,13 +475,24 @@ class SessionLog(ABC):
     #: The store asks for a snapshot: opening this log has become slow.
     wants_snapshot: bool = False
 
-    def append_nowait(self, batch: Sequence[Entry], summary: Summary) -> None:
-        """As `append`, for a store that need not wait.
+    def append_soon(self, batch: Sequence[Entry], summary: Summary, done: Done) -> bool:
+        """As `append`, without a task that waits for it. No cancel takes it back.
+
+        A store need not have it: `append` is called then, from a task made for that.
+
+        Args:
+            batch: As with `append`.
+            summary: As with `append`.
+            done: Called once, within this call or later on the event loop: with None when the
+                batch is durable, or with why it is not.
+
+        Returns:
+            False if it did nothing, and never calls ``done``.
 
         Raises:
-            trio.WouldBlock: It would have to; nothing was written.
+            FencedError, StoreError: As `append`, if that is known at once; ``done`` is not called.
         """
-        raise trio.WouldBlock
+        return False
 
     def note(self, note: Note) -> None:  # noqa: B027 - a store that forgets has nothing to do
         """Keep something that is no event: synchronous, and nobody waits for it.

@@ -16,6 +16,7 @@ import attrs
 import msgspec
 import trio
 
+from ..core.abc import Done
 from ..core.errors import FencedError, StoreError, WireError
 from ._files import Files, NoRoomError
 from ._jsonl_commit import CommitLog
@@ -45,6 +46,7 @@ class Request(msgspec.Struct, eq=False):
         session: Whose file has to be as we left it; None asks nothing.
         frees_space: It may be written though the disk is nearly full.
         withdraw: Called if it was taken back.
+        done: Called on the event loop when it is durable, or with why it is not.
         size: What the session's head has to have; None while the flusher has to look.
     """
 
@@ -53,6 +55,7 @@ class Request(msgspec.Struct, eq=False):
     session: OwnedSession | None = None
     frees_space: bool = False
     withdraw: Callable[[], None] | None = None
+    done: Done | None = None
     size: int | None = None
     is_taken: bool = False
     is_withdrawn: bool = False
@@ -73,6 +76,8 @@ class Request(msgspec.Struct, eq=False):
         """Tell whoever waits."""
         self.is_done = True
         self.error = error
+        if self.done is not None:
+            self.done(None if error is None else again(error))
         if self.is_abandoned and self.session is not None:
             self.session.abandoned -= 1
             if error is not None and self.withdraw is not None:
@@ -111,9 +116,13 @@ class _Round:
 
 def again(error: Exception) -> Exception:
     """Give an exception to raise that says the same: each keeps where it was raised."""
+    made: Exception
     if isinstance(error, WireError):
-        return type(error)(error.message, data=error.data, retryable=error.retryable)
-    return type(error)(*error.args)
+        made = type(error)(error.message, data=error.data, retryable=error.retryable)
+    else:
+        made = type(error)(*error.args)
+    made.__cause__ = error.__cause__
+    return made
 
 
 class _TakenAfterError(Exception):
@@ -247,7 +256,9 @@ class Committer:
             self._stop(exc, group)
             return
         except Exception as exc:  # noqa: BLE001 - the store stops, for good
-            self._stop(StoreError(f"The store has stopped: {exc}"), group)
+            failure = StoreError(f"The store has stopped: {exc}")
+            failure.__cause__ = exc
+            self._stop(failure, group)
             return
         finally:
             self._settled.set()

@@ -9,7 +9,7 @@ import trio
 
 from ..core._ids import ID_PATTERN
 from ..core._line import encode_entry, encode_note
-from ..core.abc import SessionLog
+from ..core.abc import Done, SessionLog
 from ..core.errors import StoreError
 from ..core.log import Entry, Note, Summary
 from ._files import Files
@@ -37,6 +37,15 @@ class JsonlLog(SessionLog):
         self.wants_snapshot = session.wants_snapshot
         self._writer = writer
         self._session = session
+
+    def append_soon(self, batch: Sequence[Entry], summary: Summary, done: Done) -> bool:
+        def over(error: Exception | None) -> None:
+            self._writer.appended(self._session, error)
+            self.wants_snapshot = self._session.wants_snapshot
+            done(error)
+
+        self._writer.submit_append(self._session, batch, summary, over)
+        return True
 
     async def append(self, batch: Sequence[Entry], summary: Summary) -> None:
         await self._writer.append(self._session, batch, summary)
@@ -148,18 +157,42 @@ class Writer:
             self._reader.forget(session_id)
             self._sessions.index.put(taken)
 
-        await self._submit(
-            Request(payload=encode_term(session_id, session.term), commit=commit, session=session)
-        )
+        payload = encode_term(session_id, session.term)
+        request = Request(payload=payload, commit=commit, session=session)
+        self._committer.submit(request)
+        await request.wait()
         return session
 
     async def append(self, session: OwnedSession, batch: Sequence[Entry], summary: Summary) -> None:
-        """Append for a `JsonlLog`."""
-        if session.failure is not None:
-            raise again(session.failure)
+        """As `SessionLog.append`."""
         if not batch:
             await trio.lowlevel.checkpoint()
             return
+        request = self.submit_append(session, batch, summary)
+        try:
+            await request.wait()
+        except Exception as exc:
+            self.appended(session, exc)
+            raise
+        except trio.Cancelled:
+            self._release_notes(session)
+            raise
+        self.appended(session, None)
+
+    def submit_append(
+        self,
+        session: OwnedSession,
+        batch: Sequence[Entry],
+        summary: Summary,
+        done: Done | None = None,
+    ) -> Request:
+        """Have a batch appended. What comes of it has to be said to `appended`.
+
+        Raises:
+            FencedError, StoreError: It cannot be, as is known already.
+        """
+        if session.failure is not None:
+            raise again(session.failure)
         staged = session.staged
         if not staged and (
             session.id in self._sessions.index.rows
@@ -179,23 +212,25 @@ class Writer:
             session.staged = staged
             self._created(session)
 
-        if not staged:
-            self._creating[session.id] = session
-        session.staged = batch[-1].seq
         request = Request(
             payload=encode_append(session.id, blob, raw),
             commit=commit,
             session=session,
             withdraw=withdraw,
+            done=done,
         )
-        try:
-            await self._submit(request)
-        except Exception:
+        self._committer.submit(request)
+        if not staged:
+            self._creating[session.id] = session
+        session.staged = batch[-1].seq
+        return request
+
+    def appended(self, session: OwnedSession, error: Exception | None) -> None:
+        """What was submitted is durable, or is not."""
+        if error is not None:
             session.staged = session.seq
             self._created(session)
-            raise
-        finally:
-            self._release_notes(session)
+        self._release_notes(session)
 
     def _created(self, session: OwnedSession) -> None:
         """A session exists, or its first append has failed: another may have its id."""
@@ -257,10 +292,6 @@ class Writer:
         held, session.held = session.held, []
         for note in held:
             self.note(session, note)
-
-    async def _submit(self, request: Request) -> None:
-        self._committer.submit(request)
-        await request.wait()
 
 
 def _check_id(session_id: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 import trio
 
 from ..core._clock import utc_before
-from ..core.abc import SessionLog, SessionStore
+from ..core.abc import Done, SessionLog, SessionStore
 from ..core.errors import SessionNotFoundError, StoreError
 from ..core.log import Entry, Recollection, Summary, SummaryPage
 from ..core.models import SessionStatus
@@ -28,14 +28,19 @@ class _MemoryLog(SessionLog):
         #: None until the first append makes the session exist.
         self._entries = entries
 
-    def append_nowait(self, batch: Sequence[Entry], summary: Summary) -> None:
+    def append_soon(self, batch: Sequence[Entry], summary: Summary, done: Done) -> bool:
+        self._keep(batch, summary)
+        done(None)
+        return True
+
+    async def append(self, batch: Sequence[Entry], summary: Summary) -> None:
+        self._keep(batch, summary)
+        await trio.lowlevel.checkpoint()
+
+    def _keep(self, batch: Sequence[Entry], summary: Summary) -> None:
         is_new = self._entries is None
         self._entries = self._store.keep(self._session_id, self._entries, batch, summary)
         self._store.observers.tell_appended(self._session_id, batch, is_new=is_new)
-
-    async def append(self, batch: Sequence[Entry], summary: Summary) -> None:
-        self.append_nowait(batch, summary)
-        await trio.lowlevel.checkpoint()
 
 
 class MemoryStore(SessionStore):

@@ -96,20 +96,69 @@ async def large_batches_are_one_append(harness: StoreHarness) -> None:
 
 
 @check()
-async def immediate_append_is_whole_or_nothing(harness: StoreHarness) -> None:
-    """`SessionLog.append_nowait`: done, or `trio.WouldBlock` and nothing was written."""
+async def append_without_a_task_is_told_once_or_refused(harness: StoreHarness) -> None:
+    """`SessionLog.append_soon`: it calls back once, when it is durable; or did nothing."""
+    async with harness.open() as store:
+        writer = SessionWriter(store, "ses_1")
+        for count in (1, 3, 2):
+            batch = writer.make_batch(count)
+            summary = make_summary("ses_1", batch[-1].position)
+            told: list[Exception | None] = []
+            over = trio.Event()
+
+            def done(
+                failure: Exception | None,
+                told: list[Exception | None] = told,
+                over: trio.Event = over,
+            ) -> None:
+                told.append(failure)
+                over.set()
+
+            if writer.log.append_soon(batch, summary, done):
+                await over.wait()
+                writer.entries.extend(batch)
+            else:
+                if writer.entries:
+                    await writer.check()
+                await writer.append(batch=batch)
+                assert not told
+            await writer.check()
+            assert told in ([None], [])
+        assert await store.summary("ses_1") is not None
+
+
+@check()
+async def appends_without_a_task_may_follow_each_other_at_once(harness: StoreHarness) -> None:
+    """As a journal does: the next batch is given from within what is told of the one before."""
     async with harness.open() as store:
         writer = SessionWriter(store, "ses_1")
         await writer.append()
-        batch = writer.make_batch(3)
-        summary = make_summary("ses_1", batch[-1].position)
-        try:
-            writer.log.append_nowait(batch, summary)
-        except trio.WouldBlock:
-            await writer.check()
-            await writer.append(batch=batch)
-        else:
-            writer.entries.extend(batch)
+        rest = 20
+        over = trio.Event()
+        failures: list[Exception] = []
+
+        def go_on(failure: Exception | None) -> None:
+            nonlocal rest
+            if failure is not None:
+                failures.append(failure)
+            else:
+                writer.entries.extend(writer.attempted)
+                rest -= 1
+                if rest and append():
+                    return
+            over.set()
+
+        def append() -> bool:
+            writer.attempted = writer.make_batch(2)
+            summary = make_summary("ses_1", writer.attempted[-1].position)
+            return writer.log.append_soon(writer.attempted, summary, go_on)
+
+        if append():
+            await over.wait()
+            assert not failures
+            assert not rest
+        writer.attempted = ()
+        await writer.append()
         await writer.check()
 
 

@@ -21,7 +21,7 @@ class _FailingLog(SessionLog):
         self._log = log
         self.term = log.term
 
-    # `append_nowait` is not passed on: every append is a call that can fail.
+    # `append_soon` is not passed on: every append is a call that can fail.
 
     def note(self, note: Note) -> None:
         self._log.note(note)

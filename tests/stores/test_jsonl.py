@@ -577,6 +577,7 @@ async def test_stopped_store_is_explained_once_and_then_named_in_a_line(
     told = [record.getMessage() for record in caplog.records if record.name == "trialogue.request"]
     said = "The store has stopped: [Errno 5] Input/output error"
     assert told[0].startswith("message.send failed\nTraceback")
+    assert "OSError: [Errno 5] Input/output error\n" in told[0]
     assert told[0].endswith(f"StoreError: {said}\n")
     assert told[1:] == [f"message.send failed: {said}"] * 2
 

@@ -114,7 +114,7 @@ class _PausingLog(SessionLog):
 
     async def append(self, batch: Sequence[Entry], summary: Summary) -> None:
         await trio.sleep(0.02)
-        self._inner.append_nowait(batch, summary)
+        await self._inner.append(batch, summary)
 
 
 class PausingStore(MemoryStore):

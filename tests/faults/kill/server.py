@@ -21,7 +21,7 @@ from typing import Any
 import trio
 
 import trialogue
-from trialogue.core.abc import SessionLog, SessionStore
+from trialogue.core.abc import Done, SessionLog, SessionStore
 from trialogue.core.log import Entry, Note, Summary
 from trialogue.core.plugins import find_transport
 from trialogue.stores.jsonl import open_jsonl_store
@@ -69,11 +69,13 @@ class _EarlyLog(SessionLog):
         self._queue: list[tuple[Sequence[Entry], Summary]] = []
         nursery.start_soon(self._write_later)
 
-    def append_nowait(self, batch: Sequence[Entry], summary: Summary) -> None:
+    def append_soon(self, batch: Sequence[Entry], summary: Summary, done: Done) -> bool:
         self._queue.append((batch, summary))
+        done(None)
+        return True
 
     async def append(self, batch: Sequence[Entry], summary: Summary) -> None:
-        self.append_nowait(batch, summary)
+        self._queue.append((batch, summary))
         await trio.lowlevel.checkpoint()
 
     def note(self, note: Note) -> None:
