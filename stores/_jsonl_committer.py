@@ -1,7 +1,8 @@
 """Group commit: what many sessions want to write becomes one record, one sync, one round of acks.
 
-One task. While a round is in its worker thread, the next group gathers; so the slower the disk,
-the larger the groups. An append that is cancelled before its round began is out, and one that is
+While a round is in its worker thread, the next group gathers; so the slower the disk, the larger
+the groups. A thread's round is told right from its callback, which begins the next one if there is
+more: the one task is there for what waits its time. An append that is cancelled before its round began is out, and one that is
 cancelled later is in.
 """
 
@@ -129,6 +130,17 @@ class _TakenAfterError(Exception):
     """The folder was taken while a group was being written."""
 
 
+def _explain(exc: Exception) -> Exception:
+    """Say why the store stops, for good."""
+    if isinstance(exc, _TakenAfterError):
+        return FencedError("Another process has taken the store's folder")
+    if isinstance(exc, FencedError):
+        return exc
+    failure = StoreError(f"The store has stopped: {exc}")
+    failure.__cause__ = exc
+    return failure
+
+
 class Committer:
     """The commit log's only writer.
 
@@ -150,6 +162,7 @@ class Committer:
         min_free_bytes: int,
         limiter: trio.CapacityLimiter,
         wait_room: Callable[[], Awaitable[None]],
+        has_room: Callable[[], bool],
         unwritten_bytes: Callable[[], int],
     ) -> None:
         self.failure: Exception | None = None
@@ -164,13 +177,20 @@ class Committer:
         self._interval = interval_seconds
         self._limiter = limiter
         self._wait_room = wait_room
+        self._has_room = has_room
         self._queue: list[Request] = []
         self._due = math.inf
         self._wake = trio.Event()
         self._rounds = trio.Lock()
         self._syncs = trio.Lock()
         self._unsynced = False
+        self._is_closing = False
         self._settled = trio.Event()
+        #: Waits for a round to end.
+        self._task: trio.lowlevel.Task | None = None
+        #: It is to go on when the round has ended, since it was cancelled.
+        self._is_wanted = False
+        self._crash: BaseException | None = None
         self.on_foreign: Callable[[Request], None] = lambda request: None
         #: What it had acknowledged, and nobody flushed, is now in memory only.
         self.on_log_gone: Callable[[], None] = lambda: None
@@ -183,6 +203,12 @@ class Committer:
         Raises:
             StoreError, FencedError: Nothing is written any more.
         """
+        if self._is_closing:
+            raise StoreError("The store is closed")
+        self.submit_again(request)
+
+    def submit_again(self, request: Request) -> None:
+        """As `submit`, also while the store closes: it was in a group already."""
         if self.failure is not None:
             raise again(self.failure)
         self._queue.append(request)
@@ -208,10 +234,19 @@ class Committer:
     async def run(self) -> None:
         """Write groups until cancelled."""
         while True:
+            # Nothing else in here is a checkpoint while there is always more to write.
+            await trio.lowlevel.checkpoint_if_cancelled()
             await self._wait_due()
             await self._wait_room()
-            async with self._rounds:
+            try:
+                # A tick sooner than by its own context manager.
+                self._rounds.acquire_nowait()
+            except trio.WouldBlock:
+                await self._rounds.acquire()
+            try:
                 await self._commit_queue()
+            finally:
+                self._rounds.release()
 
     async def _wait_due(self) -> None:
         while (now := trio.current_time()) < self._due:
@@ -225,6 +260,8 @@ class Committer:
         Returns:
             Whether all of it could be written.
         """
+        # Those who are told within a round may have more at once: it would never end.
+        self._is_closing = True
         async with self._rounds:
             while self._queue and self.failure is None:
                 await self._commit_queue()
@@ -234,34 +271,68 @@ class Committer:
                 return is_whole
 
     async def _commit_queue(self) -> None:
+        """Write what waits, and what comes meanwhile.
+
+        No scheduler's tick passes between a worker thread and who is told, nor between one round
+        and the next: under load a tick is as long as the round. Hence no `trio.to_thread` here.
+        """
+        self._is_wanted = False
+        if self._begin_round():
+            self._task = trio.lowlevel.current_task()
+            # Cancelled only between rounds: what a thread writes, somebody has to be told.
+            await trio.lowlevel.wait_task_rescheduled(self._end_soon)
+            if self._crash is not None:
+                raise self._crash
+
+    def _end_soon(self, _: object) -> trio.lowlevel.Abort:
+        self._is_wanted = True
+        return trio.lowlevel.Abort.FAILED
+
+    def _begin_round(self) -> bool:
+        """Give all that waits to a worker thread, if there is something."""
         group = [request for request in self._queue if not request.is_withdrawn]
         self._queue = []
         self._due = math.inf
+        if not group:
+            return False
         for request in group:
             request.take()
-        if group:
-            await self._commit(group)
-
-    async def _commit(self, group: Sequence[Request]) -> None:
         self._settled = trio.Event()
-        done = _Round((), ())
+        token = trio.lowlevel.current_trio_token()
+
+        def write() -> _Round | Exception:
+            try:
+                return self._write(group)
+            except Exception as exc:  # noqa: BLE001 - it is told
+                return exc
+
+        trio.lowlevel.start_thread_soon(
+            write, lambda result: token.run_sync_soon(self._end_round, group, result.unwrap)
+        )
+        return True
+
+    def _end_round(
+        self, group: Sequence[Request], get_result: Callable[[], _Round | Exception]
+    ) -> None:
+        """On the event loop, right from the worker thread."""
         try:
-            # Cancelled only between rounds: what a thread writes, somebody has to be told.
-            with trio.CancelScope(shield=True):
-                done = await trio.to_thread.run_sync(self._write, group, limiter=self._limiter)
-        except _TakenAfterError:
-            self._stop(FencedError("Another process has taken the store's folder"), group)
+            self._settle(group, get_result())
+            has_more = self._due == -math.inf and self.failure is None
+            is_wanted = self._is_wanted or self._rounds.statistics().tasks_waiting
+            if has_more and not is_wanted and self._has_room() and self._begin_round():
+                return
+        except BaseException as exc:  # noqa: BLE001 - raised in the task
+            self._crash = exc
+        task, self._task = self._task, None
+        assert task is not None
+        trio.lowlevel.reschedule(task)
+
+    def _settle(self, group: Sequence[Request], done: _Round | Exception) -> None:
+        """Tell everybody what became of a round."""
+        self._settled.set()
+        if isinstance(done, Exception):
+            self._stop(_explain(done), group)
             return
-        except FencedError as exc:
-            self._stop(exc, group)
-            return
-        except Exception as exc:  # noqa: BLE001 - the store stops, for good
-            failure = StoreError(f"The store has stopped: {exc}")
-            failure.__cause__ = exc
-            self._stop(failure, group)
-            return
-        finally:
-            self._settled.set()
         self.groups += 1
         if self.log.is_anew:
             self.on_log_gone()

@@ -133,9 +133,13 @@ class Flusher:
         self._is_urgent = True
         self._wake.set()
 
+    def has_room(self) -> bool:
+        """Whether what is unflushed is bounded."""
+        return self.pending_bytes <= 4 * FLUSH_BYTES
+
     async def wait_room(self) -> None:
-        """Wait until what is unflushed is bounded again."""
-        while self.pending_bytes > 4 * FLUSH_BYTES:
+        """Wait until it is."""
+        while not self.has_room():
             self._room = trio.Event()
             self._wake.set()
             await self._room.wait()

@@ -56,7 +56,7 @@ class Foreign:
             if session.failure is not None:
                 # Deleted meanwhile, perhaps: what came behind that would bring it back.
                 raise again(session.failure)
-            self._committer.submit(request)
+            self._committer.submit_again(request)
         except Exception as exc:  # noqa: BLE001 - it is told
             request.finish(exc)
 

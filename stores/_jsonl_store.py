@@ -105,6 +105,7 @@ class JsonlStore(SessionStore):
             min_free_bytes=settings.min_free_bytes,
             limiter=trio.CapacityLimiter(2),
             wait_room=self._flusher.wait_room,
+            has_room=self._flusher.has_room,
             unwritten_bytes=lambda: self._flusher.unwritten_bytes,
         )
         self._reader = Reader(loaded.files, self._sessions, self._committer, self._flusher)

@@ -25,6 +25,7 @@ from trialogue.stores._jsonl_committer import Fsync
 from trialogue.stores._jsonl_index_file import IndexFile
 from trialogue.stores.jsonl import JsonlSettings, JsonlStore, open_jsonl_store
 from trialogue.testing import open_peer
+from trialogue.testing.store_kit import SessionWriter, make_summary
 
 from ._writer import Writer, append, seqs
 
@@ -436,6 +437,7 @@ class StrictFiles(Files):
     """Notes who uses a handle that is closed. The calls that are slow take a second each."""
 
     slow: Collection[str] = ()
+    token: trio.lowlevel.TrioToken
 
     def __init__(self, folder: str) -> None:
         super().__init__(folder)
@@ -454,7 +456,7 @@ class StrictFiles(Files):
 
     def _pass_time(self, what: str) -> None:
         if what in self.slow:
-            trio.from_thread.run(self._pass_second)
+            trio.from_thread.run(self._pass_second, trio_token=self.token)
 
     async def _pass_second(self) -> None:
         clock = trio.lowlevel.current_clock()
@@ -488,8 +490,10 @@ async def open_strictly(
 
     def make_files(folder: str) -> Files:
         made.append(StrictFiles(folder))
+        made[-1].token = token
         return made[-1]
 
+    token = trio.lowlevel.current_trio_token()
     settings = JsonlSettings(fsync=fsync, interval_seconds=0.5)
     async with open_jsonl_store(folder, settings=settings, make_files=make_files) as store:
         yield store, made[0]
@@ -676,3 +680,39 @@ async def test_commit_log_that_was_cut_is_told_and_kept_aside(
         assert kept.read_bytes() == cut
     told = [vars(r)["kept_in"] for r in caplog.records if "middle of a record" in r.getMessage()]
     assert told == [path.name for path in after.glob("commit.*")]
+
+
+async def test_store_that_is_written_to_without_a_pause_is_checkpointed_and_closed(
+    tmp_path: Path,
+) -> None:
+    """Our choice: a round begins the next one itself, but lets others at the log between two."""
+    told: list[Exception] = []
+    settings = JsonlSettings(checkpoint_seconds=0.01)
+    async with open_jsonl_store(tmp_path, settings=settings) as store:
+        writer = SessionWriter(store, "ses_1")
+        begun = trio.Event()
+
+        def go_on(failure: Exception | None) -> None:
+            if failure is not None:
+                told.append(failure)
+                return
+            writer.entries.extend(writer.attempted)
+            if store.statistics()["checkpoints"] > 1:
+                begun.set()
+            try:
+                append()
+            except StoreError as exc:
+                told.append(exc)
+
+        def append() -> None:
+            writer.attempted = writer.make_batch()
+            summary = make_summary("ses_1", writer.attempted[-1].position)
+            assert writer.log.append_soon(writer.attempted, summary, go_on)
+
+        append()
+        with trio.fail_after(30):
+            await begun.wait()
+            await store.aclose()
+    assert [str(exc) for exc in told] == ["The store is closed"]
+    async with open_jsonl_store(tmp_path) as store:
+        await writer.reopen(store)

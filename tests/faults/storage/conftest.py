@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable
 from typing import TypeVar
 
+import outcome
 import pytest
 import trio
 
@@ -42,7 +43,19 @@ def _work_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
                     await _pass_ticks(choose)  # noqa: ASYNC102 - shielded
         raise AssertionError("a shielded scope was cancelled")
 
+    def start_in_place(
+        work: Callable[[], T], deliver: Callable[[outcome.Outcome[T]], object]
+    ) -> None:
+        async def run() -> None:
+            await _pass_ticks(choose)
+            result = outcome.capture(work)
+            await _pass_ticks(choose)
+            deliver(result)
+
+        trio.lowlevel.spawn_system_task(run)
+
     monkeypatch.setattr(trio.to_thread, "run_sync", run_in_place)
+    monkeypatch.setattr(trio.lowlevel, "start_thread_soon", start_in_place)
 
 
 @pytest.fixture(autouse=True)
