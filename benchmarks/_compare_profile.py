@@ -26,6 +26,8 @@ __all__ = ["add_arguments", "read_profile", "run"]
 _RATE: Final = 200
 #: After it there is nothing left to stop: a recording that has ended writes its file.
 _WRITE_SECONDS: Final = 20
+#: A worker thread without a job waits for a lock in it, which py-spy takes for work.
+_IDLE: Final = "WorkerThread._work ("
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,6 +93,8 @@ def read_profile(text: str) -> tuple[Counter[str], Counter[str]]:
         stack, _, count = line.rpartition(" ")
         # A function's lines are one: "name (file:line)".
         functions = [frame.rpartition(":")[0] + ")" for frame in stack.split(";")]
+        if functions[-1].startswith(_IDLE):
+            continue
         own[functions[-1]] += int(count)
         for function in set(functions):
             total[function] += int(count)

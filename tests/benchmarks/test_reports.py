@@ -57,3 +57,11 @@ def test_profile_counts_a_function_by_itself_and_with_what_it_calls() -> None:
     )
     assert own == {"g (b.py)": 5, "f (a.py)": 3}
     assert total == {"main (a.py)": 7, "f (a.py)": 8, "g (b.py)": 5}
+
+
+def test_profile_leaves_out_worker_threads_without_a_job() -> None:
+    """A bug once seen: on jsonl half of a row's time was said to be theirs."""
+    thread = "_bootstrap (threading.py:9);WorkerThread._work (trio/_core/_thread_cache.py"
+    own, total = read_profile(f"main (a.py:1) 5\n{thread}:3) 9\n{thread}:4);f (a.py:2) 1\n")
+    assert own == {"main (a.py)": 5, "f (a.py)": 1}
+    assert total["WorkerThread._work (trio/_core/_thread_cache.py)"] == 1

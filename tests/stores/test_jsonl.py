@@ -700,16 +700,16 @@ async def test_store_that_is_written_to_without_a_pause_is_checkpointed_and_clos
             if store.statistics()["checkpoints"] > 1:
                 begun.set()
             try:
-                append()
+                give()
             except StoreError as exc:
                 told.append(exc)
 
-        def append() -> None:
+        def give() -> None:
             writer.attempted = writer.make_batch()
             summary = make_summary("ses_1", writer.attempted[-1].position)
             assert writer.log.append_soon(writer.attempted, summary, go_on)
 
-        append()
+        give()
         with trio.fail_after(30):
             await begun.wait()
             await store.aclose()
