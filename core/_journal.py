@@ -295,7 +295,8 @@ class Journal:
         if not self._is_calling:
             self.feed.stats.append_seconds.observe(trio.current_time() - self._began_at)
         self._publish_flight()
-        if not self._is_calling:
+        # What was published may have ended it, too.
+        if not self._is_calling and self.failure is None:
             self._write()
 
     def _publish_flight(self) -> None:
