@@ -190,7 +190,7 @@ class Committer:
         self._task: trio.lowlevel.Task | None = None
         #: It is to go on when the round has ended, since it was cancelled.
         self._is_wanted = False
-        self._crash: BaseException | None = None
+        self._crash: Exception | None = None
         self.on_foreign: Callable[[Request], None] = lambda request: None
         #: What it had acknowledged, and nobody flushed, is now in memory only.
         self.on_log_gone: Callable[[], None] = lambda: None
@@ -321,7 +321,7 @@ class Committer:
             is_wanted = self._is_wanted or self._rounds.statistics().tasks_waiting
             if has_more and not is_wanted and self._has_room() and self._begin_round():
                 return
-        except BaseException as exc:  # noqa: BLE001 - raised in the task
+        except Exception as exc:  # noqa: BLE001 - raised in the task
             self._crash = exc
         task, self._task = self._task, None
         assert task is not None
