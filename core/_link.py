@@ -11,7 +11,7 @@ import logging
 import math
 import random
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -59,6 +59,9 @@ if TYPE_CHECKING:
 __all__ = ["ServerLink"]
 
 log = logging.getLogger("trialogue.connection")
+
+#: By how much of its interval a heartbeat is late where the event loop, or the machine, stood still.
+_STOOD_STILL: Final = 0.1
 
 
 class ServerLink(Link):
@@ -498,6 +501,10 @@ class ServerLink(Link):
         # While a credential is checked nothing is read.
         heard_at = self._heard_at if self._check is None else now
         dead_at = heard_at + 1.5 * interval
+        if now - dead_at > _STOOD_STILL * interval:
+            # It is this server that stood still: what has come meanwhile is yet to be read.
+            self._heard_at = now - interval
+            dead_at = now + 0.5 * interval
         if now >= dead_at:
             self.stats.heartbeats_missed += 1
             log.info("nothing came for %g s", 1.5 * interval, extra={"peer": str(self)})

@@ -663,13 +663,28 @@ async def test_silent_peer_is_dropped(loopback: Connect, autojump_clock: MockClo
 
 async def test_silent_peer_is_dropped_on_a_real_clock(connect: Connect) -> None:
     """§3.3: on every transport, also where the transport has pings of its own."""
-    async with connect(heartbeat_seconds=0.3) as peer, connect.another() as lively:
+    async with connect(heartbeat_seconds=0.5) as peer, connect.another() as lively:
         peer.answers_pings = False
         await peer.expect_end()
         # Not counted from the other's end: a slow handshake can make this one much the younger.
         with trio.fail_after(lively.patience):
             await _ping_times(lively, 2)
         assert await lively.call("server.health")
+
+
+async def test_server_that_stood_still_drops_nobody_for_it(
+    loopback: Connect, autojump_clock: MockClock
+) -> None:
+    """§3.3: what came while it did is read first. Who is silent after that is dropped as ever."""
+    async with loopback() as peer, loopback.another() as silent:
+        silent.answers_pings = False
+        await trio.sleep(1)
+        autojump_clock.jump(3600)
+        stood_until = trio.current_time()
+        await silent.expect_end()
+        assert trio.current_time() - stood_until == pytest.approx(10, abs=0.1)
+        await trio.sleep(60)
+        await peer.call("server.health")
 
 
 async def test_peer_that_says_anything_is_not_dropped(

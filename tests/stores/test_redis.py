@@ -400,7 +400,7 @@ async def test_positions_that_were_lost_are_not_given_again(place: Place) -> Non
 
 async def test_takeover_behind_another_engine_leaves_terms_free() -> None:
     """Terms that were taken of the engine before and lost with it are not given again."""
-    with Engine("--appendonly", "yes") as engine, trio.fail_after(30):
+    with Engine("--appendonly", "yes", "--appendfsync", "always") as engine, trio.fail_after(30):
         async with open_redis_store(engine.url) as store:
             await SessionWriter(store, "ses_1").append()
         engine.kill()
