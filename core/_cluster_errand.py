@@ -77,7 +77,7 @@ class Errand(Reply):
     def claim(self) -> None:
         """Give it a key, if it has none: it may have to be carried out twice."""
         command = self.command
-        name = METHOD_NAMES.get(type(command.params))
+        name = METHOD_NAMES.get(command.params.__class__)
         if command.claim is None and name is not None:
             claim = make_claim(new_id("key"), name, command.params)
             self.command = Command(

@@ -80,7 +80,7 @@ class SharedStore(SessionStore):
         self.fails_next = False
         self._resumed: trio.Event | None = None
         self._mended: trio.Event | None = None
-        self.cluster = SharedCluster(engine, self, node, url)
+        self.cluster = SharedCluster(engine, self, node, url)  # pyright: ignore[reportIncompatibleVariableOverride]
 
     # -- what goes wrong -----------------------------------------------------------------------
 
@@ -126,10 +126,9 @@ class SharedStore(SessionStore):
         await self.wait_resumed()
         if self.delay_seconds:
             await trio.sleep(self.delay_seconds)
-        if self._mended is not None:
-            with trio.move_on_after(0.8 * self.engine.lease_seconds):
-                while self._mended is not None:
-                    await self._mended.wait()
+        with trio.move_on_after(0.8 * self.engine.lease_seconds):
+            while (mended := self._mended) is not None:
+                await mended.wait()
         await self.wait_resumed()
         if self._mended is not None:
             raise StoreError("the engine cannot be reached")

@@ -90,7 +90,8 @@ async def open_nodes(
         settings: Of all of them.
         options: Of `SharedEngine`.
     """
-    engine = SharedEngine(**{"lease_seconds": 1.0, **options})
+    given: dict[str, Any] = {"lease_seconds": 1.0, **options}
+    engine = SharedEngine(**given)
     async with trio.open_nursery() as nursery:
         nodes = Nodes(engine, nursery)
         for name in names:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import trio
 from trio.testing import MockClock
 
@@ -179,27 +180,14 @@ async def test_sessions_of_a_node_that_died_are_taken_over(autojump_clock: MockC
         assert nodes.stats("b")["takeovers"] == 1
 
 
-async def test_cancel_means_the_turn_that_ran_when_it_was_sent(autojump_clock: MockClock) -> None:
-    """PROTOCOL §4: without turnId the running one, not the next, which a takeover has started."""
-    async with open_nodes(counting) as nodes, nodes.connect("a") as a, nodes.connect("b") as b:
-        sid = (await a.call("session.create"))["id"]
-        await b.call("session.subscribe", sessionId=sid)
-        first = await a.call("message.send", sessionId=sid, content="one")
-        second = await a.call("message.send", sessionId=sid, content="two")
-        await b.expect_event(sid, "message.delta", delta="3 ")
-        nodes.stores["a"].pause()
-        cancelled = await b.call("turn.cancel", sessionId=sid)
-        assert cancelled == {"turnId": first["turnId"], "cancelled": False}
-        ended = await b.expect_event(sid, "turn.ended", turnId=first["turnId"])
-        assert ended["data"]["outcome"] == "interrupted"
-        ended = await b.expect_event(sid, "turn.ended", turnId=second["turnId"])
-        assert ended["data"]["outcome"] == "completed"
-
-
-async def test_cancel_of_a_node_that_loses_its_session_stops_no_other_turn(
-    autojump_clock: MockClock,
+@pytest.mark.parametrize("name", ["a", "b"])
+async def test_cancel_means_the_turn_that_ran_when_it_was_sent(
+    autojump_clock: MockClock, name: str
 ) -> None:
-    """The same, where the node is lost that the client is at."""
+    """PROTOCOL §4: without turnId the running one, not the next, which a takeover has started.
+
+    Whether its client is at the node that is lost, or at another one.
+    """
     async with open_nodes(counting) as nodes, nodes.connect("a") as a, nodes.connect("b") as b:
         sid = (await a.call("session.create"))["id"]
         await b.call("session.subscribe", sessionId=sid)
@@ -207,10 +195,12 @@ async def test_cancel_of_a_node_that_loses_its_session_stops_no_other_turn(
         second = await a.call("message.send", sessionId=sid, content="two")
         await b.expect_event(sid, "message.delta", delta="3 ")
         nodes.stores["a"].pause()
-        sent = await a.send_request("turn.cancel", sessionId=sid)
+        peer = {"a": a, "b": b}[name]
+        sent = await peer.send_request("turn.cancel", sessionId=sid)
+        await b.expect_event(sid, "turn.ended", turnId=first["turnId"], outcome="interrupted")
         await b.expect_event(sid, "turn.started", turnId=second["turnId"])
         nodes.stores["a"].resume()
-        cancelled = await a.expect_result(sent)
+        cancelled = await peer.expect_result(sent)
         assert cancelled == {"turnId": first["turnId"], "cancelled": False}
         ended = await b.expect_event(sid, "turn.ended", turnId=second["turnId"])
         assert ended["data"]["outcome"] == "completed"
