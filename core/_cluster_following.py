@@ -55,7 +55,7 @@ class Follower:
         await self._cluster.follow(session.id, feed.known_seq)
         if session.state.node != host.node:
             host.interests.forget(session.id)
-        host.interests.changed(feed)
+        host.interests.moved(feed)
 
     def unfollow(self, session_id: str) -> None:
         """Follow a session no more."""
@@ -82,7 +82,7 @@ class Follower:
         if feed.state.last_activity_at != active_at:
             session.touch()
         if feed.state.term != term:
-            self._host.interests.changed(feed)  # another node has it now
+            self._host.interests.moved(feed)
         if session_id in self._host.owned and session.state.has_open_work:
             # Whoever had it before, and has written it still, does so no more.
             self._host.with_session(session_id, lambda _: None, lambda _: None, needs_write=True)

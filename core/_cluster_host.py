@@ -305,7 +305,7 @@ class ClusterHost(LocalHost):
         self.give_up(session_id, "its lease is over")
         session = self.sessions.get(session_id)
         if session is not None:
-            self.interests.changed(session.feed)
+            self.interests.moved(session.feed)
 
     def give_up(self, session_id: str, reason: str) -> None:
         """Write a session no more, without another word."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Interests"]
 
+#: Who was told, before anybody has heard of it: one that is silent, so that it is told again.
+_NOBODY: Final = ("", None)
+
 
 class Interests:
     """Of one node: what its clients follow elsewhere, and what others' clients follow here."""
@@ -32,8 +35,9 @@ class Interests:
         self._host = host
         self._cluster = host.cluster
         self._name = host.cluster.node
-        #: The node that was told that a session is followed here, by session.
-        self._told: dict[str, str] = {}
+        #: The node that was told that a session is followed here, and with which tools; None is
+        #: that it is to be told again.
+        self._told: dict[str, tuple[str, tuple[ClientTool, ...] | None]] = {}
         #: The nodes at which a session is followed, and the tools that are offered there.
         self._others: dict[str, dict[str, tuple[ClientTool, ...]]] = {}
         #: When each of these nodes was heard of last.
@@ -43,12 +47,21 @@ class Interests:
     # -- clients of this node ----------------------------------------------------------------
 
     def changed(self, feed: SessionFeed) -> None:
-        """Somebody follows a session here, or nobody any more, or others have it now."""
+        """Somebody follows a session here, or nobody any more, or with other tools."""
         session_id = feed.session_id
         if session_id in self._host.follower.sessions and (
             feed.cursors or session_id in self._told or session_id in self._host.owned
         ):
             self._host.errands.tell_interest(session_id)
+
+    def moved(self, feed: SessionFeed) -> None:
+        """Another node has a session now, or may have it."""
+        self._forget_told(feed.session_id)
+        self.changed(feed)
+
+    def _forget_told(self, session_id: str) -> None:
+        if session_id in self._told:
+            self._told[session_id] = (self._told[session_id][0], None)
 
     def unfollowed(self, session_id: str) -> None:
         """This node shows a session no more, or has it now."""
@@ -70,11 +83,13 @@ class Interests:
                     host.let_go_unused(session_id)
                 return
             tools = host.subscriptions.offered_tools(session.feed)
+            if is_followed and self._told.setdefault(session_id, _NOBODY)[1] == tools:
+                return
             interest = Interest(self._name, is_followed, unstructure(tools))
             node = await self._cluster.send(session_id, write(interest))
             if node is not None and node != self._name:
                 if is_followed:
-                    self._told[session_id] = node
+                    self._told[session_id] = node, tools
                     self._heard[node] = trio.current_time()
                 return
             if not is_followed or host.is_draining:
@@ -134,14 +149,15 @@ class Interests:
         if now < self._beats_at:
             return
         self._beats_at = now + lease / 3
-        nodes = {*self._told.values()}.union(*self._others.values())
+        nodes = {node for node, _ in self._told.values()}.union(*self._others.values())
         silent = {node for node in nodes if self._heard.get(node, -math.inf) <= now - lease}
         self._heard = {node: at for node, at in self._heard.items() if node in nodes - silent}
         for session_id in list(self._others):
             for node in sorted(silent):
                 self._drop(session_id, node)
-        for session_id, node in self._told.items():
+        for session_id, (node, _) in self._told.items():
             if node in silent:
+                self._forget_told(session_id)
                 self._host.errands.tell_interest(session_id)
         alive = write(Alive(self._name))
         for node in sorted(nodes - silent):

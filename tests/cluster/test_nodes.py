@@ -402,3 +402,31 @@ async def test_tools_of_a_node_that_died_are_offered_no_more(autojump_clock: Moc
             await trio.sleep(3 * LEASE_SECONDS)
             await b.call("message.send", sessionId=sid, content="which?", wait=True)
         assert offered == [["here", "there"], ["here", "there"], ["here"], ["here", "there"]]
+
+
+async def test_interest_is_told_once_and_again_if_it_got_lost(autojump_clock: MockClock) -> None:
+    """Our choice: each costs the engine something; and who is not heard is asked for nothing."""
+    told: list[bool] = []
+
+    def look(_: str, payload: bytes) -> bool:
+        if b'"type":"interest"' in payload:
+            told.append(b'"is_followed":true' in payload)
+        return False
+
+    async with open_nodes(counting) as nodes, nodes.connect("a") as a:
+        nodes.engine.loses = look
+        sid = (await a.call("session.create"))["id"]
+        async with nodes.connect("b") as b, nodes.connect("b") as c:
+            await b.call("session.get", sessionId=sid)
+            nodes.stores["b"].cut()
+            await b.call("session.subscribe", sessionId=sid)
+            await trio.sleep(LEASE_SECONDS)
+            nodes.stores["b"].mend()
+            assert told == []
+            await trio.sleep(3 * LEASE_SECONDS)
+            assert told == [True]
+            await c.call("session.subscribe", sessionId=sid)
+            await trio.sleep(3 * LEASE_SECONDS)
+            assert told == [True]
+        await trio.sleep(LEASE_SECONDS)
+        assert told == [True, False]
