@@ -186,7 +186,6 @@ class LocalHost(SessionHost):
             self._opening[session_id] = deque([Work(True, lambda _: None, lambda _: None)])
             await self._open(session_id)
         self.housekeeper.start()
-        self.housekeeper.look_after_others()
 
     # -- finding sessions --------------------------------------------------------------------
 

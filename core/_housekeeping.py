@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from ._clock import seconds_since
-from .errors import CapacityExceededError, StoreError
+from .errors import CapacityExceededError
 from .log import Summary
 from .models import SessionConfig
 
@@ -191,34 +191,6 @@ class Housekeeper:
         raise CapacityExceededError(
             f"{len(host.sessions)} sessions are live", data={"retryAfterMs": 5000}
         )
-
-    # -- other processes -------------------------------------------------------------------
-
-    def look_after_others(self) -> None:
-        """Take up what processes that died have left open, from time to time."""
-        seconds = self._host.store.look_again_seconds
-        if seconds is not None:
-            self._host.timers.at(
-                trio.current_time() + seconds, lambda: self._host.spawn_writer(self._take_up)
-            )
-
-    async def _take_up(self) -> None:
-        if self._host.is_draining:
-            return
-        try:
-            session_ids = await self._host.store.list_left_work()
-        except StoreError as exc:
-            log.warning("nobody knows what is left open", extra={"error": str(exc)})
-            session_ids = ()
-        for session_id in session_ids:
-            known = self._host.sessions.get(session_id)
-            if known is not None and not self._host.is_needed(known):
-                # As it was when this process read it.
-                self._host.evict(known)
-            if session_id not in self._host.sessions:
-                log.info("a session is taken up", extra={"session_id": session_id})
-                self._host.with_session(session_id, lambda _: None, lambda _: None)
-        self.look_after_others()
 
     # -- pruning ---------------------------------------------------------------------------
 

@@ -522,9 +522,6 @@ class SessionStore(ABC):
 
     #: Whether sessions outlive the process. If not, idle sessions expire by default.
     durable: bool = True
-    #: Others may have it open as well, and die: how often to ask for what they left. None is nobody,
-    #: or that the cluster sees to it (`Cluster.list_orphans`).
-    look_again_seconds: float | None = None
     #: Through which the servers that share it reach each other; None where only one may have it.
     cluster: Cluster | None = None
 
@@ -606,11 +603,6 @@ class SessionStore(ABC):
 
         Without those that another process has which is alive, where a store can tell.
         """
-        await trio.lowlevel.checkpoint()
-        return ()
-
-    async def list_left_work(self) -> Sequence[str]:
-        """Name those of `list_open_work` whose process has died, and that nobody has taken since."""
         await trio.lowlevel.checkpoint()
         return ()
 

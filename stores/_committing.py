@@ -92,12 +92,18 @@ class GroupCommitter(ABC, Generic[JobT]):
             raise waiting.failure
         return waiting.result
 
-    def note(self, job: JobT) -> None:
-        """Have a job done soon; nobody waits for it. Does nothing if the store has failed."""
+    def note(self, job: JobT, *, at_once: bool = False) -> None:
+        """Have a job done soon; nobody waits for it. Does nothing if the store has failed.
+
+        Args:
+            job: What to do.
+            at_once: It does not wait for something to go with.
+        """
         if self.failure is None and not self._is_closing:
             self._waiting.append(Waiting(job, None))
-            if self._notes_due == math.inf:
-                self._notes_due = trio.current_time() + NOTE_SECONDS
+            due = trio.current_time() + (0.0 if at_once else NOTE_SECONDS)
+            if due < self._notes_due:
+                self._notes_due = due
                 self._wake.set()
 
     @property

@@ -17,6 +17,7 @@ from ..core.errors import FencedError, OverloadedError, StoreError, TrialogueErr
 from ._committing import GroupCommitter, Waiting
 from ._redis_errors import AwayError, RefusedError
 from ._redis_jobs import Append, Job
+from ._redis_scripts import TOUCH
 
 if TYPE_CHECKING:
     from ._redis_connection import Engine
@@ -32,8 +33,6 @@ AGAIN_SECONDS: Final = 0.1
 FULL_SECONDS: Final = 1.0
 #: What a refused client should wait.
 FULL_RETRY_MS: Final = 5000
-#: Of the lease: when it is renewed.
-RENEW_PART: Final = 0.3
 
 
 class Committer(GroupCommitter[Job]):
@@ -50,6 +49,7 @@ class Committer(GroupCommitter[Job]):
         super().__init__()
         self.engine = engine
         self._node = node
+        self._probe = f"{node.settings.prefix}:probe".encode()
         self.is_full = False
         self.fenced = 0
         self.trouble: str | None = None
@@ -113,7 +113,7 @@ class Committer(GroupCommitter[Job]):
             return await self.engine.ask_all(commands)
         # What is waited for is the last write of this connection, and a batch that was written
         # by an earlier one is none of it.
-        mark = node.make_renewal()
+        mark = TOUCH.call((self._probe,))
         wait = (b"WAIT", replicas, round(500 * node.settings.answer_seconds))
         *answers, marked, count = await self.engine.ask_all([*commands, mark, wait])
         if isinstance(marked, Exception) or isinstance(count, Exception) or count < replicas:
@@ -173,31 +173,12 @@ class Committer(GroupCommitter[Job]):
 
     async def watch_memory(self) -> None:
         """While the engine is full and nothing is written: find out when it no longer is."""
-        probe = f"{self._node.settings.prefix}:probe".encode()
         while True:
             await self._got_full.wait()
             await trio.sleep(FULL_SECONDS)
             try:
-                await self.engine.ask(b"SET", probe, b"1", b"PX", 1000)
+                await self.engine.ask(b"SET", self._probe, b"1", b"PX", 1000)
             except StoreError:
                 continue
             if self.is_full:
                 self._note_full(is_full=False)
-
-    # -- the lease ---------------------------------------------------------------------------
-
-    async def keep_alive(self) -> None:
-        """Renew the lease, for as long as the engine can be reached."""
-        while True:
-            await trio.sleep(RENEW_PART * self._node.settings.lease_seconds)
-            try:
-                await self._node.renew(self.engine.ask)
-            except StoreError as exc:
-                log.warning("the lease was not renewed", extra={"error": str(exc)})
-
-    async def leave(self) -> None:
-        """Say that this process is no more, so that nobody waits for its lease to pass."""
-        try:
-            await self.engine.ask(b"DEL", self._node.key)
-        except StoreError:
-            pass  # it passes by itself

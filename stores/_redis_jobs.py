@@ -208,7 +208,8 @@ class Delete(Job):
 
     def command(self, node: Node) -> tuple[object, ...]:
         prefix = node.settings.prefix
-        return DELETE.call((session_keys(prefix, self._id)[1],), prefix, encode_id(self._id))
+        meta = session_keys(prefix, self._id)[1]
+        return DELETE.call((meta,), prefix, encode_id(self._id), node.lease_ms)
 
     def settle(self, node: Node, answer: Any) -> bool:
         node.forget(self._id)
@@ -227,7 +228,13 @@ class Prune(Job):
     def command(self, node: Node) -> tuple[object, ...]:
         prefix = node.settings.prefix
         return PRUNE.call(
-            (f"{prefix}:all".encode(),), prefix, *self._bounds, self._most, *self._protect
+            (f"{prefix}:all".encode(),),
+            prefix,
+            node.name,
+            node.lease_ms,
+            self._most,
+            *self._bounds,
+            *self._protect,
         )
 
     def settle(self, node: Node, answer: Any) -> list[str]:

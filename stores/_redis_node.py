@@ -1,4 +1,4 @@
-"""What this process is to the engine: its name, its lease, and what it knows the engine to hold."""
+"""What this process is to the engine: its name, and what it knows the engine to hold."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import secrets
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
-import trio
-
 from ..core.errors import RewoundError, StoreError
+from ._redis_cluster_scripts import CLUSTER_SCRIPTS
 from ._redis_errors import AwayError
-from ._redis_scripts import ESTABLISH, RENEW, SCRIPTS, VERSION
+from ._redis_scripts import ESTABLISH, SCRIPTS, VERSION
 
 if TYPE_CHECKING:
     from ..core.log import Position
@@ -26,6 +25,8 @@ log = logging.getLogger("trialogue.stores.redis")
 OLDEST: Final = 7
 #: Sessions whose last position is remembered, to notice an engine that went back: the newest.
 MOST_KNOWN: Final = 100_000
+#: What a node is told stays for so many leases: a node that is alive reads it sooner.
+MAIL_LEASES: Final = 10
 
 
 class Node:
@@ -36,7 +37,8 @@ class Node:
         must_exist: Begin no new one.
 
     Attributes:
-        holder: What this process is called where it has the right to write.
+        name: What this process is called.
+        holder: Likewise, where it has the right to write.
         epoch: What the engine's data is called; another one after they were lost.
         engine: What the engine calls itself; another one after a restart or a failover.
         rewinds: How often it had lost something.
@@ -45,17 +47,31 @@ class Node:
     def __init__(self, settings: RedisSettings, *, must_exist: bool = False) -> None:
         self.settings = settings
         self._must_exist = must_exist
-        self.holder = secrets.token_hex(8)
+        self.name = self.holder = secrets.token_hex(8)
+        self._renames = 0
         self.epoch = ""
         self.engine = ""
         self.rewinds = 0
-        self._renewed_at = trio.current_time()
         self._known: OrderedDict[str, tuple[str, Position]] = OrderedDict()
 
+    def mail_key(self, name: str) -> bytes:
+        """Give the key of what a node is told."""
+        return f"{self.settings.prefix}:mail:{name}".encode()
+
     @property
-    def key(self) -> bytes:
-        """Of this process's lease."""
-        return f"{self.settings.prefix}:node:{self.holder}".encode()
+    def lease_ms(self) -> int:
+        """How long a lease lasts, and the grave of a session."""
+        return round(1000 * self.settings.lease_seconds)
+
+    @property
+    def mail_ms(self) -> int:
+        """How long mail stays that nobody reads."""
+        return MAIL_LEASES * self.lease_ms
+
+    @property
+    def block_ms(self) -> int:
+        """How long a read waits for something: an answer is not late then."""
+        return max(1, round(500 * self.settings.answer_seconds))
 
     # -- the engine --------------------------------------------------------------------------
 
@@ -68,12 +84,12 @@ class Node:
         self._look(_read_info(await ask(b"INFO")))
         await self.load_scripts(ask)
         await self.establish(ask)
-        await self.renew(ask)
 
     async def load_scripts(self, ask: Ask) -> None:
         """Give the engine the scripts: it forgets them with each start."""
-        known = await ask(b"SCRIPT EXISTS", *(script.sha for script in SCRIPTS))
-        for script, is_known in zip(SCRIPTS, known, strict=True):
+        scripts = (*SCRIPTS, *CLUSTER_SCRIPTS)
+        known = await ask(b"SCRIPT EXISTS", *(script.sha for script in scripts))
+        for script, is_known in zip(scripts, known, strict=True):
             if not is_known:
                 await ask(b"SCRIPT LOAD", script.text)
 
@@ -120,34 +136,14 @@ class Node:
             log.error("the engine has lost all sessions", extra={"place": self.settings.place})
         self.epoch = epoch
 
-    # -- the lease ---------------------------------------------------------------------------
-
-    async def renew(self, ask: Ask) -> None:
-        """Say that this process is alive."""
-        asked_at = trio.current_time()
-        await ask(*self.make_renewal())
-        self._renewed_at = asked_at
-
-    def make_renewal(self) -> tuple[object, ...]:
-        """Make the command of it. It is a write, also where the engine has no memory left."""
-        return RENEW.call((self.key,), round(1000 * self.settings.lease_seconds))
-
-    def check(self) -> None:
-        """Check that others take this process to be alive, by its own clock.
-
-        Raises:
-            StoreError: They may not, since it was held up or cut off.
-        """
-        if trio.current_time() > self._renewed_at + self.settings.patience_seconds:
-            raise StoreError("this process has lost its lease: it was held up, or is cut off")
-
     def rename(self) -> None:
         """Be another one from now on.
 
         What was sent and not answered may be carried out at any time: whoever writes next, of
         this process too, does so in a later term.
         """
-        self.holder = secrets.token_hex(8)
+        self._renames += 1
+        self.holder = f"{self.name}.{self._renames}"
 
     # -- positions ---------------------------------------------------------------------------
 

@@ -6,6 +6,10 @@ Of a session, with its id as the tag that keeps the keys together in a cluster:
     PREFIX:{ID}:meta    hash: who may write, in which term, the last seq, and what lists show
     PREFIX:{ID}:terms   sorted set: each term of the log, by the seq that it begins with
     PREFIX:{ID}:notes   list: lines
+    PREFIX:{ID}:lease   the node that has it; it passes away by itself
+    PREFIX:{ID}:inbox   stream: what nodes have for the one that has it
+    PREFIX:{ID}:texts   stream: what its node shows beside the log
+    PREFIX:{ID}:grave   the meta of one that was deleted: who follows it reads on, for a while
 
 Of all sessions together, derived from those:
 
@@ -16,7 +20,8 @@ Of all sessions together, derived from those:
     PREFIX:created      hash: OWNER NUL KEY → the id that was created so
     PREFIX:damaged      hash: id → what is wrong with it
     PREFIX:bytes        how large all logs are together
-    PREFIX:node:HOLDER  who is alive; it passes away by itself
+    PREFIX:inboxes      set: ids of those with something in the inbox
+    PREFIX:mail:NODE    stream: what a node is told
 
 The stream is the fence: a term is taken by setting the stream's last id to the new term with the
 last seq. From then on the engine refuses each id of an earlier term as equal or smaller, whatever
@@ -42,10 +47,12 @@ __all__ = [
     "PRUNE",
     "READ",
     "RECALL",
-    "RENEW",
     "SCRIPTS",
+    "TOUCH",
     "VERSION",
     "Script",
+    "script",
+    "session_key",
     "session_keys",
 ]
 
@@ -74,14 +81,20 @@ class Script:
         return (b"EVALSHA", self.sha, len(keys), *keys, *arguments)
 
 
-def _script(text: str) -> Script:
+def script(text: str) -> Script:
+    """Make one, which stands in `SCRIPTS` or its like."""
     return Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest().encode())
 
 
-def session_keys(prefix: str, session_id: str) -> tuple[bytes, bytes, bytes, bytes]:
-    """Give a session's keys: its log, meta, terms and notes."""
+def session_key(prefix: str, session_id: str, part: str) -> bytes:
+    """Give one of a session's keys."""
     # What a client asks for may be no text that can be encoded.
-    begin = f"{prefix}:{{{session_id}}}:".encode(errors="surrogatepass")
+    return f"{prefix}:{{{session_id}}}:{part}".encode(errors="surrogatepass")
+
+
+def session_keys(prefix: str, session_id: str) -> tuple[bytes, bytes, bytes, bytes]:
+    """Give those of what is kept: its log, meta, terms and notes."""
+    begin = session_key(prefix, session_id, "")
     return begin + b"log", begin + b"meta", begin + b"terms", begin + b"notes"
 
 
@@ -98,13 +111,14 @@ end
 _DELETE: Final = (
     _LISTS
     + """
-local function delete(prefix, id)
+local function delete(prefix, id, stays)
   local begin = prefix .. ':{' .. id .. '}:'
   local meta = redis.call('HMGET', begin .. 'meta', 'life', 'owner', 'status', 'member', 'bytes',
                           'key')
   if not meta[1] then return 0 end
   unlist(prefix, meta[2], meta[3], meta[4])
   redis.call('SREM', prefix .. ':open', id)
+  redis.call('SREM', prefix .. ':inboxes', id)
   redis.call('HDEL', prefix .. ':damaged', id)
   redis.call('DECRBY', prefix .. ':bytes', meta[5])
   if meta[6] ~= '' then
@@ -113,31 +127,34 @@ local function delete(prefix, id)
       redis.call('HDEL', prefix .. ':created', field)
     end
   end
-  redis.call('UNLINK', begin .. 'log', begin .. 'meta', begin .. 'terms', begin .. 'notes')
+  redis.call('UNLINK', begin .. 'notes', begin .. 'inbox', begin .. 'lease')
+  -- Whoever follows it reads to the end, and sees that it is one.
+  redis.call('XADD', begin .. 'log', '*', 'end', '1')
+  redis.call('RENAME', begin .. 'meta', begin .. 'grave')
+  for _, part in ipairs({'log', 'terms', 'texts', 'grave'}) do
+    redis.call('PEXPIRE', begin .. part, stays)
+  end
   return 1
 end
 """
 )
 
 #: (store) version, epoch → what stands there.
-ESTABLISH: Final = _script("""
+ESTABLISH: Final = script("""
 redis.call('HSETNX', KEYS[1], 'version', ARGV[1])
 redis.call('HSETNX', KEYS[1], 'epoch', ARGV[2])
 return redis.call('HMGET', KEYS[1], 'version', 'epoch')
 """)
 
-#: (node) how long, in milliseconds → 1.
-RENEW: Final = _script("""
-if redis.call('PEXPIRE', KEYS[1], ARGV[1]) == 0 then
-  redis.call('SET', KEYS[1], '1', 'NX', 'PX', ARGV[1])
-end
-return 1
+#: (anything) → nothing. It is a write, also where the engine has no memory left.
+TOUCH: Final = script("""#!lua flags=allow-oom
+redis.call('SET', KEYS[1], '1', 'PX', 1000)
 """)
 
 #: (log, meta, terms) prefix, id, epoch, holder, life, whether it creates, first seq, last seq,
 #: last term, size, owner, status, activity, whether there is open work, created key, session,
 #: engine, then id and line of each entry → what became of it.
-APPEND: Final = _script(
+APPEND: Final = script(
     _LISTS
     + """
 local prefix, id, epoch, holder, life, creates = unpack(ARGV, 1, 6)
@@ -148,6 +165,9 @@ local meta = redis.call('HMGET', KEYS[2], 'life', 'holder', 'term', 'seq', 'owne
                         'member', 'key', 'open', 'bytes', 'last')
 if not meta[1] then
   if creates == '0' then return {'gone'} end
+  -- What is there is of a former life.
+  local begin = prefix .. ':{' .. id .. '}:'
+  redis.call('UNLINK', KEYS[1], KEYS[3], begin .. 'grave', begin .. 'texts')
 elseif meta[1] ~= life then
   return {creates == '1' and 'exists' or 'gone'}
 end
@@ -204,7 +224,7 @@ return {'ok'}
 
 #: (log, meta) holder, engine, and what the holder knows: life, term, seq → nothing if there is no
 #: such session; else its life, term and last seq, whether the term is new, and what is wrong.
-OPEN: Final = _script(f"""
+OPEN: Final = script(f"""
 local holder, engine, known_life, known_term, known_seq = unpack(ARGV)
 local life, owner, term, seq, its = unpack(redis.call('HMGET', KEYS[2], 'life', 'holder', 'term',
                                                       'seq', 'engine'))
@@ -222,15 +242,15 @@ return {{life, next, seq, 1}}
 """)
 
 #: (meta, notes) holder, life, whether it takes the place of those before, line → nothing.
-NOTE: Final = _script("""
+NOTE: Final = script("""
 local meta = redis.call('HMGET', KEYS[1], 'holder', 'life')
 if meta[1] ~= ARGV[1] or meta[2] ~= ARGV[2] then return end
 if ARGV[3] == '1' then redis.call('DEL', KEYS[2]) end
 redis.call('RPUSH', KEYS[2], ARGV[4])
 """)
 
-#: (log, meta, terms) after, limit → the last seq, and lines.
-READ: Final = _script("""
+#: (log, meta, terms) after, limit → the last seq, and lines. For a grave in place of the meta, too.
+READ: Final = script("""
 local seq = redis.call('HGET', KEYS[2], 'seq')
 if not seq then return false end
 local lines = {}
@@ -240,21 +260,21 @@ local term = redis.call('ZREVRANGEBYSCORE', KEYS[3], next, '-inf', 'LIMIT', 0, 1
 if term then
   for _, entry in ipairs(redis.call('XRANGE', KEYS[1], term .. '-' .. next, '+',
                                     'COUNT', ARGV[2])) do
-    lines[#lines + 1] = entry[2][2]
+    if entry[2][1] == 'l' then lines[#lines + 1] = entry[2][2] end
   end
 end
 return {seq, lines}
 """)
 
 #: (meta, notes) → the last seq, and lines.
-RECALL: Final = _script("""
+RECALL: Final = script("""
 local seq = redis.call('HGET', KEYS[1], 'seq')
 if not seq then return false end
 return {seq, redis.call('LRANGE', KEYS[2], 0, -1)}
 """)
 
 #: (a list) prefix, the end of the range, limit → member and summary of each.
-LIST: Final = _script("""
+LIST: Final = script("""
 local found = {}
 for _, member in ipairs(redis.call('ZREVRANGEBYLEX', KEYS[1], ARGV[2], '-',
                                    'LIMIT', 0, ARGV[3])) do
@@ -266,26 +286,19 @@ end
 return found
 """)
 
-#: (open) prefix, holder, whether its own count → the ids of those that nobody else holds who is
-#: alive.
-LIST_OPEN_WORK: Final = _script("""
+#: (open) prefix, node → the ids of those that no other node has.
+LIST_OPEN_WORK: Final = script("""
 local found = {}
 for _, id in ipairs(redis.call('SMEMBERS', KEYS[1])) do
-  local holder = redis.call('HGET', ARGV[1] .. ':{' .. id .. '}:meta', 'holder')
-  local is_free
-  if holder == ARGV[2] then
-    is_free = ARGV[3] == '1'
-  else
-    is_free = holder and redis.call('EXISTS', ARGV[1] .. ':node:' .. holder) == 0
-  end
-  if is_free then found[#found + 1] = id end
+  local node = redis.call('GET', ARGV[1] .. ':{' .. id .. '}:lease')
+  if not node or node == ARGV[2] then found[#found + 1] = id end
 end
 table.sort(found)
 return found
 """)
 
 #: (damaged, meta) id, what is wrong, nothing if it is whole again → nothing.
-MARK: Final = _script("""
+MARK: Final = script("""
 if ARGV[2] == '' then
   redis.call('HDEL', KEYS[1], ARGV[1])
 elseif redis.call('EXISTS', KEYS[2]) == 1 then
@@ -293,42 +306,48 @@ elseif redis.call('EXISTS', KEYS[2]) == 1 then
 end
 """)
 
-#: (meta) prefix, id → whether there was one.
-DELETE: Final = _script(_DELETE + "return delete(ARGV[1], ARGV[2])")
+#: (meta) prefix, id, how long its grave stays, in milliseconds → whether there was one.
+DELETE: Final = script(_DELETE + "return delete(unpack(ARGV))")
 
-#: (all) prefix, keep, older than, bytes to keep, most; each nothing if it does not matter; then
-#: the ids to protect → the ids of those that are gone.
-PRUNE: Final = _script(
+#: (all) prefix, node, how long a grave stays, most, then keep, older than, bytes to keep, each
+#: nothing if it does not matter; then the ids to protect → the ids of those that are gone. Those
+#: that another node has are protected.
+PRUNE: Final = script(
     _DELETE
     + """
-local prefix, most = ARGV[1], tonumber(ARGV[5])
-local keep, older, keep_bytes = tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
+local prefix, node, stays, most = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local keep, older, keep_bytes = tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7])
 local protected = {}
-for i = 6, #ARGV do protected[ARGV[i]] = true end
+for i = 8, #ARGV do protected[ARGV[i]] = true end
 local count = redis.call('ZCARD', KEYS[1])
 local size = tonumber(redis.call('GET', prefix .. ':bytes') or '0')
-local gone = {}
-for _, member in ipairs(redis.call('ZRANGEBYLEX', KEYS[1], '-', '+',
-                                   'LIMIT', 0, most + #ARGV - 5)) do
-  local activity, id = string.match(member, '^([^~]*)~(.*)$')
-  if #gone == most or not ((keep and count > keep) or (keep_bytes and size > keep_bytes)
-                           or (older ~= '' and activity < older)) then break end
-  if not protected[id] then
-    local length = redis.call('HGET', prefix .. ':{' .. id .. '}:meta', 'bytes')
-    delete(prefix, id)
-    gone[#gone + 1] = id
-    count = count - 1
-    size = size - tonumber(length or '0')
+local gone, start = {}, 0
+while true do
+  local members = redis.call('ZRANGEBYLEX', KEYS[1], '-', '+', 'LIMIT', start, most)
+  for _, member in ipairs(members) do
+    local activity, id = string.match(member, '^([^~]*)~(.*)$')
+    if #gone == most or not ((keep and count > keep) or (keep_bytes and size > keep_bytes)
+                             or (older ~= '' and activity < older)) then return gone end
+    local begin = prefix .. ':{' .. id .. '}:'
+    if protected[id] or (redis.call('GET', begin .. 'lease') or node) ~= node then
+      start = start + 1
+    else
+      local length = redis.call('HGET', begin .. 'meta', 'bytes')
+      delete(prefix, id, stays)
+      gone[#gone + 1] = id
+      count = count - 1
+      size = size - tonumber(length or '0')
+    end
   end
+  if #members < most then return gone end
 end
-return gone
 """
 )
 
 #: All, for the engine to know before they are called.
 SCRIPTS: Final = (
     ESTABLISH,
-    RENEW,
+    TOUCH,
     APPEND,
     OPEN,
     NOTE,

@@ -24,11 +24,13 @@ from ..core.log import Damage, Entry, Note, Position, Recollection, Summary, Sum
 from ..core.models import SessionStatus
 from ._committing_store import CommittingStore, PruneLimits
 from ._reading import read_cursor, read_entries, read_notes, read_summary
+from ._redis_cluster import RedisCluster
 from ._redis_committer import Committer
 from ._redis_errors import AwayError
+from ._redis_follower import Follower
 from ._redis_jobs import Append, Delete, Mark, Open, Prune, WriteNote, own
 from ._redis_node import Node
-from ._redis_scripts import LIST, LIST_OPEN_WORK, READ, RECALL, session_keys
+from ._redis_scripts import LIST, LIST_OPEN_WORK, READ, RECALL, session_key, session_keys
 from ._redis_settings import RedisSettings, parse_url
 
 if TYPE_CHECKING:
@@ -40,8 +42,6 @@ log = logging.getLogger("trialogue.stores.redis")
 
 #: Entries that one step reads: the engine does nothing else meanwhile.
 READ_AT_ONCE: Final = 500
-#: Between two looks for open work of those that died: 1.5 s after their lease somebody has it.
-LOOK_SECONDS: Final = 1.0
 #: Between two tries to read.
 AGAIN_SECONDS: Final = 0.05
 
@@ -61,10 +61,11 @@ class _RedisLog(SessionLog):
     async def append(self, batch: Sequence[Entry], summary: Summary) -> None:
         store = self._store
         store.check_whole(self._id)
-        store.node.check()
+        store.cluster.check(self._id)
         if batch[0].seq != self._seq + 1:
             raise StoreError(f"{self._id} ends at {self._seq}: {batch[0].seq} does not follow")
         is_new = self._life is None
+        store.cluster.flush(self._id)
         job = Append(self._holder, self._id, self._life, self.term, batch, summary)
         self._life, at = await store.committer.do(job)
         self._seq, self.term = at.seq, at.term
@@ -80,18 +81,29 @@ class RedisStore(CommittingStore):
 
     Args:
         reader: The connection that reads.
+        listener: The one that waits for something to read.
         committer: Has the one that writes.
         node: What this process is to the engine.
+        url: Where clients reach this process.
     """
 
     log = log
+    cluster: RedisCluster
 
-    def __init__(self, reader: Engine, committer: Committer, node: Node) -> None:
+    def __init__(
+        self,
+        reader: Engine,
+        listener: Engine,
+        committer: Committer,
+        node: Node,
+        url: str | None = None,
+    ) -> None:
         super().__init__()
         self._committer = committer
         self.node = node
-        self.look_again_seconds = min(LOOK_SECONDS, 0.3 * node.settings.lease_seconds)
         self._reader = reader
+        self._follower = Follower(listener, self._ask, node, self.quarantine)
+        self.cluster = RedisCluster(committer, self._ask, self._follower, node, url)
         self._prefix = node.settings.prefix
         self._is_closed = False
 
@@ -121,8 +133,11 @@ class RedisStore(CommittingStore):
     ) -> tuple[list[Entry], Damage | None]:
         """Read as `read` does, and say what is wrong with what comes next."""
         limit = min(limit, READ_AT_ONCE)
-        keys = session_keys(self._prefix, session_id)[:3]
-        answer = await self._ask(*READ.call(keys, after, limit))
+        stream, meta, terms, _ = session_keys(self._prefix, session_id)
+        answer = await self._ask(*READ.call((stream, meta, terms), after, limit))
+        if answer is None and self._follower.may_read_grave(session_id):
+            grave = session_key(self._prefix, session_id, "grave")
+            answer = await self._ask(*READ.call((stream, grave, terms), after, limit))
         if answer is None:
             raise SessionNotFoundError(f"Session not found: {session_id}")
         last, lines = int(answer[0]), answer[1]
@@ -196,16 +211,8 @@ class RedisStore(CommittingStore):
         return [member.decode().partition("~")[2] for member in found]
 
     async def list_open_work(self) -> Sequence[str]:
-        return await self._list_open_work(with_ours=True)
-
-    async def list_left_work(self) -> Sequence[str]:
-        return await self._list_open_work(with_ours=False)
-
-    async def _list_open_work(self, *, with_ours: bool) -> Sequence[str]:
         keys = (f"{self._prefix}:open".encode(),)
-        found = await self._ask(
-            *LIST_OPEN_WORK.call(keys, self._prefix, self.node.holder, int(with_ours))
-        )
+        found = await self._ask(*LIST_OPEN_WORK.call(keys, self._prefix, self.node.name))
         ids = [session_id.decode() for session_id in found]
         return [session_id for session_id in ids if session_id not in self._damaged]
 
@@ -303,11 +310,10 @@ class RedisStore(CommittingStore):
             await self.committer.aclose()
             if not self._is_closed:
                 self._is_closed = True
-                await self.committer.leave()
 
 
 def open_redis_store(
-    where: str | RedisSettings, *, must_exist: bool = False
+    where: str | RedisSettings, *, must_exist: bool = False, url: str | None = None
 ) -> AbstractAsyncContextManager[RedisStore]:
     """Connect to the engine, and begin a store in it if there is none. Its exit writes all.
 
@@ -316,6 +322,7 @@ def open_redis_store(
             ``redis+unix:///PATH`` for a unix socket, ``redis+sentinel://HOST:PORT/SERVICE`` for
             an engine that sentinels know; options behind a ``?``, by the names of `RedisSettings`.
         must_exist: Begin no new one.
+        url: Where clients reach this process; others that share the engine tell theirs.
 
     Raises:
         SettingsError: That is no such URL, or coredis is not installed.
@@ -339,11 +346,11 @@ def open_redis_store(
         async with (
             open_engine(settings, node.greet) as writer,
             open_engine(settings, node.load_scripts) as reader,
+            open_engine(settings, node.load_scripts) as listener,
             open_plain_nursery() as nursery,
         ):
-            store = RedisStore(reader, Committer(writer, node), node)
+            store = RedisStore(reader, listener, Committer(writer, node), node, url)
             nursery.start_soon(store.committer.run)
-            nursery.start_soon(store.committer.keep_alive)
             nursery.start_soon(store.committer.watch_memory)
             try:
                 await store.look_at_damaged()

@@ -1,0 +1,115 @@
+"""What nodes of a cluster do in the engine, in one step each: scripts, as in `_redis_scripts.py`.
+
+They take keys of one session each, and lists of all. What ends work, or tells somebody of it, is
+done where the engine has no memory left, too.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ._redis_scripts import script
+
+__all__ = [
+    "CLAIM",
+    "CLUSTER_SCRIPTS",
+    "FINISH_ITEM",
+    "FOLLOW",
+    "LIST_ORPHANS",
+    "POST",
+    "PUBLISH",
+    "RELEASE",
+    "REST",
+    "SEND",
+]
+
+#: (lease, inbox) node, how long, in milliseconds, whether the inbox is wanted → the node that has
+#: it, and if it is this one the items of the inbox.
+CLAIM: Final = script("""#!lua flags=allow-oom
+local node, lasts, wants = unpack(ARGV)
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= node then return {holder} end
+redis.call('SET', KEYS[1], node, 'PX', lasts)
+return {node, wants == '1' and redis.call('XRANGE', KEYS[2], '-', '+') or {}}
+""")
+
+#: (lease) node → nothing.
+RELEASE: Final = script("""#!lua flags=allow-oom
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+""")
+
+#: (open, inboxes) prefix → the ids of those that no node has, and that somebody has to see to.
+LIST_ORPHANS: Final = script("""
+local found = {}
+for _, id in ipairs(redis.call('SUNION', KEYS[1], KEYS[2])) do
+  if redis.call('EXISTS', ARGV[1] .. ':{' .. id .. '}:lease') == 0 then found[#found + 1] = id end
+end
+return found
+""")
+
+#: (lease, inbox, inboxes) prefix, id, how long mail stays, in milliseconds, payload → the node that
+#: has it, nothing if none has.
+SEND: Final = script("""#!lua flags=allow-oom
+local prefix, id, stays, payload = unpack(ARGV)
+local holder = redis.call('GET', KEYS[1])
+if not holder then return false end
+local item = redis.call('XADD', KEYS[2], '*', 'p', payload)
+redis.call('SADD', KEYS[3], id)
+local mail = prefix .. ':mail:' .. holder
+redis.call('XADD', mail, '*', 'p', payload, 's', id, 'i', item)
+redis.call('PEXPIRE', mail, stays)
+return holder
+""")
+
+#: (inbox, inboxes) id, item → nothing.
+FINISH_ITEM: Final = script("""#!lua flags=allow-oom
+redis.call('XDEL', KEYS[1], ARGV[2])
+if redis.call('XLEN', KEYS[1]) == 0 then redis.call('SREM', KEYS[2], ARGV[1]) end
+""")
+
+#: (mail) how long it stays, in milliseconds, payload → nothing.
+POST: Final = script("""#!lua flags=allow-oom
+redis.call('XADD', KEYS[1], '*', 'p', ARGV[2])
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+""")
+
+#: (texts) payloads → nothing.
+PUBLISH: Final = script("""
+for _, payload in ipairs(ARGV) do redis.call('XADD', KEYS[1], '*', 'p', payload) end
+redis.call('PERSIST', KEYS[1])
+""")
+
+#: (texts) how long they stay, in milliseconds → nothing. Whoever follows has seen those before.
+REST: Final = script("""#!lua flags=allow-oom
+local now = redis.call('TIME')
+local before = tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000) - tonumber(ARGV[1])
+redis.call('XTRIM', KEYS[1], 'MINID', string.format('%.0f', before))
+redis.call('PEXPIRE', KEYS[1], 2 * tonumber(ARGV[1]))
+""")
+
+#: (log, meta, terms, texts, mail) after, how long mail stays, in milliseconds → whether there is
+#: such a session, the id of the entry at that seq, the log after it, and the texts. The mail wakes
+#: whoever reads for that node.
+FOLLOW: Final = script("""#!lua flags=allow-oom
+local after, stays = tonumber(ARGV[1]), ARGV[2]
+local term = after > 0 and redis.call('ZREVRANGEBYSCORE', KEYS[3], after, '-inf',
+                                      'LIMIT', 0, 1)[1] or '0'
+local at = term .. '-' .. string.format('%.0f', after)
+redis.call('XADD', KEYS[5], '*', 'w', '1')
+redis.call('PEXPIRE', KEYS[5], stays)
+return {redis.call('EXISTS', KEYS[2]), at, redis.call('XRANGE', KEYS[1], '(' .. at, '+'),
+        redis.call('XRANGE', KEYS[4], '-', '+')}
+""")
+
+#: All, for the engine to know before they are called.
+CLUSTER_SCRIPTS: Final = (
+    CLAIM,
+    RELEASE,
+    LIST_ORPHANS,
+    SEND,
+    FINISH_ITEM,
+    POST,
+    PUBLISH,
+    REST,
+    FOLLOW,
+)

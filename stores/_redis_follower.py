@@ -1,0 +1,232 @@
+"""Reads what a node of a cluster is told: its mail, and all that it follows, in one blocking read.
+
+What an answer lost with its connection is read again: it may be told twice, and never not at all.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import attrs
+import trio
+
+from ..core.errors import StoreError
+from ._reading import read_entries
+from ._redis_cluster_jobs import read_stream
+from ._redis_cluster_scripts import FOLLOW
+from ._redis_scripts import session_key, session_keys
+
+if TYPE_CHECKING:
+    from ..core.abc import Member
+    from ..core.log import Damage
+    from ._redis_connection import Ask, Engine
+    from ._redis_node import Node
+
+__all__ = ["Follower"]
+
+log = logging.getLogger("trialogue.cluster")
+
+#: What one read takes of a stream.
+MOST: Final = 1000
+#: Between two tries with an engine that refuses.
+AGAIN_SECONDS: Final = 0.1
+BEGIN: Final = b"0-0"
+
+
+@attrs.define(eq=False)
+class _Followed:
+    """A session, and how far it was told.
+
+    Attributes:
+        seq: Of its last entry.
+        at: What the engine calls that.
+        text_at: Its last text.
+    """
+
+    session_id: str
+    log_key: bytes
+    text_key: bytes
+    seq: int
+    at: bytes = BEGIN
+    text_at: bytes = BEGIN
+
+
+class Follower:
+    """Tells one node what comes.
+
+    Args:
+        engine: A connection that nobody else uses, since reading blocks it.
+        ask: Reads on another one, and waits for an engine that is away.
+        node: This process.
+        note_damage: Called with a session whose log cannot be read, and what is wrong.
+
+    Attributes:
+        member: Who is told.
+        take_item: Is told of what came into an inbox.
+        reads: How often something had come.
+    """
+
+    member: Member
+    take_item: Callable[[str, str, bytes], None]
+
+    def __init__(
+        self, engine: Engine, ask: Ask, node: Node, note_damage: Callable[[str, Damage], None]
+    ) -> None:
+        self._engine = engine
+        self._ask = ask
+        self._node = node
+        self._note_damage = note_damage
+        self.reads = 0
+        self._mail_key = node.mail_key(node.name)
+        self.mail_at = BEGIN
+        #: What is wanted, each with a mark of its own, and what of it has been told so far.
+        self._wanted: dict[str, object] = {}
+        self._followed: dict[str, _Followed] = {}
+        #: Those that are over, since when: they can be read for a while.
+        self._ended: dict[str, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._followed)
+
+    def may_read_grave(self, session_id: str) -> bool:
+        """Whether a session was followed here that is perhaps deleted since."""
+        ended_at = self._ended.get(session_id)
+        if ended_at is None:
+            return session_id in self._followed
+        return trio.current_time() < ended_at + self._node.settings.lease_seconds
+
+    # -- what is followed ----------------------------------------------------------------------
+
+    async def follow(self, session_id: str, after: int) -> None:
+        """As `Cluster.follow`."""
+        mark = self._wanted.setdefault(session_id, object())
+        answer = await self._ask(*self._make_follow(session_id, after))
+        if self._wanted.get(session_id) is mark:
+            self._begin(session_id, after, answer)
+
+    def unfollow(self, session_id: str) -> None:
+        """As `Cluster.unfollow`."""
+        self._wanted.pop(session_id, None)
+        self._followed.pop(session_id, None)
+
+    def _make_follow(self, session_id: str, after: int) -> tuple[object, ...]:
+        prefix = self._node.settings.prefix
+        texts = session_key(prefix, session_id, "texts")
+        keys = (*session_keys(prefix, session_id)[:3], texts, self._mail_key)
+        return FOLLOW.call(keys, after, self._node.mail_ms)
+
+    def _begin(self, session_id: str, after: int, answer: Sequence[Any]) -> None:
+        """Tell what there is of a session, and go on from there."""
+        exists, at, entries, texts = answer
+        prefix = self._node.settings.prefix
+        followed = _Followed(
+            session_id,
+            session_keys(prefix, session_id)[0],
+            session_key(prefix, session_id, "texts"),
+            after,
+            at,
+        )
+        self._followed[session_id] = followed
+        self._tell(followed, entries, texts)
+        if not exists and self._followed.get(session_id) is followed:
+            self._end(followed)
+
+    # -- reading -------------------------------------------------------------------------------
+
+    async def run(self) -> NoReturn:
+        """Read and tell, until cancelled."""
+        connects = 0
+        is_deaf = False
+        while True:
+            await self._engine.wait_connected()
+            try:
+                if connects != self._engine.connects:
+                    connects = self._engine.connects
+                    await self._begin_anew()
+                await self._read()
+            except StoreError as exc:
+                if not is_deaf:
+                    log.warning("nothing is heard of other nodes", extra={"error": str(exc)})
+                is_deaf = True
+                await trio.sleep(AGAIN_SECONDS)
+            else:
+                is_deaf = False
+
+    async def _begin_anew(self) -> None:
+        """Look at all that is followed: the engine may be another one by now."""
+        for session_id, followed in list(self._followed.items()):
+            answer = await self._engine.ask(*self._make_follow(session_id, followed.seq))
+            if self._followed.get(session_id) is followed:
+                self._begin(session_id, followed.seq, answer)
+
+    async def _read(self) -> None:
+        asked = [(followed, followed.at, followed.text_at) for followed in self._followed.values()]
+        keys, places = [self._mail_key], [self.mail_at]
+        for followed, at, text_at in asked:
+            keys += (followed.text_key, followed.log_key)
+            places += (text_at, at)
+        found = await self._engine.ask(
+            b"XREAD", b"COUNT", MOST, b"BLOCK", self._node.block_ms, b"STREAMS", *keys, *places
+        )
+        if not found:
+            return
+        self.reads += 1
+        self._tell_mail(found.get(self._mail_key, ()))
+        self._tell_all(asked, found)
+
+    def _tell_all(
+        self, asked: Sequence[tuple[_Followed, bytes, bytes]], found: Mapping[bytes, Any]
+    ) -> None:
+        for followed, at, text_at in asked:
+            texts = found.get(followed.text_key, ())
+            entries = found.get(followed.log_key, ())
+            if not texts and not entries:
+                continue
+            if self._followed.get(followed.session_id) is not followed:
+                continue  # it was begun anew meanwhile, and was told more
+            if (followed.at, followed.text_at) != (at, text_at):
+                continue
+            if len(texts) == MOST:
+                entries = ()  # there may be more texts that come before them
+            self._tell(followed, entries, texts)
+
+    def _tell(self, followed: _Followed, found: Sequence[Any], texts: Sequence[Any]) -> None:
+        lines = [fields[1] for _, fields in found if fields[0] == b"l"]
+        is_over = len(lines) < len(found)
+        entries, damage = read_entries(lines, followed.session_id, followed.seq)
+        if entries:
+            followed.seq = entries[-1].seq
+            followed.at = found[len(entries) - 1][0]
+        if texts:
+            followed.text_at = texts[-1][0]
+        if entries or texts:
+            payloads = [payload for _, payload in read_stream(texts)]
+            self.member.take_news(followed.session_id, entries, payloads)
+        if damage is not None:
+            self._note_damage(followed.session_id, damage)
+            self.unfollow(followed.session_id)
+        elif is_over:
+            self._end(followed)
+
+    def _end(self, followed: _Followed) -> None:
+        session_id, now = followed.session_id, trio.current_time()
+        if self._followed.get(session_id) is not followed:
+            return
+        self.unfollow(session_id)
+        self._ended[session_id] = now
+        late = now - self._node.settings.lease_seconds
+        for name in [name for name, ended_at in self._ended.items() if ended_at < late]:
+            del self._ended[name]
+        self.member.take_end(session_id)
+
+    def _tell_mail(self, found: Sequence[Any]) -> None:
+        for name, fields in found:
+            self.mail_at = name
+            kind, payload, *more = fields
+            if more:
+                _, session_id, _, item_id = more
+                self.take_item(session_id.decode(), item_id.decode(), payload)
+            elif kind == b"p":
+                self.member.take_mail(payload)

@@ -1,0 +1,172 @@
+"""What `test_nodes.py` says of several servers, of those that share a real engine."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from trialogue import Turn
+from trialogue.testing import ProtocolPeer
+
+from ..engines import LACKS_ENGINE
+from ..stores._engine_place import until
+from ._engine_nodes import EngineNodes, open_engine_nodes
+from .test_nodes import WHOLE, counting, seqs, text_of
+
+pytestmark = pytest.mark.skipif(LACKS_ENGINE is not None, reason=str(LACKS_ENGINE))
+
+#: As in `test_nodes.py`.
+TAKEOVER_SECONDS = 1.5
+
+
+async def test_other_node_serves_a_session_of_an_engine() -> None:
+    """Our choice: whatever a session is asked for, it can be asked of any node."""
+    with trio.fail_after(60):
+        async with (
+            open_engine_nodes(counting) as nodes,
+            nodes.connect("a") as a,
+            nodes.connect("b") as b,
+        ):
+            sid = (await a.call("session.create"))["id"]
+            await b.call("session.subscribe", sessionId=sid, after="0-0")
+            await b.call("message.send", sessionId=sid, content="count")
+            events = await b.read_until(sid, "turn.ended")
+            listed = await a.call("message.list", sessionId=sid)
+            assert text_of(events) == listed["messages"][-1]["content"] == WHOLE
+            assert sum(event["type"] == "message.delta" for event in events) >= 5, "as they came"
+            assert (nodes.stats("a")["owned"], nodes.stats("b")["followed"]) == (1, 1)
+            assert nodes.stats("b")["forwarded"] == 1
+            assert (
+                await nodes.ask("GET", nodes.key(sid, "lease")) == nodes.stats("a")["node"].encode()
+            )
+
+
+class Gate:
+    """An agent that says one number after another, each when it is let."""
+
+    def __init__(self) -> None:
+        self._send, self._receive = trio.open_memory_channel[int](100)
+
+    def let(self, count: int = 1) -> None:
+        """Let it say some more."""
+        for _ in range(count):
+            self._send.send_nowait(0)
+
+    async def __call__(self, turn: Turn) -> None:
+        """Say ten."""
+        for number in range(10):
+            await self._receive.receive()
+            await turn.write(f"{number} ")
+
+
+async def read_numbers(peer: ProtocolPeer, sid: str, last: int) -> None:
+    """Read until a number was said."""
+    await peer.expect_event(sid, "message.delta", delta=f"{last} ")
+
+
+async def test_who_attaches_in_the_middle_gets_all_of_a_message_from_the_engine() -> None:
+    """PROTOCOL §6.3, on a node that has not seen its beginning."""
+    gate = Gate()
+    with trio.fail_after(60):
+        async with (
+            open_engine_nodes(gate) as nodes,
+            nodes.connect("a") as a,
+            nodes.connect("b") as b,
+        ):
+            sid = (await a.call("session.create"))["id"]
+            await a.call("message.stream", sessionId=sid, content="count")
+            for number in range(5):
+                gate.let()
+                await read_numbers(a, sid, number)
+            await until(lambda: _has_text(nodes, sid, "4 "), True)
+            await b.call("session.subscribe", sessionId=sid)
+            before = await b.read_until(sid, "sync")
+            assert text_of(before) == "0 1 2 3 4 "
+            gate.let(5)
+            assert text_of(before + await b.read_until(sid, "message.completed")) == WHOLE
+
+
+async def _has_text(nodes: EngineNodes, sid: str, text: str) -> bool:
+    """Whether what was published of a session ends so."""
+    (store, *_) = nodes.stores.values()
+    found = await store._ask(b"XREVRANGE", nodes.key(sid, "texts"), "+", "-", b"COUNT", 1)
+    return bool(found) and text.encode() in found[0][1][1]
+
+
+@pytest.mark.slow
+async def test_sessions_of_a_node_that_is_cut_off_are_taken_over() -> None:
+    """Issue 7: within the lease and 1.5 s. What it still writes is refused, and nobody sees it."""
+    gate = Gate()
+    with trio.fail_after(60):
+        async with (
+            open_engine_nodes(gate, lease_seconds=1.0) as nodes,
+            nodes.connect("a") as a,
+            nodes.connect("b") as b,
+        ):
+            sid = (await a.call("session.create"))["id"]
+            await a.call("session.subscribe", sessionId=sid, after="0-0")
+            await b.call("session.subscribe", sessionId=sid, after="0-0")
+            await a.call("message.send", sessionId=sid, content="one")
+            for number in range(2):
+                gate.let()
+                await read_numbers(b, sid, number)
+            await b.call("message.send", sessionId=sid, content="two")
+            nodes.proxies["a"].hold()
+            cut_at = trio.current_time()
+            gate.let(1)
+            resumed = await b.expect_event(sid, "session.resumed")
+            took = trio.current_time() - cut_at
+            assert resumed["data"]["term"] == 2
+            await b.expect_event(sid, "turn.ended", outcome="interrupted")
+            nodes.proxies["a"].let_pass()
+            gate.let(10)
+            await b.expect_event(sid, "turn.ended", outcome="completed")
+            await a.expect_event(sid, "turn.ended", outcome="completed")
+            whole = await nodes.positions(sid)
+            assert seqs(b, sid) == seqs(a, sid) == [*range(1, len(whole) + 1)]
+            assert took <= 1.0 + TAKEOVER_SECONDS
+            assert nodes.stats("b")["takeovers"] == 1
+
+
+async def test_node_that_ends_leaves_its_sessions_to_others_at_once() -> None:
+    """Our choice: what `release` leaves is there for others, long before the lease is over."""
+    with trio.fail_after(60):
+        async with (
+            open_engine_nodes(counting, lease_seconds=3600) as nodes,
+            nodes.connect("a") as a,
+            nodes.connect("b") as b,
+        ):
+            sid = (await a.call("session.create"))["id"]
+            await nodes.servers["a"].drain(10)
+            await b.call("message.add", sessionId=sid, role="user", content="hello")
+            assert await nodes.positions(sid) == ["1-1", "2-2", "2-3"]
+
+
+async def test_who_follows_a_deleted_session_is_told_all_of_it() -> None:
+    """PROTOCOL §3: each subscriber gets `session.deleted`, on any node, behind the last entry."""
+    with trio.fail_after(60):
+        async with (
+            open_engine_nodes(counting) as nodes,
+            nodes.connect("a") as a,
+            nodes.connect("b") as b,
+        ):
+            sid = (await a.call("session.create"))["id"]
+            await b.call("session.subscribe", sessionId=sid, after="0-0")
+            await a.call("message.add", sessionId=sid, role="user", content="hello")
+            await a.call("session.delete", sessionId=sid)
+            events = await b.read_until(sid, "session.deleted")
+            assert "message.created" in [event["type"] for event in events]
+            await b.refused("SESSION_NOT_FOUND", "session.get", sessionId=sid)
+            left = await nodes.ask("PTTL", nodes.key(sid, "log"))
+            assert 0 < int(left[1:]) <= 10_000
+            assert await nodes.ask("EXISTS", nodes.key(sid, "lease")) == b":0"
+
+
+async def test_pruning_spares_what_another_node_has() -> None:
+    """`Cluster`: whoever has a session decides that it goes."""
+    with trio.fail_after(60):
+        async with open_engine_nodes(counting) as nodes, nodes.connect("a") as a:
+            sid = (await a.call("session.create"))["id"]
+            assert await nodes.stores["b"].prune(keep=0) == []
+            await nodes.servers["a"].drain(10)
+            await until(lambda: nodes.stores["b"].prune(keep=0), [sid])
