@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import trio
 
@@ -264,6 +264,3 @@ class RedisCluster(Cluster):
     def rest(self, session_id: str) -> None:
         self.flush(session_id)
         self._committer.note(Rest(session_id))
-
-    def statistics(self) -> Mapping[str, Any]:
-        return {"leases": len(self._leases), "reads": self._follower.reads}

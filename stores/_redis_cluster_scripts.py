@@ -87,9 +87,9 @@ redis.call('XTRIM', KEYS[1], 'MINID', string.format('%.0f', before))
 redis.call('PEXPIRE', KEYS[1], 2 * tonumber(ARGV[1]))
 """)
 
-#: (log, meta, terms, texts, mail) after, how long mail stays, in milliseconds → whether there is
-#: such a session, the id of the entry at that seq, the log after it, and the texts. The mail wakes
-#: whoever reads for that node.
+#: (log, meta, terms, texts, mail) after, how long mail stays, in milliseconds → the last seq,
+#: nothing if there is no such session, the id of the entry at that seq, the log after it, and the
+#: texts. The mail wakes whoever reads for that node.
 FOLLOW: Final = script("""#!lua flags=allow-oom
 local after, stays = tonumber(ARGV[1]), ARGV[2]
 local term = after > 0 and redis.call('ZREVRANGEBYSCORE', KEYS[3], after, '-inf',
@@ -97,7 +97,7 @@ local term = after > 0 and redis.call('ZREVRANGEBYSCORE', KEYS[3], after, '-inf'
 local at = term .. '-' .. string.format('%.0f', after)
 redis.call('XADD', KEYS[5], '*', 'w', '1')
 redis.call('PEXPIRE', KEYS[5], stays)
-return {redis.call('EXISTS', KEYS[2]), at, redis.call('XRANGE', KEYS[1], '(' .. at, '+'),
+return {redis.call('HGET', KEYS[2], 'seq'), at, redis.call('XRANGE', KEYS[1], '(' .. at, '+'),
         redis.call('XRANGE', KEYS[4], '-', '+')}
 """)
 

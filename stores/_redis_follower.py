@@ -65,7 +65,7 @@ class Follower:
     Attributes:
         member: Who is told.
         take_item: Is told of what came into an inbox.
-        reads: How often something had come.
+        mail_at: The last of the mail that was told.
     """
 
     member: Member
@@ -78,7 +78,6 @@ class Follower:
         self._ask = ask
         self._node = node
         self._note_damage = note_damage
-        self.reads = 0
         self._mail_key = node.mail_key(node.name)
         self.mail_at = BEGIN
         #: What is wanted, each with a mark of its own, and what of it has been told so far.
@@ -86,9 +85,6 @@ class Follower:
         self._followed: dict[str, _Followed] = {}
         #: Those that are over, since when: they can be read for a while.
         self._ended: dict[str, float] = {}
-
-    def __len__(self) -> int:
-        return len(self._followed)
 
     def may_read_grave(self, session_id: str) -> bool:
         """Whether a session was followed here that is perhaps deleted since."""
@@ -103,8 +99,8 @@ class Follower:
         """As `Cluster.follow`."""
         mark = self._wanted.setdefault(session_id, object())
         answer = await self._ask(*self._make_follow(session_id, after))
-        if self._wanted.get(session_id) is mark:
-            self._begin(session_id, after, answer)
+        if self._wanted.get(session_id) is mark and not self._begin(session_id, after, answer):
+            self._end(session_id)
 
     def unfollow(self, session_id: str) -> None:
         """As `Cluster.unfollow`."""
@@ -117,9 +113,9 @@ class Follower:
         keys = (*session_keys(prefix, session_id)[:3], texts, self._mail_key)
         return FOLLOW.call(keys, after, self._node.mail_ms)
 
-    def _begin(self, session_id: str, after: int, answer: Sequence[Any]) -> None:
-        """Tell what there is of a session, and go on from there."""
-        exists, at, entries, texts = answer
+    def _begin(self, session_id: str, after: int, answer: Sequence[Any]) -> bool:
+        """Tell what there is of a session, and go on from there. Returns False if it is gone."""
+        last, at, entries, texts = answer
         prefix = self._node.settings.prefix
         followed = _Followed(
             session_id,
@@ -129,9 +125,13 @@ class Follower:
             at,
         )
         self._followed[session_id] = followed
-        self._tell(followed, entries, texts)
-        if not exists and self._followed.get(session_id) is followed:
-            self._end(followed)
+        damage = self._tell(followed, entries, texts)
+        if damage is not None:
+            self._note_damage(session_id, damage)
+            self.unfollow(session_id)
+        elif last is not None and int(last) < after:
+            self._rewind(session_id)
+        return last is not None or session_id not in self._followed
 
     # -- reading -------------------------------------------------------------------------------
 
@@ -158,8 +158,10 @@ class Follower:
         """Look at all that is followed: the engine may be another one by now."""
         for session_id, followed in list(self._followed.items()):
             answer = await self._engine.ask(*self._make_follow(session_id, followed.seq))
-            if self._followed.get(session_id) is followed:
-                self._begin(session_id, followed.seq, answer)
+            if self._followed.get(session_id) is followed and not self._begin(
+                session_id, followed.seq, answer
+            ):
+                self._rewind(session_id)
 
     async def _read(self) -> None:
         asked = [(followed, followed.at, followed.text_at) for followed in self._followed.values()]
@@ -172,7 +174,6 @@ class Follower:
         )
         if not found:
             return
-        self.reads += 1
         self._tell_mail(found.get(self._mail_key, ()))
         self._tell_all(asked, found)
 
@@ -190,11 +191,15 @@ class Follower:
                 continue
             if len(texts) == MOST:
                 entries = ()  # there may be more texts that come before them
-            self._tell(followed, entries, texts)
+            if self._tell(followed, entries, texts) is not None:
+                # It went back, or is damaged: who reads it anew finds out.
+                self._rewind(followed.session_id)
 
-    def _tell(self, followed: _Followed, found: Sequence[Any], texts: Sequence[Any]) -> None:
+    def _tell(
+        self, followed: _Followed, found: Sequence[Any], texts: Sequence[Any]
+    ) -> Damage | None:
+        """Tell what came, and give what is wrong with it."""
         lines = [fields[1] for _, fields in found if fields[0] == b"l"]
-        is_over = len(lines) < len(found)
         entries, damage = read_entries(lines, followed.session_id, followed.seq)
         if entries:
             followed.seq = entries[-1].seq
@@ -204,16 +209,17 @@ class Follower:
         if entries or texts:
             payloads = [payload for _, payload in read_stream(texts)]
             self.member.take_news(followed.session_id, entries, payloads)
-        if damage is not None:
-            self._note_damage(followed.session_id, damage)
-            self.unfollow(followed.session_id)
-        elif is_over:
-            self._end(followed)
+        is_over = len(lines) < len(found) and damage is None
+        if is_over and self._followed.get(followed.session_id) is followed:
+            self._end(followed.session_id)
+        return damage
 
-    def _end(self, followed: _Followed) -> None:
-        session_id, now = followed.session_id, trio.current_time()
-        if self._followed.get(session_id) is not followed:
-            return
+    def _rewind(self, session_id: str) -> None:
+        self.unfollow(session_id)
+        self.member.take_rewind(session_id)
+
+    def _end(self, session_id: str) -> None:
+        now = trio.current_time()
         self.unfollow(session_id)
         self._ended[session_id] = now
         late = now - self._node.settings.lease_seconds

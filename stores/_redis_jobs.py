@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..core._line import encode_entry, encode_note
 from ..core.codec import encode_json, unstructure
-from ..core.errors import FencedError, SessionNotFoundError, StoreError
+from ..core.errors import CreatedError, FencedError, SessionNotFoundError, StoreError
 from ..core.log import Damage, Entry, Note, Position, Summary
 from ._redis_scripts import APPEND, DELETE, MARK, NOTE, OPEN, PRUNE, session_keys
 
@@ -119,6 +119,8 @@ class Append(Job):
                 )
             case b"gone":
                 raise StoreError(f"the session {self._id} was deleted")
+            case b"created":
+                raise CreatedError(answer[1].decode())
             case b"exists":
                 raise StoreError(f"the session {self._id} exists already")
             case _:

@@ -165,6 +165,8 @@ local meta = redis.call('HMGET', KEYS[2], 'life', 'holder', 'term', 'seq', 'owne
                         'member', 'key', 'open', 'bytes', 'last')
 if not meta[1] then
   if creates == '0' then return {'gone'} end
+  local known = key ~= '' and redis.call('HGET', prefix .. ':created', owner .. '\\0' .. key)
+  if known and known ~= id then return {'created', known} end
   -- What is there is of a former life.
   local begin = prefix .. ':{' .. id .. '}:'
   redis.call('UNLINK', KEYS[1], KEYS[3], begin .. 'grave', begin .. 'texts')

@@ -11,7 +11,7 @@ import trio
 
 from trialogue.core._cluster import MovedError
 from trialogue.core.abc import Member
-from trialogue.core.errors import SessionNotFoundError, StoreError
+from trialogue.core.errors import CreatedError, SessionNotFoundError, StoreError
 from trialogue.core.log import Entry
 from trialogue.stores.redis import RedisStore, open_redis_store
 from trialogue.testing.store_kit import SessionWriter, make_entry, make_summary
@@ -37,6 +37,7 @@ class Told(Member):
         self.mail: list[bytes] = []
         self.news: list[int | bytes] = []
         self.ended: list[str] = []
+        self.rewound: list[str] = []
         self._changed = trio.Event()
 
     def _touch(self) -> None:
@@ -64,6 +65,10 @@ class Told(Member):
     def take_news(self, session_id: str, entries: Sequence[Entry], texts: Sequence[bytes]) -> None:
         self.news += texts
         self.news += [entry.seq for entry in entries]
+        self._touch()
+
+    def take_rewind(self, session_id: str) -> None:
+        self.rewound.append(session_id)
         self._touch()
 
     def take_end(self, session_id: str) -> None:
@@ -342,6 +347,55 @@ async def test_follower_goes_on_behind_another_engine() -> None:
             await writer.append(2)
             await told.wait_for(3, told.news)
             assert told.news == [2, 3, 4]
+
+
+async def test_follower_of_what_the_engine_has_lost_is_told(place: Place) -> None:
+    """Issue 7: detected, and never answered with silence."""
+    with trio.fail_after(30):
+        async with open_node(place) as (one, _), open_node(place) as (other, told):
+            writer = SessionWriter(one, "ses_1")
+            await writer.append(2)
+            for part in ("log", "meta", "terms"):
+                key = place.key("ses_1", part)
+                await ask(place.engine, "COPY", key, f"{key}:old")
+            await writer.append(2, text="lost")
+            await other.cluster.follow("ses_1", 4)
+            for part in ("log", "meta", "terms"):
+                key = place.key("ses_1", part)
+                await ask(place.engine, "RENAME", f"{key}:old", key)
+            await other.cluster.follow("ses_1", 4)
+            assert told.rewound == ["ses_1"]
+            await other.cluster.follow("ses_1", 2)
+            log = await other.open("ses_1")
+            entry = make_entry("ses_1", 3, term=log.term)
+            await log.append([entry], make_summary("ses_1", entry.position))
+            await told.wait_for(1, told.news)
+            assert told.news == [3]
+
+
+async def test_follower_of_a_session_that_was_flushed_is_told() -> None:
+    with Engine() as engine, trio.fail_after(30):
+        async with open_redis_store(engine.url) as one, running(one) as told:
+            await SessionWriter(one, "ses_1").append(2)
+            await one.cluster.follow("ses_1", 2)
+            await ask(engine, "FLUSHALL")
+            await ask(engine, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            await told.wait_for(1, told.rewound)
+            assert told.ended == []
+
+
+async def test_one_key_creates_one_session(place: Place) -> None:
+    """PROTOCOL §7, of two nodes that do not know of each other's."""
+    with trio.fail_after(30):
+        async with place.open() as one, place.open() as other:
+            await SessionWriter(one, "ses_1", owner="ann").append(created_key="k")
+            with pytest.raises(CreatedError) as refused:
+                await SessionWriter(other, "ses_2", owner="ann").append(created_key="k")
+            assert refused.value.session_id == "ses_1"
+            assert await other.summary("ses_2") is None
+            await SessionWriter(other, "ses_2", owner="bob").append(created_key="k")
+            await one.delete("ses_1")
+            await SessionWriter(other, "ses_3", owner="ann").append(created_key="k")
 
 
 async def test_node_works_where_the_engine_has_no_memory_left() -> None:
