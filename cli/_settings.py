@@ -123,6 +123,15 @@ def _own_options() -> list[Option]:
             group=_LISTENING,
         ),
         Option(
+            name="advertise",
+            help="Where clients reach this one of the servers that share a store, e.g. "
+            "ws://a.example:8765. They are told who has their session, and may move there.",
+            parse=parse_text,
+            default=None,
+            metavar="URL",
+            group=_LISTENING,
+        ),
+        Option(
             name="tls_cert",
             help="The certificate chain for wss and tcps, a PEM file.",
             parse=parse_text,

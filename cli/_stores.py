@@ -20,6 +20,7 @@ __all__ = [
     "complete_store",
     "find_store",
     "is_same_store",
+    "is_shareable",
     "state_folder",
 ]
 
@@ -74,12 +75,18 @@ def is_same_store(spec: str, other: str) -> bool:
         return spec == other
 
 
+def is_shareable(spec: str) -> bool:
+    """Whether several processes may have the store that is named."""
+    return spec.partition(":")[0] in SCHEMES
+
+
 def find_store(
     spec: str,
     settings: JsonlSettings | None = None,
     *,
     must_exist: bool = False,
     read_only: bool = False,
+    url: str | None = None,
 ) -> AbstractAsyncContextManager[SessionStore]:
     """Find what opens the store that ``NAME``, ``NAME:WHERE`` or a URL names.
 
@@ -88,6 +95,7 @@ def find_store(
         settings: How ours are kept. Of these SQLite has the policy and the room to be left.
         must_exist: Make no new one of ours.
         read_only: It is only read, and need not be writable, if it is ours.
+        url: Where clients reach the server, if it is one of several.
 
     Raises:
         SettingsError: There is no such store, or it is not said where.
@@ -110,10 +118,10 @@ def find_store(
         else:
             options["synchronous"] = _SYNCHRONOUS[settings.fsync]
             options["min_free_bytes"] = settings.min_free_bytes
-    elif name in SCHEMES:
+    elif is_shareable(spec):
         # The name is a part of the URL.
         where = spec
-        options["must_exist"] = must_exist
+        options |= {"must_exist": must_exist, "url": url}
     try:
         store = open_store(where, **options) if colon else open_store()
     except TypeError:

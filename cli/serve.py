@@ -28,7 +28,7 @@ from ._mcp import find_takers, open_mcp_tools
 from ._options import Setting, find_unknown_variables, load_options, write_config
 from ._settings import OTHER_VARIABLES, SERVE_OPTIONS, make_settings, make_store_settings
 from ._signals import StopSignals, catch_stop_signals
-from ._stores import StoreUnavailableError, complete_store, find_store
+from ._stores import StoreUnavailableError, complete_store, find_store, is_shareable
 from ._watching import find_metrics, find_tracer, open_metrics
 
 __all__ = ["serve"]
@@ -144,7 +144,12 @@ def _plan(settings: Mapping[str, Setting], environ: Mapping[str, str]) -> _Plan:
         transports=settings["transport"].value,
         settings=limits,
         store=_named(
-            settings["store"], partial(find_store, settings=make_store_settings(settings))
+            settings["store"],
+            partial(
+                find_store,
+                settings=make_store_settings(settings),
+                url=settings["advertise"].value,
+            ),
         ),
         authenticate=authenticate,
         tls=tls,
@@ -206,7 +211,20 @@ def _check_together(settings: Mapping[str, Setting]) -> Settings:
     """Refuse what no server could be made of, without looking at files or importing an agent."""
     check_auth(settings)
     _check_transports(settings)
+    _check_advertised(settings["advertise"], settings["store"].value)
     return make_settings(settings)
+
+
+def _check_advertised(setting: Setting, store: str) -> None:
+    """Refuse a URL that no client could come to, or that nobody would be told."""
+    if setting.value is None:
+        return
+    try:
+        find_transport(setting.value).check_url(setting.value)
+    except SettingsError as exc:
+        raise setting.error(str(exc)) from None
+    if not is_shareable(store):
+        raise setting.error(f"it is for servers that share a store, as redis://…; not {store}")
 
 
 def _check_transports(settings: Mapping[str, Setting]) -> None:

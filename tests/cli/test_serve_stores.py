@@ -74,6 +74,41 @@ def test_sessions_outlive_the_server_in_an_engine() -> None:
     assert trio.run(read)[-1] == "turn.ended"
 
 
+@pytest.mark.skipif(LACKS_ENGINE is not None, reason=str(LACKS_ENGINE))
+def test_two_servers_on_one_engine_serve_each_others_sessions() -> None:
+    """Issue 7: any client on any node; who has a session is named as it is advertised."""
+    store = ("--store", f"{shared_engine().url}?prefix=cli-{uuid.uuid4().hex}")
+    at = "tcp://a.example:7000"
+    with (
+        serving("echo", *TCP, *store, "--advertise", at) as one,
+        serving("echo", *TCP, *store) as other,
+        LineClient(one.urls[0]) as first,
+        LineClient(other.urls[0]) as second,
+    ):
+        made = first.request("session.create")["data"]
+        assert made["node"]["url"] == at
+        params = {"sessionId": made["id"], "content": "hello", "wait": True}
+        assert second.request("message.send", **params)["data"]["outcome"] == "completed"
+        assert second.request("session.get", sessionId=made["id"])["data"]["node"]["url"] == at
+        assert second.request("server.stats")["data"]["cluster"]["forwarded"] == 1
+
+
+@pytest.mark.parametrize(
+    ("store", "url", "said"),
+    [
+        ("memory", "tcp://h:1", "it is for servers that share a store, as redis://…; not memory"),
+        ("redis://h", "ftp://h", "unknown transport 'ftp'"),
+        ("redis://h", "tcp://h", "'tcp://h' names no port"),
+    ],
+)
+def test_what_is_advertised_in_vain_is_refused(
+    store: str, url: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refused(capsys, "--store", store, "--advertise", url)
+    assert line.startswith(f"advertise: {said}")
+    assert line.endswith("(set by --advertise)")
+
+
 @pytest.mark.parametrize(
     ("url", "said"),
     [

@@ -92,6 +92,7 @@ def test_printed_configuration_can_be_used_as_it_is(
     assert settings.server_name == '"\\'
     assert settings.max_frame_bytes == Settings().max_frame_bytes
     assert {name for name, setting in again.items() if setting.source == "default"} == {
+        "advertise",
         "tls_cert",
         "tls_key",
         "authenticate",
