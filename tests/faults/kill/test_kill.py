@@ -11,14 +11,11 @@ import itertools
 import os
 import random
 import signal
-import subprocess
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,68 +24,14 @@ import trio
 
 from ...engines import LACKS_ENGINE, Engine
 from .._hits import require
+from .kennel import Kennel, open_kennel, socket
 from .witness import Witness, call, find_violations, find_waits, load
 
-SERVER = str(Path(__file__).with_name("server.py"))
 CYCLES = 100
 LANES = 2
 CLIENTS = 3
 #: Of one folder: a longer history makes each cycle slower.
 KILLS_EACH = 5
-
-
-class Kennel:
-    """The process that forks a lane's servers, one at a time."""
-
-    def __init__(self, process: trio.Process, where: str | None) -> None:
-        self._process = process
-        self._where = where
-        self._unread = b""
-
-    async def start(self, folder: Path, mode: str) -> int:
-        """Begin to start a server. Returns its process's number."""
-        assert self._process.stdin is not None
-        socket(folder).unlink(missing_ok=True)
-        line = f"{self._where or folder / 'store'} {socket(folder)} {mode or '-'}\n"
-        await self._process.stdin.send_all(line.encode())
-        return int((await self.wait_for("started")).split()[1])
-
-    async def wait_for(self, *words: str) -> str:
-        """Wait for a line that begins with one of the words."""
-        assert self._process.stdout is not None
-        while True:
-            line, end, self._unread = self._unread.partition(b"\n")
-            if not end:
-                more = await self._process.stdout.receive_some()
-                assert more, "the servers' parent has ended"
-                self._unread = line + more
-            elif line.decode().startswith(words):
-                return line.decode()
-
-
-def socket(folder: Path) -> Path:
-    return folder / "s"
-
-
-@asynccontextmanager
-async def open_kennel(where: str | None = None) -> AsyncGenerator[Kennel]:
-    """Begin a process for servers.
-
-    Args:
-        where: Their store; None is a folder in the one of their socket.
-    """
-    async with trio.open_nursery() as nursery:
-        process: trio.Process = await nursery.start(
-            partial(
-                trio.run_process,
-                [sys.executable, SERVER],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-            )
-        )
-        yield Kennel(process, where)
-        assert process.stdin is not None
-        await process.stdin.aclose()
 
 
 @asynccontextmanager
