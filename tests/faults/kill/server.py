@@ -26,10 +26,10 @@ import trialogue
 from trialogue.core.abc import Done, SessionLog, SessionStore
 from trialogue.core.log import Entry, Note, Summary
 from trialogue.core.plugins import find_transport
-from trialogue.stores import _redis_jobs, _redis_node
 from trialogue.stores._redis_cluster import RedisCluster
-from trialogue.stores._redis_scripts import Script
-from trialogue.stores._redis_scripts import script as make_script
+from trialogue.stores._redis_jobs import Append
+from trialogue.stores._redis_node import Node
+from trialogue.stores._redis_scripts import APPEND
 from trialogue.stores.jsonl import open_jsonl_store
 from trialogue.stores.redis import open_redis_store
 
@@ -117,20 +117,23 @@ def take_care_of_nothing(*, fencing: bool) -> None:
     """Let this process write sessions whose leases are over, and the engine take it."""
     RedisCluster._is_late = lambda self, session_id: False  # type: ignore[method-assign]
     if not fencing:
-        script = make_unfenced(_redis_jobs.APPEND.text)
-        _redis_jobs.APPEND = script
-        _redis_node.SCRIPTS = (*_redis_node.SCRIPTS, script)
+        command, text = Append.command, make_unfenced(APPEND.text)
+
+        def make(self: Append, node: Node) -> tuple[object, ...]:
+            _, _, *arguments = command(self, node)
+            return (b"EVAL", text, *arguments)
+
+        Append.command = make  # type: ignore[method-assign]
 
 
-def make_unfenced(text: str) -> Script:
+def make_unfenced(text: str) -> str:
     """Make a script that appends whatever comes behind what is there, whoever sends it."""
-    begin = text.index("if seq >= tonumber(first) then")
-    end = text.index("local known = meta[11]")
-    text = text[:begin] + text[end:]
-    begin = "local added = redis.pcall('XADD', KEYS[1], "
-    assert f"{begin}ARGV[i]," in text
-    at = "(meta[3] or term) .. '-' .. string.format('%.0f', seq + (i - 16) / 2)"
-    return make_script(text.replace(f"{begin}ARGV[i],", f"{begin}{at},"))
+    looks, acts = text.index("if seq >= tonumber(first)"), text.index("local known = meta[11]")
+    text = text[:looks] + text[acts:]
+    adds = "local added = redis.pcall('XADD', KEYS[1], "
+    assert f"{adds}ARGV[i]," in text
+    behind = "(meta[3] or term) .. '-' .. string.format('%.0f', seq + (i - 16) / 2)"
+    return text.replace(f"{adds}ARGV[i],", f"{adds}{behind},")
 
 
 async def main(where: str, socket: str, mode: str) -> None:
