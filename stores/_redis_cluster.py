@@ -201,7 +201,8 @@ class RedisCluster(Cluster):
 
     async def list_orphans(self) -> Sequence[str]:
         prefix = self._node.settings.prefix
-        keys = f"{prefix}:open".encode(), f"{prefix}:inboxes".encode()
+        names = ("open", "inboxes", "damaged")
+        keys = tuple(f"{prefix}:{name}".encode() for name in names)
         return [found.decode() for found in await self._ask(*LIST_ORPHANS.call(keys, prefix))]
 
     def place(self) -> str:

@@ -38,11 +38,13 @@ RELEASE: Final = script("""#!lua flags=allow-oom
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 """)
 
-#: (open, inboxes) prefix → the ids of those that no node has, and that somebody has to see to.
+#: (open, inboxes, damaged) prefix → the ids of those that no node has, and that somebody has to see
+#: to and can.
 LIST_ORPHANS: Final = script("""
 local found = {}
 for _, id in ipairs(redis.call('SUNION', KEYS[1], KEYS[2])) do
-  if redis.call('EXISTS', ARGV[1] .. ':{' .. id .. '}:lease') == 0 then found[#found + 1] = id end
+  if redis.call('EXISTS', ARGV[1] .. ':{' .. id .. '}:lease') == 0
+     and redis.call('HEXISTS', KEYS[3], id) == 0 then found[#found + 1] = id end
 end
 return found
 """)
@@ -80,10 +82,12 @@ redis.call('PERSIST', KEYS[1])
 """)
 
 #: (texts) how long they stay, in milliseconds → nothing. Whoever follows has seen those before.
+#: What time it is the last of them says, since a user may not be allowed to ask.
 REST: Final = script("""#!lua flags=allow-oom
-local now = redis.call('TIME')
-local before = tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000) - tonumber(ARGV[1])
-redis.call('XTRIM', KEYS[1], 'MINID', string.format('%.0f', before))
+local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+if not last then return end
+local before = tonumber(string.match(last[1], '^%d+')) - tonumber(ARGV[1])
+redis.call('XTRIM', KEYS[1], 'MINID', string.format('%.0f', math.max(0, before)))
 redis.call('PEXPIRE', KEYS[1], 2 * tonumber(ARGV[1]))
 """)
 

@@ -12,7 +12,7 @@ import trio
 from trialogue.core._cluster import MovedError
 from trialogue.core.abc import Member
 from trialogue.core.errors import CreatedError, SessionNotFoundError, StoreError
-from trialogue.core.log import Entry
+from trialogue.core.log import Damage, Entry
 from trialogue.stores.redis import RedisStore, open_redis_store
 from trialogue.testing.store_kit import SessionWriter, make_entry, make_summary
 
@@ -115,6 +115,15 @@ async def test_session_is_one_nodes_until_it_is_released(place: Place) -> None:
             assert await one.cluster.claim("ses_1") == one.cluster.node, "it comes after it"
             one.cluster.release("ses_1")
             await until(lambda: other.cluster.claim("ses_1"), other.cluster.node)
+
+
+async def test_damaged_session_is_nobodys_to_see_to(place: Place) -> None:
+    """Each look for orphans would take it, and let it go again."""
+    with trio.fail_after(30):
+        async with open_node(place) as (one, _):
+            await SessionWriter(one, "ses_1").append(has_open_work=True)
+            one.quarantine("ses_1", Damage(seq=1, reason="spoilt"))
+            await until(one.cluster.list_orphans, [])
 
 
 async def test_new_session_is_its_nodes_before_others_can_see_it(place: Place) -> None:
@@ -396,6 +405,36 @@ async def test_one_key_creates_one_session(place: Place) -> None:
             await SessionWriter(other, "ses_2", owner="bob").append(created_key="k")
             await one.delete("ses_1")
             await SessionWriter(other, "ses_3", owner="ann").append(created_key="k")
+
+
+async def test_node_needs_no_rights_but_those_of_a_store() -> None:
+    """`docs/storage.md` names them: every command of a node's is among them."""
+    rights = ["~talk:*", "+@read", "+@write", "+@scripting", "+@connection", "-@dangerous", "+info"]
+    with Engine(port=True) as engine, trio.fail_after(30):
+        await ask(engine, "ACL", "SETUSER", "ann", "on", ">s3cret", *rights)
+        url = f"redis://ann:s3cret@127.0.0.1:{engine.port}?prefix=talk&lease_seconds=2"
+        async with (
+            open_redis_store(url) as one,
+            open_redis_store(url) as other,
+            running(one) as told,
+            running(other) as others,
+        ):
+            one.cluster.adopt("ses_1")
+            writer = SessionWriter(one, "ses_1")
+            await writer.append()
+            await other.cluster.follow("ses_1", 0)
+            one.cluster.publish("ses_1", b"text")
+            one.cluster.rest("ses_1")
+            await writer.append()
+            await others.wait_for(3, others.news)
+            await other.cluster.send("ses_1", b"item")
+            await told.wait_for(1, told.items)
+            await one.cluster.finish_item("ses_1", told.item_ids[0])
+            await one.cluster._renew_all()
+            await one.delete("ses_1")
+            await others.wait_for(1, others.ended)
+            assert await other.cluster.list_orphans() == []
+            assert await one.prune(keep=0) == []
 
 
 async def test_node_works_where_the_engine_has_no_memory_left() -> None:
