@@ -13,9 +13,11 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Map
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import cache, partial
 from importlib.metadata import version
+from itertools import zip_longest
 from typing import Any, Final, Literal
 from weakref import WeakKeyDictionary
 
+import attrs
 import trio
 
 from ._arguments import check_agents, check_authenticator, check_reach, check_store, check_urls
@@ -467,6 +469,7 @@ async def open_server(
     allow_origins: Collection[str] = (),
     allow_hosts: Collection[str] = (),
     insecure: bool = False,
+    sockets: Sequence[Any] = (),
 ) -> AsyncGenerator[Server]:
     """Run a whole server inside another Trio program, as long as the block lasts.
 
@@ -483,6 +486,8 @@ async def open_server(
         allow_origins: Origins that browsers may connect from, beside the listener's own.
         allow_hosts: Host names that requests may name, beside the listener's own address.
         insecure: Listen beyond this machine although credentials or TLS are missing.
+        sockets: For each transport one that is bound already (`Transport.open_sockets`), for
+            several processes at one address; none binds.
 
     An agent or an authenticator that has a method ``lifespan()``, which gives an async context
     manager, is held by it from before anything is bound until the last turn has ended.
@@ -501,6 +506,8 @@ async def open_server(
     urls = check_urls(transports)
     # All of them are found before one is opened.
     listening = [(url, find_transport(url)) for url in urls]
+    if sockets and len(sockets) != len(urls):
+        raise SettingsError(f"there are {len(sockets)} sockets for {len(urls)} transports")
     if not insecure:
         _check_reach(urls, asks=authenticate is not None)
     settings = settings or Settings()
@@ -527,8 +534,8 @@ async def open_server(
             stack.push_async_callback(_close_store, store)
         await stack.enter_async_context(hold_lifespans(agents, authenticate))
         listeners: list[Listener] = []
-        for url, transport in listening:
-            listener = await transport.open_listener(url, options)
+        for (url, transport), sock in zip_longest(listening, sockets):
+            listener = await transport.open_listener(url, attrs.evolve(options, socket=sock))
             stack.push_async_callback(_close_listener, listener)
             listeners.append(listener)
         server.endpoints = tuple(listener.endpoint for listener in listeners)

@@ -24,7 +24,7 @@ from ._cluster import Cluster, Member
 from ._frame import Frame
 from ._identity import Identity, Revocation
 from ._options import AgentOptions
-from .errors import StoreError
+from .errors import SettingsError, StoreError
 from .methods import Credential
 from .models import SessionStatus
 
@@ -325,12 +325,14 @@ class ListenOptions:
         allow_origins: Origins that a browser may connect from, beside the listener's own;
             ``"*"`` allows all.
         allow_hosts: Host names that a request may name, beside the listener's own address.
+        socket: One that is bound already, as by `Transport.open_sockets`; None binds.
     """
 
     settings: Settings
     tls: TlsFiles | Any = None
     allow_origins: Collection[str] = ()
     allow_hosts: Collection[str] = ()
+    socket: Any = None
 
 
 @attrs.frozen(kw_only=True)
@@ -365,6 +367,18 @@ class Transport(ABC):
         Raises:
             SettingsError: It has another.
         """
+
+    def open_sockets(self, url: str, count: int) -> AbstractAsyncContextManager[Sequence[Any]]:
+        """Bind one address for several processes, as long as the block lasts.
+
+        Gives each the socket that it listens on, as `ListenOptions.socket`; it may be one for all.
+        Nobody is accepted before one of them listens.
+
+        Raises:
+            SettingsError: It is wrong, or such an address is one process's.
+            OSError: The address cannot be bound.
+        """
+        raise SettingsError(f"{url}: only one process can listen there")
 
     @abstractmethod
     async def open_listener(self, url: str, options: ListenOptions) -> Listener:

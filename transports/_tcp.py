@@ -6,6 +6,8 @@ import errno
 import socket
 import ssl
 import sys
+from collections.abc import AsyncGenerator
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -18,7 +20,15 @@ from ._listener import BACKLOG, SEND_BUFFER_BYTES, SocketListener
 from ._tls import TlsWire, client_context
 from ._wire import SocketWire
 
-__all__ = ["TcpAddress", "TcpListener", "bind_tcp", "connect_tcp", "join_host", "parse_tcp_url"]
+__all__ = [
+    "TcpAddress",
+    "TcpListener",
+    "bind_tcp",
+    "connect_tcp",
+    "join_host",
+    "open_tcp_sockets",
+    "parse_tcp_url",
+]
 
 
 @attrs.frozen
@@ -77,16 +87,69 @@ async def _resolve(address: TcpAddress, flags: int) -> list[tuple[Any, ...]]:
     return sorted(found, key=lambda info: info[0] != socket.AF_INET)
 
 
-async def bind_tcp(address: TcpAddress) -> tuple[socket.socket, TcpAddress]:
+async def bind_tcp(
+    address: TcpAddress, bound: socket.socket | None = None
+) -> tuple[socket.socket, TcpAddress]:
     """Bind and listen. Returns the socket, and the address with its real port.
+
+    Args:
+        address: Where.
+        bound: To it already; it only has to listen.
 
     Raises:
         OSError: With a text for people.
     """
-    family, kind, protocol, _, target = (await _resolve(address, socket.AI_PASSIVE))[0]
-    sock = socket.socket(family, kind, protocol)
+    if bound is None:
+        family, target = await _find_target(address)
+        sock = _bind(family, target, address)
+    else:
+        sock = bound
+        await trio.lowlevel.checkpoint()
+    try:
+        sock.listen(BACKLOG)
+        port: int = sock.getsockname()[1]
+    except OSError as exc:
+        sock.close()
+        raise explain(exc, str(address)) from exc
+    return sock, attrs.evolve(address, port=port)
+
+
+@asynccontextmanager
+async def open_tcp_sockets(address: TcpAddress, count: int) -> AsyncGenerator[list[socket.socket]]:
+    """Bind a socket for each of several processes. See `Transport.open_sockets`.
+
+    The kernel shares new connections out among them, by their addresses. What waits at a socket
+    whose process has died waits for the next, since it is open here too.
+    """
+    if sys.platform != "linux":
+        raise SettingsError(f"{address}: only Linux shares connections out among processes")
+    family, target = await _find_target(address)
+    with ExitStack() as stack:
+        # By itself first: beside another server of this user's that shares its port too, it would
+        # be given some of that one's connections.
+        first = stack.enter_context(_bind(family, target, address))
+        first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        target = first.getsockname()
+        others = [
+            stack.enter_context(_bind(family, target, address, is_shared=True))
+            for _ in range(count - 1)
+        ]
+        yield [first, *others]
+
+
+async def _find_target(address: TcpAddress) -> tuple[int, Any]:
+    family, _, _, _, target = (await _resolve(address, socket.AI_PASSIVE))[0]
+    return family, target
+
+
+def _bind(
+    family: int, target: Any, address: TcpAddress, *, is_shared: bool = False
+) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if is_shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         # Inherited by every connection.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         # Too, on Linux: see `TcpListener._set_options`.
@@ -94,15 +157,13 @@ async def bind_tcp(address: TcpAddress) -> tuple[socket.socket, TcpAddress]:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(target)
-        sock.listen(BACKLOG)
-        port: int = sock.getsockname()[1]
     except OSError as exc:
         sock.close()
         raise explain(exc, str(address)) from exc
     except BaseException:
         sock.close()
         raise
-    return sock, attrs.evolve(address, port=port)
+    return sock
 
 
 async def connect_tcp(address: TcpAddress, *, encrypted: bool, tls: str | Any) -> SocketWire:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import socket
 import ssl
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any, Final, NoReturn
 
@@ -26,7 +26,7 @@ from ._httpplace import HttpPlace, Sockets
 from ._httpstatic import StaticFile, load_site
 from ._outbox import Spawn
 from ._poller import Poller, wants_poller
-from ._tcp import TcpAddress, bind_tcp, parse_tcp_url
+from ._tcp import TcpAddress, bind_tcp, open_tcp_sockets, parse_tcp_url
 from ._tls import server_context
 from ._wire import SocketWire
 from ._wslistener import WebSocketListener
@@ -134,6 +134,10 @@ class HttpTransport(Transport):
         """See `Transport.check_url`."""
         _parse(url)
 
+    def open_sockets(self, url: str, count: int) -> AbstractAsyncContextManager[Sequence[Any]]:
+        """Bind for several processes. See `Transport.open_sockets`."""
+        return open_tcp_sockets(_parse(url), count)
+
     async def open_listener(self, url: str, options: ListenOptions) -> Listener:
         """Bind. See `Transport.open_listener`."""
         from ._httpserver import serve_http  # a client needs none of it
@@ -145,7 +149,7 @@ class HttpTransport(Transport):
             context.set_alpn_protocols(ALPN)
         polls = wants_poller(options.settings.driver, url)
         site = await trio.to_thread.run_sync(load_site)
-        sock, address = await bind_tcp(address)
+        sock, address = await bind_tcp(address, options.socket)
         if sys.platform == "linux":
             # Inherited by every connection. What was sent and is not acknowledged ends one, too,
             # that nobody is sending to any more.

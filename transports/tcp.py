@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
+from typing import Any
 
 import trio
 
@@ -23,7 +24,14 @@ from ._lines import REFUSAL, LineChannel, LineConnection, drive_lines
 from ._outbox import Spawn, frame_line
 from ._polled import PolledHandshake, PolledLines
 from ._poller import Poller, wants_poller
-from ._tcp import TcpAddress, TcpListener, bind_tcp, connect_tcp, parse_tcp_url
+from ._tcp import (
+    TcpAddress,
+    TcpListener,
+    bind_tcp,
+    connect_tcp,
+    open_tcp_sockets,
+    parse_tcp_url,
+)
 from ._tls import server_context
 from ._wire import SocketWire
 
@@ -71,12 +79,16 @@ class TcpTransport(Transport):
         """See `Transport.check_url`."""
         _parse(url)
 
+    def open_sockets(self, url: str, count: int) -> AbstractAsyncContextManager[Sequence[Any]]:
+        """Bind for several processes. See `Transport.open_sockets`."""
+        return open_tcp_sockets(_parse(url), count)
+
     async def open_listener(self, url: str, options: ListenOptions) -> Listener:
         """Bind. See `Transport.open_listener`."""
         address = _parse(url)
         context = server_context(options.tls, url) if address.scheme == "tcps" else None
         polls = wants_poller(options.settings.driver, url)
-        sock, address = await bind_tcp(address)
+        sock, address = await bind_tcp(address, options.socket)
         return TcpLineListener(sock, address, context, polls=polls)
 
     @asynccontextmanager

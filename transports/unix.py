@@ -40,20 +40,21 @@ _OWNER_ONLY: Final = 0o177
 
 
 class UnixListener(SocketListener):
-    """Lines over a Unix socket. It owns the file."""
+    """Lines over a Unix socket. It owns the file, unless it is told otherwise."""
 
     refusal = REFUSAL
 
-    def __init__(self, sock: socket.socket, path: str, *, polls: bool) -> None:
+    def __init__(
+        self, sock: socket.socket, path: str, *, polls: bool, owns_file: bool = True
+    ) -> None:
         super().__init__(sock, f"unix://{path}", polls=polls)
         self._path = path
-        self._file = _identity(path)
+        self._file = _identity(path) if owns_file else None
 
     async def aclose(self) -> None:
         """Unbind, and remove the file, unless another has taken its place."""
         await super().aclose()
-        if self._file is not None and _identity(self._path) == self._file:
-            os.unlink(self._path)
+        _remove(self._path, self._file)
         self._file = None
 
     def _describe(self, sock: socket.socket, address: Any) -> str:
@@ -86,20 +87,34 @@ class UnixTransport(Transport):
         """See `Transport.check_url`."""
         _parse(url)
 
+    @asynccontextmanager
+    async def open_sockets(self, url: str, count: int) -> AsyncGenerator[list[Any]]:
+        """Bind one for all of several processes. See `Transport.open_sockets`.
+
+        The file is removed at the end, by whoever has bound.
+        """
+        path = _parse(url)
+        await trio.lowlevel.checkpoint()
+        with _open_socket(url, path) as sock:
+            file = _identity(path)
+            try:
+                yield [sock] * count
+            finally:
+                _remove(path, file)
+
     async def open_listener(self, url: str, options: ListenOptions) -> Listener:
         """Bind. See `Transport.open_listener`."""
         path = _parse(url)
         polls = wants_poller(options.settings.driver, url)
         await trio.lowlevel.checkpoint()
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        owns_file = options.socket is None
+        sock = _open_socket(url, path) if owns_file else options.socket
         try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-            _bind(sock, path)
             sock.listen(BACKLOG)
-            return UnixListener(sock, path, polls=polls)
         except OSError as exc:
             sock.close()
             raise explain(exc, url) from exc
+        return UnixListener(sock, path, polls=polls, owns_file=owns_file)
 
     @asynccontextmanager
     async def open_channel(self, url: str, options: ConnectOptions) -> AsyncGenerator[Channel]:
@@ -130,6 +145,17 @@ def _parse(url: str) -> str:
     if len(os.fsencode(path)) > limit:
         raise SettingsError(f"{url!r}: the path of a Unix socket has at most {limit} bytes")
     return path
+
+
+def _open_socket(url: str, path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        _bind(sock, path)
+    except OSError as exc:
+        sock.close()
+        raise explain(exc, url) from exc
+    return sock
 
 
 def _bind(sock: socket.socket, path: str) -> None:
@@ -169,6 +195,12 @@ def _identity(path: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def _remove(path: str, file: tuple[int, int] | None) -> None:
+    """Remove the file that one has bound, unless another has taken its place."""
+    if file is not None and _identity(path) == file:
+        os.unlink(path)
 
 
 transport = UnixTransport()

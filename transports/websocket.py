@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
 import attrs
 import trio
@@ -12,7 +13,14 @@ from ..core.abc import Channel, ConnectOptions, Listener, ListenOptions, Transpo
 from ..core.errors import SettingsError
 from ._handshake import PATHS, make_policy
 from ._poller import wants_poller
-from ._tcp import TcpAddress, bind_tcp, connect_tcp, join_host, parse_tcp_url
+from ._tcp import (
+    TcpAddress,
+    bind_tcp,
+    connect_tcp,
+    join_host,
+    open_tcp_sockets,
+    parse_tcp_url,
+)
 from ._tls import server_context
 from ._wschannel import WebSocketChannel, shake_hands
 from ._wsconnection import ServerConnection
@@ -31,13 +39,17 @@ class WebSocketTransport(Transport):
         """See `Transport.check_url`."""
         _parse(url)
 
+    def open_sockets(self, url: str, count: int) -> AbstractAsyncContextManager[Sequence[Any]]:
+        """Bind for several processes. See `Transport.open_sockets`."""
+        return open_tcp_sockets(_parse(url), count)
+
     async def open_listener(self, url: str, options: ListenOptions) -> Listener:
         """Bind. See `Transport.open_listener`."""
         address = _parse(url)
         secure = address.scheme == "wss"
         context = server_context(options.tls, url) if secure else None
         polls = wants_poller(options.settings.driver, url)
-        sock, address = await bind_tcp(address)
+        sock, address = await bind_tcp(address, options.socket)
         hosts = (address.host, sock.getsockname()[0])
         policy = make_policy(options, hosts, is_secure=secure)
         address = attrs.evolve(address, path="")
