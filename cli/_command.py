@@ -1,7 +1,8 @@
 """What a command is made of: parameters, help, exit codes. Alone knows cyclopts.
 
 A command is a function whose parameters are `Annotated` with what `option` gives; it returns the
-exit code. `Environ` marks the parameter through which it gets the environment.
+exit code. `Environ` marks the parameter ``environ`` through which it gets the environment, `Argv`
+that of ``argv``.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ._options import Option
 
 __all__ = [
+    "Argv",
     "CommandGroup",
     "Environ",
     "given_flags",
@@ -36,6 +38,8 @@ F = TypeVar("F", bound=Callable[..., int])
 
 #: The environment, which `main` is given.
 Environ: TypeAlias = Annotated[Mapping[str, str], Parameter(parse=False)]
+#: The arguments, as `main` is given them: what runs the same command again.
+Argv: TypeAlias = Annotated[Sequence[str], Parameter(parse=False)]
 
 
 def option(
@@ -209,7 +213,8 @@ def _parse(app: App, argv: Sequence[str], environ: Mapping[str, str]) -> Callabl
         )
     except cyclopts.CycloptsError as exc:
         raise UsageError(" ".join(str(exc).split())) from None
-    given = {name: environ for name in unparsed if name == "environ"}
+    offered = {"environ": environ, "argv": argv}
+    given = {name: offered[name] for name in unparsed if name in offered}
     run = partial(command, *bound.args, **bound.kwargs, **given)
     if getattr(command, "__name__", "") == "help_print" and not {"--help", "-h"} & set(argv):
         # Nothing was asked for: that there is help is all we can say.

@@ -30,18 +30,23 @@ class _StandardError(logging.StreamHandler[TextIO]):
         super().emit(record)
 
 
-def set_up_logging(form: LogForm, level: str, *, max_frames: int | None = None) -> None:
+def set_up_logging(
+    form: LogForm, level: str, *, max_frames: int | None = None, worker: int | None = None
+) -> None:
     """Send every log line to standard error, one line each.
 
     Args:
         form: ``auto`` is ``console`` on a terminal, else ``json``.
         level: For our own; other libraries are heard from warnings on.
         max_frames: Of a traceback for people, the innermost ones; None shows all.
+        worker: Stands in each line, where several processes write them.
     """
     on_terminal = sys.stderr.isatty()
     as_json = form == "json" or (form == "auto" and not on_terminal)
     handler = _StandardError()
-    handler.setFormatter(_Formatter(as_json=as_json, colors=on_terminal, max_frames=max_frames))
+    handler.setFormatter(
+        _Formatter(as_json=as_json, colors=on_terminal, max_frames=max_frames, worker=worker)
+    )
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
@@ -56,32 +61,38 @@ def set_up_logging(form: LogForm, level: str, *, max_frames: int | None = None) 
 class _Formatter(logging.Formatter):
     """Makes the real one for its first line: a fifth of the time that a server takes to start."""
 
-    def __init__(self, *, as_json: bool, colors: bool, max_frames: int | None) -> None:
+    def __init__(self, **how: Any) -> None:
         super().__init__()
-        self._as_json, self._colors, self._max_frames = as_json, colors, max_frames
+        self._how = how
 
     @cached_property
     def _real(self) -> logging.Formatter:
-        return _make_formatter(
-            as_json=self._as_json, colors=self._colors, max_frames=self._max_frames
-        )
+        return _make_formatter(**self._how)
 
     def format(self, record: logging.LogRecord) -> str:
         return self._real.format(record)
 
 
-def _make_formatter(*, as_json: bool, colors: bool, max_frames: int | None) -> logging.Formatter:
+def _make_formatter(
+    *, as_json: bool, colors: bool, max_frames: int | None, worker: int | None
+) -> logging.Formatter:
     import structlog
 
     def write_traceback(file: TextIO, exc_info: ExcInfo) -> None:
         limit = None if max_frames is None else -max_frames
         traceback.print_exception(*exc_info, limit=limit, file=file)
 
+    def add_worker(_: Any, __: str, event: EventDict) -> EventDict:
+        event["worker"] = worker
+        return event
+
     common: list[Processor] = [
         structlog.stdlib.ExtraAdder(),
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
     ]
+    if worker is not None:
+        common.append(add_worker)
     if as_json:
         renderers: list[Processor] = [
             structlog.processors.TimeStamper(fmt="iso", utc=True),

@@ -36,6 +36,7 @@ from ._values import (
     write_seconds,
     write_size,
 )
+from ._workers import WORKER_VARIABLE
 
 __all__ = [
     "DEFAULT_URL",
@@ -48,8 +49,8 @@ __all__ = [
 
 DEFAULT_URL: Final = "ws://127.0.0.1:8765"
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
-#: Variables of the other commands, and of no setting in the file.
-OTHER_VARIABLES: Final = ("TRIALOGUE_CONFIG", "TRIALOGUE_TOKEN")
+#: Variables of the other commands, and what a worker is given; of no setting in the file.
+OTHER_VARIABLES: Final = ("TRIALOGUE_CONFIG", "TRIALOGUE_TOKEN", WORKER_VARIABLE)
 
 _LISTENING: Final = "What is served, and where"
 _ACCESS: Final = "Who may come in"
@@ -69,11 +70,18 @@ _STORE_PREFIX: Final = "store_"
 
 #: A token that has expired for longer has, whatever clocks say.
 _MAX_SKEW_SECONDS: Final = 600.0
+#: More than machines have cores for; a typing error starts no thousands of processes.
+_MAX_WORKERS: Final = 256
 
 
 def _check_skew(value: float) -> None:
     if not 0 <= value <= _MAX_SKEW_SECONDS:
         raise ValueError(f"it is 0 to {_MAX_SKEW_SECONDS:g} s")
+
+
+def _check_workers(value: int) -> None:
+    if not 1 <= value <= _MAX_WORKERS:
+        raise ValueError(f"it is 1 to {_MAX_WORKERS}")
 
 
 def _own_options() -> list[Option]:
@@ -110,6 +118,17 @@ def _own_options() -> list[Option]:
             metavar="URL",
             group=_LISTENING,
             is_repeated=True,
+        ),
+        Option(
+            name="workers",
+            help="Processes that share the addresses, for the cores of one machine. More than one "
+            "need a store that several may have: redis://…. Limits are those of each.",
+            parse=parse_count,
+            check=_check_workers,
+            write=int,
+            default=1,
+            metavar="COUNT",
+            group=_LISTENING,
         ),
         Option(
             name="store",

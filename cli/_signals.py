@@ -26,12 +26,27 @@ _STOPPING: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopSignals:
-    """What was received so far."""
+    """What was received so far.
 
-    def __init__(self) -> None:
-        self.received: list[signal.Signals] = []
+    Args:
+        force_seconds: After the second, the process is ended by force.
+    """
+
+    def __init__(self, force_seconds: float = FORCE_SECONDS) -> None:
+        self._force_seconds = force_seconds
+        self._own: list[signal.Signals] = []
+        self._heard: list[signal.Signals] = []
         self._token: trio.lowlevel.TrioToken | None = None
         self._lot: trio.lowlevel.ParkingLot | None = None
+
+    @property
+    def received(self) -> list[signal.Signals]:
+        """Each of them, the first first.
+
+        What this process has got and what it was told of are not added up: a service manager's
+        signal comes in both ways.
+        """
+        return max(self._own, self._heard, key=len)
 
     @property
     def exit_code(self) -> int:
@@ -50,9 +65,17 @@ class StopSignals:
 
     def receive(self, number: int, _: FrameType | None) -> None:
         """Take note of one. A signal handler."""
-        self.received.append(signal.Signals(number))
-        if len(self.received) == 2:
-            timer = threading.Timer(FORCE_SECONDS, self._end)
+        self._own.append(signal.Signals(number))
+        self._notice(len(self._own))
+
+    def hear(self, number: signal.Signals) -> None:
+        """Take note of one that another process has got, and has told this one of. Thread-safe."""
+        self._heard.append(number)
+        self._notice(len(self._heard))
+
+    def _notice(self, count: int) -> None:
+        if count == 2:
+            timer = threading.Timer(self._force_seconds, self._end)
             timer.daemon = True
             timer.start()
         if self._token is not None and self._lot is not None:
@@ -67,9 +90,9 @@ class StopSignals:
 
 
 @contextmanager
-def catch_stop_signals() -> Generator[StopSignals]:
+def catch_stop_signals(force_seconds: float = FORCE_SECONDS) -> Generator[StopSignals]:
     """Catch both, in the main thread, as long as the block lasts."""
-    signals = StopSignals()
+    signals = StopSignals(force_seconds)
     before = [signal.signal(number, signals.receive) for number in _STOPPING]
     try:
         yield signals

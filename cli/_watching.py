@@ -34,12 +34,14 @@ def find_tracer(where: Any) -> AbstractAsyncContextManager[Tracer | None]:
     return open_tracer(where)
 
 
-def find_metrics(where: str, *, asks: bool) -> str | None:
+def find_metrics(where: str, *, asks: bool, worker: int | None = None) -> str | None:
     """Say where metrics are shown: nowhere, at the server's own transports, or at another URL.
 
     Args:
         where: The setting.
         asks: Clients are asked for a credential.
+        worker: Its number, of a worker: it has the port that is so many above the one named. At an
+            address that they share a scrape would see one of them, and the next another.
 
     Returns:
         None for nowhere, an empty URL for the server's own.
@@ -47,7 +49,7 @@ def find_metrics(where: str, *, asks: bool) -> str | None:
     Raises:
         SettingsError: A library is missing, or the address is none.
     """
-    if where == "off" or (where == "auto" and asks):
+    if where == "off" or (where == "auto" and (asks or worker is not None)):
         return None
     if find_spec("prometheus_client") is None:
         if where == "auto":
@@ -55,6 +57,9 @@ def find_metrics(where: str, *, asks: bool) -> str | None:
         raise SettingsError("prometheus_client is missing: pip install 'trialogue[metrics]'")
     if where in {"auto", "on"}:
         return ""
+    host, _, port = where.rpartition(":")
+    if worker and int(port):
+        where = f"{host}:{int(port) + worker}"
     url = f"http://{where}"
     find_transport(url).check_url(url)
     return url

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Annotated, Any
@@ -21,7 +21,7 @@ from ..core.abc import Agent, Authenticator, SessionStore, TlsFiles, Tracer
 from ..core.errors import SettingsError
 from ..core.plugins import find_transport, load_object
 from ._auth import check_auth, complete_auth, find_authenticator
-from ._command import Environ, given_flags, option, takes_flags
+from ._command import Argv, Environ, given_flags, option, takes_flags
 from ._exits import EXIT_OK, EXIT_USAGE, CommandError
 from ._logging import set_up_logging
 from ._mcp import find_takers, open_mcp_tools
@@ -29,7 +29,15 @@ from ._options import Setting, find_unknown_variables, load_options, write_confi
 from ._settings import OTHER_VARIABLES, SERVE_OPTIONS, make_settings, make_store_settings
 from ._signals import StopSignals, catch_stop_signals
 from ._stores import StoreUnavailableError, complete_store, find_store, is_shareable
+from ._values import mask_url
 from ._watching import find_metrics, find_tracer, open_metrics
+from ._workers import (
+    FORCE_WORKERS_SECONDS,
+    Place,
+    find_place,
+    print_endpoints,
+    run_workers,
+)
 
 __all__ = ["serve"]
 
@@ -56,6 +64,7 @@ def serve(
     ] = False,
     flags: object = None,
     environ: Environ,
+    argv: Argv,
 ) -> int:
     """Serve agents to any number of clients.
 
@@ -69,6 +78,8 @@ def serve(
     force what is not over by itself in 0.15 s. That loses nothing that was acknowledged.
 
     Sessions outlive the server, in a folder of JSON Lines unless told otherwise.
+
+    With --workers several processes serve, which this one starts, watches and ends.
 
     Exit codes: 0 drained; 130 or 143 ended by a second SIGINT or SIGTERM; 1 failed; 2 a setting is
     wrong, or an address or the store cannot be used.
@@ -93,11 +104,18 @@ def serve(
         for notice in unknown:
             print(f"trialogue serve: {notice}", file=sys.stderr)
         return EXIT_OK
+    place = find_place(environ)
+    if settings["workers"].value > 1 and place is None:
+        return _serve_with_workers(settings, argv, environ, unknown)
     with catch_stop_signals() as signals:
-        plan = _plan(settings, environ)
-        set_up_logging(settings["log"].value, settings["log_level"].value)
-        for notice in unknown:
-            log.warning("%s", notice)
+        if place is not None:
+            place.follow(signals)
+        plan = _plan(settings, environ, place)
+        number = None if place is None else place.number
+        set_up_logging(settings["log"].value, settings["log_level"].value, worker=number)
+        if place is None:
+            for notice in unknown:
+                log.warning("%s", notice)
         if settings["mcp"].value and not find_takers(plan.agents):
             log.warning("none of the agents takes tools: the MCP servers are not started")
         try:
@@ -106,6 +124,27 @@ def serve(
             raise settings["store"].error(str(exc)) from exc
         except OSError as exc:
             # Its text begins with the URL.
+            raise CommandError(exc.strerror or str(exc), EXIT_USAGE) from exc
+
+
+def _serve_with_workers(
+    settings: Mapping[str, Setting],
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    notices: Sequence[str],
+) -> int:
+    """Have others serve. What they serve is found by them, this process needs nothing of it."""
+    _check_together(settings)
+    with catch_stop_signals(FORCE_WORKERS_SECONDS) as signals:
+        set_up_logging(settings["log"].value, settings["log_level"].value)
+        for notice in notices:
+            log.warning("%s", notice)
+        run = partial(run_workers, arguments=argv, environ=environ, signals=signals)
+        try:
+            return trio.run(run, settings["workers"].value, settings["transport"].value)
+        except SettingsError as exc:
+            raise settings["transport"].error(str(exc)) from exc
+        except OSError as exc:
             raise CommandError(exc.strerror or str(exc), EXIT_USAGE) from exc
 
 
@@ -124,9 +163,12 @@ class _Plan:
     tools: AbstractAsyncContextManager[None]
     tracing: AbstractAsyncContextManager[Tracer | None]
     metrics: str | None
+    place: Place | None
 
 
-def _plan(settings: Mapping[str, Setting], environ: Mapping[str, str]) -> _Plan:
+def _plan(
+    settings: Mapping[str, Setting], environ: Mapping[str, str], place: Place | None
+) -> _Plan:
     """Find what the settings name.
 
     Raises:
@@ -157,7 +199,15 @@ def _plan(settings: Mapping[str, Setting], environ: Mapping[str, str]) -> _Plan:
         allow_hosts=settings["allow_host"].value,
         tools=open_mcp_tools(settings["mcp"].value, find_takers(agents), environ),
         tracing=_named(settings["traces"], find_tracer),
-        metrics=_named(settings["metrics"], partial(find_metrics, asks=authenticate is not None)),
+        metrics=_named(
+            settings["metrics"],
+            partial(
+                find_metrics,
+                asks=authenticate is not None,
+                worker=None if place is None else place.number,
+            ),
+        ),
+        place=place,
     )
 
 
@@ -212,6 +262,8 @@ def _check_together(settings: Mapping[str, Setting]) -> Settings:
     check_auth(settings)
     _check_transports(settings)
     _check_advertised(settings["advertise"], settings["store"].value)
+    if settings["workers"].value > 1:
+        _check_workers(settings)
     return make_settings(settings)
 
 
@@ -249,6 +301,21 @@ def _check_transports(settings: Mapping[str, Setting]) -> None:
             raise transports.error(f"{exc}{flag}; {hint}") from None
 
 
+def _check_workers(settings: Mapping[str, Setting]) -> None:
+    """Refuse what several processes cannot have together."""
+    store, metrics = settings["store"], settings["metrics"]
+    if not is_shareable(store.value):
+        raise store.error(
+            f"{mask_url(store.value)} is one process's, and there are to be "
+            f"{settings['workers'].value} workers: they need redis://HOST:PORT/0 or the like"
+        )
+    if metrics.value == "on":
+        raise metrics.error(
+            "at an address that workers share a scrape would see one of them: HOST:PORT gives each "
+            "a port of its own, from PORT on"
+        )
+
+
 async def _run(plan: _Plan, signals: StopSignals) -> int:
     code = EXIT_OK
     # A start may take long, of an MCP server say: who does not want it need not wait for it.
@@ -277,13 +344,15 @@ async def _serve(plan: _Plan, signals: StopSignals, started: Callable[[], object
             allow_origins=plan.allow_origins,
             allow_hosts=plan.allow_hosts,
             insecure=True,  # or _check_transports has refused it
+            sockets=() if plan.place is None else plan.place.sockets,
         ) as server,
         open_metrics(plan.metrics, server, plan.allow_hosts),
     ):
         started()
-        for url in server.endpoints:
-            print(f"listening {url}")
-        sys.stdout.flush()
+        if plan.place is None:
+            print_endpoints(server.endpoints)
+        else:
+            plan.place.tell_ready(server.endpoints)
         server.probe_lag()
         # What is there now stays to the end: no collection looks at it again, which would be 50,000
         # objects and some 15 ms of silence each time. Of them 200 are garbage.
