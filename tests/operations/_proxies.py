@@ -7,13 +7,23 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["CONFIGS", "PATIENCE", "find_program", "free_ports", "running_haproxy", "running_nginx"]
+__all__ = [
+    "CONFIGS",
+    "PATIENCE",
+    "WEB_PORT",
+    "find_program",
+    "free_ports",
+    "running_haproxy",
+    "running_nginx",
+]
 
 CONFIGS = Path(__file__).parents[2] / "examples" / "operations"
+#: Where nginx listens, in the examples.
+WEB_PORT = 8443
 #: Every wait ends by then.
 PATIENCE = 60.0
 
@@ -34,30 +44,37 @@ def free_ports(count: int) -> list[int]:
 
 @contextmanager
 def running_haproxy(
-    web: int, lines: int, web_server: int, lines_server: int
+    config: str = "haproxy.cfg", **ports: int
 ) -> Generator[subprocess.Popen[bytes]]:
-    """Run HAProxy with the example's configuration, as it stands, between these ports."""
+    """Run HAProxy with an example's configuration, as it stands, between these ports.
+
+    Args:
+        config: Its name.
+        ports: By the names of its variables, in lower case.
+    """
     program = find_program("haproxy")
     assert program is not None
-    where = {
-        "WEB_BIND": web,
-        "LINES_BIND": lines,
-        "WEB_SERVER": web_server,
-        "LINES_SERVER": lines_server,
-    }
-    environ = {**os.environ, **{name: f"127.0.0.1:{port}" for name, port in where.items()}}
-    command = [program, "-db", "-f", str(CONFIGS / "haproxy.cfg")]
-    with _running(command, environ, web) as process:
+    where = {name.upper(): f"127.0.0.1:{port}" for name, port in ports.items()}
+    command = [program, "-db", "-f", str(CONFIGS / config)]
+    with _running(command, {**os.environ, **where}, ports["web_bind"]) as process:
         yield process
 
 
 @contextmanager
-def running_nginx(web: int, web_server: int, folder: Path) -> Generator[subprocess.Popen[bytes]]:
-    """Run nginx with the example's configuration, but for the ports."""
+def running_nginx(
+    folder: Path, ports: Mapping[int, int], config: str = "nginx.conf"
+) -> Generator[subprocess.Popen[bytes]]:
+    """Run nginx with an example's configuration, but for the ports.
+
+    Args:
+        folder: For what it writes.
+        ports: What stands there → what is to.
+        config: Its name.
+    """
     program = find_program("nginx")
     assert program is not None
-    text = (CONFIGS / "nginx.conf").read_text()
-    for was, port in (("8765", web_server), ("8443", web)):
+    text = (CONFIGS / config).read_text()
+    for was, port in ports.items():
         assert f"127.0.0.1:{was}" in text
         text = text.replace(f"127.0.0.1:{was}", f"127.0.0.1:{port}")
     (folder / "trialogue.conf").write_text(text)
@@ -70,7 +87,7 @@ def running_nginx(web: int, web_server: int, folder: Path) -> Generator[subproce
         f"events {{}}\nhttp {{\naccess_log off;\n{temporary}include {folder}/trialogue.conf;\n}}\n"
     )
     command = [program, "-c", str(folder / "nginx.conf"), "-p", str(folder), "-e", "stderr"]
-    with _running(command, dict(os.environ), web) as process:
+    with _running(command, dict(os.environ), ports[WEB_PORT]) as process:
         yield process
 
 

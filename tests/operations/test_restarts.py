@@ -18,7 +18,15 @@ import trialogue
 from trialogue.client import Client, ConnectionState, Event
 from trialogue.core.events import MessageCompleted, Resync, TurnEnded
 
-from ._proxies import CONFIGS, PATIENCE, find_program, free_ports, running_haproxy, running_nginx
+from ._proxies import (
+    CONFIGS,
+    PATIENCE,
+    WEB_PORT,
+    find_program,
+    free_ports,
+    running_haproxy,
+    running_nginx,
+)
 
 #: Of the server, in CI.
 RESTARTS = 10
@@ -166,7 +174,9 @@ async def test_rolling_restarts_through_haproxy_are_not_noticed(
     restarts = max(2, int(RESTARTS * part))
     with trio.fail_after(PATIENCE + 30 * restarts):
         async with running(server := Server(tmp_path, web_server, lines_server)):
-            with running_haproxy(web, lines, web_server, lines_server):
+            with running_haproxy(
+                web_bind=web, lines_bind=lines, web_server=web_server, lines_server=lines_server
+            ):
                 async with trio.open_nursery() as nursery:
                     for visitor in visitors:
                         url = (
@@ -193,7 +203,7 @@ async def test_restart_behind_nginx_is_not_noticed(tmp_path: Path) -> None:
     visitor = Visitor(0, hits)
     with trio.fail_after(PATIENCE):
         async with running(server := Server(tmp_path, web_server, lines_server)):
-            with running_nginx(web, web_server, tmp_path):
+            with running_nginx(tmp_path, {8765: web_server, WEB_PORT: web}):
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(visitor.visit, f"ws://127.0.0.1:{web}")
                     await visitor.wait_answers(2)
