@@ -34,6 +34,7 @@ __all__ = [
     "find_place",
     "print_endpoints",
     "run_workers",
+    "start_worker",
 ]
 
 log = logging.getLogger("trialogue.serve")
@@ -115,10 +116,17 @@ def _inherit(descriptor: int) -> socket.socket:
 
 
 class _WorkerProcess(Worker):
-    def __init__(self, number: int, process: trio.Process, channel: socket.socket) -> None:
+    def __init__(
+        self,
+        number: int,
+        process: trio.Process,
+        channel: socket.socket,
+        sockets: Sequence[socket.socket],
+    ) -> None:
         self.number = number
         self._process = process
         self._channel = channel
+        self._sockets = sockets
 
     async def wait_ready(self) -> Sequence[str] | None:
         said = b""
@@ -135,8 +143,13 @@ class _WorkerProcess(Worker):
         return endpoints
 
     async def wait(self) -> int:
+        from ..transports._tcp import end_listening  # here, as whoever binds imports it
+
         code = await self._process.wait()
         self._channel.close()
+        for sock in self._sockets:
+            # It is open here, too. What comes while there is no process is for the others.
+            end_listening(sock)
         return code
 
     def order(self, number: signal.Signals) -> None:
@@ -149,9 +162,10 @@ class _WorkerProcess(Worker):
         self._process.kill()
 
 
-async def _start_worker(
+async def start_worker(
     number: int, arguments: Sequence[str], environ: Mapping[str, str], sockets: Sequence[Any]
 ) -> Worker:
+    """Start one with a socket for each transport, which is its own unless it is of no port."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     try:
@@ -173,7 +187,8 @@ async def _start_worker(
     except BaseException:
         ours.close()
         raise
-    return _WorkerProcess(number, process, ours)
+    own = [sock for sock in sockets if sock.family != socket.AF_UNIX]
+    return _WorkerProcess(number, process, ours, own)
 
 
 async def run_workers(
@@ -202,7 +217,7 @@ async def run_workers(
 
         async def start(number: int) -> Worker:
             sockets = [each[number] for each in bound]
-            return await _start_worker(number, arguments, environ, sockets)
+            return await start_worker(number, arguments, environ, sockets)
 
         supervisor = Supervisor(count, start, signals, tell=print_endpoints, release=stack.aclose)
         return await supervisor.run()

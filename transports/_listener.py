@@ -90,6 +90,7 @@ class SocketListener(Listener):
         """Unbind."""
         if self.sock.fileno() >= 0:
             trio.lowlevel.notify_closing(self.sock)
+            self._end()
             self.sock.close()
         await trio.lowlevel.checkpoint()
 
@@ -222,6 +223,9 @@ class SocketListener(Listener):
                 self._refusing -= 1
         finally:
             wire.close()
+
+    def _end(self) -> None:
+        """Do what there is to do before the socket is closed."""
 
     def _set_options(self, sock: socket.socket) -> None:
         """Set what a fresh connection does not have from the listening socket."""

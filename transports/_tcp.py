@@ -7,7 +7,7 @@ import socket
 import ssl
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -25,6 +25,7 @@ __all__ = [
     "TcpListener",
     "bind_tcp",
     "connect_tcp",
+    "end_listening",
     "join_host",
     "open_tcp_sockets",
     "parse_tcp_url",
@@ -118,23 +119,29 @@ async def bind_tcp(
 async def open_tcp_sockets(address: TcpAddress, count: int) -> AsyncGenerator[list[socket.socket]]:
     """Bind a socket for each of several processes. See `Transport.open_sockets`.
 
-    The kernel shares new connections out among them, by their addresses. What waits at a socket
-    whose process has died waits for the next, since it is open here too.
+    The kernel shares new connections out among those that listen, by the clients' addresses. They
+    are open here too, so one listens on when its process has died, until it is shut down.
     """
     if sys.platform != "linux":
         raise SettingsError(f"{address}: only Linux shares connections out among processes")
     family, target = await _find_target(address)
     with ExitStack() as stack:
-        # By itself first: beside another server of this user's that shares its port too, it would
-        # be given some of that one's connections.
-        first = stack.enter_context(_bind(family, target, address))
-        first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        target = first.getsockname()
-        others = [
+        # By itself first, and it never listens: beside another server of this user's that shares
+        # its port too, it would be given some of that one's connections.
+        holder = stack.enter_context(_bind(family, target, address))
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        # By its number, so that one that is shut down and listens again has kept it.
+        target = holder.getsockname()
+        yield [
             stack.enter_context(_bind(family, target, address, is_shared=True))
-            for _ in range(count - 1)
+            for _ in range(count)
         ]
-        yield [first, *others]
+
+
+def end_listening(sock: socket.socket) -> None:
+    """Have a socket take no connections any more, in whatever processes it is open."""
+    with suppress(OSError):  # it does not listen, or the system knows no such thing
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 async def _find_target(address: TcpAddress) -> tuple[int, Any]:
@@ -218,6 +225,10 @@ class TcpListener(SocketListener):
         super().__init__(sock, str(address), polls=polls)
         self._address = address
         self._context = context
+
+    def _end(self) -> None:
+        # It may be open in another process, where it would go on to take connections.
+        end_listening(self.sock)
 
     def _set_options(self, sock: socket.socket) -> None:
         # What is written is whole: a flush is one send.

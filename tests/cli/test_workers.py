@@ -14,12 +14,12 @@ import pytest
 
 from trialogue.cli._signals import StopSignals
 from trialogue.cli._watching import find_metrics
-from trialogue.cli._workers import WORKER_VARIABLE, Place, find_place
+from trialogue.cli._workers import WORKER_VARIABLE, Place, find_place, start_worker
 from trialogue.cli.main import main
 from trialogue.core.errors import SettingsError
 
 from ..engines import LACKS_ENGINE, Engine
-from ._process import PATIENCE, LineClient, ServerProcess, serving
+from ._process import PATIENCE, LineClient, ServerProcess, environ_for, serving
 
 REDIS = ("--store", "redis://127.0.0.1:1/0")
 
@@ -164,6 +164,17 @@ def wait_received(signals: StopSignals, count: int) -> None:
     while len(signals.received) < count:
         assert time.monotonic() < deadline
         time.sleep(0.001)
+
+
+async def test_port_of_a_worker_that_is_gone_is_left_to_the_others() -> None:
+    """Until there is another: what comes to it meanwhile would wait for that."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        address = sock.getsockname()
+        worker = await start_worker(0, ["version"], environ_for(), [sock])
+        assert await worker.wait_ready() is None
+        assert await worker.wait() == 0
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address, PATIENCE)
 
 
 # -- real ones -----------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 import trialogue
 from trialogue.agents.echo import echo
@@ -41,6 +42,19 @@ async def test_connections_to_a_port_are_shared_out(url: str) -> None:
             while not all(server.counters.connections_opened for server in servers):
                 async with trialogue.connect(endpoint[0]) as client:
                     await client.health()
+
+
+@pytest.mark.parametrize("url", TCP_URLS)
+async def test_who_drains_leaves_what_comes_to_the_others(url: str) -> None:
+    """Its socket is open in another process: it would take one of two, and answer none."""
+    with trio.fail_after(60):
+        async with two_servers(url) as servers:
+            await servers[0].drain(0)
+            await wait_all_tasks_blocked()
+            for _ in range(20):
+                async with trialogue.connect(servers[1].endpoints[0], connect_seconds=5) as client:
+                    await client.health()
+            assert servers[0].counters.connections_opened == 0
 
 
 async def test_servers_at_a_unix_socket_leave_the_file_to_who_has_made_it(tmp_path: Path) -> None:
