@@ -6,7 +6,15 @@ import argparse
 import sys
 
 # Run from the repository's root this package has a wrong name: see __init__.py.
-from trialogue.benchmarks import _compare, _compare_profile, _compare_report, _micro, _storage
+from trialogue.benchmarks import (
+    _compare,
+    _compare_profile,
+    _compare_report,
+    _engine,
+    _micro,
+    _model,
+    _storage,
+)
 
 
 def main() -> int:
@@ -18,6 +26,8 @@ def main() -> int:
         ("profile", _compare_profile),
         ("micro", _micro),
         ("storage", _storage),
+        ("engine", _engine),
+        ("model", _model),
         ("report", _compare_report),
     ):
         command = commands.add_parser(name, help=(module.__doc__ or "").partition("\n")[0])
