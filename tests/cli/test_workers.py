@@ -19,7 +19,8 @@ from trialogue.cli.main import main
 from trialogue.core.errors import SettingsError
 
 from ..engines import LACKS_ENGINE, Engine
-from ._process import PATIENCE, LineClient, ServerProcess, environ_for, serving
+from ._command import environ_for
+from ._process import PATIENCE, LineClient, ServerProcess, serving
 
 REDIS = ("--store", "redis://127.0.0.1:1/0")
 
