@@ -10,24 +10,26 @@ import os
 import runpy
 import socket
 import sys
+from importlib import import_module
 from typing import Any, Final
 
-import prompt_toolkit  # noqa: F401 - here and below: all that a command imports late
-import structlog  # noqa: F401
-
-import trialogue.agents.demo
-import trialogue.agents.echo
-import trialogue.cli._terminal
-import trialogue.cli.bench
-import trialogue.cli.chat
-import trialogue.cli.main
-import trialogue.cli.serve
-import trialogue.cli.sessions
-import trialogue.stores.jsonl
-import trialogue.telemetry.prometheus
-import trialogue.transports.tcp
-import trialogue.transports.websocket  # noqa: F401
-
+#: All that a command imports, late or soon.
+COMMAND: Final = (
+    "prompt_toolkit",
+    "structlog",
+    "trialogue.agents.demo",
+    "trialogue.agents.echo",
+    "trialogue.cli._terminal",
+    "trialogue.cli.bench",
+    "trialogue.cli.chat",
+    "trialogue.cli.main",
+    "trialogue.cli.serve",
+    "trialogue.cli.sessions",
+    "trialogue.stores.jsonl",
+    "trialogue.telemetry.prometheus",
+    "trialogue.transports.tcp",
+    "trialogue.transports.websocket",
+)
 LARGEST: Final = 1 << 20
 
 
@@ -93,6 +95,8 @@ def become(request: dict[str, Any], handles: list[int]) -> None:
 
 
 def main() -> None:
+    for name in COMMAND:
+        import_module(name)
     connection = socket.socket(fileno=int(sys.argv[1]))
     while (received := receive(connection)) is not None:
         request, handles = received
