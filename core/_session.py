@@ -35,6 +35,7 @@ from .codec import encode_json, structure, unstructure
 from .errors import (
     ConflictError,
     CreatedError,
+    FencedError,
     InputNotFoundError,
     OverloadedError,
     RequestCancelledError,
@@ -633,7 +634,9 @@ class LiveSession:
         why = exc
         if not isinstance(exc, (MovedError, CreatedError)):
             self.host.stats.journal_failures += 1
-            why = ServerError("The session's log could not be written; it is opened again")
+            if self.host.node is None or not isinstance(exc, FencedError):
+                why = ServerError("The session's log could not be written; it is opened again")
+            # Else whoever has the session now carries out what it was asked.
         if self.feed.damage is not None:
             why = self.feed.damage.error(self.id)
         turn, self.turn = self.turn, None

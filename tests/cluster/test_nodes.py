@@ -206,6 +206,24 @@ async def test_cancel_means_the_turn_that_ran_when_it_was_sent(
         assert ended["data"]["outcome"] == "completed"
 
 
+async def test_what_waits_at_a_node_that_is_refused_is_answered_by_the_next_one(
+    autojump_clock: MockClock,
+) -> None:
+    """Found by the campaign: a cancel was answered SERVER_ERROR, whose turn another node had ended."""
+    async with open_nodes(noting) as nodes, nodes.connect("a") as a, nodes.connect("b") as b:
+        sid = (await a.call("session.create"))["id"]
+        await b.call("session.subscribe", sessionId=sid)
+        done = await a.send_request("message.send", sessionId=sid, content="one", wait=True)
+        await b.expect_event(sid, "_note", number=1)
+        # Its lease is gone, and it does not know: its next append is refused.
+        nodes.engine.release(sid, "a")
+        nodes.engine.claim(sid, "b")
+        nodes.engine.take(sid, "b")
+        cancelled = await a.send_request("turn.cancel", sessionId=sid)
+        assert (await a.expect_result(cancelled))["cancelled"] is False
+        assert (await a.expect_result(done))["outcome"] == "interrupted"
+
+
 async def play_pause(engine_options: dict[str, Any]) -> tuple[SharedEngine, str, list[int]]:
     """Pause a node for longer than its lease, in the middle of a turn, and let it go on."""
     async with open_nodes(noting, **engine_options) as nodes:
