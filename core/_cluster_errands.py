@@ -153,13 +153,31 @@ class ErrandDesk:
             is_stream = isinstance(errand.command.params, MessageStream)
             if is_stream or (errand.is_answered_first and host.is_opening(session_id)):
                 # What comes of it is held back from here on.
-                await host.wait_loaded(session_id)
+                await self._wait_loaded(session_id)
             if await self._forward(errand, partial(self._cluster.send, session_id)):
                 return
             if await host.claim(session_id) != self._cluster.node:
                 await trio.lowlevel.checkpoint()
         self._settle(errand)
         self.holds.release(errand)
+
+    async def _wait_loaded(self, session_id: str) -> None:
+        """Wait until a session is here to be read.
+
+        Raises:
+            SessionNotFoundError: There is none.
+        """
+        failures: list[Exception] = []
+        done = trio.Event()
+
+        def failed(exc: Exception) -> None:
+            failures.append(exc)
+            done.set()
+
+        self._host.with_session(session_id, lambda _: done.set(), failed)
+        await done.wait()
+        if failures:
+            raise failures[0]
 
     async def _forward(self, errand: Errand, send: Callable[[bytes], Any]) -> bool:
         """Send an errand to another node. Returns False if nobody has its session."""

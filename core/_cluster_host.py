@@ -22,6 +22,7 @@ from ._cluster_errand import Errand
 from ._cluster_errands import ErrandDesk
 from ._cluster_feed import ClusterFeed, ClusterJournal
 from ._cluster_following import Follower
+from ._cluster_handover import Handover
 from ._cluster_inbox import Inbox
 from ._cluster_interest import Interests
 from ._cluster_member import HostMember
@@ -40,7 +41,7 @@ from .methods import MessageStream, TurnCancel
 from .models import ClientTool, NodeInfo
 
 if TYPE_CHECKING:
-    from ._turn import RunningTurn
+    pass
 
 __all__ = ["ClusterHost"]
 
@@ -71,6 +72,7 @@ class ClusterHost(LocalHost):
         self.follower = Follower(self)
         self.interests = Interests(self)
         self.sweeper = Sweeper(self)
+        self._handover = Handover(self)
         #: Of sessions that this node had: those who follow them here go on.
         self._carried: dict[str, ClusterFeed] = {}
         #: What wrote sessions that this node had, as long as something may be on its way.
@@ -169,24 +171,6 @@ class ClusterHost(LocalHost):
         """Whether a session is on its way here."""
         return session_id in self._opening
 
-    async def wait_loaded(self, session_id: str) -> None:
-        """Wait until a session is here to be read.
-
-        Raises:
-            SessionNotFoundError: There is none.
-        """
-        failures: list[Exception] = []
-        done = trio.Event()
-
-        def failed(exc: Exception) -> None:
-            failures.append(exc)
-            done.set()
-
-        self.with_session(session_id, lambda _: done.set(), failed)
-        await done.wait()
-        if failures:
-            raise failures[0]
-
     # -- taking a session --------------------------------------------------------------------
 
     async def claim(self, session_id: str) -> str:
@@ -267,7 +251,7 @@ class ClusterHost(LocalHost):
             if session_id not in self.owned:
                 raise ElsewhereError(f"the lease of {session_id} is over")
         except BaseException:
-            self._let_go(session_id)
+            self.let_go(session_id)
             raise
         self.follower.unfollow(session_id)
         self.errands.answer_known(session)
@@ -292,9 +276,10 @@ class ClusterHost(LocalHost):
         if not self.interests.is_wanted(session_id) and (
             session is None or not (session.journal.is_open or session.feed.cursors)
         ):
-            self._let_go(session_id)
+            self.let_go(session_id)
 
-    def _let_go(self, session_id: str) -> None:
+    def let_go(self, session_id: str) -> None:
+        """Have a session no more, if this node has it."""
         if session_id in self.owned:
             self.owned.discard(session_id)
             self.cluster.release(session_id)
@@ -322,7 +307,7 @@ class ClusterHost(LocalHost):
         if self.sessions.get(session_id) is session:
             del self.sessions[session_id]
             self.housekeeper.rest(session)
-        self._let_go(session_id)
+        self.let_go(session_id)
         self.turn_rests()
         if session.journal.is_appending:
             self._ending[session_id] = session.journal
@@ -349,53 +334,30 @@ class ClusterHost(LocalHost):
     def evict(self, session: LiveSession) -> None:
         super().evict(session)
         self.follower.unfollow(session.id)
-        self._let_go(session.id)
+        self.let_go(session.id)
 
     def drop(self, session_id: str) -> None:
         super().drop(session_id)
         self.follower.unfollow(session_id)
         self.interests.forget(session_id)
-        self._let_go(session_id)
+        self.let_go(session_id)
 
     # -- draining ----------------------------------------------------------------------------
 
     def drain(self) -> None:
         super().drain()
-        for session in list(self.sessions.values()):
-            self._hand_over_soon(session)
-        for session_id in list(self.owned):
-            if session_id not in self.sessions or not self.sessions[session_id].journal.is_open:
-                self._let_go(session_id)
+        self._handover.begin()
         self.turn_rests()
 
     def turn_rests(self) -> None:
         super().turn_rests()
         if self.is_draining:
-            for session in list(self.running):
-                turn = session.turn
-                if turn is not None and not turn.is_suspended and session.can_suspend:
-                    session.stop_turn("the server drains")
+            self._handover.suspend_turns()
 
     def turn_ended(self, session: LiveSession) -> None:
         super().turn_ended(session)
         if self.is_draining:
-            self._hand_over_soon(session)
-
-    def _hand_over_soon(self, session: LiveSession) -> None:
-        """Let another node have a session as soon as nothing of it is under way here."""
-
-        async def hand_over() -> None:
-            await session.journal.wait_published()
-            if (
-                self.sessions.get(session.id) is session
-                and _rests(session.turn)
-                and not session.closing.has_begun
-                and session.journal.is_idle
-            ):
-                self.give_up(session.id, "the server drains")
-
-        if session.journal.is_open:
-            self.spawn_writer(hand_over)
+            self._handover.hand_over_soon(session)
 
     async def leave(self) -> None:
         await super().leave()
@@ -432,7 +394,3 @@ class ClusterHost(LocalHost):
     def cluster_stats(self) -> ClusterStats:
         self.counted.owned, self.counted.followed = len(self.owned), len(self.follower.sessions)
         return self.counted
-
-
-def _rests(turn: RunningTurn | None) -> bool:
-    return turn is None or turn.is_dormant
