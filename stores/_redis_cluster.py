@@ -39,7 +39,7 @@ __all__ = ["RedisCluster"]
 
 log = logging.getLogger("trialogue.cluster")
 
-#: What is published waits so long for more.
+#: A follower shows text at most so much later than its owner, beside the way.
 BATCH_SECONDS: Final = 0.03
 #: Parts of the lease: when it is renewed, and how soon again where that failed.
 RENEW_PART: Final = 0.3
@@ -57,6 +57,9 @@ class RedisCluster(Cluster):
         follower: Reads what comes.
         node: This process.
         url: Where clients reach it.
+
+    Attributes:
+        batch_seconds: What is published waits so long for more.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class RedisCluster(Cluster):
         self.node = node.name
         self.url = url
         self.lease_seconds = node.settings.lease_seconds
+        self.batch_seconds = BATCH_SECONDS
         self._node = node
         self._committer = committer
         self._ask = ask
@@ -257,7 +261,7 @@ class RedisCluster(Cluster):
     async def _flush(self) -> NoReturn:
         while True:
             await self._has_texts.wait()
-            await trio.sleep(BATCH_SECONDS)
+            await trio.sleep(self.batch_seconds)
             self._has_texts = trio.Event()
             for session_id in list(self._texts):
                 self.flush(session_id)

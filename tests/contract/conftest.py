@@ -10,13 +10,16 @@ import trustme
 
 from trialogue.testing.transport_kit import Connect
 
-from ._two_nodes import ConnectToOther
+from ..engines import LACKS_ENGINE
+from ._two_nodes import ConnectOverEngine, ConnectToOther
 
 TRANSPORTS: Final[tuple[str, ...]] = ("loopback", "tcp", "unix", "tcps", "ws", "wss", "http")
 
 #: Loopback, to a node of two that has no session itself: commands go to the other, events come
 #: from the log. What a connection is, is the same there, so it runs where sessions matter.
 OTHER_NODE: Final = "loopback@two"
+#: The same with a real engine between the two, in the campaigns.
+ENGINE_NODE: Final = "loopback@engine"
 OTHER_NODE_IN: Final = {
     "test_asks",
     "test_budgets",
@@ -145,13 +148,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if module in BOTH_DRIVERS or test in BOTH_DRIVERS_TOO:
             transports += OTHER_DRIVER
         if module in OTHER_NODE_IN and test not in NOT_FROM_OTHER_NODE:
-            transports += (OTHER_NODE,)
+            transports += (OTHER_NODE,) if LACKS_ENGINE else (OTHER_NODE, ENGINE_NODE)
         names = [name for name in transports if re.split("[+@]", name)[0] not in cannot.split()]
         # A request over HTTP costs ten times what it does elsewhere, byte by byte a hundred: that is
         # left to the kit's own conversation, once.
-        whole = {OTHER_NODE, "http"}
+        whole = {OTHER_NODE, ENGINE_NODE, "http"}
         dribbled = [name for name in names if name not in whole and test in DRIBBLED]
         only = {name for name in names if module not in SOME_MODULES.get(name, {module})}
+        only.add(ENGINE_NODE)
         metafunc.parametrize(
             "connect",
             [pytest.param(n, marks=pytest.mark.campaign if n in only else ()) for n in names]
@@ -182,6 +186,8 @@ def make_connect(tls: tuple[Any, Any], request: pytest.FixtureRequest) -> Callab
     def make(name: str, *, dribble: bool = False) -> Connect:
         if name == OTHER_NODE:
             return ConnectToOther()
+        if name == ENGINE_NODE:
+            return ConnectOverEngine()
         name, _, driver = name.partition("+")
         url = "loopback://" if name == "loopback" else f"{name}://127.0.0.1:0"
         if name == "unix":
