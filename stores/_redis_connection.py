@@ -14,7 +14,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias, cast
 
 import trio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -50,6 +50,8 @@ Command: TypeAlias = Sequence[Any]
 Ask: TypeAlias = Callable[..., Awaitable[Any]]
 Greet: TypeAlias = Callable[[Ask], Awaitable[None]]
 
+#: An answer is waited for in so many steps.
+STEPS: Final = 4
 #: Between two tries to connect.
 FIRST_SECONDS: Final = 0.05
 LAST_SECONDS: Final = 1.0
@@ -73,6 +75,7 @@ class Engine:
     Args:
         settings: Where it is.
         greet: Called with each new connection, with what asks on it, before anybody else may.
+        blocks_seconds: How long a command may wait in the engine, by itself.
 
     Attributes:
         connects: How often it was connected.
@@ -80,12 +83,18 @@ class Engine:
         reason: Why not.
     """
 
-    def __init__(self, settings: RedisSettings, greet: Greet) -> None:
+    def __init__(
+        self, settings: RedisSettings, greet: Greet, *, blocks_seconds: float = 0.0
+    ) -> None:
         self.settings = settings
         self.connects = 0
         self.away_since: float | None = trio.current_time()
         self.reason = "not connected yet"
         self._greet = greet
+        self._step_seconds = (settings.answer_seconds + blocks_seconds) / (STEPS + 1)
+        self._step = 0
+        #: Who waits for an answer, since which step.
+        self._waiting: dict[trio.CancelScope, int] = {}
         self._connection: BaseConnection | None = None
         self._connected = trio.Event()
         self._tls = _make_tls(settings)
@@ -117,21 +126,39 @@ class Engine:
         return answers
 
     async def _ask_on(self, connection: BaseConnection, commands: Sequence[Command]) -> list[Any]:
+        scope = trio.CancelScope()
+        self._waiting[scope] = self._step
+        answers: list[Any] | None = None
         try:
-            with trio.fail_after(self.settings.answer_seconds):
+            with scope:
                 if len(commands) > 1:
                     # Each request by itself would cost coredis's writer a turn of the event loop.
                     made = cast("list[CommandRequest[Any]]", [_Command(*each) for each in commands])
-                    answers: list[Any] = list(await connection.create_request_batch(made))
+                    answers = list(await connection.create_request_batch(made))
                 else:
                     (name, *arguments) = commands[0]
                     request = connection.create_request(name, *arguments, raise_exceptions=False)
                     answers = [await request]
-            return [_translate(answer) for answer in answers]
         except errors.RedisError as exc:
             raise AwayError(f"the connection to the engine was lost: {exc}") from exc
-        except trio.TooSlowError as exc:
-            raise AwayError("the engine does not answer") from exc
+        finally:
+            del self._waiting[scope]
+        if answers is None:
+            raise AwayError("the engine does not answer")
+        return [_translate(answer) for answer in answers]
+
+    async def count_steps(self) -> NoReturn:
+        """Give up what has no answer in time, by steps that this process has made.
+
+        By the clock alone a process that stood still would hear nothing of what was answered while
+        it did, and give the connection up.
+        """
+        while True:
+            await trio.sleep(self._step_seconds)
+            self._step += 1
+            for scope, since in list(self._waiting.items()):
+                if self._step > since + STEPS:
+                    scope.cancel(reason="the engine does not answer")
 
     def disconnect(self, reason: str) -> None:
         """Give the connection up, if there is one; another is made."""
@@ -257,15 +284,18 @@ class Engine:
 
 
 @asynccontextmanager
-async def open_engine(settings: RedisSettings, greet: Greet) -> AsyncGenerator[Engine]:
-    """Connect to an engine, and keep connected.
+async def open_engine(
+    settings: RedisSettings, greet: Greet, *, blocks_seconds: float = 0.0
+) -> AsyncGenerator[Engine]:
+    """Connect to an engine, and keep connected. See `Engine`.
 
     Raises:
         StoreError: It cannot be reached, or refuses; the message says why.
         SettingsError: Files for TLS cannot be used.
     """
-    engine = Engine(settings, greet)
+    engine = Engine(settings, greet, blocks_seconds=blocks_seconds)
     async with open_plain_nursery() as nursery:
+        nursery.start_soon(engine.count_steps)
         try:
             await nursery.start(engine.run)
             yield engine

@@ -70,8 +70,8 @@ class Node:
 
     @property
     def block_ms(self) -> int:
-        """How long a read waits for something: an answer is not late then."""
-        return max(1, round(500 * self.settings.answer_seconds))
+        """How long a read waits for something."""
+        return max(1, round(1000 * self.settings.answer_seconds))
 
     # -- the engine --------------------------------------------------------------------------
 

@@ -346,7 +346,9 @@ def open_redis_store(
         async with (
             open_engine(settings, node.greet) as writer,
             open_engine(settings, node.load_scripts) as reader,
-            open_engine(settings, node.load_scripts) as listener,
+            open_engine(
+                settings, node.load_scripts, blocks_seconds=settings.answer_seconds
+            ) as listener,
             open_plain_nursery() as nursery,
         ):
             store = RedisStore(reader, listener, Committer(writer, node), node, url)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from trialogue.agents.echo import echo
 from trialogue.core.errors import (
@@ -203,6 +205,17 @@ async def test_reads_and_writes_with_an_engine_that_hangs_are_bounded() -> None:
                     await trio.sleep(0.02)
             await writer.check()
             assert store.failure is None
+
+
+async def test_process_that_stood_still_hears_what_was_answered_meanwhile(place: Place) -> None:
+    """It would give a good connection up, and be late once more for that."""
+    with trio.fail_after(30):
+        async with place.open("&lease_seconds=2") as store, trio.open_nursery() as nursery:
+            engine = store.committer.engine
+            nursery.start_soon(engine.ask, b"BLPOP", f"{place.prefix}:none".encode(), b"0.3")
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            time.sleep(1.5 * engine.settings.answer_seconds)  # noqa: ASYNC251 - it stands still
+        assert engine.connects == 1
 
 
 async def test_killed_engine_that_syncs_loses_nothing() -> None:
