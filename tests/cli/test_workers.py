@@ -214,6 +214,15 @@ def test_real_workers_share_a_port_are_replaced_and_drain(tmp_path: Path) -> Non
                 assert time.monotonic() < deadline
                 with LineClient(server.urls[0]) as client:
                     assert client.request("server.health")["data"]["status"] == "ok"
+            with LineClient(server.urls[0]) as client:
+                session = client.request("session.create")["data"]["id"]
+            # Each connection is at one of the two by chance; either has the session for it.
+            for number in range(8):
+                with LineClient(server.urls[0]) as client:
+                    said = client.request(
+                        "message.send", sessionId=session, content=f"{number}", wait=True
+                    )
+                assert said["data"]["message"]["content"] == f"{number}", said
             os.kill(min(before), signal.SIGKILL)
             server.wait_stderr("was killed by SIGKILL: another is started in 0 s")
             while len(find_workers(server) - before) < 1:
