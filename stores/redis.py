@@ -103,7 +103,7 @@ class RedisStore(CommittingStore):
         self.node = node
         self._reader = reader
         self._follower = Follower(listener, self._ask, node, self.quarantine)
-        self.cluster = RedisCluster(committer, self._ask, self._follower, node, url)
+        self.cluster = RedisCluster(committer, self._ask, self._follower, node, url)  # pyright: ignore[reportIncompatibleVariableOverride]
         self._prefix = node.settings.prefix
         self._is_closed = False
 

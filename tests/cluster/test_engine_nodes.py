@@ -89,7 +89,7 @@ async def test_who_attaches_in_the_middle_gets_all_of_a_message_from_the_engine(
 async def _has_text(nodes: EngineNodes, sid: str, text: str) -> bool:
     """Whether what was published of a session ends so."""
     (store, *_) = nodes.stores.values()
-    found = await store._ask(b"XREVRANGE", nodes.key(sid, "texts"), "+", "-", b"COUNT", 1)
+    found = await store._ask(b"XREVRANGE", nodes.key(sid, "texts"), "+", "-", b"COUNT", 1)  # pyright: ignore[reportPrivateUsage]
     return bool(found) and text.encode() in found[0][1][1]
 
 

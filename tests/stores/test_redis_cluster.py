@@ -250,12 +250,12 @@ async def test_what_comes_while_a_claim_is_on_its_way_is_not_missed(place: Place
         async with open_node(place) as (one, told), open_node(place) as (other, _):
             await ask(place.engine, "SET", place.key("ses_1", "lease"), one.cluster.node)
 
-            one.cluster._claiming["ses_1"] += 1  # as long as a claim has no answer
+            one.cluster._claiming["ses_1"] += 1  # pyright: ignore[reportPrivateUsage] - as long as a claim has no answer
             assert await other.cluster.send("ses_1", b"early") == one.cluster.node
             await other.cluster.post(one.cluster.node, b"behind it")
             await told.wait_for(1, told.mail)
             assert told.items == []
-            one.cluster._claiming["ses_1"] -= 1
+            one.cluster._claiming["ses_1"] -= 1  # pyright: ignore[reportPrivateUsage]
             await ask(place.engine, "DEL", place.key("ses_1", "inbox"))
             await one.cluster.claim("ses_1")
             assert told.items == [("ses_1", b"early")]
@@ -430,7 +430,7 @@ async def test_node_needs_no_rights_but_those_of_a_store() -> None:
             await other.cluster.send("ses_1", b"item")
             await told.wait_for(1, told.items)
             await one.cluster.finish_item("ses_1", told.item_ids[0])
-            await one.cluster._renew_all()
+            await one.cluster._renew_all()  # pyright: ignore[reportPrivateUsage]
             await one.delete("ses_1")
             await others.wait_for(1, others.ended)
             assert await other.cluster.list_orphans() == []

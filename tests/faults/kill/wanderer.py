@@ -215,3 +215,5 @@ class Wanderer:
                 witness.admit(what, data["position"])
             case "turn.cancel":
                 witness.hits["cancels acknowledged"] += data["cancelled"]
+            case _:
+                pass
