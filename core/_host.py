@@ -36,7 +36,8 @@ from ._subscriptions import Subscriptions
 from ._timers import Timers
 from ._tracing import run_traced
 from ._turn import RunningTurn
-from .abc import Agent, Connection, Done, SessionLog, SessionStore, Tracer, Turn
+from ._writers import Writers
+from .abc import Agent, Connection, SessionStore, Tracer, Turn
 from .errors import (
     AgentError,
     DamagedError,
@@ -48,7 +49,7 @@ from .errors import (
     WireError,
 )
 from .events import SessionDeleted
-from .log import Entry, Recollection, Summary
+from .log import Recollection
 from .methods import (
     AskList,
     Empty,
@@ -169,12 +170,16 @@ class LocalHost(SessionHost):
         self._flusher = flusher
         self.timers = timers
         self._writers = writers
+        writing = Writers(writers)
+        #: Runs something that outlives requests and turns.
+        self.spawn_writer = writing.spawn
+        self.append = writing.append
+        #: Waits until nothing is on its way to or from the store.
+        self.wait_written = writing.wait_done
         self._turns = turns
         self._opening: dict[str, deque[Work]] = {}
         self.subscriptions = Subscriptions(settings.max_subscriptions)
         self._all_ended: trio.Event | None = None
-        self._writing = 0
-        self._all_written: trio.Event | None = None
         self.maker = SessionMaker(self)
         self.housekeeper = Housekeeper(self)
 
@@ -494,62 +499,6 @@ class LocalHost(SessionHost):
         self.subscriptions.detach(connection)
 
     # -- turns -------------------------------------------------------------------------------
-
-    def spawn_writer(self, task: Callable[[], Awaitable[None]]) -> None:
-        """Run something that outlives requests and turns."""
-        self._writing += 1
-        self._writers.start_soon(self._write, task)
-
-    async def _write(self, task: Callable[[], Awaitable[None]]) -> None:
-        try:
-            await task()
-        finally:
-            self._wrote()
-
-    def _wrote(self) -> None:
-        self._writing -= 1
-        if not self._writing and self._all_written is not None:
-            self._all_written.set()
-
-    def append(
-        self, session_log: SessionLog, batch: Sequence[Entry], summary: Summary, done: Done
-    ) -> None:
-        """Append to a session's log, and count it among what is on its way to the store.
-
-        ``done`` is called as `SessionLog.append_soon` does it, also for a log that only has
-        `SessionLog.append`. Once this host's writers are cancelled, nobody is told any more.
-        """
-        self._writing += 1
-
-        def over(failure: Exception | None) -> None:
-            if not self._writers.cancel_scope.cancel_called:
-                done(failure)
-            self._wrote()
-
-        async def append() -> None:
-            failure: Exception | None = None
-            try:
-                await session_log.append(batch, summary)
-            except Exception as exc:  # noqa: BLE001 - ends that session
-                failure = exc
-            except trio.Cancelled:
-                self._wrote()
-                raise
-            over(failure)
-
-        try:
-            is_taken = session_log.append_soon(batch, summary, over)
-        except Exception as exc:  # noqa: BLE001 - ends that session
-            over(exc)
-        else:
-            if not is_taken:
-                self._writers.start_soon(append)
-
-    async def wait_written(self) -> None:
-        """Wait until nothing is on its way to or from the store."""
-        while self._writing:
-            self._all_written = trio.Event()
-            await self._all_written.wait()
 
     def spawn_turn(self, session: LiveSession, turn: RunningTurn) -> None:
         """Run a turn as a task under this host's sessions."""
