@@ -46,7 +46,7 @@ class EngineNodes:
 
     async def positions(self, session_id: str) -> list[str]:
         """Give the positions of a session's log, as the engine has it."""
-        store = next(iter(self.stores.values()))
+        *_, store = self.stores.values()  # nobody cuts the last one off
         return [str(entry.position) for entry in await store.read(session_id, 0, 500)]
 
     def key(self, session_id: str, part: str) -> str:
