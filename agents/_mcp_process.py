@@ -26,7 +26,7 @@ MAX_SAID_PER_SECOND: Final = 50
 LEAVE_SECONDS: Final = 1.0
 TERMINATE_SECONDS: Final = 1.5
 #: For the kernel to report a kill.
-_REAP_SECONDS: Final = 0.5
+_REAP_SECONDS: Final = 5.0
 _CHUNK_BYTES: Final = 64 * 1024
 
 
