@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
+import struct
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -20,15 +22,20 @@ class EngineProxy:
     Attributes:
         port: Where it listens, on loopback.
         loses_answers: Requests reach the engine, and their answers nobody.
+        delay_seconds: What comes from either side goes on so much later.
+        takes_nobody: New connections are closed at once.
         requests: Connections' bytes that came from the store, as chunks.
     """
 
-    def __init__(self, socket: Path) -> None:
+    def __init__(self, path: Path) -> None:
         self.port = 0
         self.loses_answers = False
+        self.delay_seconds = 0.0
+        self.takes_nobody = False
         self.requests = 0
-        self._socket = str(socket)
+        self._path = str(path)
         self._streams: set[trio.abc.Stream] = set()
+        self._forgotten: set[trio.abc.Stream] = set()
         self._may_pass = trio.Event()
         self._may_pass.set()
         self._heard = trio.Event()
@@ -51,8 +58,22 @@ class EngineProxy:
         for stream in list(self._streams):
             await trio.aclose_forcefully(stream)
 
+    async def reset(self) -> None:
+        """Lose all connections, and say so by RST in place of an end."""
+        for stream in list(self._streams):
+            if isinstance(stream, trio.SocketStream):
+                stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await self.cut()
+
+    def forget(self) -> None:
+        """Leave all connections half open: both sides have them, and hear nothing any more."""
+        self._forgotten |= self._streams
+
     async def serve(self, near: trio.abc.Stream) -> None:
-        far = await trio.open_unix_socket(self._socket)
+        if self.takes_nobody:
+            await trio.aclose_forcefully(near)
+            return
+        far = await trio.open_unix_socket(self._path)
         self._streams |= {near, far}
         try:
             async with near, far, trio.open_nursery() as nursery:
@@ -63,11 +84,14 @@ class EngineProxy:
             pass
         finally:
             self._streams -= {near, far}
+            self._forgotten -= {near, far}
 
     async def _pass_on(
         self, source: trio.abc.Stream, target: trio.abc.Stream, is_request: bool
     ) -> None:
         while data := await source.receive_some(65536):
+            if self.delay_seconds:
+                await trio.sleep(self.delay_seconds)
             if is_request:
                 self.requests += 1
                 self._heard.set()
@@ -75,20 +99,21 @@ class EngineProxy:
             elif self.loses_answers:
                 await self.cut()
                 return
-            await target.send_all(data)
+            if source not in self._forgotten:
+                await target.send_all(data)
 
 
 @asynccontextmanager
 async def open_engine_proxy(
-    socket: Path, *, tls: ssl.SSLContext | None = None
+    path: Path, *, tls: ssl.SSLContext | None = None
 ) -> AsyncGenerator[EngineProxy]:
     """Stand before the engine at a unix socket.
 
     Args:
-        socket: The engine's.
+        path: The engine's.
         tls: Speak it with the store.
     """
-    proxy = EngineProxy(socket)
+    proxy = EngineProxy(path)
     async with trio.open_nursery() as nursery:
         listen: Callable[..., Awaitable[Any]] = (
             partial(trio.serve_tcp, proxy.serve, 0)

@@ -69,9 +69,8 @@ async def disturb(nodes: Nodes, choice: random.Random, plan: Plan) -> None:
         nursery.start_soon(repeat, plan.engine_kills, nodes.kill_engine, 2.4)
 
 
-async def settle(nodes: Nodes) -> dict[str, list[dict[str, Any]]]:
-    """Answer what is asked until nothing runs on any node, and read the logs."""
-    url = nodes.addresses()[0]
+async def settle(url: str) -> dict[str, list[dict[str, Any]]]:
+    """Answer what is asked until nothing runs on any node, and read the logs from one."""
     while True:
         logs = await read_whole(url)
         turns = _ids(logs, "turnId", "turn.started") - _ids(logs, "turnId", "turn.ended")
@@ -133,7 +132,7 @@ async def run_round(
             nursery.cancel_scope.cancel(reason="that was all")
         try:
             with trio.fail_after(240):
-                logs = await settle(nodes)
+                logs = await settle(nodes.addresses()[0])
             for url in nodes.addresses()[1:]:
                 if await read_whole(url) != logs:
                     return [f"{url} shows other logs"]
