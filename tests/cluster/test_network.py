@@ -12,7 +12,7 @@ import random
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from fractions import Fraction
-from typing import Final
+from typing import Any, Final
 
 import attrs
 import pytest
@@ -118,8 +118,9 @@ class Asker:
         witness.sent[content] = session_id, f"key {content}"
         params = {"sessionId": session_id, "content": content}
         asked_at = trio.current_time()
+        answers: list[dict[str, Any]] = []
         with trio.move_on_after(ANSWER_SECONDS) as scope:
-            (sent, got) = await call(
+            answers = await call(
                 self.url,
                 ("message.send", params, f"key {content}"),
                 ("session.get", {"sessionId": session_id}, None),
@@ -129,9 +130,10 @@ class Asker:
             witness.wrong.append(f"{self.url}: {content!r} had no answer in {ANSWER_SECONDS} s")
             return
         self.successes += 1
+        sent, _ = answers
         if sent["success"]:
             witness.admit(content, sent["data"]["position"])
-        for answer in (sent, got):
+        for answer in answers:
             if not answer["success"]:
                 self.successes = 0
                 code = answer["error"]["code"]
