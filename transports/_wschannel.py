@@ -66,7 +66,7 @@ async def shake_hands(wire: Wire, host: str, path: str, options: ConnectOptions)
     """
     key = base64.b64encode(os.urandom(16)).decode()
     lines = [
-        f"GET {path or '/'} HTTP/1.1",
+        f"GET {path if path.startswith('/') else f'/{path}'} HTTP/1.1",
         f"Host: {host}",
         "Upgrade: websocket",
         "Connection: Upgrade",

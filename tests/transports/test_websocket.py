@@ -682,6 +682,15 @@ async def test_wrong_paths_are_said_in_words() -> None:
         await transport.open_listener("ws://127.0.0.1:0/chat", ListenOptions(settings=Settings()))
 
 
+async def test_a_query_needs_no_path(open_ws: Open) -> None:
+    """As in ``ws://127.0.0.1:8765?session=ses_1``, by which a proxy may know where to send it."""
+    async with open_ws() as server:
+        url = f"{server.endpoint}?session=ses_1"
+        async with transport.open_channel(url, server.client_options) as channel:
+            await channel.send(b"one")
+            assert await channel.receive() == b"one"
+
+
 async def test_another_library_talks_to_us(serve: Serve) -> None:
     """The `websockets` package, in a thread: with its pings, its fragments and its closing."""
     from websockets.sync.client import connect
