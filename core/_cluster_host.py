@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from itertools import count
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, cast
 
 import attrs
 import trio
@@ -39,9 +39,6 @@ from .abc import Cluster, Connection
 from .errors import FencedError, WireError
 from .methods import MessageStream, TurnCancel
 from .models import ClientTool, NodeInfo
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["ClusterHost"]
 
