@@ -36,7 +36,7 @@ from ._world import (
 )
 
 #: In CI, on each of the two stores.
-SCHEDULES = 1000
+SCHEDULES = 1200
 #: On each of the real transports.
 REAL_SCHEDULES = 110
 #: That is done so often at most, until enough was hit.

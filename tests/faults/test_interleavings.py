@@ -23,7 +23,7 @@ from ._hits import require
 from ._world import ScheduleError, first_cause, instrumented, run_seeded
 
 #: Some of the duels of a batch come too late, when it is drained early.
-BATCHES = 118
+BATCHES = 136
 DUELS = 100
 
 
