@@ -195,8 +195,10 @@ async def test_faults_of_the_network_lose_and_double_nothing(part: Fraction, see
                 await disturb(nodes, askers, choice, int(FAULTS * part))
                 await witness.wait_heard(100)
             nursery.cancel_scope.cancel(reason="that was all")
+        logs: dict[str, dict[str, list[dict[str, Any]]]] = {}
         with trio.fail_after(60):
-            logs = {url: await settle(url) for url in urls}
+            for url in urls:
+                logs[url] = await settle(url)
         assert logs[urls[0]] == logs[urls[1]]
         for name in NAMES:
             for what in ("takeovers", "forwarded"):
