@@ -15,6 +15,7 @@ from ..core.settings import DRIVERS, WHEN_EXCEEDED
 from ..stores.jsonl import JsonlSettings
 from ._mcp import parse_mcp, show_mcp, write_mcp
 from ._options import Option, Setting
+from ._place import WORKER_VARIABLE
 from ._stores import DEFAULT_STORE
 from ._values import (
     mask_url,
@@ -36,7 +37,6 @@ from ._values import (
     write_seconds,
     write_size,
 )
-from ._workers import WORKER_VARIABLE
 
 __all__ = [
     "DEFAULT_URL",

@@ -1,118 +1,34 @@
-"""``serve --workers``: the processes, and what each is given by the one that has started it.
+"""``serve --workers``: the processes, as the one that starts them sees them.
 
-That is a variable, which names the descriptors that the worker inherits: a channel, and for each
-transport a socket that is bound. On the channel the worker says where it listens, when it does,
-and is told of signals. So it is told once of a signal that reaches every process of the service,
-and notices when the one that has started it is gone.
+What each is given says `_place.py`.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
-import attrs
 import trio
 
 from ..core.plugins import find_transport
+from ._place import WORKER_VARIABLE
 from ._signals import StopSignals
 from ._supervisor import KILL_SECONDS, Supervisor, Worker
 
-__all__ = [
-    "FORCE_WORKERS_SECONDS",
-    "WORKER_VARIABLE",
-    "Place",
-    "find_place",
-    "print_endpoints",
-    "run_workers",
-    "start_worker",
-]
+__all__ = ["FORCE_WORKERS_SECONDS", "run_workers", "start_worker"]
 
-log = logging.getLogger("trialogue.serve")
-
-WORKER_VARIABLE: Final = "TRIALOGUE_WORKER"
 #: After the second signal, for workers that do not end and are killed: they end before this process,
 #: so that its end says that the addresses are free.
 FORCE_WORKERS_SECONDS: Final = KILL_SECONDS + 1.5
 #: More than all endpoints of a server take.
 _ENOUGH_BYTES: Final = 64 * 1024
-
-
-# -- in a worker ---------------------------------------------------------------------------------
-
-
-@attrs.frozen
-class Place:
-    """What a worker was given.
-
-    Attributes:
-        number: From 0 on.
-        sockets: One for each transport.
-        channel: To whoever has started it.
-    """
-
-    number: int
-    sockets: Sequence[socket.socket]
-    channel: socket.socket
-
-    def tell_ready(self, endpoints: Sequence[str]) -> None:
-        """Say where it listens."""
-        try:
-            self.channel.sendall(json.dumps(endpoints).encode() + b"\n")
-        except OSError:
-            pass  # nobody is there: `follow` is ending it
-
-    def follow(self, signals: StopSignals) -> None:
-        """Take orders as signals, whatever the event loop does."""
-        threading.Thread(target=self._follow, args=(signals,), daemon=True).start()
-
-    def _follow(self, signals: StopSignals) -> None:
-        with self.channel:
-            while data := self._receive():
-                signals.hear(signal.Signals(data[0]))
-        if not signals.received:
-            log.warning("whoever has started this worker is gone")
-            signals.hear(signal.SIGTERM)
-
-    def _receive(self) -> bytes:
-        try:
-            return self.channel.recv(1)
-        except OSError:
-            return b""
-
-
-def find_place(environ: Mapping[str, str]) -> Place | None:
-    """Find what this process was given, if it is a worker."""
-    try:
-        said: Any = json.loads(environ[WORKER_VARIABLE])
-        channel, inode = int(said["channel"]), int(said["inode"])
-        # What a worker starts has its variables, and not its descriptors.
-        if os.fstat(channel).st_ino != inode:
-            return None
-        return Place(
-            int(said["number"]),
-            [_inherit(descriptor) for descriptor in said["sockets"]],
-            _inherit(channel),
-        )
-    except (KeyError, TypeError, ValueError, OSError):
-        return None
-
-
-def _inherit(descriptor: int) -> socket.socket:
-    os.set_inheritable(descriptor, False)
-    return socket.socket(fileno=descriptor)
-
-
-# -- in the process that starts them -------------------------------------------------------------
 
 
 class _WorkerProcess(Worker):
@@ -198,10 +114,17 @@ async def run_workers(
     arguments: Sequence[str],
     environ: Mapping[str, str],
     signals: StopSignals,
+    tell: Callable[[Sequence[str]], object],
 ) -> int:
     """Run ``trialogue`` with these arguments in so many processes, to their end.
 
-    Prints where they listen as one server does.
+    Args:
+        count: How many.
+        transports: The addresses that they share.
+        arguments: Of each.
+        environ: Of each.
+        signals: What this process receives is passed on.
+        tell: Is told where they listen.
 
     Returns:
         The exit code.
@@ -219,12 +142,5 @@ async def run_workers(
             sockets = [each[number] for each in bound]
             return await start_worker(number, arguments, environ, sockets)
 
-        supervisor = Supervisor(count, start, signals, tell=print_endpoints, release=stack.aclose)
+        supervisor = Supervisor(count, start, signals, tell=tell, release=stack.aclose)
         return await supervisor.run()
-
-
-def print_endpoints(endpoints: Sequence[str]) -> None:
-    """Say on standard output where a server listens."""
-    for url in endpoints:
-        print(f"listening {url}")
-    sys.stdout.flush()

@@ -26,18 +26,12 @@ from ._exits import EXIT_OK, EXIT_USAGE, CommandError
 from ._logging import set_up_logging
 from ._mcp import find_takers, open_mcp_tools
 from ._options import Setting, find_unknown_variables, load_options, write_config
+from ._place import Place, find_place
 from ._settings import OTHER_VARIABLES, SERVE_OPTIONS, make_settings, make_store_settings
 from ._signals import StopSignals, catch_stop_signals
 from ._stores import StoreUnavailableError, complete_store, find_store, is_shareable
 from ._values import mask_url
 from ._watching import find_metrics, find_tracer, open_metrics
-from ._workers import (
-    FORCE_WORKERS_SECONDS,
-    Place,
-    find_place,
-    print_endpoints,
-    run_workers,
-)
 
 __all__ = ["serve"]
 
@@ -134,12 +128,16 @@ def _serve_with_workers(
     notices: Sequence[str],
 ) -> int:
     """Have others serve. What they serve is found by them, this process needs nothing of it."""
+    from ._workers import FORCE_WORKERS_SECONDS, run_workers  # here, since most servers have none
+
     _check_together(settings)
     with catch_stop_signals(FORCE_WORKERS_SECONDS) as signals:
         set_up_logging(settings["log"].value, settings["log_level"].value)
         for notice in notices:
             log.warning("%s", notice)
-        run = partial(run_workers, arguments=argv, environ=environ, signals=signals)
+        run = partial(
+            run_workers, arguments=argv, environ=environ, signals=signals, tell=_print_endpoints
+        )
         try:
             return trio.run(run, settings["workers"].value, settings["transport"].value)
         except SettingsError as exc:
@@ -350,7 +348,7 @@ async def _serve(plan: _Plan, signals: StopSignals, started: Callable[[], object
     ):
         started()
         if plan.place is None:
-            print_endpoints(server.endpoints)
+            _print_endpoints(server.endpoints)
         else:
             plan.place.tell_ready(server.endpoints)
         server.probe_lag()
@@ -384,3 +382,10 @@ async def _end_when_insisted(
     await signals.wait(2)
     server.stop(at_once=True)
     draining.cancel(reason="a second signal")
+
+
+def _print_endpoints(endpoints: Sequence[str]) -> None:
+    """Say on standard output where a server listens."""
+    for url in endpoints:
+        print(f"listening {url}")
+    sys.stdout.flush()

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from trialogue.cli._place import WORKER_VARIABLE, Place, find_place
 from trialogue.cli._signals import StopSignals
 from trialogue.cli._watching import find_metrics
-from trialogue.cli._workers import WORKER_VARIABLE, Place, find_place, start_worker
+from trialogue.cli._workers import start_worker
 from trialogue.cli.main import main
 from trialogue.core.errors import SettingsError
 
