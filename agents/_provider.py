@@ -15,7 +15,7 @@ from ..core._json import as_object
 from ..core.errors import AgentError, SettingsError
 from ._retrying import Patience, retry
 from ._secrets import Secret, find_secret
-from ._streaming import Reader, StreamFailedError, http_timeout, read_reply
+from ._streaming import Reader, StreamFailedError, http_timeout, read_reply, tls_context
 from ._tool_names import restore_names, send_names
 from ._urls import split_http_url
 from .model import Model, ModelReply, ModelRequest, WriteText
@@ -154,6 +154,7 @@ class HttpModel(Model, Generic[ClientT]):
             base_url=self._base_url,
             max_retries=0,  # ours are the only ones
             timeout=http_timeout(self.patience.connect_seconds, self.patience.silence_seconds),
+            http_client=self._sdk.DefaultAsyncHttpxClient(verify=tls_context()),
         )
         async with client:
             yield client

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -14,9 +15,11 @@ from ._sse import BadEventError, EventDecoder, ServerEvent
 from .model import ModelReply
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx2
 
-__all__ = ["Reader", "StreamFailedError", "http_timeout", "read_reply"]
+__all__ = ["Reader", "StreamFailedError", "http_timeout", "read_reply", "tls_context"]
 
 #: How long the end of a body is waited for, once the answer is complete: a connection that was read
 #: to its end can be used again.
@@ -63,6 +66,14 @@ class Reader(ABC):
         Raises:
             BadEventError: It has a part that no provider sends.
         """
+
+
+@cache
+def tls_context() -> ssl.SSLContext:
+    """Make what checks certificates, once in a process: to read the trusted ones takes 20 ms."""
+    import httpx2
+
+    return httpx2.create_ssl_context()
 
 
 def http_timeout(connect_seconds: float, silence_seconds: float) -> httpx2.Timeout:

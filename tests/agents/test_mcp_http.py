@@ -8,21 +8,22 @@ from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
 import trio
 from hypercorn.config import Config
 from hypercorn.trio import serve as serve_app  # pyright: ignore[reportUnknownVariableType]
-from mcp.server.mcpserver import Context, MCPServer, exceptions
-from mcp_types import ToolAnnotations
 
 from trialogue.agents.mcp import McpServer
 from trialogue.agents.tools import ToolError
 from trialogue.core.errors import SettingsError
 
 from .mcp_for_tests import call, find, open_tools, wait_until
+
+if TYPE_CHECKING:
+    from mcp.server.mcpserver import MCPServer
 
 #: The SDK leaves the generators that it read an answer from to the garbage collector.
 pytestmark = [
@@ -47,7 +48,11 @@ class Seen:
     running: int = 0
 
 
-def make_server(seen: Seen) -> MCPServer:
+def make_server(seen: Seen) -> "MCPServer":
+    # Two seconds of CPU to import, which only the worker that runs these tests is to spend.
+    from mcp.server.mcpserver import Context, MCPServer, exceptions
+    from mcp_types import ToolAnnotations
+
     server = MCPServer("web")
 
     @server.tool(annotations=ToolAnnotations(read_only_hint=True))
