@@ -237,10 +237,10 @@ async def test_process_that_does_not_leave_is_ended_with_its_children(tmp_path: 
     async with open_tools(shell) as source:
         assert await call(source, "echo", text="through a shell") == "through a shell"
         began = trio.current_time()
-    assert trio.current_time() - began < 5
+    assert trio.current_time() - began < 30, "all of them sleep for ten minutes"
     # Those that are not ours end a moment after they are killed.
     left = [int(pid) for pid in pids.read_text().split()]
-    await wait_until(lambda: not any(map(is_alive, left)), seconds=2)
+    await wait_until(lambda: not any(map(is_alive, left)), seconds=30)
 
 
 @pytest.mark.parametrize(
