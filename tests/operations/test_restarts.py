@@ -35,24 +35,31 @@ CLIENTS = 4
 
 
 class Server:
-    """``trialogue serve``, which can be restarted at its addresses."""
+    """``trialogue serve``, which can be restarted at its addresses.
 
-    def __init__(self, folder: Path, web: int, lines: int) -> None:
+    Args:
+        store: As it is told.
+        web: Its port for WebSocket.
+        lines: Its port for TCP.
+        more: Of its command.
+        scheme: Of what is at the first port.
+    """
+
+    def __init__(self, store: str, web: int, lines: int, *more: str, scheme: str = "ws") -> None:
         self._command = [
             *(sys.executable, "-m", "trialogue", "serve", "_agents:agent"),
-            *("--transport", f"ws://127.0.0.1:{web}"),
+            *("--transport", f"{scheme}://127.0.0.1:{web}"),
             *("--transport", f"tcp://127.0.0.1:{lines}"),
-            *("--store", f"jsonl:{folder / 'sessions'}"),
+            *("--store", store),
             *("--drain-seconds", "10"),
+            *more,
         ]
         self._process: trio.Process | None = None
 
     async def start(self) -> None:
+        # What it says on standard error is pytest's to show, where a test fails.
         self._process = process = await trio.lowlevel.open_process(
-            self._command,
-            cwd=Path(__file__).parent,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            self._command, cwd=Path(__file__).parent, stdout=subprocess.PIPE
         )
         assert process.stdout is not None
         said = b""
@@ -173,7 +180,7 @@ async def test_rolling_restarts_through_haproxy_are_not_noticed(
     visitors = [Visitor(number, hits) for number in range(2 * CLIENTS)]
     restarts = max(2, int(RESTARTS * part))
     with trio.fail_after(PATIENCE + 30 * restarts):
-        async with running(server := Server(tmp_path, web_server, lines_server)):
+        async with running(server := Server(f"jsonl:{tmp_path}", web_server, lines_server)):
             with running_haproxy(
                 web_bind=web, lines_bind=lines, web_server=web_server, lines_server=lines_server
             ):
@@ -202,7 +209,7 @@ async def test_restart_behind_nginx_is_not_noticed(tmp_path: Path) -> None:
     hits: Counter[str] = Counter()
     visitor = Visitor(0, hits)
     with trio.fail_after(PATIENCE):
-        async with running(server := Server(tmp_path, web_server, lines_server)):
+        async with running(server := Server(f"jsonl:{tmp_path}", web_server, lines_server)):
             with running_nginx(tmp_path, {8765: web_server, WEB_PORT: web}):
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(visitor.visit, f"ws://127.0.0.1:{web}")
