@@ -13,6 +13,7 @@ from trialogue.benchmarks import (
     _engine,
     _micro,
     _model,
+    _nodes,
     _storage,
 )
 
@@ -27,6 +28,7 @@ def main() -> int:
         ("micro", _micro),
         ("storage", _storage),
         ("engine", _engine),
+        ("nodes", _nodes),
         ("model", _model),
         ("report", _compare_report),
     ):

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from random import Random
 from statistics import median
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import attrs
 import trio
@@ -25,7 +25,7 @@ from trialogue.core.plugins import load_object
 
 from ._process import MeasuredProcess, describe_machine, open_server, write_result
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["Account", "add_arguments", "open_account", "run", "scratch_url"]
 
 _RESULTS: Final = Path(__file__).resolve().parent / "results" / "engine.json"
 _SESSIONS: Final = 200
@@ -34,6 +34,9 @@ _CPU: Final = ("server_us", "engine_us")
 _CONNECTIONS: Final = 8
 _ROUNDS: Final = 3
 _SEED: Final = 7
+
+#: Reads the numbers of an engine's ``INFO``.
+Account: TypeAlias = Callable[[], Awaitable[Mapping[str, float]]]
 
 
 @attrs.frozen
@@ -107,21 +110,17 @@ class _Reading:
 
 class _Bench:
     def __init__(self, url: str, sessions: int, rounds: int) -> None:
-        mark = "&" if "?" in url else "?"
-        self._url = f"{url}{mark}prefix=bench-{os.getpid()}"
+        self._url = scratch_url(url)
         self._count = sessions
         self._rounds = rounds
-        self._engine: Any
+        self._account: Account
         self._server: MeasuredProcess
         self._clients: list[Client] = []
         self._sessions: list[str] = []
 
     async def measure(self) -> dict[str, dict[str, float]]:
         """Give what each thing costs: a session, a turn, a second of text, a load."""
-        settings = load_object("trialogue.stores._redis_settings:parse_url")(self._url)
-        open_engine = load_object("trialogue.stores._redis_connection:open_engine")
-        async with open_engine(settings, _greet) as self._engine:
-            await self._engine.wait_connected()
+        async with open_account(self._url) as self._account:
             async with self._serving():
                 worker = {"resident_bytes": float(self._server.resident_bytes())}
                 session = await self._measure_creation()
@@ -168,10 +167,10 @@ class _Bench:
                 yield
 
     async def _read(self) -> _Reading:
-        info = _read_info(await self._engine.ask(b"INFO", b"ALL"))
+        info = await self._account()
         return _Reading(
             server_us=1e6 * self._server.cpu_seconds(),
-            engine_us=1e6 * (info["used_cpu_user_main_thread"] + info["used_cpu_sys_main_thread"]),
+            engine_us=info["main_thread_us"],
             engine_calls=info["total_commands_processed"],
             engine_bytes=info["used_memory"],
             resident_bytes=self._server.resident_bytes(),
@@ -203,8 +202,32 @@ class _Bench:
         return before.until(await self._read(), mix.turns)
 
 
-async def _greet(_: Any) -> None:
-    await trio.lowlevel.checkpoint()
+def scratch_url(url: str) -> str:
+    """Name a store in an engine that nobody else has."""
+    mark = "&" if "?" in url else "?"
+    return f"{url}{mark}prefix=bench-{os.getpid()}"
+
+
+@asynccontextmanager
+async def open_account(url: str) -> AsyncGenerator[Account]:
+    """Connect to an engine to read what it says of itself, beside it ``main_thread_us``.
+
+    That is the CPU time of the thread that carries out commands, in microseconds.
+    """
+    settings = load_object("trialogue.stores._redis_settings:parse_url")(url)
+    open_engine = load_object("trialogue.stores._redis_connection:open_engine")
+
+    async def greet(_: Any) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def read() -> Mapping[str, float]:
+        info = _read_info(await engine.ask(b"INFO", b"ALL"))
+        used = info["used_cpu_user_main_thread"] + info["used_cpu_sys_main_thread"]
+        return {**info, "main_thread_us": 1e6 * used}
+
+    async with open_engine(settings, greet) as engine:
+        await engine.wait_connected()
+        yield read
 
 
 async def _talk(client: Client, session_id: str, text: str) -> None:
