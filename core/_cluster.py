@@ -18,7 +18,7 @@ import trio
 from .errors import FencedError
 
 if TYPE_CHECKING:
-    from .log import Entry
+    from .log import Entry, Position
 
 __all__ = ["Cluster", "ElsewhereError", "Member", "MovedError"]
 
@@ -148,11 +148,14 @@ class Cluster(ABC):
     # -- what everybody may see --------------------------------------------------------------
 
     @abstractmethod
-    async def follow(self, session_id: str, after: int) -> None:
+    async def follow(self, session_id: str, after: Position) -> None:
         """Have the member told what a session's log gets, and what its owner publishes.
 
-        Returns when what there is by now was told: the entries after a seq, and the texts since
-        `rest` was last called or before. Following again begins anew there.
+        Returns when what there is by now was told: the entries behind a position, and the texts
+        since `rest` was last called or before. Following again begins anew there.
+
+        Raises:
+            RewoundError: The log has not just this position, term and seq. The member was told.
         """
 
     @abstractmethod

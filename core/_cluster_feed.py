@@ -20,7 +20,7 @@ from ._journal import Journal
 from ._text import LiveMessage
 from .abc import Cluster
 from .events import MessageCompleted, MessageStarted
-from .log import Entry
+from .log import Entry, Position
 
 if TYPE_CHECKING:
     from ._state import SessionState
@@ -205,6 +205,11 @@ class ClusterFeed(SessionFeed):
     def known_seq(self) -> int:
         """The last seq that this node knows of, though it may not be published yet."""
         return self._entries[-1].seq if self._entries else self.state.seq
+
+    @property
+    def known_position(self) -> Position:
+        """Where that is."""
+        return self._entries[-1].position if self._entries else self.state.position
 
     def take(self, entries: Sequence[Entry], texts: Sequence[bytes], state: SessionState) -> None:
         """Publish what the log has got, and what its owner has published.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from ._feed import PAGE_ENTRIES, make_event
-from .errors import InvalidRequestError, StoreError
+from .errors import InvalidRequestError, RewoundError, StoreError
 from .events import SessionDeleted
 from .log import Entry, Position
 from .methods import EventList, SessionExport, SessionSubscribe
@@ -43,7 +43,7 @@ class Follower:
 
         async def again() -> None:
             try:
-                await self._cluster.follow(session.id, feed.known_seq)
+                await self._cluster.follow(session.id, feed.known_position)
             except StoreError as exc:
                 log.warning("a text has a gap", extra={"error": repr(exc)})
 
@@ -52,7 +52,7 @@ class Follower:
                 host.spawn_writer(again)
 
         feed.on_gap = mend
-        await self._cluster.follow(session.id, feed.known_seq)
+        await self._cluster.follow(session.id, feed.known_position)
         if session.state.node != host.node:
             host.interests.forget(session.id)
         host.interests.moved(feed)
@@ -64,9 +64,21 @@ class Follower:
             self._host.interests.unfollowed(session_id)
 
     async def catch_up(self, session: LiveSession) -> None:
-        """Publish what the log has by now."""
-        feed = self._host.feed_of(session)
-        while page := await self._host.store.read(session.id, feed.known_seq, PAGE_ENTRIES):
+        """Publish what the log has by now.
+
+        Raises:
+            RewoundError: It has lost what was published.
+        """
+        feed, store = self._host.feed_of(session), self._host.store
+        known = feed.known_position
+        page = await store.read(session.id, known.seq - 1, PAGE_ENTRIES)
+        if not page or page[0].position != known:
+            self.take_rewind(session.id)
+            raise RewoundError(f"{session.id} has lost what was published up to {known}")
+        feed.take(page, (), session.state)
+        # A lease goes by meanwhile: a page that is not full is the last, unless it ends in damage.
+        while len(page) == PAGE_ENTRIES or session.id in store.damaged:
+            page = await store.read(session.id, feed.known_seq, PAGE_ENTRIES)
             feed.take(page, (), session.state)
 
     # -- what the cluster tells --------------------------------------------------------------
@@ -131,6 +143,8 @@ class Follower:
         async def look(session: LiveSession) -> None:
             try:
                 is_known = await self._look_beyond(session, after)
+            except RewoundError:
+                is_known = False
             except Exception as exc:  # noqa: BLE001 - ends this request
                 reply.fail(exc)
                 return
@@ -154,7 +168,7 @@ class Follower:
         host, feed = self._host, self._host.feed_of(session)
         if not session.journal.is_open:
             # The log alone would be ahead of what comes between its entries.
-            await self._cluster.follow(session.id, feed.known_seq)
+            await self._cluster.follow(session.id, feed.known_position)
             return True
         known = feed.state.seq
         while known < seq and (page := await host.store.read(session.id, known, PAGE_ENTRIES)):

@@ -36,7 +36,7 @@ from ._recovery import recover
 from ._session import LiveSession
 from ._stats import ClusterStats
 from .abc import Cluster, Connection
-from .errors import FencedError, WireError
+from .errors import FencedError, RewoundError, WireError
 from .methods import MessageStream, TurnCancel
 from .models import ClientTool, NodeInfo
 
@@ -181,7 +181,7 @@ class ClusterHost(LocalHost):
         """Go on with what is open of a session that this node has just claimed, if anything is."""
         session, needs_write = self.sessions.get(session_id), False
         if session is not None and not session.journal.is_open:
-            await self.cluster.follow(session_id, self.feed_of(session).known_seq)
+            await self.cluster.follow(session_id, self.feed_of(session).known_position)
             needs_write = session.state.has_open_work
         self.with_session(
             session_id,
@@ -208,6 +208,11 @@ class ClusterHost(LocalHost):
                 if not work.needs_write:
                     self.with_session(session_id, work.run, work.fail)
             works = [work for work in works if work.needs_write]
+        elif isinstance(exc, RewoundError):
+            # What this node had of it was dropped: it is read anew, by all who waited.
+            for work in works:
+                self.with_session(session_id, **attrs.asdict(work))
+            works = ()
         super()._give_back(session_id, works, exc)
 
     async def _load(self, session_id: str) -> LiveSession:
@@ -222,6 +227,7 @@ class ClusterHost(LocalHost):
                 carried.lose_all()  # what they have seen is gone
             feed.follow(session.texts)
             # Also where it is this node's: nobody knows whether it is when it has been read.
+            # It is refused where the log has something else by now than what the feed has shown.
             await self.follower.follow(session)
         except BaseException:
             if carried is not None:

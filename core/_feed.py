@@ -316,7 +316,9 @@ class SessionFeed:
             return None
         # The store may be ahead of what was published; readers are not.
         published = [entry for entry in page if entry.seq <= self.state.seq]
-        return published or None
+        if not published or not self.state.holds(published[-1].position):
+            return None  # it has lost some of it, and maybe has others in their place
+        return published
 
     def in_progress(self) -> tuple[InProgress, ...]:
         """List the messages that are being written."""

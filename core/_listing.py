@@ -114,6 +114,8 @@ async def _read_page(
             room -= len(entry.frame.payload)
             if entry.seq > last or (entries and room < 0):
                 return entries, after < last
+            if not session.feed.state.holds(entry.position):
+                raise StoreError(f"{session.id} has something else in the store than was published")
             entries.append(entry)
             after = entry.seq
     if not entries:

@@ -28,8 +28,10 @@ from ._redis_cluster_jobs import (
     Send,
 )
 from ._redis_cluster_scripts import LIST_ORPHANS
+from ._redis_scripts import session_key
 
 if TYPE_CHECKING:
+    from ..core.log import Position
     from ._redis_committer import Committer
     from ._redis_connection import Ask
     from ._redis_follower import Follower
@@ -88,6 +90,8 @@ class RedisCluster(Cluster):
         self._early: defaultdict[str, dict[str, bytes]] = defaultdict(dict)
         self._texts: dict[str, list[bytes]] = {}
         self._has_texts = trio.Event()
+        #: Which engine was seen to have what this node has written.
+        self._seen_whole = ""
 
     async def run(
         self, member: Member, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -113,6 +117,7 @@ class RedisCluster(Cluster):
             self._lose_late()
             try:
                 await self._renew_all()
+                await self._look_back()
             except StoreError as exc:
                 if part == RENEW_PART:
                     log.warning("leases were not renewed", extra={"error": str(exc)})
@@ -145,6 +150,29 @@ class RedisCluster(Cluster):
                     self._leases[name] = asked_at
                 else:
                     self._lose(name)
+
+    async def _look_back(self) -> None:
+        """Find out whether an engine that took the place of another has what that had."""
+        engine, node = self._committer.engine, self._node
+        name = node.engine
+        if name == self._seen_whole:
+            return
+        known = {session_id: node.recall(session_id) for session_id in self._leases}
+        prefix = node.settings.prefix
+        commands = [
+            (b"HMGET", session_key(prefix, session_id, "meta"), b"life", b"seq")
+            for session_id in known
+        ]
+        answers = await engine.ask_all(commands) if commands else []
+        for (session_id, (life, _, seq)), answer in zip(known.items(), answers, strict=True):
+            if isinstance(answer, Exception):
+                raise answer
+            is_whole = answer[0] == life.encode() and int(answer[1]) >= seq
+            if life and not is_whole and session_id in self._leases:
+                # Nobody need write it for its readers to be told.
+                log.error("the engine has lost what it had", extra={"session_id": session_id})
+                self._lose(session_id)
+        self._seen_whole = name
 
     def _lose_late(self) -> None:
         for session_id in list(self._leases):
@@ -242,7 +270,7 @@ class RedisCluster(Cluster):
 
     # -- what everybody may see --------------------------------------------------------------------
 
-    async def follow(self, session_id: str, after: int) -> None:
+    async def follow(self, session_id: str, after: Position) -> None:
         await self._follower.follow(session_id, after)
 
     def unfollow(self, session_id: str) -> None:

@@ -17,7 +17,6 @@ from ..core.errors import FencedError, OverloadedError, StoreError, TrialogueErr
 from ._committing import GroupCommitter, Waiting
 from ._redis_errors import AwayError, RefusedError
 from ._redis_jobs import Append, Job
-from ._redis_scripts import TOUCH
 
 if TYPE_CHECKING:
     from ._redis_connection import Engine
@@ -77,7 +76,8 @@ class Committer(GroupCommitter[Job]):
     async def _try(self, group: Sequence[Waiting[Job]]) -> list[Waiting[Job]]:
         """Give all of a group to the engine, and return those that it has not answered."""
         try:
-            answers = await self._ask([waiting.job for waiting in group])
+            commands = [waiting.job.command(self._node) for waiting in group]
+            answers = await self._node.ask_all_kept(self.engine, commands)
         except AwayError as exc:
             self.trouble = str(exc)
             return list(group)
@@ -104,21 +104,6 @@ class Committer(GroupCommitter[Job]):
             except StoreError as exc:
                 self.trouble = str(exc)
         return again
-
-    async def _ask(self, jobs: Sequence[Job]) -> list[Any]:
-        node = self._node
-        commands = [job.command(node) for job in jobs]
-        replicas = node.settings.replicas
-        if not replicas:
-            return await self.engine.ask_all(commands)
-        # What is waited for is the last write of this connection, and a batch that was written
-        # by an earlier one is none of it.
-        mark = TOUCH.call((self._probe,))
-        wait = (b"WAIT", replicas, round(500 * node.settings.answer_seconds))
-        *answers, marked, count = await self.engine.ask_all([*commands, mark, wait])
-        if isinstance(marked, Exception) or isinstance(count, Exception) or count < replicas:
-            raise AwayError(f"fewer than {replicas} replicas have it")
-        return answers
 
     def _settle(self, waiting: Waiting[Job], answer: Any) -> None:
         try:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from ._redis_settings import RedisSettings
 
-__all__ = ["Ask", "Engine", "open_engine"]
+__all__ = ["Ask", "Command", "Engine", "open_engine"]
 
 log = logging.getLogger("trialogue.stores.redis")
 # It logs a traceback for each try to connect; what there is to be said of that we say.

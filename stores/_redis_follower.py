@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import attrs
 import trio
 
-from ..core.errors import StoreError
+from ..core.errors import RewoundError, StoreError
+from ..core.log import Position
 from ._reading import read_entries
 from ._redis_cluster_jobs import read_stream
 from ._redis_cluster_scripts import FOLLOW
@@ -95,10 +97,10 @@ class Follower:
 
     # -- what is followed ----------------------------------------------------------------------
 
-    async def follow(self, session_id: str, after: int) -> None:
+    async def follow(self, session_id: str, after: Position) -> None:
         """As `Cluster.follow`."""
         mark = self._wanted.setdefault(session_id, object())
-        answer = await self._ask(*self._make_follow(session_id, after))
+        answer = await self._ask(*self._make_follow(session_id, after.seq), is_kept=True)
         if self._wanted.get(session_id) is mark and not self._begin(session_id, after, answer):
             self._end(session_id)
 
@@ -113,15 +115,23 @@ class Follower:
         keys = (*session_keys(prefix, session_id)[:3], texts, self._mail_key)
         return FOLLOW.call(keys, after, self._node.mail_ms)
 
-    def _begin(self, session_id: str, after: int, answer: Sequence[Any]) -> bool:
-        """Tell what there is of a session, and go on from there. Returns False if it is gone."""
+    def _begin(self, session_id: str, after: Position, answer: Sequence[Any]) -> bool:
+        """Tell what there is of a session, and go on from there. Returns False if it is gone.
+
+        Raises:
+            RewoundError: It is there, and has no such position any more.
+        """
         last, at, entries, texts = answer
+        seq = after.seq
+        if seq and last is not None and (int(last) < seq or at != str(after).encode()):
+            self._rewind(session_id)
+            raise self._node.rewound(session_id)
         prefix = self._node.settings.prefix
         followed = _Followed(
             session_id,
             session_keys(prefix, session_id)[0],
             session_key(prefix, session_id, "texts"),
-            after,
+            seq,
             at,
         )
         self._followed[session_id] = followed
@@ -129,8 +139,6 @@ class Follower:
         if damage is not None:
             self._note_damage(session_id, damage)
             self.unfollow(session_id)
-        elif last is not None and int(last) < after:
-            self._rewind(session_id)
         return last is not None or session_id not in self._followed
 
     # -- reading -------------------------------------------------------------------------------
@@ -157,11 +165,13 @@ class Follower:
     async def _begin_anew(self) -> None:
         """Look at all that is followed: the engine may be another one by now."""
         for session_id, followed in list(self._followed.items()):
-            answer = await self._engine.ask(*self._make_follow(session_id, followed.seq))
-            if self._followed.get(session_id) is followed and not self._begin(
-                session_id, followed.seq, answer
-            ):
-                self._rewind(session_id)
+            follow = self._make_follow(session_id, followed.seq)
+            answer = await self._node.ask_kept(self._engine, *follow)
+            if self._followed.get(session_id) is not followed:
+                continue
+            with suppress(RewoundError):  # the member was told
+                if not self._begin(session_id, Position.parse(followed.at.decode()), answer):
+                    self._rewind(session_id)
 
     async def _read(self) -> None:
         asked = [(followed, followed.at, followed.text_at) for followed in self._followed.values()]
@@ -169,8 +179,10 @@ class Follower:
         for followed, at, text_at in asked:
             keys += (followed.text_key, followed.log_key)
             places += (text_at, at)
-        found = await self._engine.ask(
-            b"XREAD", b"COUNT", MOST, b"BLOCK", self._node.block_ms, b"STREAMS", *keys, *places
+        found = await self._node.ask_kept(
+            self._engine,
+            *(b"XREAD", b"COUNT", MOST, b"BLOCK", self._node.block_ms, b"STREAMS"),
+            *(*keys, *places),
         )
         if not found:
             return

@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import secrets
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ..core.errors import RewoundError, StoreError
 from ._redis_cluster_scripts import CLUSTER_SCRIPTS
 from ._redis_errors import AwayError
-from ._redis_scripts import ESTABLISH, SCRIPTS, VERSION
+from ._redis_scripts import ESTABLISH, SCRIPTS, TOUCH, VERSION
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..core.log import Position
-    from ._redis_connection import Ask
+    from ._redis_connection import Ask, Command, Engine
     from ._redis_settings import RedisSettings
 
 __all__ = ["Node"]
@@ -135,6 +137,31 @@ class Node:
             self.rewinds += 1
             log.error("the engine has lost all sessions", extra={"place": self.settings.place})
         self.epoch = epoch
+
+    async def ask_kept(self, engine: Engine, *command: Any) -> Any:
+        """As `Engine.ask`, where the answer is to be shown: what no replica has may be lost yet."""
+        (answer,) = await self.ask_all_kept(engine, [command])
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def ask_all_kept(self, engine: Engine, commands: Sequence[Command]) -> list[Any]:
+        """As `Engine.ask_all`; replicas that are waited for have what was written, and read.
+
+        Raises:
+            AwayError: They do not have it in time, or the engine does not answer.
+        """
+        replicas = self.settings.replicas
+        if not replicas:
+            return await engine.ask_all(commands)
+        # What is waited for is the last write of this connection, and what was written by another
+        # one, or an earlier one, is none of it.
+        mark = TOUCH.call((f"{self.settings.prefix}:probe".encode(),))
+        wait = (b"WAIT", replicas, round(500 * self.settings.answer_seconds))
+        *answers, marked, count = await engine.ask_all([*commands, mark, wait])
+        if isinstance(marked, Exception) or isinstance(count, Exception) or count < replicas:
+            raise AwayError(f"fewer than {replicas} replicas have it")
+        return answers
 
     def rename(self) -> None:
         """Be another one from now on.

@@ -60,7 +60,8 @@ __all__ = [
 VERSION: Final = 1
 #: Where the engine is another than the one that the last term was taken of (it was started anew,
 #: or a replica took its place), terms and entries may be lost that somebody has seen. No position
-#: of theirs is given again.
+#: of theirs is given again: so many terms are left free, times a number that is the engine's own,
+#: since the next one may have lost that this one was ever there.
 LEAP: Final = 1000
 
 
@@ -236,7 +237,8 @@ local is_lost = is_known and tonumber(seq) < tonumber(known_seq)
 if owner == holder and not is_lost then return {{life, term, seq, 0}} end
 local next = tonumber(term)
 if is_known and tonumber(known_term) > next then next = tonumber(known_term) end
-next = string.format('%.0f', next + (its == engine and 1 or {LEAP}))
+local leap = {LEAP} * (1 + (tonumber(string.sub(engine, 1, 6), 16) or 0))
+next = string.format('%.0f', next + (its == engine and 1 or leap))
 local set = redis.pcall('XSETID', KEYS[1], next .. '-' .. seq)
 if type(set) == 'table' and set.err then return {{life, term, seq, 0, set.err}} end
 redis.call('HSET', KEYS[2], 'holder', holder, 'term', next, 'engine', engine)

@@ -288,8 +288,13 @@ class RedisStore(CommittingStore):
             "engineConnects": committer.engine.connects,
         }
 
-    async def _ask(self, *command: Any) -> Any:
-        """Read, and wait for an engine that is away as long as a write would."""
+    async def _ask(self, *command: Any, is_kept: bool = False) -> Any:
+        """Read, and wait for an engine that is away as long as a write would.
+
+        Args:
+            command: As of `Engine.ask`.
+            is_kept: As `Node.ask_kept` does it.
+        """
         if self._is_closed:
             raise StoreError("the store is closed")
         engine = self._reader
@@ -297,6 +302,8 @@ class RedisStore(CommittingStore):
         until = since + self.node.settings.patience_seconds
         while True:
             try:
+                if is_kept:
+                    return await self.node.ask_kept(engine, *command)
                 return await engine.ask(*command)
             except AwayError:
                 if trio.current_time() >= until:

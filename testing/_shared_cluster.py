@@ -8,12 +8,12 @@ import attrs
 import trio
 
 from ..core.abc import Cluster, Member
-from ..core.errors import StoreError
+from ..core.errors import RewoundError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..core.log import Entry
+    from ..core.log import Entry, Position
     from ._shared_engine import SharedEngineState
     from .shared_store import SharedStore
 
@@ -22,9 +22,9 @@ __all__ = ["SharedCluster"]
 
 @attrs.define
 class _Followed:
-    """How far a session was told: its last seq, and its last text."""
+    """How far a session was told: its last entry, and its last text."""
 
-    seq: int
+    at: Position
     number: int = 0
     is_over: bool = False
 
@@ -44,6 +44,8 @@ class SharedCluster(Cluster):
         #: The sessions that this node has, since when at least.
         self._leases: dict[str, float] = {}
         self._told: dict[str, set[str]] = {}
+        #: The last of what this node has written of each session.
+        self._written: dict[str, Position] = {}
         self._followed: dict[str, _Followed] = {}
         self._texts: dict[str, list[bytes]] = {}
         self._releasing: set[str] = set()
@@ -88,7 +90,9 @@ class SharedCluster(Cluster):
                     continue
                 pause = 0.3 * self.lease_seconds
                 for session_id in list(self._leases):
-                    if self._engine.claim(session_id, self.node) == self.node:
+                    written = self._written.get(session_id)
+                    is_whole = written is None or self._engine.holds(session_id, written)
+                    if is_whole and self._engine.claim(session_id, self.node) == self.node:
                         self._leases[session_id] = asked_at
                     else:
                         self._lose(session_id)
@@ -101,8 +105,13 @@ class SharedCluster(Cluster):
 
     def _lose(self, session_id: str) -> None:
         del self._leases[session_id]
+        self._written.pop(session_id, None)
         assert self._member is not None
         self._member.lose(session_id)
+
+    def note_written(self, session_id: str, at: Position) -> None:
+        """Note up to where this node has written a session."""
+        self._written[session_id] = at
 
     async def claim(self, session_id: str) -> str:
         await self._finish_release(session_id)
@@ -122,6 +131,7 @@ class SharedCluster(Cluster):
 
     def release(self, session_id: str) -> None:
         self._leases.pop(session_id, None)
+        self._written.pop(session_id, None)
         self._releasing.add(session_id)
         self._has_texts.set()
 
@@ -165,10 +175,11 @@ class SharedCluster(Cluster):
 
     # -- what everybody may see --------------------------------------------------------------------
 
-    async def follow(self, session_id: str, after: int) -> None:
+    async def follow(self, session_id: str, after: Position) -> None:
         await self._store.reach()
         self._followed[session_id] = _Followed(after)
-        self._tell_news(session_id)
+        if not self._tell_news(session_id):
+            raise RewoundError(f"{session_id} has {after} no more")
 
     def unfollow(self, session_id: str) -> None:
         self._followed.pop(session_id, None)
@@ -222,19 +233,25 @@ class SharedCluster(Cluster):
                 told.add(item_id)
                 self._member.take_item(session_id, item_id, payload)
 
-    def _tell_news(self, session_id: str) -> None:
+    def _tell_news(self, session_id: str) -> bool:
+        """Tell what there is of a session. Returns False if it has lost what was told before."""
         followed, member = self._followed[session_id], self._member
         assert member is not None
+        if not self._engine.holds(session_id, followed.at):
+            self.unfollow(session_id)
+            member.take_rewind(session_id)
+            return False
         log = self._engine.entries(session_id)
         is_over = log is None
         entries: Sequence[Entry] = self._engine.graves.get(session_id, ()) if log is None else log
-        news = entries[followed.seq :]
+        news = entries[followed.at.seq :]
         texts = [text for text in self._engine.texts[session_id] if text.number > followed.number]
         if news:
-            followed.seq = news[-1].seq
+            followed.at = news[-1].position
         if texts:
             followed.number = texts[-1].number
         if news or texts:
             member.take_news(session_id, news, [text.payload for text in texts])
         if is_over and self._followed.pop(session_id, None) is not None:
             member.take_end(session_id)
+        return True

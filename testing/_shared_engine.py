@@ -8,15 +8,20 @@ from __future__ import annotations
 import itertools
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import attrs
 import trio
 
-from ..core.errors import CreatedError, FencedError, SessionNotFoundError, StoreError
-from ..core.log import Entry, Note, Recollection, Summary
+from ..core.errors import CreatedError, FencedError, RewoundError, SessionNotFoundError, StoreError
+from ..core.log import Entry, Note, Position, Recollection, Summary
 from ..stores.memory import MemoryStore
 
 __all__ = ["Lease", "SharedEngineState", "Text"]
+
+
+#: Terms that are left free behind what was lost.
+LEAP: Final = 1000
 
 
 @attrs.frozen
@@ -87,6 +92,12 @@ class SharedEngineState:
         """Give a session's log, None if there is no such session."""
         return self.memory.log_of(session_id)
 
+    def holds(self, session_id: str, position: Position) -> bool:
+        """Whether a session's log has just this position, or had it when it was deleted."""
+        entries = self.graves.get(session_id) or self.entries(session_id) or ()
+        seq = position.seq if self._fencing else 0  # else anything may stand anywhere
+        return not seq or (len(entries) >= seq and entries[seq - 1].position == position)
+
     def take(self, session_id: str, node: str) -> int:
         """Give a node the right to write, in the next term unless it has had it last."""
         if self.entries(session_id) is None:
@@ -116,6 +127,8 @@ class SharedEngineState:
             raise CreatedError(created)
         if is_new:
             self._terms.setdefault(session_id, (node, term))
+        if self._fencing and known is not None and batch[0].seq > len(known) + 1:
+            raise RewoundError(f"{session_id} has lost what came behind {len(known)}")
         if self._fencing and self._terms[session_id] != (node, term):
             self.fenced[node] += 1
             raise FencedError(f"{session_id} is {self._terms[session_id][0]}'s")
@@ -126,6 +139,21 @@ class SharedEngineState:
         (self.open_work.add if summary.has_open_work else self.open_work.discard)(session_id)
         if is_new and summary.created_key is not None:
             self.created[summary.owner, summary.created_key] = session_id
+        self.touch()
+
+    def rewind(self, session_id: str, seq: int) -> None:
+        """Lose what came behind a seq, as an engine does whose place a replica took that lagged.
+
+        Of what lists show, too, and of texts and notes, nothing is as it was before.
+        """
+        entries = self.entries(session_id)
+        assert entries is not None
+        del entries[seq:]
+        term = self._terms[session_id][1] + LEAP
+        # Nobody has the right to write it any more, and no term of what was lost comes back.
+        self._terms[session_id] = "", term
+        self.texts.pop(session_id, None)
+        self._notes.pop(session_id, None)
         self.touch()
 
     def note(self, session_id: str, term: int, note: Note) -> None:

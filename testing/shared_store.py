@@ -56,6 +56,7 @@ class _SharedLog(SessionLog):
             raise StoreError("the engine has no room")
         store.cluster.flush(self._id)
         store.engine.append(self._id, store.cluster.node, self.term, batch, summary)
+        store.cluster.note_written(self._id, batch[-1].position)
 
     def note(self, note: Note) -> None:
         self._store.engine.note(self._id, self.term, note)

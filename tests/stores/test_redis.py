@@ -305,9 +305,30 @@ async def test_takeover_behind_another_engine_leaves_terms_free() -> None:
         engine.kill()
         engine.start()
         async with open_redis_store(engine.url) as store:
-            assert (await store.open("ses_1")).term == 1001
+            first = (await store.open("ses_1")).term
+            assert first > 1000
         async with open_redis_store(engine.url) as store:
-            assert (await store.open("ses_1")).term == 1002
+            assert (await store.open("ses_1")).term == first + 1
+
+
+async def test_terms_behind_two_engines_that_lost_the_same_differ(place: Place) -> None:
+    """The second need not have heard of the first, nor of what was written there."""
+    with trio.fail_after(30):
+        async with place.open() as store:
+            await SessionWriter(store, "ses_1").append(2)
+        key = place.key("ses_1", "meta")
+        terms: set[int] = set()
+        for engine in ("a0" * 20, "b1" * 20):
+            await ask(place.engine, "COPY", key, f"{key}:old", "REPLACE")
+            log, old = place.key("ses_1", "log"), place.key("ses_1", "log:old")
+            await ask(place.engine, "COPY", log, old, "REPLACE")
+            async with place.open() as store:
+                store.node.engine = engine
+                terms.add((await store.open("ses_1")).term)
+            await ask(place.engine, "RENAME", f"{key}:old", key)
+            await ask(place.engine, "RENAME", old, log)
+        assert len(terms) == 2
+        assert min(terms) > 1000
 
 
 # -- damage ----------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ import trio
 
 from trialogue.core._cluster import MovedError
 from trialogue.core.abc import Member
-from trialogue.core.errors import CreatedError, SessionNotFoundError, StoreError
-from trialogue.core.log import Damage, Entry
+from trialogue.core.errors import CreatedError, RewoundError, SessionNotFoundError, StoreError
+from trialogue.core.log import Damage, Entry, Position
 from trialogue.stores.redis import RedisStore, open_redis_store
 from trialogue.testing.store_kit import SessionWriter, make_entry, make_summary
 
@@ -196,7 +196,7 @@ async def test_node_that_is_cut_off_loses_its_sessions(place: Place) -> None:
             with pytest.raises(StoreError):
                 await store.cluster.send("ses_2", b"x")
             with pytest.raises(StoreError):
-                await store.cluster.follow("ses_2", 0)
+                await store.cluster.follow("ses_2", Position(0, 0))
             await told.wait_for(1, told.lost)
             proxy.let_pass()
             while True:
@@ -271,7 +271,7 @@ async def test_follower_is_told_the_log_and_what_was_published_before_it(place: 
             await writer.append(2)
             one.cluster.publish("ses_1", b"t1")
             await writer.append(1)
-            await other.cluster.follow("ses_1", 1)
+            await other.cluster.follow("ses_1", Position(1, 1))
             assert told.news == [b"t1", 2, 3], "all of it, before it returns"
             for number in range(20):
                 one.cluster.publish("ses_1", b"n%d" % number)
@@ -283,7 +283,7 @@ async def test_follower_is_told_the_log_and_what_was_published_before_it(place: 
             assert [seq for seq in told.news if isinstance(seq, int)] == [*range(2, 24)]
             other.cluster.unfollow("ses_1")
             await writer.append(1)
-            await other.cluster.follow("ses_1", 23)
+            await other.cluster.follow("ses_1", Position(1, 23))
             assert told.news[-1] == 24
 
 
@@ -295,7 +295,7 @@ async def test_more_texts_than_one_read_takes_come_before_the_entry_behind_them(
         async with open_node(place) as (one, _), open_node(place) as (other, told):
             writer = SessionWriter(one, "ses_1")
             await writer.append(1)
-            await other.cluster.follow("ses_1", 1)
+            await other.cluster.follow("ses_1", Position(1, 1))
             texts = [b"n%d" % number for number in range(10)]
             for text in texts:
                 one.cluster.publish("ses_1", text)
@@ -322,7 +322,7 @@ async def test_deleted_session_can_be_read_by_those_who_followed_it(place: Place
         async with open_node(place) as (one, _), open_node(place) as (other, told):
             writer = SessionWriter(one, "ses_1")
             await writer.append(3)
-            await other.cluster.follow("ses_1", 2)
+            await other.cluster.follow("ses_1", Position(1, 2))
             await writer.append(1)
             await one.delete("ses_1")
             await told.wait_for(1, told.ended)
@@ -330,7 +330,7 @@ async def test_deleted_session_can_be_read_by_those_who_followed_it(place: Place
             assert len(await other.read("ses_1", 0, 10)) == 4
             with pytest.raises(SessionNotFoundError):
                 await one.read("ses_1", 0, 10)
-            await other.cluster.follow("ses_2", 0)
+            await other.cluster.follow("ses_2", Position(0, 0))
             assert told.ended == ["ses_1", "ses_2"], "there is none"
             again = SessionWriter(one, "ses_1")
             await again.append(2)
@@ -350,7 +350,7 @@ async def test_follower_goes_on_behind_another_engine() -> None:
         ):
             writer = SessionWriter(one, "ses_1")
             await writer.append(2)
-            await other.cluster.follow("ses_1", 1)
+            await other.cluster.follow("ses_1", Position(1, 1))
             engine.kill()
             engine.start()
             await writer.append(2)
@@ -368,16 +368,66 @@ async def test_follower_of_what_the_engine_has_lost_is_told(place: Place) -> Non
                 key = place.key("ses_1", part)
                 await ask(place.engine, "COPY", key, f"{key}:old")
             await writer.append(2, text="lost")
-            await other.cluster.follow("ses_1", 4)
+            await other.cluster.follow("ses_1", Position(1, 4))
             for part in ("log", "meta", "terms"):
                 key = place.key("ses_1", part)
                 await ask(place.engine, "RENAME", f"{key}:old", key)
-            await other.cluster.follow("ses_1", 4)
+            with pytest.raises(RewoundError):
+                await other.cluster.follow("ses_1", Position(1, 4))
             assert told.rewound == ["ses_1"]
-            await other.cluster.follow("ses_1", 2)
+            await other.cluster.follow("ses_1", Position(1, 2))
             log = await other.open("ses_1")
             entry = make_entry("ses_1", 3, term=log.term)
             await log.append([entry], make_summary("ses_1", entry.position))
+            await told.wait_for(1, told.news)
+            assert told.news == [3]
+
+
+async def test_follower_of_what_was_lost_is_told_though_others_wrote_as_much_since(
+    place: Place,
+) -> None:
+    """A position is a term and a seq: at the seq that was seen there may be something else."""
+    with trio.fail_after(30):
+        async with open_node(place) as (one, _), open_node(place) as (other, told):
+            writer = SessionWriter(one, "ses_1")
+            await writer.append(2)
+            await other.cluster.follow("ses_1", Position(1, 2))
+            # As two nodes see it that were elsewhere while it lost two entries and got three.
+            rival = await other.open("ses_1")
+            entry = make_entry("ses_1", 3, term=rival.term)
+            await rival.append([entry], make_summary("ses_1", entry.position))
+            await told.wait_for(1, told.news)
+            for seen in (Position(1, 3), Position(2, 2), Position(2, 4)):
+                told.rewound.clear()
+                with pytest.raises(RewoundError):
+                    await other.cluster.follow("ses_1", seen)
+                assert told.rewound == ["ses_1"]
+            await other.cluster.follow("ses_1", Position(2, 3))
+            assert told.news == [3]
+
+
+async def test_follower_is_told_what_replicas_have_and_no_more() -> None:
+    """`replicas=1`: what is shown is as safe as what is acknowledged, at every node."""
+    with (
+        Engine("--repl-diskless-sync-delay", "0", port=True) as engine,
+        Engine("--replicaof", "127.0.0.1", str(engine.port)) as replica,
+        trio.fail_after(120),
+    ):
+        where = f"{engine.url}?replicas=1&lease_seconds="
+        async with (
+            open_redis_store(f"{where}4") as one,
+            open_redis_store(f"{where}30") as other,
+            running(other) as told,
+        ):
+            writer = SessionWriter(one, "ses_1")
+            await writer.append(2)
+            await other.cluster.follow("ses_1", Position(1, 2))
+            await ask(replica, "REPLICAOF", "127.0.0.1", "1")
+            with pytest.raises(StoreError, match="fewer than 1 replicas"):
+                await writer.append()
+            assert await ask(engine, "XLEN", "trialogue:{ses_1}:log") == b":3"
+            assert told.news == []
+            await ask(replica, "REPLICAOF", "127.0.0.1", str(engine.port))
             await told.wait_for(1, told.news)
             assert told.news == [3]
 
@@ -386,11 +436,47 @@ async def test_follower_of_a_session_that_was_flushed_is_told() -> None:
     with Engine() as engine, trio.fail_after(30):
         async with open_redis_store(engine.url) as one, running(one) as told:
             await SessionWriter(one, "ses_1").append(2)
-            await one.cluster.follow("ses_1", 2)
+            await one.cluster.follow("ses_1", Position(1, 2))
             await ask(engine, "FLUSHALL")
             await ask(engine, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
             await told.wait_for(1, told.rewound)
             assert told.ended == []
+
+
+async def test_node_that_writes_nothing_finds_out_what_another_engine_lacks() -> None:
+    """Its readers have seen what is gone, and need not wait for the next entry to hear of it."""
+    with (
+        Engine("--repl-diskless-sync-delay", "0", port=True) as first,
+        Engine("--replicaof", "127.0.0.1", str(first.port), port=True) as second,
+        Engine("--sentinel", port=True) as sentinel,
+        trio.fail_after(120),
+    ):
+        await ask(sentinel, "SENTINEL", "MONITOR", "talk", "127.0.0.1", str(first.port), "1")
+        url = f"redis+sentinel://127.0.0.1:{sentinel.port}/talk?lease_seconds=30"
+        async with open_redis_store(f"{url}&replicas=1") as setup:
+            whole = SessionWriter(setup, "ses_0")
+            await whole.append(2)
+            kept = SessionWriter(setup, "ses_1")
+            await kept.append(2)
+        async with open_redis_store(url) as store, running(store) as told:
+            cluster = store.cluster
+            cluster.lease_seconds = 1.0  # so often it renews
+            logs = {}
+            for session_id in ("ses_0", "ses_1"):
+                assert await cluster.claim(session_id) == cluster.node
+                logs[session_id] = await store.open(session_id)
+            await until(lambda: ask(second, "HGET", "trialogue:{ses_1}:meta", "term"), b"2")
+            await ask(second, "REPLICAOF", "127.0.0.1", "1")
+            lost = make_entry("ses_1", 3, term=2)
+            await logs["ses_1"].append([lost], make_summary("ses_1", lost.position))
+            first.kill()
+            await ask(second, "REPLICAOF", "NO", "ONE")
+            await ask(sentinel, "SENTINEL", "REMOVE", "talk")
+            await ask(sentinel, "SENTINEL", "MONITOR", "talk", "127.0.0.1", str(second.port), "1")
+            await told.wait_for(1, told.lost)
+            assert told.lost == ["ses_1"]
+            again = await store.open("ses_1")
+            assert again.term > 1000
 
 
 async def test_one_key_creates_one_session(place: Place) -> None:
@@ -422,7 +508,7 @@ async def test_node_needs_no_rights_but_those_of_a_store() -> None:
             one.cluster.adopt("ses_1")
             writer = SessionWriter(one, "ses_1")
             await writer.append()
-            await other.cluster.follow("ses_1", 0)
+            await other.cluster.follow("ses_1", Position(0, 0))
             one.cluster.publish("ses_1", b"text")
             one.cluster.rest("ses_1")
             await writer.append()
