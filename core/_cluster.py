@@ -10,7 +10,7 @@ of whoever had a session before (`FencedError`).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import trio
@@ -144,6 +144,18 @@ class Cluster(ABC):
     @abstractmethod
     async def post(self, node: str, payload: bytes) -> None:
         """Tell another node something, or this one. It may be gone: then nothing comes of it."""
+
+    @abstractmethod
+    async def charge(self, used: Mapping[str, float], most: float) -> Sequence[float]:
+        """Add to what all nodes count of some owners, and give what that is then, in their order.
+
+        It is a time, and passes: of each it is a second less with each second, and forgotten at
+        the end. What may have been added is not added again, so that it counts once at most.
+
+        Args:
+            used: By how many seconds each grows; by none it is only asked for.
+            most: What none grows beyond, in seconds.
+        """
 
     # -- what everybody may see --------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from ._cluster_handover import Handover
 from ._cluster_inbox import Inbox
 from ._cluster_interest import Interests
 from ._cluster_member import HostMember
+from ._cluster_rates import Rates
 from ._cluster_sweep import Sweeper
 from ._command import Command, Reply
 from ._feed import SessionFeed
@@ -69,6 +70,7 @@ class ClusterHost(LocalHost):
         self.follower = Follower(self)
         self.interests = Interests(self)
         self.sweeper = Sweeper(self)
+        self.rates = Rates(cluster, self.settings.rate_limit)
         self._handover = Handover(self)
         #: Of sessions that this node had: those who follow them here go on.
         self._carried: dict[str, ClusterFeed] = {}
@@ -89,6 +91,7 @@ class ClusterHost(LocalHost):
             async with trio.open_nursery() as nursery:
                 await nursery.start(self.cluster.run, HostMember(self))
                 nursery.start_soon(self.sweeper.run)
+                nursery.start_soon(self.rates.run)
                 task_status.started()
 
     # -- commands ----------------------------------------------------------------------------
@@ -396,4 +399,5 @@ class ClusterHost(LocalHost):
     @property
     def cluster_stats(self) -> ClusterStats:
         self.counted.owned, self.counted.followed = len(self.owned), len(self.follower.sessions)
+        self.counted.principals = self.rates.count
         return self.counted

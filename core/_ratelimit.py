@@ -109,9 +109,13 @@ class TokenBucket:
         self._level = level
         return (cost - level) / self._rate if cost <= self._burst else math.inf
 
+    def level(self, now: float) -> float:
+        """Give what could be taken at once."""
+        return min(self._burst, self._level + max(0.0, now - self._at) * self._rate)
+
     def is_full(self, now: float) -> bool:
         """Whether a fresh bucket would behave the same: it can be forgotten."""
-        return self._level + max(0.0, now - self._at) * self._rate >= self._burst
+        return self.level(now) >= self._burst
 
 
 def whole_ms(wait: float) -> int:
@@ -123,6 +127,10 @@ def whole_ms(wait: float) -> int:
 class RateLimiter:
     """One principal's two buckets.
 
+    Args:
+        limit: Of both.
+        ordinary: Its bucket for ordinary requests, where it has one.
+
     Attributes:
         ordinary: For ordinary requests.
         reserve: For what stops work, and for answers.
@@ -130,8 +138,8 @@ class RateLimiter:
 
     __slots__ = ("ordinary", "reserve")
 
-    def __init__(self, limit: RateLimit) -> None:
-        self.ordinary = TokenBucket(limit.per_second, limit.burst)
+    def __init__(self, limit: RateLimit, *, ordinary: TokenBucket | None = None) -> None:
+        self.ordinary = ordinary or TokenBucket(limit.per_second, limit.burst)
         self.reserve = TokenBucket(limit.per_second, limit.reserve)
 
     def is_idle(self, now: float) -> bool:

@@ -32,7 +32,7 @@ from ._lifespans import hold_lifespans
 from ._link import ServerLink
 from ._nursery import open_plain_nursery
 from ._pages import make_health_pages
-from ._ratelimit import RateLimiter
+from ._ratelimit import RateLimit, RateLimiter
 from ._request import Request
 from ._stats import Stats
 from ._timers import Timers
@@ -83,6 +83,11 @@ FINISH_SECONDS: Final = 5.0
 _LIMITERS_STEP: Final = 1024
 
 
+def _make_limiter(_: str, limit: RateLimit) -> RateLimiter:
+    """Make the limiter of a principal that comes to this process alone."""
+    return RateLimiter(limit)
+
+
 class Server(Acceptor):
     """A running server. From `open_server`.
 
@@ -123,6 +128,7 @@ class Server(Acceptor):
         self._pages = make_health_pages(self)
         #: Of principals that are connected, or whose past still counts.
         self._limiters: dict[str, RateLimiter] = {}
+        self._make_limiter: Callable[[str, RateLimit], RateLimiter] = _make_limiter
         self._group_limiters: WeakKeyDictionary[object, RateLimiter] = WeakKeyDictionary()
         #: By group (see `Connection.group`): whose credentials the audit log has.
         self.accepted: WeakKeyDictionary[object, set[tuple[str | None, str | None]]] = (
@@ -206,7 +212,7 @@ class Server(Acceptor):
                     if name in here or not kept.is_idle(now)
                 }
                 self._prune_limiters_at = len(self._limiters) + _LIMITERS_STEP
-            limiter = self._limiters[owner] = RateLimiter(limit)
+            limiter = self._limiters[owner] = self._make_limiter(owner, limit)
         return limiter
 
     async def check_credential(
@@ -419,7 +425,9 @@ class Server(Acceptor):
         # Only what has others around it pays for knowing how to reach them.
         from ._cluster_host import ClusterHost
 
-        return ClusterHost(store.cluster, store=store, **more)
+        host = ClusterHost(store.cluster, store=store, **more)
+        self._make_limiter = host.rates.make_limiter
+        return host
 
     async def _listen(
         self, listeners: Sequence[Listener], *, task_status: trio.TaskStatus[None]

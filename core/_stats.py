@@ -51,6 +51,7 @@ class ClusterStats:
         followed: Those of others that it reads along, since somebody here wants to know.
         takeovers: How many sessions it took that another node had before.
         forwarded: How many commands it sent to other nodes.
+        principals: Those whose rate was used here, as long as that counts at all nodes.
         lag_seconds: Until something that it posts has come back to it, as what others tell it does.
     """
 
@@ -59,6 +60,7 @@ class ClusterStats:
     followed: int = 0
     takeovers: int = 0
     forwarded: int = 0
+    principals: int = 0
     lag_seconds: Histogram = attrs.field(factory=Histogram)
 
     def to_wire(self) -> dict[str, Any]:

@@ -27,7 +27,8 @@ from ._redis_cluster_jobs import (
     Rest,
     Send,
 )
-from ._redis_cluster_scripts import LIST_ORPHANS
+from ._redis_cluster_scripts import CHARGE, LIST_ORPHANS
+from ._redis_jobs import own
 from ._redis_scripts import session_key
 
 if TYPE_CHECKING:
@@ -252,6 +253,14 @@ class RedisCluster(Cluster):
 
     async def post(self, node: str, payload: bytes) -> None:
         await self._committer.do(Post(node, payload))
+
+    async def charge(self, used: Mapping[str, float], most: float) -> Sequence[float]:
+        prefix = self._node.settings.prefix
+        keys = tuple(f"{prefix}:debt:{own(owner)}".encode() for owner in used)
+        more = [round(1000 * seconds) for seconds in (most, *used.values())]
+        # Past what waits to be written, and once: it may have been done without an answer.
+        found = await self._committer.engine.ask(*CHARGE.call(keys, *more))
+        return [debt / 1000 for debt in found]
 
     def _take_items(self, session_id: str, items: Sequence[Item]) -> None:
         for item_id, payload in items:

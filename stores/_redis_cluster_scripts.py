@@ -11,6 +11,7 @@ from typing import Final
 from ._redis_scripts import script
 
 __all__ = [
+    "CHARGE",
     "CLAIM",
     "CLUSTER_SCRIPTS",
     "FINISH_ITEM",
@@ -75,6 +76,22 @@ redis.call('XADD', KEYS[1], '*', 'p', ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
 """)
 
+#: (debts) what none grows beyond, and by how much each grows, in milliseconds → what each is. It is
+#: the time for which its key stays.
+CHARGE: Final = script("""
+local most = tonumber(ARGV[1])
+local found = {}
+for i, key in ipairs(KEYS) do
+  local debt, more = math.max(0, redis.call('PTTL', key)), tonumber(ARGV[i + 1])
+  if more > 0 then
+    debt = math.min(most, debt + more)
+    redis.call('SET', key, '', 'PX', string.format('%.0f', debt))
+  end
+  found[i] = debt
+end
+return found
+""")
+
 #: (texts) payloads → nothing.
 PUBLISH: Final = script("""
 for _, payload in ipairs(ARGV) do redis.call('XADD', KEYS[1], '*', 'p', payload) end
@@ -113,6 +130,7 @@ CLUSTER_SCRIPTS: Final = (
     SEND,
     FINISH_ITEM,
     POST,
+    CHARGE,
     PUBLISH,
     REST,
     FOLLOW,

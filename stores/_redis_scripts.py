@@ -22,6 +22,7 @@ Of all sessions together, derived from those:
     PREFIX:bytes        how large all logs are together
     PREFIX:inboxes      set: ids of those with something in the inbox
     PREFIX:mail:NODE    stream: what a node is told
+    PREFIX:debt:OWNER   for as long as what the owner has used of its rate counts
 
 The stream is the fence: a term is taken by setting the stream's last id to the new term with the
 last seq. From then on the engine refuses each id of an earlier term as equal or smaller, whatever

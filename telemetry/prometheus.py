@@ -194,6 +194,11 @@ def _collect_cluster(stats: ClusterStats) -> Iterator[Metric]:
     yield CounterMetricFamily(
         f"{_PREFIX}cluster_forwarded", "Commands sent to other nodes", value=stats.forwarded
     )
+    yield GaugeMetricFamily(
+        f"{_PREFIX}cluster_principals",
+        "Principals whose rate was used here, as long as that counts at all nodes",
+        value=stats.principals,
+    )
     yield _make_histogram(
         "cluster_lag_seconds",
         "Until what this node posts has come back to it",

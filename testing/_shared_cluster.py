@@ -11,7 +11,7 @@ from ..core.abc import Cluster, Member
 from ..core.errors import RewoundError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ..core.log import Entry, Position
     from ._shared_engine import SharedEngineState
@@ -172,6 +172,10 @@ class SharedCluster(Cluster):
         await self._store.reach()
         if not self._engine.loses("post", payload):
             self._engine.post(node, payload)
+
+    async def charge(self, used: Mapping[str, float], most: float) -> Sequence[float]:
+        await self._store.reach()
+        return self._engine.charge(used, most)
 
     # -- what everybody may see --------------------------------------------------------------------
 

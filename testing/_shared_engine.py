@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import attrs
@@ -80,6 +80,8 @@ class SharedEngineState:
         self._notes: defaultdict[str, list[Note]] = defaultdict(list)
         self._numbers = itertools.count(1)
         self.open_work: set[str] = set()
+        #: Until when what was used of each owner counts.
+        self._debts: dict[str, float] = {}
 
     def touch(self) -> None:
         """Wake who waits for something new."""
@@ -218,7 +220,7 @@ class SharedEngineState:
         found |= self.open_work
         return sorted(session_id for session_id in found if self.holder(session_id) is None)
 
-    # -- inboxes, mail, texts --------------------------------------------------------------------
+    # -- inboxes, mail, debts, texts --------------------------------------------------------------------
 
     def send(self, session_id: str, payload: bytes) -> str | None:
         """Put something into an inbox, if a node has that session."""
@@ -232,6 +234,15 @@ class SharedEngineState:
         """Put something into a node's mail."""
         self.mail[node].append(payload)
         self.touch()
+
+    def charge(self, used: Mapping[str, float], most: float) -> list[float]:
+        """Add to what was used of some owners, and give what that is then."""
+        now = trio.current_time()
+        for owner, more in used.items():
+            debt = max(0.0, self._debts.get(owner, now) - now)
+            if more:
+                self._debts[owner] = now + min(debt + more, most)
+        return [max(0.0, self._debts.get(owner, now) - now) for owner in used]
 
     def publish(self, session_id: str, payloads: Sequence[bytes]) -> None:
         """Put texts behind those published before."""

@@ -10,7 +10,7 @@ from typing import Any
 import trio
 
 from trialogue import Server, Settings, open_server
-from trialogue.core.abc import Agent
+from trialogue.core.abc import Agent, Authenticator
 from trialogue.stores.redis import RedisStore, open_redis_store
 from trialogue.testing import ProtocolPeer, open_peer
 
@@ -66,6 +66,7 @@ async def open_engine_nodes(
     lease_seconds: float = 10.0,
     engine: Engine | None = None,
     settings: Settings | None = None,
+    authenticate: Authenticator | None = None,
 ) -> AsyncGenerator[EngineNodes]:
     """Run servers that share an engine, as long as the block lasts.
 
@@ -75,6 +76,7 @@ async def open_engine_nodes(
         lease_seconds: Of their sessions.
         engine: Which one; None is the one of all tests.
         settings: Of all of them.
+        authenticate: Likewise.
     """
     nodes = EngineNodes(engine or shared_engine(), f"test-{uuid.uuid4().hex}")
     async with AsyncExitStack() as stack:
@@ -86,7 +88,11 @@ async def open_engine_nodes(
             nodes.stores[name] = await stack.enter_async_context(store)
             nodes.servers[name] = await stack.enter_async_context(
                 open_server(
-                    agent, store=nodes.stores[name], transports=["loopback://"], settings=settings
+                    agent,
+                    store=nodes.stores[name],
+                    transports=["loopback://"],
+                    settings=settings,
+                    authenticate=authenticate,
                 )
             )
         try:

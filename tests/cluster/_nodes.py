@@ -9,7 +9,7 @@ from typing import Any
 import trio
 
 from trialogue import Server, Settings, open_server
-from trialogue.core.abc import Agent
+from trialogue.core.abc import Agent, Authenticator
 from trialogue.testing import ProtocolPeer, open_peer
 from trialogue.testing.shared_store import SharedEngine, SharedStore
 
@@ -29,7 +29,13 @@ class Nodes:
         self.stores: dict[str, SharedStore] = {}
         self._stops: dict[str, tuple[trio.Event, trio.Event]] = {}
 
-    async def start(self, name: str, agent: Agent, settings: Settings | None) -> None:
+    async def start(
+        self,
+        name: str,
+        agent: Agent,
+        settings: Settings | None,
+        authenticate: Authenticator | None = None,
+    ) -> None:
         """Start one more node."""
         stop, stopped = self._stops[name] = trio.Event(), trio.Event()
         url = f"ws://{name}.example"
@@ -38,7 +44,7 @@ class Nodes:
         async def run(*, task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED) -> None:
             urls = ["loopback://"]
             async with open_server(
-                agent, store=store, transports=urls, settings=settings
+                agent, store=store, transports=urls, settings=settings, authenticate=authenticate
             ) as server:
                 task_status.started(server)
                 await stop.wait()
@@ -80,6 +86,7 @@ async def open_nodes(
     names: Sequence[str] = ("a", "b"),
     *,
     settings: Settings | None = None,
+    authenticate: Authenticator | None = None,
     **options: Any,
 ) -> AsyncGenerator[Nodes]:
     """Run servers that share an engine, as long as the block lasts.
@@ -88,6 +95,7 @@ async def open_nodes(
         agent: Of all of them.
         names: What they are called.
         settings: Of all of them.
+        authenticate: Likewise.
         options: Of `SharedEngine`.
     """
     given: dict[str, Any] = {"lease_seconds": 1.0, **options}
@@ -95,7 +103,7 @@ async def open_nodes(
     async with trio.open_nursery() as nursery:
         nodes = Nodes(engine, nursery)
         for name in names:
-            await nodes.start(name, agent, settings)
+            await nodes.start(name, agent, settings, authenticate)
         try:
             yield nodes
         finally:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import trio
 
-from trialogue import Turn
+from trialogue import RateLimit, Settings, Turn
 from trialogue.testing import ProtocolPeer
 
 from ..engines import LACKS_ENGINE
 from ..stores._engine_place import until
 from ._engine_nodes import EngineNodes, open_engine_nodes
+from ._rates import as_token, say_hello, spend
 from .test_nodes import WHOLE, counting, seqs, text_of
 
 pytestmark = pytest.mark.skipif(LACKS_ENGINE is not None, reason=str(LACKS_ENGINE))
@@ -175,3 +176,28 @@ async def test_pruning_spares_what_another_node_has() -> None:
             assert await nodes.stores["b"].prune(keep=0) == []
             await nodes.servers["a"].drain(10)
             await until(lambda: nodes.stores["b"].prune(keep=0), [sid])
+
+
+async def test_rate_of_a_principal_holds_on_nodes_of_an_engine() -> None:
+    """PROTOCOL §11: what was used at one node is gone at the other, too, and for as long."""
+    limit = RateLimit(max_requests=60, window_seconds=3600, burst=10)
+    settings = Settings(rate_limit=limit)
+    with trio.fail_after(60):
+        async with (
+            open_engine_nodes(counting, settings=settings, authenticate=as_token) as nodes,
+            nodes.connect("a") as a,
+            nodes.connect("b") as b,
+        ):
+            await say_hello(a, b)
+            assert (await spend(a))[0] == 10
+            key = f"{nodes.prefix}:debt:=ada"
+            await until(lambda: nodes.ask("EXISTS", key), b":1")
+            assert (await b.call("server.health"))["status"] == "ok", "nobody waits for the engine"
+            here = nodes.servers["b"].limiter("ada")
+            assert here is not None
+            while here.ordinary.level(trio.current_time()) > 5:  # noqa: ASYNC110
+                await trio.sleep(0.005)
+            let_in, retry_after_ms = await spend(b)
+            # One more than the burst, and who comes next has to have its minute.
+            assert (let_in, 60_000 < retry_after_ms <= 120_000) == (0, True)
+            assert 10 * 60_000 < int((await nodes.ask("PTTL", key))[1:]) <= 11 * 60_000

@@ -261,6 +261,25 @@ async def test_what_comes_while_a_claim_is_on_its_way_is_not_missed(place: Place
             assert told.items == [("ses_1", b"early")]
 
 
+# -- what all nodes count ----------------------------------------------------------------------
+
+
+async def test_debts_add_up_and_pass_away(place: Place) -> None:
+    """The engine forgets by itself what counts no more; what is only asked for is not kept."""
+    hour = 3600.0
+    with trio.fail_after(30):
+        async with open_node(place) as (one, _), open_node(place) as (other, _):
+            debts = await one.cluster.charge({"ann": hour, "eve": 0.0, "bob": 0.05}, 9 * hour)
+            assert debts == [hour, 0.0, 0.05]
+            ann, eve = await other.cluster.charge({"ann": 2 * hour, "eve": 0.0}, 9 * hour)
+            assert 2.9 * hour < ann <= 3 * hour
+            assert eve == 0.0
+            assert await one.cluster.charge({"ann": 7 * hour}, 9 * hour) == [9 * hour]
+            for owner in ("bob", "eve"):
+                key = f"{place.prefix}:debt:={owner}"
+                await until(lambda key=key: ask(place.engine, "EXISTS", key), b":0")
+
+
 # -- what everybody may see ------------------------------------------------------------------
 
 
@@ -520,6 +539,7 @@ async def test_node_needs_no_rights_but_those_of_a_store() -> None:
             await one.delete("ses_1")
             await others.wait_for(1, others.ended)
             assert await other.cluster.list_orphans() == []
+            assert await other.cluster.charge({"bob": 1.0}, 60.0) == [1.0]
             assert await one.prune(keep=0) == []
 
 
@@ -542,4 +562,7 @@ async def test_node_works_where_the_engine_has_no_memory_left() -> None:
             one.cluster.publish("ses_1", b"text")
             one.cluster.release("ses_1")
             await until(lambda: other.cluster.claim("ses_1"), other.cluster.node)
+            with pytest.raises(StoreError):
+                await one.cluster.charge({"ann": 1.0}, 60.0)
+            assert await one.cluster.charge({"ann": 0.0}, 60.0) == [0.0]
             assert one.failure is None
