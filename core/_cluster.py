@@ -120,6 +120,14 @@ class Cluster(ABC):
         """Let go of a session. What is asked afterwards comes after it."""
 
     @abstractmethod
+    def give(self, session_id: str, node: str, payload: bytes) -> None:
+        """Let another node have a session of this one, and post it something, in one step.
+
+        The session is that node's for the time of a lease, which a `claim` of it renews. What is
+        asked afterwards comes after it.
+        """
+
+    @abstractmethod
     async def list_orphans(self) -> Sequence[str]:
         """Name the sessions that no node has, and that have open work or something in the inbox."""
 
@@ -155,6 +163,17 @@ class Cluster(ABC):
         Args:
             used: By how many seconds each grows; by none it is only asked for.
             most: What none grows beyond, in seconds.
+        """
+
+    @abstractmethod
+    async def report(self, load: int | None) -> Mapping[str, int]:
+        """Say how much this node has to do, and name what all nodes have said.
+
+        Args:
+            load: It holds for the time of a lease; None takes back what was said.
+
+        Returns:
+            By node, this one included.
         """
 
     # -- what everybody may see --------------------------------------------------------------

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from ._cluster_host import ClusterHost
     from ._session import LiveSession
 
-__all__ = ["Handover"]
+__all__ = ["Handover", "is_at_rest"]
 
 _REASON: Final = "the server drains"
 
@@ -42,13 +42,18 @@ class Handover:
 
         async def hand_over() -> None:
             await session.journal.wait_published()
-            if (
-                host.sessions.get(session.id) is session
-                and (session.turn is None or session.turn.is_dormant)
-                and not session.closing.has_begun
-                and session.journal.is_idle
-            ):
+            if is_at_rest(host, session):
                 host.give_up(session.id, _REASON)
 
         if session.journal.is_open:
             host.spawn_writer(hand_over)
+
+
+def is_at_rest(host: ClusterHost, session: LiveSession) -> bool:
+    """Whether nothing of a session is under way at a node: another one can go on with it."""
+    return (
+        host.sessions.get(session.id) is session
+        and (session.turn is None or session.turn.is_dormant)
+        and not session.closing.has_begun
+        and session.journal.is_idle
+    )

@@ -18,6 +18,7 @@ import trio
 from msgspec import structs
 
 from ._cluster import ElsewhereError, MovedError
+from ._cluster_balance import Balancer
 from ._cluster_errand import Errand
 from ._cluster_errands import ErrandDesk
 from ._cluster_feed import ClusterFeed, ClusterJournal
@@ -71,6 +72,7 @@ class ClusterHost(LocalHost):
         self.interests = Interests(self)
         self.sweeper = Sweeper(self)
         self.rates = Rates(cluster, self.settings.rate_limit)
+        self.balancer = Balancer(self)
         self._handover = Handover(self)
         #: Of sessions that this node had: those who follow them here go on.
         self._carried: dict[str, ClusterFeed] = {}
@@ -92,6 +94,8 @@ class ClusterHost(LocalHost):
                 await nursery.start(self.cluster.run, HostMember(self))
                 nursery.start_soon(self.sweeper.run)
                 nursery.start_soon(self.rates.run)
+                if self.settings.max_moved_sessions:
+                    nursery.start_soon(self.balancer.run)
                 task_status.started()
 
     # -- commands ----------------------------------------------------------------------------
@@ -218,6 +222,12 @@ class ClusterHost(LocalHost):
             works = ()
         super()._give_back(session_id, works, exc)
 
+    async def _expire(self, session: LiveSession) -> None:
+        if self.interests.is_wanted(session.id):
+            session.touch()  # it is in use elsewhere, whatever its log says
+        else:
+            await super()._expire(session)
+
     async def _load(self, session_id: str) -> LiveSession:
         carried = self._carried.pop(session_id, None)
         try:
@@ -290,10 +300,10 @@ class ClusterHost(LocalHost):
             self.owned.discard(session_id)
             self.cluster.release(session_id)
 
-    def lose(self, session_id: str) -> None:
-        """As `Member.lose`."""
+    def lose(self, session_id: str, reason: str = "its lease is over") -> None:
+        """As `Member.lose`: this node has a session no more, whoever has it."""
         self.owned.discard(session_id)
-        self.give_up(session_id, "its lease is over")
+        self.give_up(session_id, reason)
         session = self.sessions.get(session_id)
         if session is not None:
             self.interests.moved(session.feed)
@@ -352,6 +362,7 @@ class ClusterHost(LocalHost):
 
     def drain(self) -> None:
         super().drain()
+        self.balancer.leave()
         self._handover.begin()
         self.turn_rests()
 

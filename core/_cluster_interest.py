@@ -21,6 +21,7 @@ from .models import ClientTool
 if TYPE_CHECKING:
     from ._cluster_host import ClusterHost
     from ._feed import SessionFeed
+    from ._session import LiveSession
 
 __all__ = ["Interests"]
 
@@ -119,6 +120,17 @@ class Interests:
                 session.touch()  # its idle time counts from here
                 self._host.housekeeper.may_leave(session_id)
             self._host.let_go_unused(session_id)
+
+    def list(self, session: LiveSession) -> list[Interest]:
+        """Give what another node is to know that gets a session of this one."""
+        nodes = dict(self._others.get(session.id, {}))
+        if session.feed.cursors:
+            nodes[self._name] = self._host.subscriptions.offered_tools(session.feed)
+        return [Interest(node, True, unstructure(tools)) for node, tools in nodes.items()]
+
+    def is_told_by(self, node: str, session_id: str) -> bool:
+        """Whether clients of one other node follow a session of this one."""
+        return node in self._others.get(session_id, ())
 
     def forget(self, session_id: str) -> None:
         """Another node has a session, or nobody: whoever follows it tells that one."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ._cluster import Member
-from ._cluster_wire import Alive, Answer, Probe, read_mail
+from ._cluster_wire import Alive, Answer, Probe, Take, read_mail
 
 if TYPE_CHECKING:
     from ._cluster_host import ClusterHost
@@ -45,6 +45,8 @@ class HostMember(Member):
                 self._host.sweeper.take_probe(mail.number)
             case Alive():
                 self._host.interests.take_alive(mail.node)
+            case Take():
+                self._host.balancer.take(mail)
             case _:
                 self._host.inbox.take_mail(mail)
 

@@ -25,6 +25,7 @@ __all__ = [
     "Mail",
     "Order",
     "Probe",
+    "Take",
     "make_order",
     "read_command",
     "read_item",
@@ -100,6 +101,17 @@ class Alive(msgspec.Struct, tag="alive"):
     node: str
 
 
+class Take(msgspec.Struct, tag="take"):
+    """A session that a node is given, which is to take it.
+
+    Attributes:
+        interests: What its followers have told the node that had it, and what that would tell.
+    """
+
+    session_id: str
+    interests: list[Interest]
+
+
 class Answer(msgspec.Struct, tag="answer"):
     """What became of an order.
 
@@ -127,7 +139,7 @@ class Probe(msgspec.Struct, tag="probe"):
 
 
 Item: TypeAlias = Order | GiveUp | Interest
-Mail: TypeAlias = Answer | Order | GiveUp | Probe | Alive
+Mail: TypeAlias = Answer | Order | GiveUp | Probe | Alive | Take
 
 write: Final = msgspec.json.Encoder().encode
 read_item: Final = msgspec.json.Decoder(Item).decode

@@ -50,6 +50,7 @@ class ClusterStats:
         owned: The sessions that it has.
         followed: Those of others that it reads along, since somebody here wants to know.
         takeovers: How many sessions it took that another node had before.
+        given: How many it gave to nodes that had less to do.
         forwarded: How many commands it sent to other nodes.
         principals: Those whose rate was used here, as long as that counts at all nodes.
         lag_seconds: Until something that it posts has come back to it, as what others tell it does.
@@ -59,6 +60,7 @@ class ClusterStats:
     owned: int = 0
     followed: int = 0
     takeovers: int = 0
+    given: int = 0
     forwarded: int = 0
     principals: int = 0
     lag_seconds: Histogram = attrs.field(factory=Histogram)

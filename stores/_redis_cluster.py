@@ -20,10 +20,12 @@ from ..core.errors import StoreError
 from ._redis_cluster_jobs import (
     Claim,
     FinishItem,
+    Give,
     Item,
     Post,
     Publish,
     Release,
+    Report,
     Rest,
     Send,
 )
@@ -232,6 +234,11 @@ class RedisCluster(Cluster):
             self.flush(session_id)
         self._committer.note(Release(session_id), at_once=True)
 
+    def give(self, session_id: str, node: str, payload: bytes) -> None:
+        self._forget(session_id)
+        self.flush(session_id)
+        self._committer.note(Give(session_id, node, payload), at_once=True)
+
     async def list_orphans(self) -> Sequence[str]:
         prefix = self._node.settings.prefix
         names = ("open", "inboxes", "damaged")
@@ -261,6 +268,10 @@ class RedisCluster(Cluster):
         # Past what waits to be written, and once: it may have been done without an answer.
         found = await self._committer.engine.ask(*CHARGE.call(keys, *more))
         return [debt / 1000 for debt in found]
+
+    async def report(self, load: int | None) -> Mapping[str, int]:
+        loads: Mapping[str, int] = await self._committer.do(Report(load))
+        return loads
 
     def _take_items(self, session_id: str, items: Sequence[Item]) -> None:
         for item_id, payload in items:

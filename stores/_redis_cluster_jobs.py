@@ -5,10 +5,20 @@ One connection writes all of it, in order: what is shown before an append is the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ._redis_cluster_scripts import CLAIM, FINISH_ITEM, POST, PUBLISH, RELEASE, REST, SEND
+from ._redis_cluster_scripts import (
+    CLAIM,
+    FINISH_ITEM,
+    GIVE,
+    POST,
+    PUBLISH,
+    RELEASE,
+    REPORT,
+    REST,
+    SEND,
+)
 from ._redis_jobs import Job, encode_id
 from ._redis_scripts import session_key
 
@@ -18,10 +28,12 @@ if TYPE_CHECKING:
 __all__ = [
     "Claim",
     "FinishItem",
+    "Give",
     "Item",
     "Post",
     "Publish",
     "Release",
+    "Report",
     "Rest",
     "Send",
     "read_stream",
@@ -66,6 +78,25 @@ class Release(Job):
     def command(self, node: Node) -> tuple[object, ...]:
         key = session_key(node.settings.prefix, self._id, "lease")
         return RELEASE.call((key,), node.name)
+
+    def settle(self, node: Node, answer: Any) -> None:
+        pass
+
+
+class Give(Job):
+    """A session of this node that another one is to have, which is told of it.
+
+    Done twice, it is done once: by then it is not this node's.
+    """
+
+    def __init__(self, session_id: str, to: str, payload: bytes) -> None:
+        self._id = session_id
+        self._to = to
+        self._payload = payload
+
+    def command(self, node: Node) -> tuple[object, ...]:
+        keys = session_key(node.settings.prefix, self._id, "lease"), node.mail_key(self._to)
+        return GIVE.call(keys, node.name, self._to, node.lease_ms, node.mail_ms, self._payload)
 
     def settle(self, node: Node, answer: Any) -> None:
         pass
@@ -119,6 +150,21 @@ class Post(Job):
 
     def settle(self, node: Node, answer: Any) -> None:
         pass
+
+
+class Report(Job):
+    """What this node has to do, or that it is to be given nothing; its result is that of all."""
+
+    def __init__(self, load: int | None) -> None:
+        self._load = load
+
+    def command(self, node: Node) -> tuple[object, ...]:
+        prefix = node.settings.prefix
+        load = "" if self._load is None else self._load
+        return REPORT.call((f"{prefix}:nodes".encode(),), prefix, node.name, node.lease_ms, load)
+
+    def settle(self, node: Node, answer: Any) -> Mapping[str, int]:
+        return {name.decode(): int(load) for name, load in answer}
 
 
 class Publish(Job):

@@ -16,10 +16,12 @@ __all__ = [
     "CLUSTER_SCRIPTS",
     "FINISH_ITEM",
     "FOLLOW",
+    "GIVE",
     "LIST_ORPHANS",
     "POST",
     "PUBLISH",
     "RELEASE",
+    "REPORT",
     "REST",
     "SEND",
 ]
@@ -37,6 +39,16 @@ return {node, wants == '1' and redis.call('XRANGE', KEYS[2], '-', '+') or {}}
 #: (lease) node → nothing.
 RELEASE: Final = script("""#!lua flags=allow-oom
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+""")
+
+#: (lease, mail) node, whose it is then, how long that lasts, how long mail stays, in milliseconds,
+#: payload → nothing.
+GIVE: Final = script("""#!lua flags=allow-oom
+local node, to, lasts, stays, payload = unpack(ARGV)
+if redis.call('GET', KEYS[1]) ~= node then return end
+redis.call('SET', KEYS[1], to, 'PX', lasts)
+redis.call('XADD', KEYS[2], '*', 'p', payload)
+redis.call('PEXPIRE', KEYS[2], stays)
 """)
 
 #: (open, inboxes, damaged) prefix → the ids of those that no node has, and that somebody has to see
@@ -92,6 +104,24 @@ end
 return found
 """)
 
+#: (nodes) prefix, node, how long it lasts, in milliseconds, what the node has to do, nothing to
+#: take that back → all nodes that have said it, with what each has.
+REPORT: Final = script("""#!lua flags=allow-oom
+local prefix, node, lasts, load = unpack(ARGV)
+if load == '' then
+  redis.call('DEL', prefix .. ':load:' .. node)
+else
+  redis.call('SET', prefix .. ':load:' .. node, load, 'PX', lasts)
+  redis.call('SADD', KEYS[1], node)
+end
+local found = {}
+for _, name in ipairs(redis.call('SMEMBERS', KEYS[1])) do
+  local said = redis.call('GET', prefix .. ':load:' .. name)
+  if said then found[#found + 1] = {name, said} else redis.call('SREM', KEYS[1], name) end
+end
+return found
+""")
+
 #: (texts) payloads → nothing.
 PUBLISH: Final = script("""
 for _, payload in ipairs(ARGV) do redis.call('XADD', KEYS[1], '*', 'p', payload) end
@@ -126,11 +156,13 @@ return {redis.call('HGET', KEYS[2], 'seq'), at, redis.call('XRANGE', KEYS[1], '(
 CLUSTER_SCRIPTS: Final = (
     CLAIM,
     RELEASE,
+    GIVE,
     LIST_ORPHANS,
     SEND,
     FINISH_ITEM,
     POST,
     CHARGE,
+    REPORT,
     PUBLISH,
     REST,
     FOLLOW,

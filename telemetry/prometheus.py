@@ -192,6 +192,9 @@ def _collect_cluster(stats: ClusterStats) -> Iterator[Metric]:
         f"{_PREFIX}cluster_takeovers", "Sessions taken from other nodes", value=stats.takeovers
     )
     yield CounterMetricFamily(
+        f"{_PREFIX}cluster_given", "Sessions given to nodes with less to do", value=stats.given
+    )
+    yield CounterMetricFamily(
         f"{_PREFIX}cluster_forwarded", "Commands sent to other nodes", value=stats.forwarded
     )
     yield GaugeMetricFamily(

@@ -48,7 +48,8 @@ class SharedCluster(Cluster):
         self._written: dict[str, Position] = {}
         self._followed: dict[str, _Followed] = {}
         self._texts: dict[str, list[bytes]] = {}
-        self._releasing: set[str] = set()
+        #: Those that it lets go of, and whom it gives them, with what to post.
+        self._releasing: dict[str, tuple[str, bytes] | None] = {}
         self._has_texts = trio.Event()
 
     async def run(
@@ -130,9 +131,15 @@ class SharedCluster(Cluster):
         self._told[session_id] = set()
 
     def release(self, session_id: str) -> None:
+        self._let_go(session_id, None)
+
+    def give(self, session_id: str, node: str, payload: bytes) -> None:
+        self._let_go(session_id, (node, payload))
+
+    def _let_go(self, session_id: str, to: tuple[str, bytes] | None) -> None:
         self._leases.pop(session_id, None)
         self._written.pop(session_id, None)
-        self._releasing.add(session_id)
+        self._releasing[session_id] = to
         self._has_texts.set()
 
     async def _finish_release(self, session_id: str) -> None:
@@ -142,9 +149,12 @@ class SharedCluster(Cluster):
     async def _release(self, session_id: str) -> None:
         await self._store.reach()
         if session_id in self._releasing:
-            self._releasing.discard(session_id)
+            to = self._releasing.pop(session_id)
             self.flush(session_id)
-            self._engine.release(session_id, self.node)
+            if to is None:
+                self._engine.release(session_id, self.node)
+            elif not self._engine.loses("give", to[1]):
+                self._engine.give(session_id, self.node, *to)
 
     async def list_orphans(self) -> Sequence[str]:
         await self._store.reach()
@@ -176,6 +186,10 @@ class SharedCluster(Cluster):
     async def charge(self, used: Mapping[str, float], most: float) -> Sequence[float]:
         await self._store.reach()
         return self._engine.charge(used, most)
+
+    async def report(self, load: int | None) -> Mapping[str, int]:
+        await self._store.reach()
+        return self._engine.report(self.node, load)
 
     # -- what everybody may see --------------------------------------------------------------------
 

@@ -52,7 +52,7 @@ class SharedEngineState:
     Attributes:
         memory: Logs and lists.
         place_on: The node that new sessions are made on; None is the one that is asked.
-        loses: Asked of what was sent and what was posted, whether its answer is lost, or it.
+        loses: Asked of what was sent, posted or given, whether its answer is lost, or it.
         fenced: Appends that were refused, by node.
         open_work: Sessions with a turn that has not ended, or with queued inputs.
     """
@@ -67,6 +67,8 @@ class SharedEngineState:
         self.loses: Callable[[str, bytes], bool] = lambda _what, _payload: False
         self.fenced: Counter[str] = Counter()
         self.leases: dict[str, Lease] = {}
+        #: What each node has to do, and until when that holds.
+        self._loads: dict[str, tuple[int, float]] = {}
         self.inboxes: defaultdict[str, dict[str, bytes]] = defaultdict(dict)
         self.mail: defaultdict[str, deque[bytes]] = defaultdict(deque)
         self.texts: defaultdict[str, list[Text]] = defaultdict(list)
@@ -208,6 +210,12 @@ class SharedEngineState:
             del self.leases[session_id]
             self.touch()
 
+    def give(self, session_id: str, node: str, to: str, payload: bytes) -> None:
+        """Let another node have a session that a node has, and post it something."""
+        if self.holder(session_id) == node:
+            self.leases[session_id] = Lease(to, trio.current_time() + self.lease_seconds)
+            self.post(to, payload)
+
     def leased_by_others(self, node: str) -> list[str]:
         """Name the sessions that other nodes have."""
         return [
@@ -243,6 +251,15 @@ class SharedEngineState:
             if more:
                 self._debts[owner] = now + min(debt + more, most)
         return [max(0.0, self._debts.get(owner, now) - now) for owner in used]
+
+    def report(self, node: str, load: int | None) -> dict[str, int]:
+        """Keep what a node has to do, and give that of all."""
+        now = trio.current_time()
+        if load is None:
+            self._loads.pop(node, None)
+        else:
+            self._loads[node] = load, now + self.lease_seconds
+        return {name: load for name, (load, until) in self._loads.items() if until > now}
 
     def publish(self, session_id: str, payloads: Sequence[bytes]) -> None:
         """Put texts behind those published before."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 import trio
 
 from trialogue import RateLimit, Settings, Turn
+from trialogue.core._cluster_host import ClusterHost
 from trialogue.testing import ProtocolPeer
 
 from ..engines import LACKS_ENGINE
@@ -146,6 +149,31 @@ async def test_node_that_ends_leaves_its_sessions_to_others_at_once() -> None:
             await nodes.servers["a"].drain(10)
             await b.call("message.add", sessionId=sid, role="user", content="hello")
             assert await nodes.positions(sid) == ["1-1", "2-2", "2-3"]
+
+
+async def test_session_moves_to_a_node_with_less_to_do_and_nobody_notices() -> None:
+    """Issue 7: as in `test_balance.py`, where it is also said when one does."""
+    with trio.fail_after(60):
+        async with (
+            open_engine_nodes(counting) as nodes,
+            nodes.connect("a") as a,
+            nodes.connect("b") as b,
+        ):
+            sid = (await a.call("session.create"))["id"]
+            for peer in (a, b):
+                await peer.call("session.subscribe", sessionId=sid, after="0-0")
+            for peer, giver, taker in ((a, "a", "b"), (b, "b", "a")):
+                balancer = cast("ClusterHost", nodes.servers[giver].host).balancer
+                await balancer.give(nodes.stores[taker].cluster.node, 1)
+                done = await peer.call("message.send", sessionId=sid, content="go", wait=True)
+                assert (done["outcome"], done["message"]["content"]) == ("completed", WHOLE)
+                assert (nodes.stats(giver)["given"], nodes.stats(taker)["owned"]) == (1, 1)
+            whole = await nodes.positions(sid)
+            assert {position[0] for position in whole} == {"1", "2", "3"}
+            for peer in (a, b):
+                await peer.read_until(sid, "turn.ended")
+                await peer.read_until(sid, "turn.ended")
+                assert [event["position"] for event in peer.durable_events(sid)] == whole
 
 
 async def test_who_follows_a_deleted_session_is_told_all_of_it() -> None:

@@ -159,6 +159,58 @@ async def test_lease_is_renewed_as_long_as_its_process_lives(place: Place) -> No
             assert told.lost == []
 
 
+async def test_session_is_given_to_one_node_and_is_nobodys_at_no_time(place: Place) -> None:
+    with trio.fail_after(30):
+        async with (
+            open_node(place) as (one, _),
+            open_node(place) as (other, told),
+            open_node(place) as (third, _),
+        ):
+            await SessionWriter(one, "ses_1").append(has_open_work=True)
+            for name in ("ses_1", "ses_2"):
+                await one.cluster.claim(name)
+            await one.cluster.send("ses_1", b"before")
+            one.cluster.give("ses_1", other.cluster.node, b"yours")
+            assert await one.cluster.send("ses_1", b"after") == other.cluster.node
+            assert await third.cluster.claim("ses_1") == other.cluster.node
+            assert await third.cluster.list_orphans() == []
+            await told.wait_for(1, told.mail)
+            assert told.mail == [b"yours"]
+            assert await other.cluster.claim("ses_1") == other.cluster.node
+            assert told.items == [("ses_1", b"before"), ("ses_1", b"after")]
+            one.cluster.give("ses_1", third.cluster.node, b"not its to give")
+            one.cluster.give("ses_2", other.cluster.node, b"the second")
+            await told.wait_for(2, told.mail)
+            assert await third.cluster.claim("ses_1") == other.cluster.node
+
+
+async def test_given_session_passes_away_with_a_process_that_did_not_take_it(
+    place: Place,
+) -> None:
+    with trio.fail_after(30):
+        async with (
+            place.open("&lease_seconds=0.3") as dead,
+            open_node(place, "&lease_seconds=0.3") as (one, _),
+        ):
+            await SessionWriter(one, "ses_1").append(has_open_work=True)
+            await one.cluster.claim("ses_1")
+            one.cluster.give("ses_1", dead.cluster.node, b"yours")
+            await until(one.cluster.list_orphans, ["ses_1"])
+
+
+async def test_nodes_know_what_each_has_to_do_that_is_alive(place: Place) -> None:
+    with trio.fail_after(30):
+        async with place.open() as one, place.open() as other:
+            a, b = one.cluster, other.cluster
+            assert await a.report(3) == {a.node: 3}
+            assert await b.report(0) == {a.node: 3, b.node: 0}
+            assert await a.report(4) == {a.node: 4, b.node: 0}
+            assert await b.report(None) == {a.node: 4}
+            async with place.open("&lease_seconds=0.3") as dead:
+                assert await dead.cluster.report(5) == {a.node: 4, dead.cluster.node: 5}
+            await until(lambda: a.report(4), {a.node: 4})
+
+
 async def test_process_that_was_held_up_stops_by_its_own_clock(place: Place) -> None:
     """Issue 7: at 0.8 of the lease, whatever the engine says; and it goes on by itself."""
     with trio.fail_after(30):
