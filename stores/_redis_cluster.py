@@ -161,7 +161,7 @@ class RedisCluster(Cluster):
         if name == self._seen_whole:
             return
         known = {session_id: node.recall(session_id) for session_id in self._leases}
-        prefix = node.settings.prefix
+        prefix = node.settings.key_prefix
         commands = [
             (b"HMGET", session_key(prefix, session_id, "meta"), b"life", b"seq")
             for session_id in known
@@ -240,7 +240,7 @@ class RedisCluster(Cluster):
         self._committer.note(Give(session_id, node, payload), at_once=True)
 
     async def list_orphans(self) -> Sequence[str]:
-        prefix = self._node.settings.prefix
+        prefix = self._node.settings.key_prefix
         names = ("open", "inboxes", "damaged")
         keys = tuple(f"{prefix}:{name}".encode() for name in names)
         return [found.decode() for found in await self._ask(*LIST_ORPHANS.call(keys, prefix))]
@@ -262,7 +262,7 @@ class RedisCluster(Cluster):
         await self._committer.do(Post(node, payload))
 
     async def charge(self, used: Mapping[str, float], most: float) -> Sequence[float]:
-        prefix = self._node.settings.prefix
+        prefix = self._node.settings.key_prefix
         keys = tuple(f"{prefix}:debt:{own(owner)}".encode() for owner in used)
         more = [round(1000 * seconds) for seconds in (most, *used.values())]
         # Past what waits to be written, and once: it may have been done without an answer.

@@ -60,7 +60,7 @@ class Claim(Job):
         self._wants_inbox = wants_inbox
 
     def command(self, node: Node) -> tuple[object, ...]:
-        prefix = node.settings.prefix
+        prefix = node.settings.key_prefix
         keys = session_key(prefix, self._id, "lease"), session_key(prefix, self._id, "inbox")
         return CLAIM.call(keys, node.name, node.lease_ms, int(self._wants_inbox))
 
@@ -76,7 +76,7 @@ class Release(Job):
         self._id = session_id
 
     def command(self, node: Node) -> tuple[object, ...]:
-        key = session_key(node.settings.prefix, self._id, "lease")
+        key = session_key(node.settings.key_prefix, self._id, "lease")
         return RELEASE.call((key,), node.name)
 
     def settle(self, node: Node, answer: Any) -> None:
@@ -95,7 +95,7 @@ class Give(Job):
         self._payload = payload
 
     def command(self, node: Node) -> tuple[object, ...]:
-        keys = session_key(node.settings.prefix, self._id, "lease"), node.mail_key(self._to)
+        keys = session_key(node.settings.key_prefix, self._id, "lease"), node.mail_key(self._to)
         return GIVE.call(keys, node.name, self._to, node.lease_ms, node.mail_ms, self._payload)
 
     def settle(self, node: Node, answer: Any) -> None:
@@ -110,7 +110,7 @@ class Send(Job):
         self._payload = payload
 
     def command(self, node: Node) -> tuple[object, ...]:
-        prefix = node.settings.prefix
+        prefix = node.settings.key_prefix
         keys = (
             session_key(prefix, self._id, "lease"),
             session_key(prefix, self._id, "inbox"),
@@ -130,7 +130,7 @@ class FinishItem(Job):
         self._item_id = item_id
 
     def command(self, node: Node) -> tuple[object, ...]:
-        prefix = node.settings.prefix
+        prefix = node.settings.key_prefix
         keys = session_key(prefix, self._id, "inbox"), f"{prefix}:inboxes".encode()
         return FINISH_ITEM.call(keys, encode_id(self._id), self._item_id)
 
@@ -159,7 +159,7 @@ class Report(Job):
         self._load = load
 
     def command(self, node: Node) -> tuple[object, ...]:
-        prefix = node.settings.prefix
+        prefix = node.settings.key_prefix
         load = "" if self._load is None else self._load
         return REPORT.call((f"{prefix}:nodes".encode(),), prefix, node.name, node.lease_ms, load)
 
@@ -175,7 +175,7 @@ class Publish(Job):
         self._payloads = payloads
 
     def command(self, node: Node) -> tuple[object, ...]:
-        key = session_key(node.settings.prefix, self._id, "texts")
+        key = session_key(node.settings.key_prefix, self._id, "texts")
         return PUBLISH.call((key,), *self._payloads)
 
     def settle(self, node: Node, answer: Any) -> None:
@@ -189,7 +189,7 @@ class Rest(Job):
         self._id = session_id
 
     def command(self, node: Node) -> tuple[object, ...]:
-        key = session_key(node.settings.prefix, self._id, "texts")
+        key = session_key(node.settings.key_prefix, self._id, "texts")
         return REST.call((key,), node.lease_ms)
 
     def settle(self, node: Node, answer: Any) -> None:

@@ -48,7 +48,7 @@ class Committer(GroupCommitter[Job]):
         super().__init__()
         self.engine = engine
         self._node = node
-        self._probe = f"{node.settings.prefix}:probe".encode()
+        self._probe = f"{node.settings.key_prefix}:probe".encode()
         self.is_full = False
         self.fenced = 0
         self.trouble: str | None = None

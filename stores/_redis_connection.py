@@ -30,6 +30,8 @@ from coredis.connection import (
 from ..core._nursery import open_plain_nursery
 from ..core.errors import SettingsError, StoreError, leaves
 from ._redis_errors import AwayError, RefusedError
+from ._redis_finding import Address, Finder
+from ._redis_scripts import guard
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -55,17 +57,13 @@ STEPS: Final = 4
 #: Between two tries to connect.
 FIRST_SECONDS: Final = 0.05
 LAST_SECONDS: Final = 1.0
-#: What an engine answers that cannot take commands now, and may soon.
+#: What an engine answers that cannot take commands now, and may soon; coredis has no classes for
+#: these.
 _NOT_NOW: Final = (
     "BUSY ",
-    "CLUSTERDOWN",
-    "LOADING",
     "MASTERDOWN",
     "MISCONF",
     "NOREPLICAS",
-    "READONLY",
-    "TRYAGAIN",
-    "UNBLOCKED",
 )
 
 
@@ -91,6 +89,7 @@ class Engine:
         self.away_since: float | None = trio.current_time()
         self.reason = "not connected yet"
         self._greet = greet
+        self._key_prefix = settings.key_prefix
         self._step_seconds = (settings.answer_seconds + blocks_seconds) / (STEPS + 1)
         self._step = 0
         #: Who waits for an answer, since which step.
@@ -98,6 +97,11 @@ class Engine:
         self._connection: BaseConnection | None = None
         self._connected = trio.Event()
         self._tls = _make_tls(settings)
+        self._login: dict[str, Any] = {
+            "username": settings.username,
+            "password": settings.password,
+        }
+        self._finder = Finder(settings, self._ask_at)
 
     async def ask(self, *command: Any) -> Any:
         """Give a command, and return its answer.
@@ -120,12 +124,14 @@ class Engine:
                 # It may still do what it was told. Those who come after must not get its answers.
                 self.disconnect(str(exc))
             raise
-        if any(isinstance(answer, _DemotedError) for answer in answers):
-            # Some other engine takes them now: the address has to be looked up again.
-            self.disconnect("the engine takes no writes any more")
+        for answer in answers:
+            if isinstance(answer, _ElsewhereError) and connection is self._connection:
+                self.disconnect(str(answer))
         return answers
 
     async def _ask_on(self, connection: BaseConnection, commands: Sequence[Command]) -> list[Any]:
+        if self.settings.is_cluster:
+            commands = [guard(command, self._key_prefix) for command in commands]
         scope = trio.CancelScope()
         self._waiting[scope] = self._step
         answers: list[Any] | None = None
@@ -204,10 +210,13 @@ class Engine:
         """Connect, and return when the connection is lost."""
         async with trio.open_nursery() as nursery:
             with trio.fail_after(self.settings.connect_seconds):
-                connection = self._make(await self._find())
+                connection = self._make(await self._finder.find())
             try:
                 with trio.fail_after(self.settings.connect_seconds):
                     await nursery.start(connection.run)
+                    if self.settings.is_cluster:
+                        # Who was said to have the slot may have it no more, or not yet.
+                        await self._ask_one(connection, b"EXISTS", f"{self._key_prefix}:store")
                     await self._greet(partial(self._ask_one, connection))
             except BaseException:
                 _discard(connection)
@@ -231,47 +240,26 @@ class Engine:
             self._connected = trio.Event()
         self.reason = reason
 
-    async def _find(self) -> tuple[str, int] | None:
-        """Give the engine's address; None where it is a path."""
-        settings = self.settings
-        if settings.path is not None:
-            return None
-        if settings.service is None:
-            return settings.addresses[0]
-        failure: StoreError = AwayError("there are no sentinels")
-        for address in settings.addresses:
-            try:
-                return await self._ask_sentinel(address, settings.service)
-            except StoreError as exc:
-                failure = exc
-        raise failure
-
-    async def _ask_sentinel(self, address: tuple[str, int], service: str) -> tuple[str, int]:
-        """Ask where an engine is. Coredis's own client of sentinels leaks where one is down."""
-        sentinel = TCPConnection(
-            TCPLocation(*address),
-            # So that the last of them is asked too.
-            connect_timeout=self.settings.connect_seconds / (len(self.settings.addresses) + 1),
-        )
+    async def _ask_at(self, address: Address, *command: Any) -> Any:
+        """Ask who knows where an engine is. Coredis's own clients leak where one is down."""
+        # The nodes of a cluster have the engine's users, sentinels have their own.
+        login = self._login if self.settings.is_cluster else {}
+        guide = TCPConnection(TCPLocation(*address), ssl_context=self._tls, **login)
         async with open_plain_nursery() as nursery:
             try:
-                await nursery.start(sentinel.run)
-                found = await self._ask_one(sentinel, b"SENTINEL GET-MASTER-ADDR-BY-NAME", service)
+                await nursery.start(guide.run)
+                return await self._ask_one(guide, *command)
             except errors.RedisError as exc:
                 raise AwayError(_explain(exc)) from exc
             finally:
-                _discard(sentinel)
-                nursery.cancel_scope.cancel(reason="the sentinel has answered")
-        if found is None:
-            raise AwayError(f"the sentinels know no {service!r}")
-        return found[0].decode(), int(found[1])
+                _discard(guide)
+                nursery.cancel_scope.cancel(reason="it has answered")
 
-    def _make(self, address: tuple[str, int] | None) -> BaseConnection:
+    def _make(self, address: Address | None) -> BaseConnection:
         settings = self.settings
         options: dict[str, Any] = {
+            **self._login,
             "connect_timeout": settings.connect_seconds,
-            "username": settings.username,
-            "password": settings.password,
             "db": settings.database,
             "client_name": "trialogue",
         }
@@ -342,8 +330,8 @@ class _Command:
         self.decode = False
 
 
-class _DemotedError(AwayError):
-    """The engine has become a replica."""
+class _ElsewhereError(AwayError):
+    """Some other engine may take it: the address has to be looked up again."""
 
 
 def _translate(answer: Any) -> Any:
@@ -351,11 +339,22 @@ def _translate(answer: Any) -> Any:
     if not isinstance(answer, Exception):
         return answer
     said = str(answer)
-    if isinstance(answer, errors.ReadOnlyError):
-        return _DemotedError("the engine has become a replica")
-    if isinstance(answer, errors.NoScriptError):
-        # Somebody has removed our scripts. They come with each new connection.
-        return _DemotedError("the engine has lost our scripts")
+    match answer:
+        case errors.ReadOnlyError():
+            return _ElsewhereError("the engine has become a replica")
+        case errors.NoScriptError():
+            # Somebody has removed our scripts. They come with each new connection.
+            return _ElsewhereError("the engine has lost our scripts")
+        case errors.MovedError():
+            return _ElsewhereError("the slot is another node's of the cluster")
+        case errors.ClusterDownError():
+            return _ElsewhereError(f"the cluster is down: {_cut(said)}")
+        case errors.AskError() | errors.TryAgainError():
+            return AwayError("the slot is on its way to another node of the cluster")
+        case errors.UnblockedError():
+            return AwayError("the engine has ended the wait")
+        case _:
+            pass
     if isinstance(answer, (errors.ConnectionError, TimeoutError)) or said.startswith(_NOT_NOW):
         return AwayError(f"the engine answered nothing: {_cut(said)}")
     if said.startswith("command not allowed when used memory") or "OOM" in said:

@@ -110,7 +110,7 @@ class Follower:
         self._followed.pop(session_id, None)
 
     def _make_follow(self, session_id: str, after: int) -> tuple[object, ...]:
-        prefix = self._node.settings.prefix
+        prefix = self._node.settings.key_prefix
         texts = session_key(prefix, session_id, "texts")
         keys = (*session_keys(prefix, session_id)[:3], texts, self._mail_key)
         return FOLLOW.call(keys, after, self._node.mail_ms)
@@ -126,7 +126,7 @@ class Follower:
         if seq and last is not None and (int(last) < seq or at != str(after).encode()):
             self._rewind(session_id)
             raise self._node.rewound(session_id)
-        prefix = self._node.settings.prefix
+        prefix = self._node.settings.key_prefix
         followed = _Followed(
             session_id,
             session_keys(prefix, session_id)[0],

@@ -96,8 +96,8 @@ class Append(Job):
 
     def command(self, node: Node) -> tuple[object, ...]:
         return APPEND.call(
-            session_keys(node.settings.prefix, self._id)[:3],
-            node.settings.prefix,
+            session_keys(node.settings.key_prefix, self._id)[:3],
+            node.settings.key_prefix,
             encode_id(self._id),
             node.epoch,
             self._holder,
@@ -139,7 +139,7 @@ class WriteNote(Job):
         self._line = encode_note(note)
 
     def command(self, node: Node) -> tuple[object, ...]:
-        _, meta, _, notes = session_keys(node.settings.prefix, self._id)
+        _, meta, _, notes = session_keys(node.settings.key_prefix, self._id)
         return NOTE.call(
             (meta, notes), self._holder, self._life, int(self._is_snapshot), self._line
         )
@@ -158,7 +158,7 @@ class Open(Job):
     def command(self, node: Node) -> tuple[object, ...]:
         self._holder = node.holder
         return OPEN.call(
-            session_keys(node.settings.prefix, self._id)[:2],
+            session_keys(node.settings.key_prefix, self._id)[:2],
             self._holder,
             node.engine,
             *node.recall(self._id),
@@ -189,7 +189,7 @@ class Mark(Job):
         self._damage = damage
 
     def command(self, node: Node) -> tuple[object, ...]:
-        prefix = node.settings.prefix
+        prefix = node.settings.key_prefix
         damage = self._damage
         said = b"" if damage is None else encode_json([damage.seq, damage.reason])
         meta = session_keys(prefix, self._id)[1]
@@ -209,7 +209,7 @@ class Delete(Job):
         self._id = session_id
 
     def command(self, node: Node) -> tuple[object, ...]:
-        prefix = node.settings.prefix
+        prefix = node.settings.key_prefix
         meta = session_keys(prefix, self._id)[1]
         return DELETE.call((meta,), prefix, encode_id(self._id), node.lease_ms)
 
@@ -228,7 +228,7 @@ class Prune(Job):
         self._protect = [encode_id(session_id) for session_id in limits.protect]
 
     def command(self, node: Node) -> tuple[object, ...]:
-        prefix = node.settings.prefix
+        prefix = node.settings.key_prefix
         return PRUNE.call(
             (f"{prefix}:all".encode(),),
             prefix,

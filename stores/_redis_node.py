@@ -58,7 +58,7 @@ class Node:
 
     def mail_key(self, name: str) -> bytes:
         """Give the key of what a node is told."""
-        return f"{self.settings.prefix}:mail:{name}".encode()
+        return f"{self.settings.key_prefix}:mail:{name}".encode()
 
     @property
     def lease_ms(self) -> int:
@@ -98,6 +98,8 @@ class Node:
     def _look(self, info: dict[str, str]) -> None:
         if info.get("role") != "master":
             raise AwayError("the engine is a replica")
+        if info.get("cluster_enabled") == "1" and not self.settings.is_cluster:
+            raise StoreError("the engine is a node of a cluster, which is said as redis+cluster://")
         version = info.get("redis_version", "")
         if not version.partition(".")[0].isdigit() or int(version.partition(".")[0]) < OLDEST:
             raise StoreError(
@@ -123,7 +125,7 @@ class Node:
         Raises:
             StoreError: They are of a later version, or there are none and there have to be.
         """
-        store = f"{self.settings.prefix}:store".encode()
+        store = f"{self.settings.key_prefix}:store".encode()
         if self._must_exist and not await ask(b"EXISTS", store):
             raise StoreError(f"there is no store {self.settings.prefix!r} in this engine")
         version, found = await ask(*ESTABLISH.call((store,), VERSION, secrets.token_hex(8)))
@@ -156,7 +158,7 @@ class Node:
             return await engine.ask_all(commands)
         # What is waited for is the last write of this connection, and what was written by another
         # one, or an earlier one, is none of it.
-        mark = TOUCH.call((f"{self.settings.prefix}:probe".encode(),))
+        mark = TOUCH.call((f"{self.settings.key_prefix}:probe".encode(),))
         wait = (b"WAIT", replicas, round(500 * self.settings.answer_seconds))
         *answers, marked, count = await engine.ask_all([*commands, mark, wait])
         if isinstance(marked, Exception) or isinstance(count, Exception) or count < replicas:

@@ -1,6 +1,6 @@
 """What the engine does in one step: scripts that run in it, and the keys that they use.
 
-Of a session, with its id as the tag that keeps the keys together in a cluster:
+Of a session:
 
     PREFIX:{ID}:log     stream: an entry at its position, "l" its line, "w" who wrote it
     PREFIX:{ID}:meta    hash: who may write, in which term, the last seq, and what lists show
@@ -22,7 +22,13 @@ Of all sessions together, derived from those:
     PREFIX:bytes        how large all logs are together
     PREFIX:inboxes      set: ids of those with something in the inbox
     PREFIX:mail:NODE    stream: what a node is told
+    PREFIX:nodes        set: nodes that have said what they have to do
+    PREFIX:load:NODE    what that is, for as long as it holds
     PREFIX:debt:OWNER   for as long as what the owner has used of its rate counts
+    PREFIX:never        there is none (`guard`)
+
+In a cluster PREFIX is in braces, and so the tag of all of them: a script needs those of all
+sessions too, and what it needs has to be in one slot.
 
 The stream is the fence: a term is taken by setting the stream's last id to the new term with the
 last seq. From then on the engine refuses each id of an earlier term as equal or smaller, whatever
@@ -31,8 +37,9 @@ else a script looks at, and no entry stands there that nobody has written.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import sha1
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -52,6 +59,7 @@ __all__ = [
     "TOUCH",
     "VERSION",
     "Script",
+    "guard",
     "script",
     "session_key",
     "session_keys",
@@ -86,6 +94,19 @@ class Script:
 def script(text: str) -> Script:
     """Make one, which stands in `SCRIPTS` or its like."""
     return Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest().encode())
+
+
+def guard(command: Sequence[Any], key_prefix: str) -> Sequence[Any]:
+    """Name one more key of a script, which there never is.
+
+    A cluster that moves a slot to another node does so key by key. It looks at those that a script
+    names before it runs, and refuses it where one is not there; without this one it would stop it
+    in its middle, at the first that it does not name and that has gone already.
+    """
+    if command[0] != b"EVALSHA":
+        return command
+    name, sha, count, *rest = command
+    return (name, sha, count + 1, *rest[:count], f"{key_prefix}:never", *rest[count:])
 
 
 def session_key(prefix: str, session_id: str, part: str) -> bytes:

@@ -13,8 +13,16 @@ from ..core.errors import SettingsError
 
 __all__ = ["SCHEMES", "RedisSettings", "parse_url"]
 
-#: What a URL may begin with.
-SCHEMES: Final = ("redis", "rediss", "redis+unix", "redis+sentinel")
+#: What a URL may begin with; ``rediss`` is TLS.
+SCHEMES: Final = (
+    "redis",
+    "rediss",
+    "redis+unix",
+    "redis+sentinel",
+    "rediss+sentinel",
+    "redis+cluster",
+    "rediss+cluster",
+)
 PORT: Final = 6379
 SENTINEL_PORT: Final = 26379
 
@@ -33,14 +41,23 @@ def _check_range(least: float, most: float) -> Callable[[object, Any, float], No
     return check
 
 
+def _check_cluster(settings: RedisSettings, _: object, value: bool) -> None:
+    if value and settings.database:
+        raise SettingsError(
+            f"the database: {settings.database} is not 0, which a cluster has alone"
+        )
+
+
 @attrs.frozen(kw_only=True)
 class RedisSettings:
     """How a store reaches its engine, and what it asks of it.
 
     Attributes:
-        addresses: Host and port of the engine; of the sentinels, where there is a ``service``.
+        addresses: Host and port of the engine; of the sentinels, where there is a ``service``; of
+            some of the nodes, where it is a cluster.
         path: Of a unix socket, in place of an address.
         service: What the sentinels call the engine; None is no sentinel.
+        is_cluster: Whether the engine is the one of a cluster that has the slot of ``prefix``.
         database: The engine's, by number.
         username: None is the engine's default user.
         password: None is no authentication.
@@ -60,6 +77,7 @@ class RedisSettings:
     path: str | None = None
     service: str | None = None
     database: int = attrs.field(default=0, validator=_check_range(0, 2**31 - 1))
+    is_cluster: bool = attrs.field(default=False, validator=_check_cluster)
     username: str | None = None
     password: str | None = attrs.field(default=None, repr=False)
     is_tls: bool = False
@@ -82,11 +100,18 @@ class RedisSettings:
         return 0.4 * self.lease_seconds
 
     @property
+    def key_prefix(self) -> str:
+        """What all keys begin with. In a cluster it is their tag: they are in one slot together."""
+        return f"{{{self.prefix}}}" if self.is_cluster else self.prefix
+
+    @property
     def place(self) -> str:
         """Where the engine is, for people; without a password."""
         if self.path is not None:
             return self.path
         where = ",".join(f"{host}:{port}" for host, port in self.addresses)
+        if self.is_cluster:
+            return f"the cluster of {where}"
         return where if self.service is None else f"{self.service} of the sentinels {where}"
 
 
@@ -104,8 +129,10 @@ _OPTIONS: Final[Mapping[str, Callable[[str], Any]]] = {
 def parse_url(url: str) -> RedisSettings:
     """Read ``redis://USER:PASSWORD@HOST:PORT/DATABASE?OPTION=…`` and its like.
 
-    ``rediss`` is TLS, ``redis+unix:///PATH?db=0`` a unix socket, and
-    ``redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DATABASE`` asks sentinels where the engine is.
+    ``rediss`` is TLS, ``redis+unix:///PATH?db=0`` a unix socket.
+    ``redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DATABASE`` asks sentinels where the engine is,
+    ``redis+cluster://HOST:PORT,HOST:PORT`` nodes of a cluster; with ``rediss`` in place of
+    ``redis`` over TLS, as everything else then.
 
     Raises:
         SettingsError: It has another form, or an option that is not known or of a wrong kind.
@@ -121,27 +148,31 @@ def parse_url(url: str) -> RedisSettings:
         raise SettingsError("not a URL that can be read") from None
     if parts.fragment:
         raise SettingsError("a '#' in a URL, in a password too, is written %23")
-    known = {*_OPTIONS, "db"} if scheme == "redis+unix" else {*_OPTIONS}
-    found = _read_options(dict(query), known, is_tls=scheme == "rediss")
+    secure, _, kind = scheme.partition("+")
+    known = {*_OPTIONS, "db"} if kind == "unix" else {*_OPTIONS}
+    found = _read_options(dict(query), known, is_tls=secure == "rediss")
     login, at, where = parts.netloc.rpartition("@")
     if at:
         username, colon, password = login.partition(":")
         found["username"] = unquote(username) or None
         found["password"] = unquote(password) if colon else None
     path = unquote(parts.path)
-    if scheme == "redis+unix":
+    if kind == "unix":
         if where or not path.strip("/"):
             raise SettingsError("a unix socket is said as redis+unix:///PATH")
         found["path"] = path
-    elif scheme == "redis+sentinel":
+    elif kind == "sentinel":
         service, _, path = path.lstrip("/").partition("/")
         if not service:
             raise SettingsError("sentinels are said as redis+sentinel://HOST:PORT/SERVICE")
         found["service"] = service
-        found["addresses"] = tuple(_read_address(one, SENTINEL_PORT) for one in where.split(","))
+        found["addresses"] = _read_addresses(where, SENTINEL_PORT)
+    elif kind == "cluster":
+        found["is_cluster"] = True
+        found["addresses"] = _read_addresses(where, PORT)
     else:
         found["addresses"] = (_read_address(where, PORT),)
-    if scheme != "redis+unix" and path.strip("/"):
+    if kind != "unix" and path.strip("/"):
         found["database"] = _read(int, "the database", path.strip("/"))
     return RedisSettings(**found)
 
@@ -168,6 +199,10 @@ def _read(kind: Callable[[str], Any], name: str, text: str) -> Any:
         return kind(text)
     except ValueError:
         raise SettingsError(f"{name}: {text!r} is not a number") from None
+
+
+def _read_addresses(text: str, default: int) -> tuple[tuple[str, int], ...]:
+    return tuple(_read_address(one, default) for one in text.split(","))
 
 
 def _read_address(text: str, default: int) -> tuple[str, int]:

@@ -104,7 +104,7 @@ class RedisStore(CommittingStore):
         self._reader = reader
         self._follower = Follower(listener, self._ask, node, self.quarantine)
         self.cluster = RedisCluster(committer, self._ask, self._follower, node, url)  # pyright: ignore[reportIncompatibleVariableOverride]
-        self._prefix = node.settings.prefix
+        self._prefix = node.settings.key_prefix
         self._is_closed = False
 
     def create(self, session_id: str) -> SessionLog:

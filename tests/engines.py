@@ -47,6 +47,9 @@ class Engine:
     Args:
         options: Of its command line, such as ``--appendonly yes``.
         port: Whether it has one.
+
+    Attributes:
+        bus_port: Where the nodes of a cluster reach each other, if it is one of them.
     """
 
     def __init__(self, *options: str, port: bool = False) -> None:
@@ -54,6 +57,7 @@ class Engine:
         self.folder = Path(tempfile.mkdtemp(prefix="engine-"))
         self.socket = self.folder / "socket"
         self.port = _free_port() if port else 0
+        self.bus_port = _free_port() if "--cluster-enabled" in options else 0
         self._options = options
         self._is_sentinel = "--sentinel" in options
         self._process: subprocess.Popen[bytes] | None = None
@@ -78,6 +82,8 @@ class Engine:
             command.append(str(configuration))
         command += ["--port", str(self.port), "--bind", "127.0.0.1"]
         command += ["--unixsocket", str(self.socket), "--dir", str(self.folder), "--save", ""]
+        if self.bus_port:
+            command += ["--cluster-port", str(self.bus_port)]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, *self._options],

@@ -21,6 +21,24 @@ from trialogue.stores._redis_settings import RedisSettings, parse_url
             RedisSettings(addresses=(("a", 26379), ("b", 7)), service="main", database=4),
         ),
         (
+            "rediss+sentinel://a/main?ca=/a.pem",
+            RedisSettings(addresses=(("a", 26379),), service="main", is_tls=True, ca="/a.pem"),
+        ),
+        (
+            "redis+cluster://ann:x@a,[::1]:7/?prefix=talk",
+            RedisSettings(
+                addresses=(("a", 6379), ("::1", 7)),
+                is_cluster=True,
+                username="ann",
+                password="x",
+                prefix="talk",
+            ),
+        ),
+        (
+            "rediss+cluster://a/0?ca=/a.pem",
+            RedisSettings(addresses=(("a", 6379),), is_cluster=True, is_tls=True, ca="/a.pem"),
+        ),
+        (
             "redis://h?prefix=talk&replicas=2&lease_seconds=0.1&connect_seconds=600",
             RedisSettings(
                 addresses=(("h", 6379),),
@@ -67,6 +85,12 @@ def test_url_says_where_the_engine_is(url: str, said: RedisSettings) -> None:
         ("redis+unix://h/run/a.sock", "redis+unix:///PATH"),
         ("redis+unix://", "redis+unix:///PATH"),
         ("redis+sentinel://h", "redis+sentinel://HOST:PORT/SERVICE"),
+        ("redis+sentinel://h/main?ca=/a.pem", "ca is for rediss"),
+        ("redis+cluster://h/1", "the database: 1 is not 0, which a cluster has alone"),
+        ("redis+cluster://h?db=0", "unknown option 'db'"),
+        ("redis+cluster://h,", "names no host"),
+        ("redis+cluster://h?prefix={a}", "prefix: '{a}' is no beginning"),
+        ("rediss+unix:///run/a.sock", "not of the form"),
     ],
 )
 def test_what_is_wrong_with_a_url_is_named(url: str, refusal: str) -> None:
@@ -79,3 +103,9 @@ def test_what_is_wrong_with_a_url_is_named(url: str, refusal: str) -> None:
 
 def test_password_is_not_shown() -> None:
     assert "s3cret" not in repr(parse_url("redis://:s3cret@h"))
+
+
+def test_all_keys_of_a_store_are_in_one_slot_of_a_cluster() -> None:
+    """Their prefix is their tag: the first braces of a key are."""
+    assert parse_url("redis+cluster://h?prefix=talk").key_prefix == "{talk}"
+    assert parse_url("redis://h?prefix=talk").key_prefix == "talk"
