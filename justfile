@@ -66,7 +66,7 @@ examples:
 # The campaigns of which the ordinary run does a tenth, or nothing, as CI does them.
 campaigns:
     {{ python }} -m pytest tests/faults/kill tests/faults/storage tests/faults/stalled tests/operations tests/faults/test_disconnects.py tests/faults/test_interleavings.py tests/faults/test_spending.py tests/faults/test_tenants.py tests/client/test_backpressure.py tests/client/test_flaky.py tests/cluster/test_network.py tests/benchmarks/test_nodes.py tests/test_packaging.py --scale 1
-    {{ python }} -m pytest tests/contract -m campaign --scale 1
+    {{ python }} -m pytest tests/contract tests/stores tests/cli/test_workers.py -m campaign --scale 1
 
 # The web chat in Chromium, and its protocol client; `.ci/run` does this once.
 pages *ARGS:

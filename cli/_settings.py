@@ -133,7 +133,7 @@ def _own_options() -> list[Option]:
         Option(
             name="store",
             help="Where sessions live: jsonl:FOLDER, sqlite:FILE, redis://HOST:PORT/0, rediss://…, "
-            "redis+unix:///PATH or memory. jsonl alone is the folder $XDG_STATE_HOME/trialogue, or "
+            "redis+unix:///PATH, redis+sentinel://…, redis+cluster://… or memory. jsonl alone is the folder $XDG_STATE_HOME/trialogue, or "
             "else ~/.local/state/trialogue.",
             parse=parse_text,
             show=mask_url,

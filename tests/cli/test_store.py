@@ -28,7 +28,18 @@ from trialogue.stores.writing import open_session_writer
 from ..engines import LACKS_ENGINE, shared_engine
 from ._process import run_command
 
-STORES = ("jsonl", "memory", "redis", "redis+sentinel", "redis+unix", "rediss", "sqlite")
+STORES = (
+    "jsonl",
+    "memory",
+    "redis",
+    "redis+cluster",
+    "redis+sentinel",
+    "redis+unix",
+    "rediss",
+    "rediss+cluster",
+    "rediss+sentinel",
+    "sqlite",
+)
 
 
 @pytest.fixture

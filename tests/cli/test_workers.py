@@ -7,6 +7,8 @@ import socket
 import threading
 import time
 import urllib.request
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from trialogue.cli.main import main
 from trialogue.core.errors import SettingsError
 
 from ..engines import LACKS_ENGINE, Engine
+from ..stores._engine_cluster import EngineCluster
 from ._command import environ_for
 from ._process import PATIENCE, LineClient, ServerProcess, serving
 
@@ -196,9 +199,16 @@ def scrape(url: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.skipif(LACKS_ENGINE is not None, reason=str(LACKS_ENGINE))
-def test_real_workers_share_a_port_are_replaced_and_drain(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "start",
+    [Engine, pytest.param(partial(EngineCluster, 1), marks=pytest.mark.campaign)],
+    ids=["engine", "cluster"],
+)
+def test_real_workers_share_a_port_are_replaced_and_drain(
+    start: Callable[[], Engine | EngineCluster], tmp_path: Path
+) -> None:
     """Issue 7: one command. Both serve, a killed one is replaced, and one signal ends all."""
-    with Engine() as engine:
+    with start() as engine:
         arguments = ("--workers", "2", "--store", engine.url, "--metrics", "127.0.0.1:0")
         addresses = ("--transport", "tcp://127.0.0.1:0", "--transport", f"unix://{tmp_path}/s")
         with serving("echo", *arguments, *addresses, count=2) as server:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack
+from functools import cache
 from itertools import pairwise
 from typing import Any, Final
 
 from ..engines import Engine
 
-__all__ = ["EngineCluster"]
+__all__ = ["EngineCluster", "shared_cluster"]
 
+PREFIX: Final = "talk"
 SLOTS: Final = 16384
 #: So long a start may take, where others want the machine too.
 PATIENCE_SECONDS: Final = 60.0
@@ -22,31 +25,24 @@ class EngineCluster:
 
     Args:
         primaries: How many. Three are what can agree that one of them is gone.
-        replicas: Of the one that has the slot of a store.
-        prefix: The store's.
-        options: Of each of the engines.
+        replicas: Of the one that has the slot of the store.
 
     Attributes:
         engines: Primaries and then replicas, as it was begun.
         primary: The one that has had the slot then.
         slot: The store's, as the engines reckon it.
+        url: Where the store is.
     """
 
-    def __init__(
-        self,
-        primaries: int,
-        replicas: int = 0,
-        *,
-        prefix: str = "talk",
-        options: Iterable[str] = (),
-    ) -> None:
+    def __init__(self, primaries: int, replicas: int = 0) -> None:
         self._stack = ExitStack()
         with self._stack:
             self.engines = [
-                self._stack.enter_context(_start(options)) for _ in range(primaries + replicas)
+                self._stack.enter_context(_start()) for _ in range(primaries + replicas)
             ]
             self.primary = self.engines[0]
-            self.slot = int(self.primary.ask("CLUSTER", "KEYSLOT", prefix)[1:])
+            self.slot = int(self.primary.ask("CLUSTER", "KEYSLOT", PREFIX)[1:])
+            self.url = self.url_at(self.primary)
             self._form(self.slot, primaries)
             self._stack = self._stack.pop_all()
 
@@ -68,10 +64,11 @@ class EngineCluster:
         for replica in self.engines[primaries:]:
             _wait(replica, ("INFO", "replication"), "master_link_status:up\r")
 
-    @property
-    def addresses(self) -> str:
-        """All of them, as in a URL."""
-        return ",".join(f"127.0.0.1:{engine.port}" for engine in self.engines)
+    def url_at(self, *engines: Engine) -> str:
+        """Say where the store is, and that these know who has its slot."""
+        where = ",".join(f"127.0.0.1:{engine.port}" for engine in engines)
+        # On a machine that has others to serve a greeting may take long.
+        return f"redis+cluster://{where}/?prefix={PREFIX}&connect_seconds=60"
 
     def name(self, engine: Engine) -> str:
         """Say what the others call one."""
@@ -119,7 +116,15 @@ class EngineCluster:
         self.close()
 
 
-def _start(options: Iterable[str]) -> Engine:
+@cache
+def shared_cluster() -> EngineCluster:
+    """Give one of a single node, which is started once a test process."""
+    cluster = EngineCluster(1)
+    atexit.register(cluster.close)
+    return cluster
+
+
+def _start() -> Engine:
     return Engine(
         "--cluster-enabled",
         "yes",
@@ -127,7 +132,6 @@ def _start(options: Iterable[str]) -> Engine:
         "2000",
         "--repl-diskless-sync-delay",
         "0",
-        *options,
         port=True,
     )
 

@@ -6,6 +6,7 @@ What every store promises is in the kit (`tests/contract/stores`).
 from __future__ import annotations
 
 import logging
+import ssl
 import sys
 import time
 from collections.abc import AsyncGenerator
@@ -33,6 +34,7 @@ from trialogue.stores.redis import RedisStore, open_redis_store
 from trialogue.testing import open_test_server
 from trialogue.testing.store_kit import SessionWriter, make_entry, make_summary, read_all
 
+from ..certificates import Certificates
 from ..engines import LACKS_ENGINE, Engine
 from ._engine_place import Place, ask
 from ._engine_proxy import open_engine_proxy
@@ -509,10 +511,6 @@ async def test_scripts_that_somebody_removed_come_back(place: Place) -> None:
 async def test_tls_is_spoken_with_an_engine_whose_certificate_is_trusted(
     place: Place, tmp_path: Path
 ) -> None:
-    import ssl
-
-    from ..certificates import Certificates
-
     certificates = Certificates(tmp_path, "localhost")
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     server.load_cert_chain(certificates.files.certificate, certificates.files.key)
@@ -553,6 +551,25 @@ async def test_engine_is_found_by_sentinels_also_after_a_failover() -> None:
             assert store.statistics()["rewinds"] == 0
         async with _refused(f"redis+sentinel://{at}/other", "the sentinels know no 'other'"):
             pass
+
+
+async def test_tls_is_spoken_with_sentinels_too(place: Place, tmp_path: Path) -> None:
+    certificates = Certificates(tmp_path, "127.0.0.1")
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(certificates.files.certificate, certificates.files.key)
+    with Engine("--sentinel") as sentinel, trio.fail_after(60):
+        async with (
+            open_engine_proxy(place.engine.socket, tls=server) as proxy,
+            open_engine_proxy(sentinel.socket, tls=server) as guide,
+        ):
+            await ask(sentinel, "SENTINEL", "MONITOR", "talk", "127.0.0.1", str(proxy.port), "1")
+            url = f"rediss+sentinel://127.0.0.1:{guide.port}/talk?prefix={place.prefix}"
+            async with open_redis_store(f"{url}&ca={certificates.authority}") as store:
+                writer = SessionWriter(store, "ses_1")
+                await writer.append()
+                await writer.check()
+            async with _refused(url, "certificate is not trusted"):
+                pass
 
 
 async def test_file_for_tls_that_is_missing_is_a_setting_that_is_wrong(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import trio
 
 from trialogue.core.abc import SessionStore
 from trialogue.stores._jsonl_committer import Fsync
+from trialogue.stores._redis_settings import parse_url
 from trialogue.stores._sqlite_schema import PLACES
 from trialogue.stores.jsonl import JsonlSettings, open_jsonl_store
 from trialogue.stores.memory import MemoryStore
@@ -21,7 +22,8 @@ from trialogue.stores.redis import open_redis_store
 from trialogue.stores.sqlite import open_sqlite_store
 from trialogue.testing.store_kit import Promise, StoreHarness
 
-from ...engines import LACKS_ENGINE, shared_engine
+from ...engines import LACKS_ENGINE, Engine, shared_engine
+from ...stores._engine_cluster import shared_cluster
 
 _FORGETS = "it is the process's memory"
 
@@ -143,12 +145,22 @@ class RedisHarness(FolderHarness):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self._engine = shared_engine()
+        self._engine = self.find_engine()
         self._prefix = f"kit-{uuid.uuid4().hex}"
+        self._settings = parse_url(f"{self.url}?prefix={self._prefix}")
+
+    def find_engine(self) -> Engine:
+        """Find the process to be in."""
+        return shared_engine()
+
+    @property
+    def url(self) -> str:
+        """Say where it is, as a store is told."""
+        return self._engine.url
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[SessionStore]:
-        async with open_redis_store(f"{self._engine.url}?prefix={self._prefix}") as store:
+        async with open_redis_store(self._settings) as store:
             yield store
 
     def open_rival(self) -> AbstractAsyncContextManager[SessionStore]:
@@ -156,14 +168,13 @@ class RedisHarness(FolderHarness):
 
     async def after_kill(self) -> StoreHarness:
         """Copy what the engine has in one step: it lives on when the process does not."""
-        copy = RedisHarness(self.folder)
-        await trio.to_thread.run_sync(
-            self._engine.ask, "EVAL", _COPY, "0", self._prefix, copy._prefix
-        )
+        copy = type(self)(self.folder)
+        names = (self._settings.key_prefix, copy._settings.key_prefix)
+        assert await trio.to_thread.run_sync(self._engine.ask, "EVAL", _COPY, "0", *names) == b"$-1"
         return copy
 
     def spoil(self, session_id: str, seq: int, *, back: bool = False) -> None:
-        key = f"{self._prefix}:{{{session_id}}}:log"
+        key = f"{self._settings.key_prefix}:{{{session_id}}}:log"
         if back:
             found = self._engine.ask("RENAME", f"{key}:whole", key)
             assert found == b"+OK"
@@ -172,13 +183,29 @@ class RedisHarness(FolderHarness):
         assert self._engine.ask("XDEL", key, f"1-{seq}") == b":1"
 
 
-#: Gives each key another beginning.
+class RedisClusterHarness(RedisHarness):
+    """The same in one slot of a cluster, which is one of its node's own."""
+
+    name: ClassVar[str] = "redis-cluster"
+
+    def find_engine(self) -> Engine:
+        return shared_cluster().primary
+
+    @property
+    def url(self) -> str:
+        return f"redis+cluster://127.0.0.1:{self._engine.port}"
+
+
+#: Gives each key another beginning; in a cluster, another slot too.
 _COPY = """
 for _, name in ipairs(redis.call('KEYS', ARGV[1] .. ':*')) do
-  redis.call('COPY', name, ARGV[2] .. string.sub(name, #ARGV[1] + 1), 'REPLACE')
+  redis.call('RESTORE', ARGV[2] .. string.sub(name, #ARGV[1] + 1),
+             math.max(0, redis.call('PTTL', name)), redis.call('DUMP', name), 'REPLACE')
 end
 """
 
+#: Put through the kit in the campaigns.
+MORE_HARNESSES: list[type[FolderHarness]] = [RedisClusterHarness] if LACKS_ENGINE is None else []
 HARNESSES: list[type[FolderHarness]] = [
     MemoryHarness,
     SqliteHarness,

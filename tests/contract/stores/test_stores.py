@@ -6,11 +6,12 @@ import pytest
 
 from trialogue.testing.store_kit import CHECKS, Check, Promise, checks_for
 
-from ._harnesses import HARNESSES, FolderHarness
+from ._harnesses import HARNESSES, MORE_HARNESSES, FolderHarness
 
 CASES = [
-    pytest.param(harness, check, id=f"{harness.name}-{check}")
-    for harness in HARNESSES
+    pytest.param(harness, check, id=f"{harness.name}-{check}", marks=marks)
+    for harnesses, marks in ((HARNESSES, ()), (MORE_HARNESSES, pytest.mark.campaign))
+    for harness in harnesses
     for check in checks_for(harness)
 ]
 
