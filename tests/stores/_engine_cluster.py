@@ -105,6 +105,11 @@ class EngineCluster:
         for engine in (target, source):
             _do(engine, "CLUSTER", "SETSLOT", str(self.slot), "NODE", name)
 
+    def move_whole(self, source: Engine, target: Engine) -> None:
+        """Have the slot moved by the engines themselves, which Valkey can from version 9 on."""
+        part = ("SLOTSRANGE", str(self.slot), str(self.slot))
+        _do(source, "CLUSTER", "MIGRATESLOTS", *part, "NODE", self.name(target))
+
     def close(self) -> None:
         """End all of them."""
         self._stack.close()

@@ -64,6 +64,16 @@ async def test_store_is_in_the_slot_of_its_prefix(tmp_path: Path) -> None:
             f"redis://127.0.0.1:{engine.port}",
             r"is a node of a cluster, which is said as redis\+cluster:",
         )
+        # The rights that docs/storage.md names are enough, and the last of them is needed.
+        rights = ["+@read", "+@write", "+@scripting", "+@connection", "-@dangerous", "+info"]
+        for name, more in (("ann", ["+cluster|slots"]), ("bob", [])):
+            user = (name, "on", ">s3cret", "~{talk}:*", *rights, *more)
+            assert await ask(engine, "ACL", "SETUSER", *user) == b"+OK"
+        async with open_redis_store(cluster.url.replace("//", "//ann:s3cret@")) as store:
+            assert len(await read_all(store, "ses_{1}")) == 2
+            await SessionWriter(store, "ses_2").append()
+            assert await store.delete("ses_2")
+        await _refuse(cluster.url.replace("//", "//bob:s3cret@"), "may not do .*cluster.slots")
         # TLS: whoever is asked names who is connected to, by the host that its certificate has.
         async with open_engine_proxy(engine.socket, tls=server) as proxy:
             for name, value in (
@@ -185,6 +195,14 @@ async def test_slot_that_is_moved_takes_its_store_along() -> None:
             await _write_more(writers, told)
             assert store.statistics()["engineConnects"] == 2
             assert cluster.keys(source) == [""]
+            # And back in one go.
+            await trio.to_thread.run_sync(cluster.move_whole, target, source)
+            await until(partial(_has_keys, cluster, target), wanted=False)
+            await _write_more(writers, told)
+
+
+async def _has_keys(cluster: EngineCluster, engine: Engine) -> bool:
+    return (await trio.to_thread.run_sync(cluster.keys, engine)) != [""]
 
 
 @pytest.mark.campaign
