@@ -15,6 +15,7 @@ from ..agents.echo import echo
 from ..core import Server, Settings, open_server
 from ..core.abc import Agent, ConnectOptions
 from ..core.methods import Credential
+from ._clock import threads_take_no_time
 from ._peer import ProtocolPeer, open_peer
 from ._server import split_settings
 
@@ -85,7 +86,7 @@ class Connect:
         # A transport of one's own may have any URL.
         limits, options = split_settings({"driver": self._driver, "insecure": True, **options})
         seconds = math.inf if _has_own_clock() else _TEST_SECONDS * self._slowness
-        with trio.fail_after(seconds):
+        with threads_take_no_time(), trio.fail_after(seconds):
             async with open_server(
                 agent,
                 transports=[self.new_url()],

@@ -12,6 +12,7 @@ import trio
 from ..client import Client, connect
 from ..core import Server, Settings, open_server
 from ..core.abc import Agent, ConnectOptions
+from ._clock import threads_take_no_time
 from ._peer import ProtocolPeer, open_peer
 
 __all__ = ["ServerInTest", "open_test_server", "split_settings"]
@@ -69,7 +70,7 @@ async def open_test_server(
     """Run a server with an agent, and connect to it, for as long as the block lasts.
 
     Everything is in memory, so it runs under an autojump clock, where an hour's pause takes no
-    time. A test of an agent:
+    time, and what a thread does takes none either, up to a second of real time. A test of an agent:
 
         from trialogue.testing import open_test_server
 
@@ -91,7 +92,7 @@ async def open_test_server(
         trio.TooSlowError: It took longer.
     """
     limits, options = split_settings(options)
-    with trio.fail_after(test_seconds):
+    with threads_take_no_time(), trio.fail_after(test_seconds):
         async with open_server(
             agent, transports=[transport], settings=Settings(**limits), **options
         ) as server:

@@ -4,6 +4,8 @@ import json
 import re
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,6 +15,8 @@ import trio
 from trio.testing import MockClock
 
 import trialogue.testing
+from trialogue.agents.loop import ToolLoop
+from trialogue.agents.tools import tool
 from trialogue.client import TextChunk
 from trialogue.core._link import ServerLink
 from trialogue.core.abc import Channel, PeerInfo, Turn
@@ -22,11 +26,13 @@ from trialogue.testing import (
     Follower,
     ProtocolPeer,
     Puppet,
+    ScriptedModel,
     Wait,
     open_dribbling_relay,
     open_peer,
     open_test_server,
     scripted,
+    tool_call,
 )
 from trialogue.testing.fixtures import ServeAgent
 from trialogue.testing.transport_kit import Connect
@@ -278,3 +284,42 @@ def test_tables_of_the_contract_name_tests_that_there_are() -> None:
     assert [
         name for name in named if name not in modules and f"async def {name}(" not in tests
     ] == []
+
+
+async def test_thread_is_waited_for_before_the_clock_jumps(autojump_clock: MockClock) -> None:
+    """Else a tool that is no coroutine would be out of time whenever its thread is slow to begin."""
+
+    @tool(effect="none", timeout_seconds=60)
+    def look() -> str:
+        time.sleep(0.2)  # of real time: for Trio all is idle
+        return "found"
+
+    model = ScriptedModel([tool_call("look"), "There it is."])
+    async with open_test_server(ToolLoop(model, tools=[look])) as test:
+        session = await test.client.create_session()
+        began = trio.current_time()
+        answer = await test.client.send_message(session.id, "Where is it?")
+        assert answer.outcome == "completed"
+        assert trio.current_time() - began < 60
+        (result,) = [m.content for m in model.requests[1].messages if m.role == "tool"]
+        assert result == "found"
+    assert autojump_clock.autojump_threshold == 0
+
+
+async def test_thread_that_hangs_is_out_of_time_still(autojump_clock: MockClock) -> None:
+    go_on = threading.Event()
+
+    @tool(effect="none", timeout_seconds=60)
+    def hang() -> None:
+        go_on.wait()
+
+    model = ScriptedModel([tool_call("hang"), "It hangs."])
+    try:
+        async with open_test_server(ToolLoop(model, tools=[hang])) as test:
+            session = await test.client.create_session()
+            answer = await test.client.send_message(session.id, "Do it.")
+            assert answer.outcome == "completed"
+            (result,) = [m.content for m in model.requests[1].messages if m.role == "tool"]
+            assert "60 s" in result
+    finally:
+        go_on.set()
