@@ -9,6 +9,7 @@ import trio
 
 from trialogue import RateLimit, Settings, Turn
 from trialogue.core._cluster_host import ClusterHost
+from trialogue.core.errors import StoreError
 from trialogue.testing import ProtocolPeer
 
 from ..engines import LACKS_ENGINE
@@ -97,6 +98,14 @@ async def _has_text(nodes: EngineNodes, sid: str, text: str) -> bool:
     return bool(found) and text.encode() in found[0][1][1]
 
 
+async def _can_read(nodes: EngineNodes, name: str, sid: str) -> bool:
+    """Whether a node reaches its engine again."""
+    try:
+        return bool(await nodes.stores[name].read(sid, 0, 1))
+    except StoreError:
+        return False
+
+
 @pytest.mark.slow
 async def test_sessions_of_a_node_that_is_cut_off_are_taken_over() -> None:
     """Issue 7: within the lease and 1.5 s. What it still writes is refused, and nobody sees it."""
@@ -129,6 +138,8 @@ async def test_sessions_of_a_node_that_is_cut_off_are_taken_over() -> None:
             assert seqs(b, sid) == whole
             # Cut off for long, its node may have sent it away: it comes back with its cursor.
             assert seqs(a, sid) == whole[: len(seqs(a, sid))]
+            # It looks for its engine once a second, and until then says that it cannot read.
+            await until(lambda: _can_read(nodes, "a", sid), True)
             async with nodes.connect("a") as again:
                 await again.call("session.subscribe", sessionId=sid, after="0-0")
                 await again.expect_event(sid, "turn.ended", outcome="completed")
