@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 import trio
@@ -329,7 +330,7 @@ async def test_debts_add_up_and_pass_away(place: Place) -> None:
             assert await one.cluster.charge({"ann": 7 * hour}, 9 * hour) == [9 * hour]
             for owner in ("bob", "eve"):
                 key = f"{place.prefix}:debt:={owner}"
-                await until(lambda key=key: ask(place.engine, "EXISTS", key), b":0")
+                await until(partial(ask, place.engine, "EXISTS", key), b":0")
 
 
 # -- what everybody may see ------------------------------------------------------------------
