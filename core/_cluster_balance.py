@@ -21,6 +21,7 @@ import trio
 from ._cluster_handover import is_at_rest
 from ._cluster_level import Leveller
 from ._cluster_wire import Take, write
+from ._suspending import is_alone
 from .errors import StoreError
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Balancer:
         self._leveller = Leveller(self._most, self._cluster.lease_seconds)
         #: What was given away, when and in which term, until it is known what became of it.
         self._given: dict[str, tuple[float, int]] = {}
+        self._taking: set[str] = set()
 
     async def run(self) -> NoReturn:
         """Balance until cancelled."""
@@ -121,6 +123,7 @@ class Balancer:
             and is_at_rest(host, session)
             and not host.is_opening(session.id)
             and not session.closing.summaries
+            and is_alone(session)
             and session.feed.damage is None
         )
 
@@ -144,12 +147,12 @@ class Balancer:
             if session_id not in host.owned:
                 if await host.claim(session_id) == self._cluster.node:
                     await host.take_up(session_id)
-                    host.with_session(session_id, partial(self._is_back, term), lambda _: None)
+                    host.with_session(session_id, partial(self._took_back, term), lambda _: None)
                 else:
                     host.interests.forget(session_id)
             del self._given[session_id]
 
-    def _is_back(self, term: int, session: LiveSession) -> None:
+    def _took_back(self, term: int, session: LiveSession) -> None:
         if session.state.term > term:
             # It was taken, and nobody has it any more: its followers have told others.
             self._host.interests.forget(session.id)
@@ -162,33 +165,32 @@ class Balancer:
         host, session_id = self._host, take.session_id
         if session_id in host.owned:
             return  # it was told twice
+        host.interests.forget(session_id)
         for interest in take.interests:
             host.interests.take(session_id, interest)
+        self._taking.add(session_id)
         host.spawn_writer(lambda: self._take(session_id))
+
+    def is_taking(self, session_id: str) -> bool:
+        """Whether a session is on its way here, and it is known who follows it."""
+        return session_id in self._taking
 
     async def _take(self, session_id: str) -> None:
         host = self._host
 
-        def failed(exc: Exception) -> None:
-            host.interests.forget(session_id)
-            log.warning("a session was not taken", extra={"error": repr(exc)})
+        def end(_: object) -> None:
+            self._taking.discard(session_id)
+            host.let_go_unused(session_id)
+            if session_id not in host.owned:
+                host.interests.forget(session_id)
 
-        if host.is_draining:
-            host.interests.forget(session_id)
-            self._cluster.release(session_id)
-            return
         try:
-            holder = await host.claim(session_id)
+            if host.is_draining and session_id not in host.owned:
+                self._cluster.release(session_id)
+            elif await host.claim(session_id) == self._cluster.node:
+                # It is written, so that its log says who has it: its followers tell that one.
+                host.with_session(session_id, end, end, needs_write=True)
+                return
         except StoreError as exc:
-            failed(exc)
-            return
-        if holder == self._cluster.node:
-            # So that its log says who has it, and those who follow it tell that one.
-            host.with_session(
-                session_id,
-                lambda _: host.let_go_unused(session_id),
-                failed,
-                needs_write=True,
-            )
-        else:
-            host.interests.forget(session_id)
+            log.warning("a session was not taken", extra={"error": repr(exc)})
+        end(None)

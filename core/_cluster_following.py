@@ -53,7 +53,7 @@ class Follower:
 
         feed.on_gap = mend
         await self._cluster.follow(session.id, feed.known_position)
-        if session.state.node != host.node and session.id not in host.owned:
+        if session.state.node != host.node and not host.balancer.is_taking(session.id):
             host.interests.forget(session.id)
         host.interests.moved(feed)
 

@@ -9,7 +9,7 @@ from ._recovery import MAX_ATTEMPTS, is_resumable
 if TYPE_CHECKING:
     from ._session import LiveSession
 
-__all__ = ["can_suspend"]
+__all__ = ["can_suspend", "is_alone"]
 
 
 def can_suspend(session: LiveSession) -> bool:
@@ -30,6 +30,11 @@ def can_suspend(session: LiveSession) -> bool:
                 return False
             waiting.append(live)
     return True
+
+
+def is_alone(session: LiveSession) -> bool:
+    """Whether its turn waits for no child, and no parent waits for it here."""
+    return not _find_children(session) and _find_parent(session) is None
 
 
 def _may_rest(session: LiveSession) -> bool:

@@ -77,6 +77,7 @@ class ClusterWorld(World):
             with trio.move_on_after(LIMIT_SECONDS) as scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._disturb)
+                    nursery.start_soon(self._balance)
                     await self._run_clients()
                     nursery.cancel_scope.cancel(reason="the schedule is over")
                 logs = await self._read_logs()
@@ -84,7 +85,7 @@ class ClusterWorld(World):
             if scope.cancelled_caught:
                 raise ViolationError(f"hangs: {self._describe()}")
             for name in NAMES:
-                for what in ("takeovers", "forwarded"):
+                for what in ("takeovers", "forwarded", "given"):
                     self.hits[what] += self.nodes.stats(name)[what]
                 self.hits["fenced"] += self.nodes.engine.fenced[name]
 
@@ -101,6 +102,17 @@ class ClusterWorld(World):
                 store.resume()
             self.hits["pauses"] += 1
         self._undisturbed.set()
+
+    async def _balance(self) -> None:
+        """Have nodes give sessions to each other, whatever they have to do."""
+        rng = random.Random(f"balance {self.shape.seed}")
+        while not self.over.is_set():
+            await trio.sleep(rng.uniform(0.05, 0.5) * LEASE_SECONDS)
+            givers = [host for host in self.hosts if host.owned]
+            if givers:
+                giver = rng.choice(givers)
+                taker = rng.choice([name for name in NAMES if name != giver.cluster.node])
+                await giver.balancer.give(taker, 1)
 
     async def _settle(self) -> None:
         for client in self.clients:

@@ -32,7 +32,7 @@ class Nodes:
     async def start(
         self,
         name: str,
-        agent: Agent,
+        agent: Agent | Mapping[str, Agent],
         settings: Settings | None,
         authenticate: Authenticator | None = None,
     ) -> None:
@@ -82,7 +82,7 @@ class Nodes:
 
 @asynccontextmanager
 async def open_nodes(
-    agent: Agent,
+    agent: Agent | Mapping[str, Agent],
     names: Sequence[str] = ("a", "b"),
     *,
     settings: Settings | None = None,

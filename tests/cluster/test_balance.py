@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import cast
 
 import attrs
+import pytest
 import trio
 from trio.testing import MockClock
 
@@ -16,13 +17,14 @@ from trialogue import Settings, Turn
 from trialogue.core._cluster_host import ClusterHost
 from trialogue.testing import ProtocolPeer
 
+from ..recovery.test_children import Parent, answer, child_of
 from ..telemetry._scraping import read, scrape
 from ._nodes import Nodes, open_nodes
 from .test_nodes import LEASE_SECONDS, TAKEOVER_SECONDS, WHOLE, counting, text_of
 
 SETTINGS = Settings(rate_limit=None)
 #: In which a node gets forty sessions of others: after a lease, 24 within each.
-WHILE_SECONDS = 8 * LEASE_SECONDS
+WHILE_SECONDS = 6 * LEASE_SECONDS
 
 
 class Clients:
@@ -97,7 +99,7 @@ async def test_node_that_joins_gets_its_share_and_nobody_notices(
                 async with locks[sid]:
                     await clients.talk(sid)
 
-        for _ in range(12):
+        for _ in range(6):
             nursery.start_soon(go_on)
         await trio.sleep(WHILE_SECONDS)
         assert (clients.count("owned"), clients.count("given")) == ([60, 60], [0, 0])
@@ -238,7 +240,7 @@ async def test_no_session_moves_where_that_is_switched_off(autojump_clock: MockC
 
 
 async def test_node_that_is_given_a_session_knows_who_follows_it(
-    autojump_clock: MockClock,
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PROTOCOL §9.3 and §11: their tools are offered at once, and it does not expire meanwhile."""
     offered: list[list[str]] = []
@@ -257,6 +259,8 @@ async def test_node_that_is_given_a_session_knows_who_follows_it(
         for peer, name in ((a, "here"), (b, "there")):
             await peer.call("session.subscribe", sessionId=sid, tools=[{"name": name}])
         await trio.sleep(25)
+        # What its log says of it is by the wall clock.
+        monkeypatch.setattr("trialogue.core._housekeeping.seconds_since", lambda _: 25.0)
         for name in ("a", "b"):
             nodes.stores[name].delay_seconds = 0.05
         await host_of(nodes, "a").balancer.give("c", 1)
@@ -300,3 +304,30 @@ async def test_turn_that_waits_moves_with_its_session(autojump_clock: MockClock)
         listed = (await b.call("message.list", sessionId=sid))["messages"]
         assert listed[-1]["content"] == "yes!"
         assert nodes.stats("c")["owned"] == 1
+
+
+async def test_child_stays_with_its_parent_that_waits_for_it(autojump_clock: MockClock) -> None:
+    """PROTOCOL §5.7: when their server stops, it leaves them waiting only where it has both."""
+
+    async def asking(turn: Turn) -> None:
+        await turn.write(f"{(await turn.ask('Which?')).value}")
+
+    agents = {"parent": Parent(), "worker": asking}
+    async with open_nodes(agents) as nodes, nodes.connect("a") as a, nodes.connect("b") as b:
+        sid = (await a.call("session.create"))["id"]
+        await b.call("session.subscribe", sessionId=sid, after="0-0")
+        await a.call("message.send", sessionId=sid, content="go")
+        child = await child_of(b, sid)
+        await b.call("session.subscribe", sessionId=child, after="0-0")
+        await nodes.servers["a"].drain(60)
+        for name in (sid, child):
+            await b.expect_event(name, "session.resumed", term=2)
+        await nodes.start("c", agents, None)
+        await host_of(nodes, "b").balancer.give("c", 2)
+        await answer(b, child, "this one")
+        await answer(b, sid, "yes")
+        ended = await b.expect_event(sid, "turn.ended")
+        assert ended["data"]["outcome"] == "completed"
+        assert nodes.stats("b")["given"] == 0
+        await host_of(nodes, "b").balancer.give("c", 2)
+        assert nodes.stats("b")["given"] == 2
