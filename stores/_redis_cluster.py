@@ -167,14 +167,17 @@ class RedisCluster(Cluster):
             for session_id in known
         ]
         answers = await engine.ask_all(commands) if commands else []
+        lost: list[str] = []
         for (session_id, (life, _, seq)), answer in zip(known.items(), answers, strict=True):
             if isinstance(answer, Exception):
                 raise answer
             is_whole = answer[0] == life.encode() and int(answer[1]) >= seq
             if life and not is_whole and session_id in self._leases:
-                # Nobody need write it for its readers to be told.
-                log.error("the engine has lost what it had", extra={"session_id": session_id})
-                self._lose(session_id)
+                lost.append(session_id)
+        if lost:
+            log.error("the engine has lost what it had acknowledged", extra={"sessions": len(lost)})
+        for session_id in lost:
+            self._lose(session_id)
         self._seen_whole = name
 
     def _lose_late(self) -> None:

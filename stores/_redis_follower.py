@@ -150,9 +150,9 @@ class Follower:
         while True:
             await self._engine.wait_connected()
             try:
-                if connects != self._engine.connects:
-                    connects = self._engine.connects
+                if connects != (now := self._engine.connects):
                     await self._begin_anew()
+                    connects = now
                 await self._read()
             except StoreError as exc:
                 if not is_deaf:
@@ -164,6 +164,9 @@ class Follower:
 
     async def _begin_anew(self) -> None:
         """Look at all that is followed: the engine may be another one by now."""
+        # Whose clock may be behind, and ids are times: what comes next is not to be taken for read.
+        found = await self._engine.ask(b"XREVRANGE", self._mail_key, b"+", b"-", b"COUNT", 1)
+        self.mail_at = min(self.mail_at, found[0][0] if found else BEGIN, key=_read_id)
         for session_id, followed in list(self._followed.items()):
             follow = self._make_follow(session_id, followed.seq)
             answer = await self._node.ask_kept(self._engine, *follow)
@@ -248,3 +251,7 @@ class Follower:
                 self.take_item(session_id.decode(), item_id.decode(), payload)
             elif kind == b"p":
                 self.member.take_mail(payload)
+
+
+def _read_id(name: bytes) -> tuple[int, ...]:
+    return tuple(map(int, name.split(b"-")))

@@ -255,7 +255,8 @@ local life, owner, term, seq, its = unpack(redis.call('HMGET', KEYS[2], 'life', 
                                                       'seq', 'engine'))
 if not life then return false end
 local is_known = life == known_life
-local is_lost = is_known and tonumber(seq) < tonumber(known_seq)
+local is_lost = is_known and (tonumber(seq) < tonumber(known_seq)
+                              or tonumber(term) < tonumber(known_term))
 if owner == holder and not is_lost then return {{life, term, seq, 0}} end
 local next = tonumber(term)
 if is_known and tonumber(known_term) > next then next = tonumber(known_term) end

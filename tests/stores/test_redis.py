@@ -313,6 +313,26 @@ async def test_takeover_behind_another_engine_leaves_terms_free() -> None:
             assert (await store.open("ses_1")).term == first + 1
 
 
+async def test_term_that_was_lost_with_nothing_written_in_it_does_not_come_back(
+    place: Place,
+) -> None:
+    """Found by the campaign of killed primaries: the term before was gone on in, and given twice."""
+    with trio.fail_after(30):
+        async with place.open() as store:
+            await SessionWriter(store, "ses_1").append(2)
+            for part in ("log", "meta"):
+                key = place.key("ses_1", part)
+                await ask(place.engine, "COPY", key, f"{key}:old")
+            holder = store.node.holder
+            store.node.rename()
+            assert (await store.open("ses_1")).term == 2
+            store.node.holder = holder
+            for part in ("log", "meta"):
+                key = place.key("ses_1", part)
+                await ask(place.engine, "RENAME", f"{key}:old", key)
+            assert (await store.open("ses_1")).term == 3
+
+
 async def test_terms_behind_two_engines_that_lost_the_same_differ(place: Place) -> None:
     """The second need not have heard of the first, nor of what was written there."""
     with trio.fail_after(30):
