@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import trio
 
@@ -20,15 +20,33 @@ from trialogue.core.log import Entry
 from trialogue.stores.redis import open_redis_store
 from trialogue.testing.store_kit import read_all
 
-from ...engines import Engine
 from .kennel import Kennel, open_kennel, socket
 from .wanderer import ClusterWitness
 from .witness import call
 
-__all__ = ["NODES", "Nodes", "find_takeovers", "open_nodes"]
+__all__ = ["NODES", "Mortal", "Nodes", "find_takeovers", "open_nodes"]
 
 #: So many, by number.
 NODES = 3
+
+
+class Mortal(Protocol):
+    """An engine that can be killed, and comes back: itself, or another in its place."""
+
+    folder: Path
+
+    @property
+    def url(self) -> str:
+        """Where it is, as a store is told."""
+        ...
+
+    def kill(self) -> None:
+        """End it without a word."""
+        ...
+
+    def start(self) -> None:
+        """Have one again."""
+        ...
 
 
 class Nodes:
@@ -44,7 +62,7 @@ class Nodes:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Mortal,
         where: str,
         witness: ClusterWitness,
         choice: random.Random,
@@ -149,7 +167,7 @@ class Nodes:
                 self.lag = max(self.lag, trio.current_time() - due)
 
     async def kill_engine(self) -> None:
-        """Kill the engine, and start it again with what it has on its disk."""
+        """Kill the engine, and start it again with what it has on its disk, or its replica has."""
         began_at = time.time()
         self._engine.kill()
         self.hits["kills of the engine"] += 1
@@ -177,16 +195,17 @@ class Nodes:
 
 @asynccontextmanager
 async def open_nodes(
-    engine: Engine,
+    engine: Mortal,
     prefix: str,
     witness: ClusterWitness,
     choice: random.Random,
     *,
     mode: str,
     lease_seconds: float,
+    replicas: int = 0,
 ) -> AsyncGenerator[Nodes]:
     """Run nodes, as long as the block lasts."""
-    where = f"{engine.url}?prefix={prefix}"
+    where = f"{engine.url}?prefix={prefix}&replicas={replicas}"
     nodes = Nodes(engine, where, witness, choice, mode, lease_seconds)
     async with AsyncExitStack() as stack:
         for number in range(NODES):

@@ -7,7 +7,8 @@ when that is dead it says ``dead``. So the imports, most of what a start costs, 
 With the mode ``early`` the server is the control: it acknowledges and publishes before it appends.
 With ``quick`` its agent never pauses, so that what was queued is soon done.
 Of a node of a cluster, ``careless`` looks at no clock of its own, so that the engine alone keeps it
-from writing what is another's; ``unfenced`` is the control: the engine does not either.
+from writing what is another's; ``unfenced`` is the control: the engine does not either. With
+``trusting``, another control, a cursor continues in any history that is long enough.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 import trio
 
 import trialogue
+from trialogue.core._state import SessionState
 from trialogue.core.abc import Done, SessionLog, SessionStore
 from trialogue.core.log import Entry, Note, Summary
 from trialogue.core.plugins import find_transport
@@ -126,6 +128,11 @@ def take_care_of_nothing(*, fencing: bool) -> None:
         Append.command = make  # type: ignore[method-assign]
 
 
+def take_cursors_by_number() -> None:
+    """Let a cursor continue in whatever history is as long as what it has seen."""
+    SessionState.holds = lambda self, position: position.seq <= self.seq  # type: ignore[method-assign]
+
+
 def make_unfenced(text: str) -> str:
     """Make a script that appends whatever comes behind what is there, whoever sends it."""
     looks, acts = text.index("if seq >= tonumber(first)"), text.index("local known = meta[11]")
@@ -137,6 +144,8 @@ def make_unfenced(text: str) -> str:
 
 
 async def main(where: str, socket: str, mode: str) -> None:
+    if mode == "trusting":
+        take_cursors_by_number()
     if mode in ("careless", "unfenced"):
         take_care_of_nothing(fencing=mode == "careless")
     async with trialogue.open_server(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import attrs
@@ -14,7 +14,7 @@ import trio
 from trialogue.core.abc import Channel, ConnectOptions
 from trialogue.core.plugins import find_transport
 
-from .witness import Witness, frame
+from .witness import Witness, find_violations, frame
 
 __all__ = ["ClusterWitness", "Wanderer"]
 
@@ -24,6 +24,10 @@ STAY_SECONDS: Final = (0.3, 3.0)
 PACE_SECONDS: Final = 0.06
 #: Sessions that all clients of a round have together.
 SESSIONS: Final = 10
+#: For one client to follow all of them to the end.
+HOME_SECONDS: Final = 10.0
+#: How the end of a connection is told.
+LOST: Final = (trio.BrokenResourceError, trio.EndOfChannel, OSError)
 
 
 @attrs.define
@@ -43,16 +47,31 @@ class ClusterWitness(Witness):
         seq = int(position.partition("-")[2])
         known = self.events.get(session_id, {}).get(seq)
         super().see(event)
-        if known is not None:
-            if known != self.events[session_id][seq]:
-                self.wrong.append(f"two events of {session_id} at {seq}: {known} {event}")
-            return
+        if known is None:
+            self.follow_turns(event)
+        elif known != self.events[session_id][seq]:
+            self.wrong.append(f"two events of {session_id} at {seq}: {known} {event}")
+
+    def follow_turns(self, event: dict[str, Any]) -> None:
+        """Note which turns run."""
         data, kind = event["data"], event["type"]
-        turns = self.turns.setdefault(session_id, set())
+        turns = self.turns.setdefault(event["sessionId"], set())
         if kind == "turn.started":
             turns.add(data["turnId"])
         elif kind == "turn.ended":
             turns.discard(data["turnId"])
+
+    def lose(self, session_id: str, position: str | None) -> None:
+        """A client is told that what it has seen of a session is gone: up to where, or all of it.
+
+        Nothing ever is, and of whole sessions `judge` will know.
+        """
+        if position is not None:
+            self.wrong.append(f"{session_id}: {position} is gone")
+
+    def judge(self, logs: Mapping[str, list[dict[str, Any]]]) -> list[str]:
+        """Say what was wrong, in the light of what the logs hold at the end."""
+        return self.wrong + find_violations(self, dict(logs), settled=True)
 
     def admit(self, content: str, position: str) -> None:
         """Note that an input was acknowledged."""
@@ -63,24 +82,49 @@ class ClusterWitness(Witness):
         self.hits["inputs acknowledged"] += 1
 
 
+@attrs.define
+class Mirror:
+    """What a client has of one session: each event that it was sent, behind a position.
+
+    Attributes:
+        position: Of the last one.
+        events: Each as JSON, with its place in the log.
+    """
+
+    position: str = "0-0"
+    events: dict[int, str] = attrs.field(factory=dict)
+
+    @property
+    def seq(self) -> int:
+        """Of the last one."""
+        return int(self.position.partition("-")[2])
+
+    def see(self, event: dict[str, Any]) -> None:
+        """Take the next one."""
+        self.position = event["position"]
+        self.events[self.seq] = json.dumps(event, sort_keys=True)
+
+
 class _Visit:
     """One connection, and what it was shown: neither a gap nor a repeat, in any session."""
 
-    def __init__(self, witness: ClusterWitness, positions: dict[str, str]) -> None:
+    def __init__(self, witness: ClusterWitness, mirrors: dict[str, Mirror]) -> None:
         self._witness = witness
-        self._positions = positions
+        self._mirrors = mirrors
         self._texts: dict[str, int] = {}
         self.following: set[str] = set()
+        #: Where those are up to date that are.
+        self.synced: dict[str, str] = {}
 
     def see(self, event: dict[str, Any]) -> None:
         """Check an event of a session."""
         session_id, data = event["sessionId"], event["data"]
         if "position" in event:
-            seq = int(event["position"].partition("-")[2])
-            last = int(self._positions.get(session_id, "0-0").partition("-")[2])
-            if seq != last + 1:
-                self._witness.wrong.append(f"{session_id}: {seq} came behind {last}")
-            self._positions[session_id] = event["position"]
+            mirror = self._mirrors.setdefault(session_id, Mirror())
+            last = mirror.seq
+            mirror.see(event)
+            if mirror.seq != last + 1:
+                self._witness.wrong.append(f"{session_id}: {mirror.seq} came behind {last}")
             self._witness.see(event)
         elif event["type"] == "message.delta":
             known = self._texts.setdefault(data["messageId"], 0)
@@ -89,8 +133,11 @@ class _Visit:
             self._texts[data["messageId"]] = data["offset"] + len(data["delta"])
             self._witness.hits["deltas seen"] += 1
         elif event["type"] == "resync":
-            self._witness.wrong.append(f"{session_id}: {self._positions.get(session_id)} is gone")
-            self._positions[session_id] = data["position"]
+            known = self._mirrors.get(session_id, Mirror())
+            self._witness.lose(session_id, known.position)
+            self._mirrors[session_id] = Mirror(data["position"])
+        elif event["type"] == "sync":
+            self.synced[session_id] = data["position"]
 
 
 class Wanderer:
@@ -115,8 +162,8 @@ class Wanderer:
         self._unique = unique
         self._pick = pick
         self._ids = itertools.count(1)
-        #: Up to where this client has seen each session.
-        self._positions: dict[str, str] = {}
+        #: What this client has of each session.
+        self.mirrors: dict[str, Mirror] = {}
         self._asks: dict[str, str] = {}
 
     async def run(self) -> None:
@@ -124,13 +171,13 @@ class Wanderer:
         while True:
             with trio.move_on_after(self._choice.uniform(*STAY_SECONDS)):
                 try:
-                    await self._visit(self._pick())
-                except* (trio.BrokenResourceError, trio.EndOfChannel, OSError):
+                    await self._visit(self._pick(), self._talk)
+                except* LOST:
                     self._witness.hits["connections lost"] += 1
             self._witness.hits["visits"] += 1
             await trio.sleep(0.01)
 
-    async def _visit(self, url: str) -> None:
+    async def _visit(self, url: str, act: Callable[[_Visit, Any], Awaitable[None]]) -> None:
         pending: dict[int, tuple[str, Any]] = {}
         sending = trio.Lock()
         async with find_transport(url).open_channel(url, ConnectOptions()) as channel:
@@ -143,10 +190,11 @@ class Wanderer:
                 async with sending:
                     await channel.send(frame(number, method, params, key))
 
-            visit = _Visit(self._witness, self._positions)
+            visit = _Visit(self._witness, self.mirrors)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._talk, visit, ask)
-                await self._listen(channel, visit, pending)
+                nursery.start_soon(self._listen, channel, visit, pending)
+                await act(visit, ask)
+                nursery.cancel_scope.cancel(reason="that was all")
 
     async def _talk(self, visit: _Visit, ask: Any) -> None:
         choice, witness = self._choice, self._witness
@@ -157,10 +205,7 @@ class Wanderer:
             await trio.sleep(PACE_SECONDS)
         known = list(witness.created.values())
         for session_id in choice.sample(known, min(4, len(known))):
-            after = self._positions.get(session_id, "0-0")
-            params = {"sessionId": session_id, "after": after}
-            await ask("session.subscribe", params, None, session_id)
-            visit.following.add(session_id)
+            await self._follow(visit, ask, session_id)
         lost = [content for content in witness.sent if content not in witness.admitted]
         for content in choice.sample(lost, min(3, len(lost))):
             witness.hits["retries"] += 1
@@ -182,6 +227,47 @@ class Wanderer:
                 params = {"sessionId": session_id, "content": content}
                 await ask("message.send", params, f"key {content}", content)
 
+    async def _follow(self, visit: _Visit, ask: Any, session_id: str) -> None:
+        after = self.mirrors.setdefault(session_id, Mirror()).position
+        params = {"sessionId": session_id, "after": after}
+        await ask("session.subscribe", params, None, session_id)
+        visit.following.add(session_id)
+
+    async def come_home(self, url: str) -> bool:
+        """Once more follow all that was ever followed. Returns whether it is up to date."""
+        is_home = False
+        with trio.move_on_after(HOME_SECONDS):
+            try:
+                await self._visit(url, self._catch_up)
+                is_home = True
+            except* LOST:
+                self._witness.hits["connections lost"] += 1
+        return is_home
+
+    async def _catch_up(self, visit: _Visit, ask: Any) -> None:
+        for session_id in list(self.mirrors):
+            await self._follow(visit, ask, session_id)
+        while not visit.synced.keys() >= self.mirrors.keys():  # noqa: ASYNC110 - others fill it
+            await trio.sleep(0.01)
+
+    def find_wrong(self, logs: Mapping[str, list[dict[str, Any]]]) -> list[str]:
+        """Say what this client has, after it has come home, that the logs do not hold.
+
+        They may hold more by then: what was asked of a node can be done as late as it can.
+        """
+        wrong: list[str] = []
+        for session_id, mirror in self.mirrors.items():
+            log = logs.get(session_id, [])
+            held = {event["position"]: json.dumps(event, sort_keys=True) for event in log}
+            if mirror.position not in ("0-0", *held):
+                wrong.append(f"{session_id}: a client is at {mirror.position}, which is nowhere")
+            wrong += [
+                f"{session_id}: a client has what is nowhere: {event[:120]}"
+                for event in mirror.events.values()
+                if held.get(json.loads(event)["position"]) != event
+            ]
+        return wrong
+
     async def _listen(
         self, channel: Channel, visit: _Visit, pending: dict[int, tuple[str, Any]]
     ) -> None:
@@ -201,7 +287,11 @@ class Wanderer:
     def _take(self, payload: dict[str, Any], method: str, what: Any) -> None:
         witness = self._witness
         if not payload["success"]:
-            witness.hits[payload["error"]["code"]] += 1
+            code = payload["error"]["code"]
+            witness.hits[code] += 1
+            if (method, code) == ("session.subscribe", "SESSION_NOT_FOUND"):
+                witness.lose(what, None)
+                self.mirrors.pop(what, None)
             return
         data = payload["data"]
         match method:
