@@ -130,7 +130,7 @@ class Engine:
         return answers
 
     async def _ask_on(self, connection: BaseConnection, commands: Sequence[Command]) -> list[Any]:
-        if self.settings.is_cluster:
+        if self.settings.by_slot:
             commands = [guard(command, self._key_prefix) for command in commands]
         scope = trio.CancelScope()
         self._waiting[scope] = self._step
@@ -214,7 +214,7 @@ class Engine:
             try:
                 with trio.fail_after(self.settings.connect_seconds):
                     await nursery.start(connection.run)
-                    if self.settings.is_cluster:
+                    if self.settings.by_slot:
                         # Who was said to have the slot may have it no more, or not yet.
                         await self._ask_one(connection, b"EXISTS", f"{self._key_prefix}:store")
                     await self._greet(partial(self._ask_one, connection))
@@ -242,8 +242,8 @@ class Engine:
 
     async def _ask_at(self, address: Address, *command: Any) -> Any:
         """Ask who knows where an engine is. Coredis's own clients leak where one is down."""
-        # The nodes of a cluster have the engine's users, sentinels have their own.
-        login = self._login if self.settings.is_cluster else {}
+        # The others of a Redis Cluster have the engine's users, sentinels have their own.
+        login = self._login if self.settings.by_slot else {}
         guide = TCPConnection(TCPLocation(*address), ssl_context=self._tls, **login)
         async with open_plain_nursery() as nursery:
             try:
@@ -346,11 +346,11 @@ def _translate(answer: Any) -> Any:
             # Somebody has removed our scripts. They come with each new connection.
             return _ElsewhereError("the engine has lost our scripts")
         case errors.MovedError():
-            return _ElsewhereError("the slot is another node's of the cluster")
+            return _ElsewhereError("the slot is another engine's")
         case errors.ClusterDownError():
-            return _ElsewhereError(f"the cluster is down: {_cut(said)}")
+            return _ElsewhereError(f"the Redis Cluster is down: {_cut(said)}")
         case errors.AskError() | errors.TryAgainError():
-            return AwayError("the slot is on its way to another node of the cluster")
+            return AwayError("the slot is on its way to another engine")
         case errors.UnblockedError():
             return AwayError("the engine has ended the wait")
         case _:

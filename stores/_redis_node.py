@@ -98,8 +98,8 @@ class Node:
     def _look(self, info: dict[str, str]) -> None:
         if info.get("role") != "master":
             raise AwayError("the engine is a replica")
-        if info.get("cluster_enabled") == "1" and not self.settings.is_cluster:
-            raise StoreError("the engine is a node of a cluster, which is said as redis+cluster://")
+        if info.get("cluster_enabled") == "1" and not self.settings.by_slot:
+            raise StoreError("the engine is of a Redis Cluster: it is said as redis+cluster://")
         version = info.get("redis_version", "")
         if not version.partition(".")[0].isdigit() or int(version.partition(".")[0]) < OLDEST:
             raise StoreError(

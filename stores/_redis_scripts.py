@@ -27,7 +27,7 @@ Of all sessions together, derived from those:
     PREFIX:debt:OWNER   for as long as what the owner has used of its rate counts
     PREFIX:never        there is none (`guard`)
 
-In a cluster PREFIX is in braces, and so the tag of all of them: a script needs those of all
+In a Redis Cluster PREFIX is in braces, and so the tag of all of them: a script needs those of all
 sessions too, and what it needs has to be in one slot.
 
 The stream is the fence: a term is taken by setting the stream's last id to the new term with the
@@ -99,9 +99,9 @@ def script(text: str) -> Script:
 def guard(command: Sequence[Any], key_prefix: str) -> Sequence[Any]:
     """Name one more key of a script, which there never is.
 
-    A cluster that moves a slot to another node does so key by key. It looks at those that a script
-    names before it runs, and refuses it where one is not there; without this one it would stop it
-    in its middle, at the first that it does not name and that has gone already.
+    A slot goes to another engine key by key. Those that a script names are looked at before it
+    runs, and it is refused where one is not there; without this one it would be stopped in its
+    middle, at the first that it does not name and that has gone already.
     """
     if command[0] != b"EVALSHA":
         return command

@@ -28,7 +28,7 @@ SENTINEL_PORT: Final = 26379
 
 
 def _check_prefix(_: object, __: object, value: str) -> None:
-    # A brace would be taken for the tag that says in which part of a cluster a key is.
+    # A brace would be taken for the tag that says in which slot a key is.
     if not value or any(c in "{}*?[]\\" or not c.isprintable() or c.isspace() for c in value):
         raise SettingsError(f"prefix: {value!r} is no beginning of a key")
 
@@ -41,10 +41,10 @@ def _check_range(least: float, most: float) -> Callable[[object, Any, float], No
     return check
 
 
-def _check_cluster(settings: RedisSettings, _: object, value: bool) -> None:
+def _check_by_slot(settings: RedisSettings, _: object, value: bool) -> None:
     if value and settings.database:
         raise SettingsError(
-            f"the database: {settings.database} is not 0, which a cluster has alone"
+            f"the database: {settings.database} is not 0, the only one of a Redis Cluster"
         )
 
 
@@ -54,10 +54,10 @@ class RedisSettings:
 
     Attributes:
         addresses: Host and port of the engine; of the sentinels, where there is a ``service``; of
-            some of the nodes, where it is a cluster.
+            some engines of the Redis Cluster, where it is found ``by_slot``.
         path: Of a unix socket, in place of an address.
         service: What the sentinels call the engine; None is no sentinel.
-        is_cluster: Whether the engine is the one of a cluster that has the slot of ``prefix``.
+        by_slot: The engine is whichever of a Redis Cluster has the slot of ``prefix``.
         database: The engine's, by number.
         username: None is the engine's default user.
         password: None is no authentication.
@@ -77,7 +77,7 @@ class RedisSettings:
     path: str | None = None
     service: str | None = None
     database: int = attrs.field(default=0, validator=_check_range(0, 2**31 - 1))
-    is_cluster: bool = attrs.field(default=False, validator=_check_cluster)
+    by_slot: bool = attrs.field(default=False, validator=_check_by_slot)
     username: str | None = None
     password: str | None = attrs.field(default=None, repr=False)
     is_tls: bool = False
@@ -101,8 +101,8 @@ class RedisSettings:
 
     @property
     def key_prefix(self) -> str:
-        """What all keys begin with. In a cluster it is their tag: they are in one slot together."""
-        return f"{{{self.prefix}}}" if self.is_cluster else self.prefix
+        """What all keys begin with. In braces it is the tag that keeps them in one slot."""
+        return f"{{{self.prefix}}}" if self.by_slot else self.prefix
 
     @property
     def place(self) -> str:
@@ -110,8 +110,8 @@ class RedisSettings:
         if self.path is not None:
             return self.path
         where = ",".join(f"{host}:{port}" for host, port in self.addresses)
-        if self.is_cluster:
-            return f"the cluster of {where}"
+        if self.by_slot:
+            return f"the Redis Cluster of {where}"
         return where if self.service is None else f"{self.service} of the sentinels {where}"
 
 
@@ -131,8 +131,8 @@ def parse_url(url: str) -> RedisSettings:
 
     ``rediss`` is TLS, ``redis+unix:///PATH?db=0`` a unix socket.
     ``redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DATABASE`` asks sentinels where the engine is,
-    ``redis+cluster://HOST:PORT,HOST:PORT`` nodes of a cluster; with ``rediss`` in place of
-    ``redis`` over TLS, as everything else then.
+    ``redis+cluster://HOST:PORT,HOST:PORT`` engines of a Redis Cluster. Both are there with
+    ``rediss`` too: TLS is spoken with all of them.
 
     Raises:
         SettingsError: It has another form, or an option that is not known or of a wrong kind.
@@ -168,7 +168,7 @@ def parse_url(url: str) -> RedisSettings:
         found["service"] = service
         found["addresses"] = _read_addresses(where, SENTINEL_PORT)
     elif kind == "cluster":
-        found["is_cluster"] = True
+        found["by_slot"] = True
         found["addresses"] = _read_addresses(where, PORT)
     else:
         found["addresses"] = (_read_address(where, PORT),)

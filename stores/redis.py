@@ -327,8 +327,8 @@ def open_redis_store(
     Args:
         where: ``redis://USER:PASSWORD@HOST:PORT/DATABASE``; ``rediss://`` with TLS,
             ``redis+unix:///PATH`` for a unix socket, ``redis+sentinel://HOST:PORT/SERVICE`` for
-            an engine that sentinels know, ``redis+cluster://HOST:PORT`` for the one of a cluster
-            that has the slot of the prefix; options behind a ``?``, by the names of `RedisSettings`.
+            an engine that sentinels know, ``redis+cluster://HOST:PORT`` for the one of a
+            Redis Cluster that has the slot of the prefix; options behind a ``?``, by the names of `RedisSettings`.
         must_exist: Begin no new one.
         url: Where clients reach this process; others that share the engine tell theirs.
 

@@ -49,7 +49,7 @@ class Engine:
         port: Whether it has one.
 
     Attributes:
-        bus_port: Where the nodes of a cluster reach each other, if it is one of them.
+        bus_port: Where those of a Redis Cluster reach it, if it is to be in one.
     """
 
     def __init__(self, *options: str, port: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Engines that are a cluster together, each a process of its own."""
+"""Engines that are a Redis Cluster together, each a process of its own."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class EngineCluster:
 
 @cache
 def shared_cluster() -> EngineCluster:
-    """Give one of a single node, which is started once a test process."""
+    """Give one of a single engine, which is started once a test process."""
     cluster = EngineCluster(1)
     atexit.register(cluster.close)
     return cluster
@@ -150,5 +150,5 @@ def _wait(engine: Engine, command: tuple[str, ...], *words: str) -> None:
     """Wait until these are in its answer."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not all(word in engine.ask(*command).decode() for word in words):
-        assert time.monotonic() < deadline, f"the engines form no cluster: {words}"
+        assert time.monotonic() < deadline, f"the engines form no Redis Cluster: {words}"
         time.sleep(0.02)

@@ -1,6 +1,6 @@
 """Whom a store asks where its engine is, and what it makes of the answers.
 
-What real sentinels and clusters say is in `test_redis.py` and `test_redis_slots.py`.
+What real sentinels and engines say is in `test_redis.py` and `test_redis_slots.py`.
 """
 
 from __future__ import annotations
@@ -49,24 +49,24 @@ def find_by(guides: Guides, *ports: int, options: str = "") -> Finder:
     return Finder(parse_url(url), guides.ask_at)
 
 
-def node(port: int, host: bytes | None = b"10.0.0.1") -> list[Any]:
+def engine(port: int, host: bytes | None = b"10.0.0.1") -> list[Any]:
     return [host, port, b"its id", []]
 
 
 def slots(*ports: int) -> list[Any]:
     """Say that the first of these has the slot, and the others are its replicas."""
-    others = [[0, SLOT - 1, node(90)], [SLOT + 1, 16383, node(91)]]
-    return [others[0], [SLOT, SLOT, *map(node, ports)], others[1]]
+    others = [[0, SLOT - 1, engine(90)], [SLOT + 1, 16383, engine(91)]]
+    return [others[0], [SLOT, SLOT, *map(engine, ports)], others[1]]
 
 
-async def test_node_that_is_up_says_who_has_the_slot() -> None:
+async def test_engine_that_is_up_says_who_has_the_slot() -> None:
     """Whoever is down is passed by."""
     guides = Guides(n2=slots(7, 8))
     assert await find_by(guides, 1, 2, 3).find() == ("10.0.0.1", 7)
     assert guides.asked == [1, 2]
 
 
-async def test_another_node_is_asked_each_time() -> None:
+async def test_another_one_is_asked_each_time() -> None:
     """The first may be cut off from the others, and say for ever what was."""
     stale = slots(7)
     guides = Guides(n1=stale, n2=stale, n3=slots(8))
@@ -78,7 +78,7 @@ async def test_another_node_is_asked_each_time() -> None:
     assert guides.asked == [1, 2, 3]
 
 
-async def test_nodes_that_a_cluster_named_are_asked_where_all_of_the_url_are_gone() -> None:
+async def test_engines_that_were_named_are_asked_where_all_of_the_url_are_gone() -> None:
     guides = Guides(n1=slots(7, 8))
     finder = find_by(guides, 1)
     await finder.find()
@@ -95,7 +95,7 @@ async def test_nodes_that_a_cluster_named_are_asked_where_all_of_the_url_are_gon
 
 
 async def test_answer_without_the_slot_makes_nobody_forgotten() -> None:
-    """A node that was taken out of its cluster knows of none."""
+    """An engine that was taken out of its Redis Cluster knows of none."""
     guides = Guides(n1=slots(7))
     finder = find_by(guides, 1)
     await finder.find()
@@ -104,24 +104,26 @@ async def test_answer_without_the_slot_makes_nobody_forgotten() -> None:
 
 
 @pytest.mark.parametrize("host", [None, b""])
-async def test_host_that_a_node_leaves_out_is_its_own(host: bytes | None) -> None:
-    """`cluster-preferred-endpoint-type unknown-endpoint`, and a node that is alone."""
-    guides = Guides(n1=[[0, 16383, node(7, host)]])
+async def test_host_that_an_engine_leaves_out_is_its_own(host: bytes | None) -> None:
+    """`cluster-preferred-endpoint-type unknown-endpoint`, and one that is alone."""
+    guides = Guides(n1=[[0, 16383, engine(7, host)]])
     assert await find_by(guides, 1).find() == ("127.0.0.1", 7)
 
 
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (AwayError("Connection refused"), "127.0.0.1:1: Connection refused"),
-        (RefusedError("This instance has cluster support disabled"), "it is no node of a cluster"),
+        (None, "127.0.0.1:1: it does not answer"),
+        (RefusedError("This instance has cluster support disabled"), "it is of no Redis Cluster"),
         (RefusedError("no right to"), "127.0.0.1:1: no right to"),
-        ([], f"no node of the cluster has slot {SLOT}, that of 'talk'"),
-        (slots(7)[:1], f"no node of the cluster has slot {SLOT}"),
-        ([[0, 16383, node(7, b"?")]], "are to give host names, and have none"),
+        ([], f"no engine has slot {SLOT}, that of 'talk'"),
+        (slots(7)[:1], f"no engine has slot {SLOT}"),
+        ([[0, 16383, engine(7, b"?")]], "are to say their host names, and have none"),
     ],
 )
-async def test_what_each_of_them_said_is_named(answer: Any, said: str) -> None:
+async def test_what_each_of_them_said_is_named(
+    answer: Any, said: str, autojump_clock: MockClock
+) -> None:
     guides = Guides(n1=answer)
     with pytest.raises(StoreError) as caught:
         await find_by(guides, 1, 2).find()
@@ -141,9 +143,20 @@ async def test_some_that_answer_nothing_leave_time_for_the_next(
     assert found == ("10.0.0.1", 7)
 
 
-async def test_silence_is_named(autojump_clock: MockClock) -> None:
-    with pytest.raises(AwayError, match=r"127\.0\.0\.1:1: it does not answer"):
-        await find_by(Guides(n1=None), 1).find()
+async def test_what_all_of_them_said_is_said_once() -> None:
+    with pytest.raises(AwayError) as caught:
+        await find_by(Guides(), 1, 2).find()
+    assert str(caught.value) == "127.0.0.1:1, 127.0.0.1:2: Connection refused"
+
+
+async def test_engine_without_a_name_is_passed_by_where_another_has_the_slot() -> None:
+    guides = Guides(n1=[*slots(7)[1:], [0, 1, engine(8, b"?")]])
+    finder = find_by(guides, 1)
+    assert await finder.find() == ("10.0.0.1", 7)
+    guides.answers = {}
+    with pytest.raises(AwayError) as caught:
+        await finder.find()
+    assert "?" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +167,7 @@ async def test_silence_is_named(autojump_clock: MockClock) -> None:
         ("redis+sentinel://h:2/main", ("10.0.0.1", 7)),
     ],
 )
-async def test_engine_without_a_cluster_is_where_it_is_said_to_be(
+async def test_engine_that_is_not_found_by_slot_is_where_it_is_said_to_be(
     url: str, where: Address | None
 ) -> None:
     guides = Guides(n2=[b"10.0.0.1", b"7"])

@@ -28,7 +28,7 @@ from trialogue.stores._redis_settings import RedisSettings, parse_url
             "redis+cluster://ann:x@a,[::1]:7/?prefix=talk",
             RedisSettings(
                 addresses=(("a", 6379), ("::1", 7)),
-                is_cluster=True,
+                by_slot=True,
                 username="ann",
                 password="x",
                 prefix="talk",
@@ -36,7 +36,7 @@ from trialogue.stores._redis_settings import RedisSettings, parse_url
         ),
         (
             "rediss+cluster://a/0?ca=/a.pem",
-            RedisSettings(addresses=(("a", 6379),), is_cluster=True, is_tls=True, ca="/a.pem"),
+            RedisSettings(addresses=(("a", 6379),), by_slot=True, is_tls=True, ca="/a.pem"),
         ),
         (
             "redis://h?prefix=talk&replicas=2&lease_seconds=0.1&connect_seconds=600",
@@ -86,7 +86,7 @@ def test_url_says_where_the_engine_is(url: str, said: RedisSettings) -> None:
         ("redis+unix://", "redis+unix:///PATH"),
         ("redis+sentinel://h", "redis+sentinel://HOST:PORT/SERVICE"),
         ("redis+sentinel://h/main?ca=/a.pem", "ca is for rediss"),
-        ("redis+cluster://h/1", "the database: 1 is not 0, which a cluster has alone"),
+        ("redis+cluster://h/1", "the database: 1 is not 0, the only one of a Redis Cluster"),
         ("redis+cluster://h?db=0", "unknown option 'db'"),
         ("redis+cluster://h,", "names no host"),
         ("redis+cluster://h?prefix={a}", "prefix: '{a}' is no beginning"),
@@ -105,7 +105,7 @@ def test_password_is_not_shown() -> None:
     assert "s3cret" not in repr(parse_url("redis://:s3cret@h"))
 
 
-def test_all_keys_of_a_store_are_in_one_slot_of_a_cluster() -> None:
+def test_all_keys_of_a_store_are_in_one_slot() -> None:
     """Their prefix is their tag: the first braces of a key are."""
     assert parse_url("redis+cluster://h?prefix=talk").key_prefix == "{talk}"
     assert parse_url("redis://h?prefix=talk").key_prefix == "talk"

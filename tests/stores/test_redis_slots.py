@@ -1,4 +1,4 @@
-"""A store in a cluster of engines: it is in one slot, and is followed wherever that goes."""
+"""A store in a Redis Cluster: it is in one slot, and is followed wherever that goes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def _refuse(url: str, match: str) -> None:
 
 
 async def test_store_is_in_the_slot_of_its_prefix(tmp_path: Path) -> None:
-    """With one node, which takes two seconds to begin: what is of more of them is a campaign."""
+    """With one engine, which takes two seconds to begin: what is of more of them is a campaign."""
     certificates = Certificates(tmp_path, "localhost")
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     server.load_cert_chain(certificates.files.certificate, certificates.files.key)
@@ -62,7 +62,7 @@ async def test_store_is_in_the_slot_of_its_prefix(tmp_path: Path) -> None:
             assert said == b":%d" % cluster.slot
         await _refuse(
             f"redis://127.0.0.1:{engine.port}",
-            r"is a node of a cluster, which is said as redis\+cluster:",
+            r"is of a Redis Cluster: it is said as redis\+cluster:",
         )
         # The rights that docs/storage.md names are enough, and the last of them is needed.
         rights = ["+@read", "+@write", "+@scripting", "+@connection", "-@dangerous", "+info"]
@@ -87,7 +87,7 @@ async def test_store_is_in_the_slot_of_its_prefix(tmp_path: Path) -> None:
                 assert len(await read_all(store, "ses_{1}")) == 2
             await _refuse(secure, "certificate is not trusted")
         await ask(engine, "CLUSTER", "DELSLOTS", str(cluster.slot))
-        await _refuse(url, f"no node of the cluster has slot {cluster.slot}, that of 'talk'")
+        await _refuse(url, f"no engine has slot {cluster.slot}, that of 'talk'")
 
 
 # -- a slot that goes elsewhere ----------------------------------------------------------------
@@ -133,7 +133,7 @@ async def _write_more(writers: list[SessionWriter], told: Told) -> None:
 
 
 @pytest.mark.campaign
-async def test_failover_of_a_cluster_loses_and_doubles_nothing() -> None:
+async def test_failover_to_a_replica_loses_and_doubles_nothing() -> None:
     """Issue 7: Cluster URLs. There and back, in the middle of appends."""
     with EngineCluster(3, 1) as cluster, trio.fail_after(300):
         first, second = cluster.primary, cluster.engines[-1]
@@ -154,8 +154,8 @@ async def _is_primary(engine: Engine) -> bool:
 
 
 @pytest.mark.campaign
-async def test_killed_primary_of_a_cluster_is_replaced_by_its_replica() -> None:
-    """Also where the URL names nobody else: a cluster says who there is. With WAIT none is lost."""
+async def test_killed_primary_is_replaced_by_its_replica() -> None:
+    """Also where the URL names nobody else: it has said who there is. With WAIT none is lost."""
     with EngineCluster(3, 1) as cluster, trio.fail_after(300):
         killed, replica = cluster.primary, cluster.engines[-1]
         url = f"{cluster.url}&lease_seconds=120&replicas=1"
@@ -206,7 +206,7 @@ async def _has_keys(cluster: EngineCluster, engine: Engine) -> bool:
 
 
 @pytest.mark.campaign
-async def test_servers_of_a_cluster_work_on_behind_a_failover() -> None:
+async def test_servers_work_on_behind_a_failover() -> None:
     """Clients of two servers see turns that end, and nothing else."""
     with EngineCluster(3, 1) as cluster, trio.fail_after(300):
         url = f"{cluster.url}&lease_seconds=60"

@@ -184,7 +184,7 @@ class RedisHarness(FolderHarness):
 
 
 class RedisClusterHarness(RedisHarness):
-    """The same in one slot of a cluster, which is one of its node's own."""
+    """The same in a slot of a Redis Cluster, of one engine."""
 
     name: ClassVar[str] = "redis-cluster"
 
@@ -196,7 +196,7 @@ class RedisClusterHarness(RedisHarness):
         return f"redis+cluster://127.0.0.1:{self._engine.port}"
 
 
-#: Gives each key another beginning; in a cluster, another slot too.
+#: Gives each key another beginning, and so perhaps another slot.
 _COPY = """
 for _, name in ipairs(redis.call('KEYS', ARGV[1] .. ':*')) do
   redis.call('RESTORE', ARGV[2] .. string.sub(name, #ARGV[1] + 1),
