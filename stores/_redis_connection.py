@@ -377,6 +377,9 @@ def _explain(exc: BaseException) -> str:
             return "the engine is still loading its data"
         case errors.ConnectionError() if exc.__cause__ is not None:
             return _explain(exc.__cause__)
+        case errors.ConnectionError() if str(exc).startswith("Unable to establish"):
+            # Coredis says so without a cause where it was cancelled, and not that it was.
+            return "the engine does not answer"
         case ssl.SSLCertVerificationError():
             return f"the engine's certificate is not trusted: {exc.verify_message}"
         case ssl.SSLError():

@@ -6,6 +6,7 @@ What every store promises is in the kit (`tests/contract/stores`).
 from __future__ import annotations
 
 import logging
+import socket
 import ssl
 import sys
 import time
@@ -411,6 +412,15 @@ async def _refused(url: str, match: str) -> AsyncGenerator[None]:
 async def test_engine_that_is_not_there_is_named_in_one_error(tmp_path: Path) -> None:
     with trio.fail_after(30):
         async with _refused(f"redis+unix://{tmp_path}/none", "cannot be reached"):
+            pass
+
+
+@pytest.mark.parametrize("url", ["redis://{}", "redis+sentinel://{}/main", "redis+cluster://{}"])
+async def test_silence_where_an_engine_should_be_is_named(url: str) -> None:
+    """A bug once seen: the library's words for a wait that was given up said nothing of it."""
+    with socket.create_server(("127.0.0.1", 0)) as silent, trio.fail_after(30):
+        at = url.format(f"127.0.0.1:{silent.getsockname()[1]}")
+        async with _refused(f"{at}?connect_seconds=0.2", "the engine does not answer"):
             pass
 
 
