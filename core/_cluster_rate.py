@@ -81,7 +81,7 @@ class SharedBucket(TokenBucket):
         """
         level = self.level(now)
         room = self._burst + (_LATE_SECONDS - debt) * self._rate - self._used
-        # Not for less than it may be old: who waits as long as told is let in, whatever the way took.
+        # Not for less than it may be old: an engine that is slow would have those refused who may.
         old = now - reported_at + _STEP_SECONDS
         if room < level - old * self._rate:
             self._level, self._at = room, now
