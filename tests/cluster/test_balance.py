@@ -15,6 +15,7 @@ from trio.testing import MockClock
 
 from trialogue import Settings, Turn
 from trialogue.core._cluster_host import ClusterHost
+from trialogue.core.abc import Agent
 from trialogue.testing import ProtocolPeer
 
 from ..recovery.test_children import Parent, answer, child_of
@@ -63,6 +64,11 @@ class Clients:
     def count(self, what: str) -> list[int]:
         """Say what each node has counted."""
         return [self.nodes.stats(name)[what] for name in self.nodes.servers]
+
+
+def since_long(_: str) -> float:
+    """Say how long ago all was."""
+    return 25.0
 
 
 @asynccontextmanager
@@ -260,7 +266,7 @@ async def test_node_that_is_given_a_session_knows_who_follows_it(
             await peer.call("session.subscribe", sessionId=sid, tools=[{"name": name}])
         await trio.sleep(25)
         # What its log says of it is by the wall clock.
-        monkeypatch.setattr("trialogue.core._housekeeping.seconds_since", lambda _: 25.0)
+        monkeypatch.setattr("trialogue.core._housekeeping.seconds_since", since_long)
         for name in ("a", "b"):
             nodes.stores[name].delay_seconds = 0.05
         await host_of(nodes, "a").balancer.give("c", 1)
@@ -312,7 +318,7 @@ async def test_child_stays_with_its_parent_that_waits_for_it(autojump_clock: Moc
     async def asking(turn: Turn) -> None:
         await turn.write(f"{(await turn.ask('Which?')).value}")
 
-    agents = {"parent": Parent(), "worker": asking}
+    agents: dict[str, Agent] = {"parent": Parent(), "worker": asking}
     async with open_nodes(agents) as nodes, nodes.connect("a") as a, nodes.connect("b") as b:
         sid = (await a.call("session.create"))["id"]
         await b.call("session.subscribe", sessionId=sid, after="0-0")

@@ -226,7 +226,7 @@ async def test_faults_of_the_network_lose_and_double_nothing(part: Fraction, see
 
 def acknowledge_unanswered(patch: pytest.MonkeyPatch) -> None:
     """Have nodes take for written what their engine has not answered."""
-    try_once = Committer._try
+    try_once = Committer._try  # pyright: ignore[reportPrivateUsage]
 
     async def try_and_hope(
         self: Committer, group: Sequence[Waiting[Job]]
@@ -234,7 +234,7 @@ def acknowledge_unanswered(patch: pytest.MonkeyPatch) -> None:
         rest = await try_once(self, group)
         for waiting in rest:
             if isinstance(waiting.job, Append):
-                self._settle(waiting, [b"ok"])
+                self._settle(waiting, [b"ok"])  # pyright: ignore[reportPrivateUsage]
         return [waiting for waiting in rest if not isinstance(waiting.job, Append)]
 
     patch.setattr(Committer, "_try", try_and_hope)

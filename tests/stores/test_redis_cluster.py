@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from trialogue.core._cluster import MovedError
-from trialogue.core.abc import Member
+from trialogue.core.abc import Member, SessionLog
 from trialogue.core.errors import CreatedError, RewoundError, SessionNotFoundError, StoreError
 from trialogue.core.log import Damage, Entry, Position
 from trialogue.stores.redis import RedisStore, open_redis_store
@@ -560,7 +560,7 @@ async def test_node_that_writes_nothing_finds_out_what_another_engine_lacks() ->
             cluster = store.cluster
             cluster.lease_seconds = 1.0  # so often it renews
             async with running(store) as told:
-                logs = {}
+                logs: dict[str, SessionLog] = {}
                 for session_id in ("ses_0", "ses_1"):
                     assert await cluster.claim(session_id) == cluster.node
                     logs[session_id] = await store.open(session_id)

@@ -14,6 +14,7 @@ import trio
 from trialogue.agents.echo import echo
 from trialogue.core.errors import StoreError
 from trialogue.core.events import MessageCreated
+from trialogue.core.log import Position
 from trialogue.stores.redis import RedisStore, open_redis_store
 from trialogue.testing import open_test_server
 from trialogue.testing.store_kit import SessionWriter, read_all
@@ -112,7 +113,7 @@ async def _open_writers(url: str) -> AsyncGenerator[tuple[RedisStore, list[Sessi
             for writer in writers:
                 await writer.append(1)
                 nursery.start_soon(write, writer)
-            await other.cluster.follow("ses_0", 0)
+            await other.cluster.follow("ses_0", Position(0, 0))
             yield store, writers, told
             is_over = True
         for writer in writers:

@@ -133,8 +133,7 @@ class _Visit:
             self._texts[data["messageId"]] = data["offset"] + len(data["delta"])
             self._witness.hits["deltas seen"] += 1
         elif event["type"] == "resync":
-            known = self._mirrors.get(session_id, Mirror())
-            self._witness.lose(session_id, known.position)
+            self._witness.lose(session_id, self._mirrors.get(session_id, Mirror()).position)
             self._mirrors[session_id] = Mirror(data["position"])
         elif event["type"] == "sync":
             self.synced[session_id] = data["position"]
