@@ -16,7 +16,7 @@ import trio
 
 from ._feed import SessionFeed
 from ._frame import Frame
-from ._journal import Journal
+from ._journal import Callback, Failure, Journal
 from ._text import LiveMessage
 from .abc import Cluster
 from .events import MessageCompleted, MessageStarted
@@ -349,6 +349,13 @@ class ClusterJournal(Journal):
         if self.failure is None and not self.is_idle:
             self.feed.announce(frame, self.state.seq)
         super().publish_transient(frame)
+
+    def when_published(self, seq: int, done: Callback, failed: Failure) -> None:
+        if self.is_open:
+            super().when_published(seq, done, failed)
+        else:
+            # Its owner has staged it; here it may wait for somebody who is answered first.
+            self.feed.when_known(seq, done, is_published=True)
 
     def _mark_text(self) -> Sequence[tuple[LiveMessage, int]]:
         if not self.is_idle:

@@ -66,11 +66,6 @@ class Clients:
         return [self.nodes.stats(name)[what] for name in self.nodes.servers]
 
 
-def since_long(_: str) -> float:
-    """Say how long ago all was."""
-    return 25.0
-
-
 @asynccontextmanager
 async def open_clients(nodes: Nodes, first: str = "a", other: str = "b") -> AsyncGenerator[Clients]:
     """Connect a client to each of two nodes, and check in the end what they have seen."""
@@ -78,6 +73,10 @@ async def open_clients(nodes: Nodes, first: str = "a", other: str = "b") -> Asyn
         clients = Clients(nodes, {first: one, other: two})
         yield clients
         clients.check()
+
+
+def _was_long_ago(_: str) -> float:
+    return 25.0
 
 
 def host_of(nodes: Nodes, name: str) -> ClusterHost:
@@ -266,7 +265,7 @@ async def test_node_that_is_given_a_session_knows_who_follows_it(
             await peer.call("session.subscribe", sessionId=sid, tools=[{"name": name}])
         await trio.sleep(25)
         # What its log says of it is by the wall clock.
-        monkeypatch.setattr("trialogue.core._housekeeping.seconds_since", since_long)
+        monkeypatch.setattr("trialogue.core._housekeeping.seconds_since", _was_long_ago)
         for name in ("a", "b"):
             nodes.stores[name].delay_seconds = 0.05
         await host_of(nodes, "a").balancer.give("c", 1)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 from trialogue import Settings, Turn
+from trialogue.core._cluster_host import ClusterHost
 from trialogue.testing import ProtocolPeer
 from trialogue.testing.shared_store import SharedEngine
 
@@ -138,6 +139,26 @@ async def test_transient_events_are_told_after_their_node_has_opened_the_session
             nodes.stores["a"].fails_next = True
             await a.refused("SERVER_ERROR", "message.add", sessionId=sid, role="user", content="")
         assert nodes.positions(sid)[-1].startswith("1-"), "nobody else has had it"
+
+
+async def test_close_that_is_repeated_at_another_node_is_answered_behind_the_end(
+    autojump_clock: MockClock,
+) -> None:
+    """Found by the campaign: SERVER_ERROR, where somebody there was to be answered first."""
+    async with open_nodes(counting) as nodes, nodes.connect("a") as a, nodes.connect("b") as b:
+        sid = (await a.call("session.create"))["id"]
+        await b.call("session.subscribe", sessionId=sid)
+        host = cast("ClusterHost", nodes.servers["b"].host)
+        feed = host.feed_of(host.sessions[sid])
+        feed.hold()
+        await a.call("session.close", sessionId=sid)
+        await trio.sleep(0.1)
+        sent = await b.send_request("session.close", sessionId=sid)
+        await trio.sleep(0.1)
+        assert not b.is_answered(sent)
+        feed.release()
+        assert (await b.expect_result(sent))["status"] == "closed"
+        await b.expect_event(sid, "session.closed")
 
 
 async def test_request_that_was_forwarded_is_cancelled_where_it_is(
