@@ -80,6 +80,8 @@ class ClusterHost(LocalHost):
         self._ending: dict[str, Journal] = {}
         #: The turns that ran when sessions were taken over, until what waited for that is done.
         self._inherited: dict[str, str] = {}
+        #: Those that had lost something when this node wanted to write them.
+        self._read_anew: set[str] = set()
         self._running = trio.CancelScope()
         self._transients = count(1)
         self.subscriptions.on_change = self.interests.changed
@@ -215,11 +217,15 @@ class ClusterHost(LocalHost):
                 if not work.needs_write:
                     self.with_session(session_id, work.run, work.fail)
             works = [work for work in works if work.needs_write]
-        elif isinstance(exc, RewoundError):
-            # What this node had of it was dropped: it is read anew, by all who waited.
+        elif isinstance(exc, RewoundError) and session_id not in self._read_anew:
+            # What this node had of it was dropped: it is read anew, by all who waited. Once: a
+            # store that contradicts itself would be read for ever.
+            self._read_anew.add(session_id)
             for work in works:
                 self.with_session(session_id, **attrs.asdict(work))
             works = ()
+        else:
+            self._read_anew.discard(session_id)
         super()._give_back(session_id, works, exc)
 
     async def _expire(self, session: LiveSession) -> None:
@@ -269,6 +275,7 @@ class ClusterHost(LocalHost):
         except BaseException:
             self.let_go(session_id)
             raise
+        self._read_anew.discard(session_id)
         self.follower.unfollow(session_id)
         self.errands.answer_known(session)
         self.feed_of(session).lead(session_log.term)

@@ -40,6 +40,8 @@ LEASE_SECONDS: Final = 1.0
 TAKEOVER_SECONDS: Final = 1.5
 #: Of this process: a machine on which it was later than that says nothing of the time of others.
 MOST_LAG_SECONDS: Final = 0.25
+#: By then each log can be read.
+READ_SECONDS: Final = 60.0
 #: By then every node knows what was lost, and every client: 0.3 of a lease, on a machine in time.
 HOME_SECONDS: Final = 30.0
 CLIENTS: Final = 4
@@ -96,16 +98,15 @@ async def settle(url: str) -> dict[str, list[dict[str, Any]]]:
 
 
 async def read_whole(url: str) -> dict[str, list[dict[str, Any]]]:
-    """Read every log, again where the engine was slow to answer."""
+    """Read every log, again where the engine was slow to answer; it is not so for ever."""
+    until = trio.current_time() + READ_SECONDS
     while True:
         try:
             return await read_logs(url)
-        except KeyError:
-            await trio.sleep(0.1)
-        except UnreadableError as exc:
-            if "DAMAGED" in str(exc):
-                raise
-            await trio.sleep(0.1)
+        except (KeyError, UnreadableError) as exc:
+            if "DAMAGED" in str(exc) or trio.current_time() > until:
+                raise UnreadableError(str(exc)) from exc
+        await trio.sleep(0.1)
 
 
 def _ids(logs: dict[str, list[dict[str, Any]]], name: str, *kinds: str) -> set[str]:
