@@ -147,6 +147,7 @@ class ErrandDesk:
         await trio.lowlevel.checkpoint()
         while not (errand.is_answered and errand.sent_at is None):
             if host.has(session_id) and session_id not in self._unsettled:
+                errand.sent_at = None  # if the session moves before it is done, it is sent anew
                 host.carry_out(errand)
                 self._settle(errand)
                 return

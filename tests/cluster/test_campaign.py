@@ -50,7 +50,7 @@ def test_campaign_on_three_nodes_loses_and_doubles_nothing(seed: int, part: Frac
 
 @pytest.mark.slow
 def test_campaign_without_the_fence_goes_wrong(seed: int) -> None:
-    """The control: were nothing found, the campaign would prove nothing. One in nine is."""
+    """The control: were nothing found, the campaign would prove nothing. One in thirteen is."""
     hits: Counter[str] = Counter()
     with instrumented(hits) as patch, pytest.raises(ScheduleError):  # noqa: PT012 - whichever
         for number in range(seed, seed + SCHEDULES):
