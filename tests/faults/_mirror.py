@@ -87,6 +87,8 @@ class Mirror:
         self.is_gone = False
         self.last_sync: str | None = None
         self._announced: set[str] = set()
+        #: Messages of which more is known here than at the node that goes on with them.
+        self._ahead: set[str] = set()
         self._is_loose = False
         self._wants_resync = False
         self._answered_in_progress: list[dict[str, Any]] = []
@@ -317,7 +319,9 @@ class Mirror:
         if not (message_id in self.texts or message_id in self._announced or self._is_loose):
             self.violate("text of a message that has not started")
         have = self.texts.get(message_id, "")
-        if self.may_lose_text and not self.is_live and data["offset"] < len(have):
+        is_old = not self.is_live or message_id in self._ahead
+        self._ahead.discard(message_id)
+        if self.may_lose_text and is_old and data["offset"] < len(have):
             # From a node that has not heard of all of it yet (§6.2: cut back and append).
             self.hits["texts cut back"] += 1
             have = have[: data["offset"]]
@@ -343,6 +347,11 @@ class Mirror:
             return
         have = {message_id: len(text) for message_id, text in self.texts.items() if text}
         published = {message_id: length for message_id, length in live.items() if length}
+        if self.may_lose_text:
+            # It came from another node, and this one may not have heard of all of it yet.
+            self._ahead = {each for each in have if have[each] > published.get(each, 0)}
+            have = {each: min(have[each], published.get(each, 0)) for each in have}
+            have = {each: length for each, length in have.items() if length}
         if have != published:
             self.violate(f"at the sync, {have} where {published} was published")
         if published:
