@@ -24,7 +24,7 @@ from ._cluster_errands import ErrandDesk
 from ._cluster_feed import ClusterFeed, ClusterJournal
 from ._cluster_following import Follower
 from ._cluster_handover import Handover
-from ._cluster_inbox import Inbox
+from ._cluster_inbox import Inbox, RemoteReply
 from ._cluster_interest import Interests
 from ._cluster_member import HostMember
 from ._cluster_rates import Rates
@@ -138,6 +138,8 @@ class ClusterHost(LocalHost):
 
     def _execute(self, session: LiveSession, command: Command, reply: Reply) -> None:
         params = command.params
+        if isinstance(reply, RemoteReply) and not reply.begin():
+            return
         if isinstance(params, TurnCancel) and params.turn_id is None:
             # It means the turn that runs now, or ran when its node was lost: whoever carries it out
             # next is not to stop another one.
@@ -310,6 +312,7 @@ class ClusterHost(LocalHost):
     def lose(self, session_id: str, reason: str = "its lease is over") -> None:
         """As `Member.lose`: this node has a session no more, whoever has it."""
         self.owned.discard(session_id)
+        self.inbox.leave(session_id)
         self.give_up(session_id, reason)
         session = self.sessions.get(session_id)
         if session is not None:

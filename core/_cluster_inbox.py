@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ._cluster_host import ClusterHost
     from ._feed import SessionFeed
 
-__all__ = ["Inbox"]
+__all__ = ["Inbox", "RemoteReply"]
 
 log = logging.getLogger("trialogue.cluster")
 
@@ -41,7 +41,7 @@ log = logging.getLogger("trialogue.cluster")
 AGAIN_SECONDS: Final = 0.2
 
 
-class _RemoteReply(Reply):
+class RemoteReply(Reply):
     """Where the answer of another node's command goes.
 
     Attributes:
@@ -54,8 +54,20 @@ class _RemoteReply(Reply):
         self.order = order
         self.items: list[str] = []
         self.is_answered = False
+        self._has_begun = self._is_void = False
         self._abandon: Callable[[str], None] | None = None
         self._reason: str | None = None
+
+    def begin(self) -> bool:
+        """Begin with its work. Returns False if that is left to whoever has the session next."""
+        self._has_begun = not self._is_void
+        return self._has_begun
+
+    def leave(self) -> None:
+        """Leave its work to whoever has the session next, unless it has begun."""
+        if not self._has_begun:
+            self.is_answered = self._is_void = True
+            self._inbox.forget(self, is_done=False)
 
     def give_up(self, reason: str | None) -> None:
         """Nobody waits for it any more; with a reason, its work is given up, too."""
@@ -104,7 +116,7 @@ class Inbox:
         self._host = host
         self._cluster = host.cluster
         #: By who asked, and what that calls it.
-        self._open: dict[tuple[str, int], _RemoteReply] = {}
+        self._open: dict[tuple[str, int], RemoteReply] = {}
 
     def take_item(self, session_id: str, item_id: str, payload: bytes) -> None:
         """As `Member.take_item`."""
@@ -120,6 +132,16 @@ class Inbox:
         except (msgspec.MsgspecError, InvalidRequestError, KeyError) as exc:
             log.error("an inbox has what nobody can read", extra={"error": repr(exc)})
         self._finish(session_id, [item_id])
+
+    def leave(self, session_id: str) -> None:
+        """Leave what waits for a session, since this node has it no more.
+
+        It is in the inbox still, and told again if this node gets it back: by then another one may
+        have done it, or refused it.
+        """
+        for reply in list(self._open.values()):
+            if reply.session_id == session_id:
+                reply.leave()
 
     def take_mail(self, item: Order | GiveUp) -> None:
         """Carry out what another node asks of this one."""
@@ -138,7 +160,7 @@ class Inbox:
         reply = self._open.get(name)
         is_new = reply is None
         if reply is None:
-            reply = self._open[name] = _RemoteReply(self, session_id, order)
+            reply = self._open[name] = RemoteReply(self, session_id, order)
         if item_id is not None:
             reply.items.append(item_id)
         if is_new:
@@ -154,13 +176,13 @@ class Inbox:
 
     # -- answers -----------------------------------------------------------------------------
 
-    def forget(self, reply: _RemoteReply, *, is_done: bool = True) -> None:
+    def forget(self, reply: RemoteReply, *, is_done: bool = True) -> None:
         """Be done with an order that nobody is answered."""
         self._open.pop((reply.order.node, reply.order.number), None)
         if is_done:
             self._finish(reply.session_id, reply.items)
 
-    def answer(self, reply: _RemoteReply, answer: Answer) -> None:
+    def answer(self, reply: RemoteReply, answer: Answer) -> None:
         """Send an answer to who asked, and take the order out of the inbox.
 
         What was refused is taken out first: the next node could find it there, and do it.

@@ -22,6 +22,8 @@ from ..faults._world import (
 from ._cluster_world import ClusterWorld
 
 SCHEDULES = 120
+#: Those of a longer run that have found a fault of the server's, each another one.
+FOUND = (2075, 4096)
 
 
 def play(seed: int, hits: Counter[str], patch: pytest.MonkeyPatch, *, fencing: bool) -> None:
@@ -46,6 +48,12 @@ def test_campaign_on_three_nodes_loses_and_doubles_nothing(seed: int, part: Frac
             play(number, hits, patch, fencing=True)
     least = {"pauses": 90, "takeovers": 90, "given": 80, "forwarded": 400, "fenced": 2}
     require(hits, part, least)
+
+
+@pytest.mark.parametrize("number", FOUND)
+def test_schedule_that_found_a_fault_finds_none(number: int) -> None:
+    with instrumented(Counter()) as patch:
+        play(number, Counter(), patch, fencing=True)
 
 
 @pytest.mark.slow
