@@ -225,5 +225,7 @@ def check_agent_record(log: Log, records: Mapping[str, TurnRecord]) -> None:
             ):
                 raise ViolationError(f"{turn_id} was given {answer} where the log has {closed}")
         for call_id in record.tools:
+            if call_id not in log.tools and turn_id in log.moved:
+                continue  # likewise
             if log.tools.get(call_id, "absent") in ("absent", "running"):
                 raise ViolationError(f"{turn_id}: the call {call_id} is {log.tools.get(call_id)}")
