@@ -177,7 +177,8 @@ async def test_sessions_given_to_a_node_that_dies_come_back(autojump_clock: Mock
         spent = trio.current_time() - given[0] - turn_seconds
         assert spent <= LEASE_SECONDS / 3 + LEASE_SECONDS + TAKEOVER_SECONDS
         await trio.sleep(3 * LEASE_SECONDS)
-        assert clients.count("owned")[:2] == [20, 20]
+        # Which of the two has one again is a matter of who asks first.
+        assert sum(clients.count("owned")[:2]) == 40
         nodes.stores["c"].resume()
         await trio.sleep(WHILE_SECONDS)
         assert sum(clients.count("owned")) == 40
@@ -216,7 +217,7 @@ async def test_node_that_drains_is_given_nothing(autojump_clock: MockClock) -> N
         nursery.start_soon(nodes.servers["b"].drain, 60)
         await trio.sleep(0.2)
         await host_of(nodes, "a").balancer.give("b", 3)
-        assert len(host_of(nodes, "a").owned) == 17
+        assert clients.count("given") == [3, 0]
         await trio.sleep(0.5 * LEASE_SECONDS)
         assert host_of(nodes, "a").owned == sids
         assert nodes.engine.holder(busy) == "b", "it drains still"
