@@ -25,7 +25,15 @@ from trialogue.core.plugins import load_object
 
 from ._process import MeasuredProcess, describe_machine, open_server, write_result
 
-__all__ = ["Account", "add_arguments", "open_account", "run", "scratch_url"]
+__all__ = [
+    "Account",
+    "add_arguments",
+    "keep",
+    "open_account",
+    "run",
+    "scratch_url",
+    "serve_arguments",
+]
 
 _RESULTS: Final = Path(__file__).resolve().parent / "results" / "engine.json"
 _SESSIONS: Final = 200
@@ -80,16 +88,19 @@ def run(arguments: argparse.Namespace) -> int:
     rounds = 1 if arguments.quick else _ROUNDS
     bench = _Bench(arguments.url, arguments.sessions, rounds)
     results = trio.run(bench.measure)
+    keep("engine", results, arguments.out or (None if arguments.quick else _RESULTS))
+    return 0
+
+
+def keep(kind: str, results: Mapping[str, Mapping[str, float]], out: Path | None) -> None:
+    """Print figures by what they are of, and keep them, where there is a place for them."""
     for name, figures in results.items():
         print(name)
         for what, value in figures.items():
             print(f"  {what:28} {value:12,.1f}")
-    out = arguments.out or (None if arguments.quick else _RESULTS)
     if out is not None:
-        machine = describe_machine(["coredis"])
-        write_result(out, "engine", machine, results)
+        write_result(out, kind, describe_machine(["coredis"]), results)
         print(f"\nkept in {out}")
-    return 0
 
 
 @attrs.frozen
@@ -154,11 +165,7 @@ class _Bench:
     @asynccontextmanager
     async def _serving(self) -> AsyncGenerator[None]:
         """Run a server, and have clients connected to it."""
-        command = (
-            *("bench=trialogue.benchmarks._agents:agent", "--store", self._url),
-            *("--transport", "tcp://127.0.0.1:0", "--rate-limit", "off", "--log-level", "error"),
-        )
-        with open_server(*command) as self._server:
+        with open_server(*serve_arguments(self._url)) as self._server:
             async with AsyncExitStack() as stack:
                 self._clients = [
                     await stack.enter_async_context(trialogue.connect(self._server.endpoints[0]))
@@ -200,6 +207,14 @@ class _Bench:
                 nursery.start_soon(_talk, client, session_id, mix.text)
                 await trio.sleep(random.expovariate(mix.rate))
         return before.until(await self._read(), mix.turns)
+
+
+def serve_arguments(store: str) -> tuple[str, ...]:
+    """Give what ``trialogue serve`` is told, with limits that stop nobody."""
+    return (
+        *("bench=trialogue.benchmarks._agents:agent", "--store", store),
+        *("--transport", "tcp://127.0.0.1:0", "--rate-limit", "off", "--log-level", "error"),
+    )
 
 
 def scratch_url(url: str) -> str:

@@ -22,10 +22,10 @@ import trialogue
 from trialogue.client import Client
 from trialogue.core.events import Sync
 
-from ._engine import Account, open_account, scratch_url
+from ._engine import Account, keep, open_account, scratch_url, serve_arguments
 from ._load_server import find_pids
 from ._measure import quantile
-from ._process import cpu_seconds, describe_machine, open_server, write_result
+from ._process import cpu_seconds, open_server
 
 __all__ = ["add_arguments", "run"]
 
@@ -61,14 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure; print the figures, and keep them."""
     rounds, shorter = (1, 10) if arguments.quick else (_ROUNDS, 1)
     results = trio.run(_measure, arguments.url, arguments.workers, rounds, shorter)
-    for name, figures in results.items():
-        print(name)
-        for what, value in figures.items():
-            print(f"  {what:20} {value:12,.1f}")
-    out = arguments.out or (None if arguments.quick else _RESULTS)
-    if out is not None:
-        write_result(out, "nodes", describe_machine(["coredis"]), results)
-        print(f"\nkept in {out}")
+    keep("nodes", results, arguments.out or (None if arguments.quick else _RESULTS))
     return 0
 
 
@@ -117,7 +110,7 @@ class _Crowd:
 
     async def measure(self, seconds: float) -> dict[str, float]:
         """Give what was done in so many seconds, after some in which nothing is counted."""
-        command = (*_serving(self._store), "--workers", str(self._workers))
+        command = (*serve_arguments(self._store), "--workers", str(self._workers))
         with open_server(*command) as server:
             pids = find_pids(server.endpoints[0])
             async with trio.open_nursery() as nursery:
@@ -191,7 +184,7 @@ class _Pair:
         async with AsyncExitStack() as stack:
             clients: list[Client] = []
             for _ in range(2):
-                server = stack.enter_context(open_server(*_serving(self._store)))
+                server = stack.enter_context(open_server(*serve_arguments(self._store)))
                 self._pids.append([server.pid])
                 url = server.endpoints[0]
                 clients.append(await stack.enter_async_context(trialogue.connect(url)))
@@ -220,13 +213,6 @@ class _Pair:
             "other_server_us": other / count,
             "engine_us": (after.engine - before.engine) / count,
         }
-
-
-def _serving(store: str) -> tuple[str, ...]:
-    return (
-        *("bench=trialogue.benchmarks._agents:agent", "--store", store),
-        *("--transport", "tcp://127.0.0.1:0", "--rate-limit", "off", "--log-level", "error"),
-    )
 
 
 async def _attach(client: Client, session_id: str) -> None:

@@ -48,7 +48,6 @@ class Committer(GroupCommitter[Job]):
         super().__init__()
         self.engine = engine
         self._node = node
-        self._probe = f"{node.settings.key_prefix}:probe".encode()
         self.is_full = False
         self.fenced = 0
         self.trouble: str | None = None
@@ -162,7 +161,7 @@ class Committer(GroupCommitter[Job]):
             await self._got_full.wait()
             await trio.sleep(FULL_SECONDS)
             try:
-                await self.engine.ask(b"SET", self._probe, b"1", b"PX", 1000)
+                await self.engine.ask(b"SET", self._node.probe_key, b"1", b"PX", 1000)
             except StoreError:
                 continue
             if self.is_full:

@@ -140,6 +140,11 @@ class Node:
             log.error("the engine has lost all sessions", extra={"place": self.settings.place})
         self.epoch = epoch
 
+    @property
+    def probe_key(self) -> bytes:
+        """A key that holds nothing: to write it is to see whether, and where, writing works."""
+        return f"{self.settings.key_prefix}:probe".encode()
+
     async def ask_kept(self, engine: Engine, *command: Any) -> Any:
         """As `Engine.ask`, where the answer is to be shown: what no replica has may be lost yet."""
         (answer,) = await self.ask_all_kept(engine, [command])
@@ -158,7 +163,7 @@ class Node:
             return await engine.ask_all(commands)
         # What is waited for is the last write of this connection, and what was written by another
         # one, or an earlier one, is none of it.
-        mark = TOUCH.call((f"{self.settings.key_prefix}:probe".encode(),))
+        mark = TOUCH.call((self.probe_key,))
         wait = (b"WAIT", replicas, round(500 * self.settings.answer_seconds))
         *answers, marked, count = await engine.ask_all([*commands, mark, wait])
         if isinstance(marked, Exception) or isinstance(count, Exception) or count < replicas:

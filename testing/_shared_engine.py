@@ -228,7 +228,7 @@ class SharedEngineState:
         found |= self.open_work
         return sorted(session_id for session_id in found if self.holder(session_id) is None)
 
-    # -- inboxes, mail, debts, texts --------------------------------------------------------------------
+    # -- inboxes, mail, debts, texts -------------------------------------------------------------
 
     def send(self, session_id: str, payload: bytes) -> str | None:
         """Put something into an inbox, if a node has that session."""
