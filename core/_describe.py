@@ -46,9 +46,8 @@ def json_schema(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
     if origin is Literal:
         return {"enum": list(args)}
     if origin in (Union, types.UnionType):
-        # None means absent on the wire.
-        choices = [json_schema(arg, definitions) for arg in args if arg is not type(None)]
-        return choices[0] if len(choices) == 1 else {"anyOf": choices}
+        # None is null: it counts as absent where it comes in, and is left out of what goes out.
+        return {"anyOf": [json_schema(arg, definitions) for arg in args]}
     if origin in (tuple, list):
         return {"type": "array", "items": json_schema(args[0], definitions)}
     if origin in (dict, Mapping) or kind in (dict, Mapping):
@@ -71,10 +70,6 @@ def _object_schema(cls: type[Any], definitions: dict[str, Any]) -> dict[str, Any
     properties = {
         camel_case(field.name): json_schema(hints[field.name], definitions) for field in fields
     }
-    if len(fields) < len(attrs.fields(cls)):
-        properties = {
-            name: {"anyOf": [schema, {"type": "null"}]} for name, schema in properties.items()
-        }
     schema: dict[str, Any] = {"type": "object", "properties": properties}
     required = [camel_case(field.name) for field in fields if field.default is attrs.NOTHING]
     if required:

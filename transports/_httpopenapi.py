@@ -99,7 +99,7 @@ def _describe_route(route: Route, method: Method, schemas: dict[str, Any]) -> di
         for name in in_path
     ]
     parameters += [
-        {"name": name, "in": "query", "schema": properties.get(name, {"type": "integer"})}
+        {"name": name, "in": "query", "schema": _in_query(properties.get(name))}
         for name in route.query
     ]
     operation: dict[str, Any] = {
@@ -123,6 +123,14 @@ def _describe_route(route: Route, method: Method, schemas: dict[str, Any]) -> di
             "content": {_JSON: {"schema": body}},
         }
     return operation
+
+
+def _in_query(schema: dict[str, Any] | None) -> dict[str, Any]:
+    """Give the schema of a parameter, without the null that no query can say."""
+    if schema is None:
+        return {"type": "integer"}
+    choices = [choice for choice in schema.get("anyOf", ()) if choice != {"type": "null"}]
+    return choices[0] if len(choices) == 1 else schema
 
 
 def _describe_answers(route: Route, result: dict[str, Any]) -> dict[str, Any]:

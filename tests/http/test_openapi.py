@@ -67,6 +67,20 @@ def test_each_resource_is_in_it() -> None:
     assert send["required"] is True
 
 
+def test_a_body_may_have_null_and_a_query_has_none() -> None:
+    """§1.2: an optional member that is null counts as absent."""
+    cancel = DOCUMENT["paths"]["/v1/sessions/{sessionId}/cancel"]["post"]["requestBody"]
+    body: Any = Draft202012Validator(cancel["content"]["application/json"]["schema"])
+    assert body.is_valid({"turnId": None, "reason": None})
+    assert not body.is_valid({"turnId": 1})
+    listing = DOCUMENT["paths"]["/v1/sessions"]["get"]["parameters"]
+    assert {each["name"]: each["schema"] for each in listing} == {
+        "status": {"enum": ["idle", "running", "waiting", "closed", "expired"]},
+        "limit": {"type": "integer"},
+        "cursor": {"type": "string"},
+    }
+
+
 async def test_answers_are_as_it_says(serve: Serve) -> None:
     async with serve() as (_, client):
         served = await client.ask("GET", "/v1/openapi.json")
