@@ -162,8 +162,11 @@ end
 """
 )
 
-#: (store) version, epoch → what stands there.
+#: (store) version, epoch → what stands there. Where it does nothing is written, so that an engine
+#: without memory can be gone on with.
 ESTABLISH: Final = script("""
+local found = redis.call('HMGET', KEYS[1], 'version', 'epoch')
+if found[1] and found[2] then return found end
 redis.call('HSETNX', KEYS[1], 'version', ARGV[1])
 redis.call('HSETNX', KEYS[1], 'epoch', ARGV[2])
 return redis.call('HMGET', KEYS[1], 'version', 'epoch')
@@ -190,6 +193,8 @@ if not meta[1] then
   if creates == '0' then return {'gone'} end
   local known = key ~= '' and redis.call('HGET', prefix .. ':created', owner .. '\\0' .. key)
   if known and known ~= id then return {'created', known} end
+  -- First what takes memory: an engine that has none left refuses that, and nothing behind a write.
+  redis.call('HSET', KEYS[2], 'life', life, 'holder', holder, 'engine', engine)
   -- What is there is of a former life.
   local begin = prefix .. ':{' .. id .. '}:'
   redis.call('UNLINK', KEYS[1], KEYS[3], begin .. 'grave', begin .. 'texts')
@@ -239,17 +244,15 @@ local bytes = string.format('%.0f', tonumber(meta[10] or '0') + tonumber(size))
 redis.call('HSET', KEYS[2], 'seq', last, 'owner', owner, 'status', status, 'member', member,
            'open', open, 'key', key, 'session', session, 'term', term, 'bytes', bytes,
            'last', known)
-if not meta[1] then
-  redis.call('HSET', KEYS[2], 'life', life, 'holder', holder, 'engine', engine)
-end
 redis.call('INCRBY', prefix .. ':bytes', size)
 return {'ok'}
 """
 )
 
 #: (log, meta) holder, engine, and what the holder knows: life, term, seq → nothing if there is no
-#: such session; else its life, term and last seq, whether the term is new, and what is wrong.
-OPEN: Final = script(f"""
+#: such session; else its life, term and last seq, whether the term is new, and what is wrong. The
+#: flags have an engine that takes no writes now refuse all of it: that is nothing wrong with a log.
+OPEN: Final = script(f"""#!lua flags=allow-oom
 local holder, engine, known_life, known_term, known_seq = unpack(ARGV)
 local life, owner, term, seq, its = unpack(redis.call('HMGET', KEYS[2], 'life', 'holder', 'term',
                                                       'seq', 'engine'))

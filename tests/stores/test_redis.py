@@ -23,6 +23,7 @@ from trialogue.agents.echo import echo
 from trialogue.core.errors import (
     DamagedError,
     FencedError,
+    OverloadedError,
     RewoundError,
     SessionNotFoundError,
     SettingsError,
@@ -487,8 +488,6 @@ async def test_engine_without_memory_refuses_work_until_it_has_some(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """`OVERLOADED`, and back by itself."""
-    from trialogue.core.errors import OverloadedError
-
     with Engine() as engine, trio.fail_after(30):
         async with open_redis_store(engine.url) as store:
             writer = SessionWriter(store, "ses_1")
@@ -510,6 +509,55 @@ async def test_engine_without_memory_refuses_work_until_it_has_some(
             await ask(engine, "CONFIG", "SET", "maxmemory", "1")
             # What makes room is done all the same.
             assert await store.delete("ses_1")
+
+
+async def test_engine_without_memory_takes_no_new_session() -> None:
+    """A bug once seen: one was begun all the same, and the engine was taken to have memory again."""
+    with Engine() as engine, trio.fail_after(30):
+        async with open_redis_store(engine.url) as store:
+            await ask(engine, "CONFIG", "SET", "maxmemory", "1")
+            for number in range(2):
+                with pytest.raises(OverloadedError):
+                    await SessionWriter(store, f"ses_{number}").append()
+                assert store.committer.is_full
+            await ask(engine, "CONFIG", "SET", "maxmemory", "0")
+            assert await store.list_ids() == []
+            await SessionWriter(store, "ses_1").append()
+
+
+async def test_room_is_made_in_an_engine_without_memory_that_was_away() -> None:
+    """A bug once seen: behind a new connection it was as if it did not answer, to a start too."""
+    with Engine() as engine, trio.fail_after(30):
+        async with open_redis_store(engine.url) as store:
+            for number in range(3):
+                await SessionWriter(store, f"ses_{number}").append()
+            await ask(engine, "CONFIG", "SET", "maxmemory", "1")
+            await ask(engine, "SCRIPT", "FLUSH")
+            store.committer.engine.disconnect("by a test")
+            assert await store.delete("ses_0")
+            with pytest.raises(OverloadedError):
+                await SessionWriter(store, "ses_3").append()
+        async with open_redis_store(engine.url) as store:
+            assert await store.prune(keep=1) == ["ses_1"]
+
+
+async def test_session_is_not_damaged_where_its_engine_takes_no_writes() -> None:
+    """A bug once seen: what the engine said of its memory, or its role, was taken for damage."""
+    with Engine() as engine, trio.fail_after(30):
+        async with open_redis_store(engine.url) as store:
+            await SessionWriter(store, "ses_1").append(2)
+        async with open_redis_store(f"{engine.url}?lease_seconds=2") as store:
+            await ask(engine, "CONFIG", "SET", "maxmemory", "1")
+            assert (await store.open("ses_1")).term == 2
+            await ask(engine, "CONFIG", "SET", "maxmemory", "0")
+            store.node.rename()
+            await ask(engine, "REPLICAOF", "127.0.0.1", "1")
+            with pytest.raises(StoreError, match="a replica"):
+                await store.open("ses_1")
+            await ask(engine, "REPLICAOF", "NO", "ONE")
+            while store.committer.engine.away_since is not None:  # noqa: ASYNC110
+                await trio.sleep(0.02)
+            assert (await store.open("ses_1")).term > 2
 
 
 async def test_append_waits_for_a_replica_where_it_is_told_to() -> None:
