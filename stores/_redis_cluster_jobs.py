@@ -132,7 +132,7 @@ class FinishItem(Job):
     def command(self, node: Node) -> tuple[object, ...]:
         prefix = node.settings.key_prefix
         keys = session_key(prefix, self._id, "inbox"), f"{prefix}:inboxes".encode()
-        return FINISH_ITEM.call(keys, encode_id(self._id), self._item_id)
+        return FINISH_ITEM.call(keys, encode_id(self._id), self._item_id, node.lease_ms)
 
     def settle(self, node: Node, answer: Any) -> None:
         pass

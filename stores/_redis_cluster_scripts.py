@@ -69,6 +69,7 @@ local prefix, id, stays, payload = unpack(ARGV)
 local holder = redis.call('GET', KEYS[1])
 if not holder then return false end
 local item = redis.call('XADD', KEYS[2], '*', 'p', payload)
+redis.call('PERSIST', KEYS[2])
 redis.call('SADD', KEYS[3], id)
 local mail = prefix .. ':mail:' .. holder
 redis.call('XADD', mail, '*', 'p', payload, 's', id, 'i', item)
@@ -76,10 +77,14 @@ redis.call('PEXPIRE', mail, stays)
 return holder
 """)
 
-#: (inbox, inboxes) id, item → nothing.
+#: (inbox, inboxes) id, item, how long an inbox stays in which nothing is, in milliseconds → nothing.
+#: It may be of no session, which deletes it, and stays for a while so that no id comes again.
 FINISH_ITEM: Final = script("""#!lua flags=allow-oom
 redis.call('XDEL', KEYS[1], ARGV[2])
-if redis.call('XLEN', KEYS[1]) == 0 then redis.call('SREM', KEYS[2], ARGV[1]) end
+if redis.call('XLEN', KEYS[1]) == 0 then
+  redis.call('SREM', KEYS[2], ARGV[1])
+  redis.call('PEXPIRE', KEYS[1], ARGV[3])
+end
 """)
 
 #: (mail) how long it stays, in milliseconds, payload → nothing.

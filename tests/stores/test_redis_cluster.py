@@ -298,6 +298,25 @@ async def test_what_is_left_in_an_inbox_is_told_before_a_claim_returns(place: Pl
             assert await ask(place.engine, "SCARD", f"{place.prefix}:inboxes") == b":0"
 
 
+async def test_inbox_of_no_session_passes_away(place: Place) -> None:
+    """A bug once seen: who asked two nodes for sessions that there are not left a key for each."""
+    with trio.fail_after(30):
+        async with (
+            open_node(place, "&lease_seconds=0.5") as (one, told),
+            open_node(place, "&lease_seconds=0.5") as (other, _),
+        ):
+            key = place.key("ses_1", "inbox")
+            await one.cluster.claim("ses_1")
+            await other.cluster.send("ses_1", b"a")
+            await told.wait_for(1, told.items)
+            await one.cluster.finish_item("ses_1", told.item_ids[0])
+            await until(lambda: other.cluster.send("ses_1", b"b"), one.cluster.node)
+            await told.wait_for(2, told.items)
+            assert await ask(place.engine, "PTTL", key) == b":-1", "it waits for somebody"
+            await one.cluster.finish_item("ses_1", told.item_ids[1])
+            await until(lambda: ask(place.engine, "EXISTS", key), b":0")
+
+
 async def test_what_comes_while_a_claim_is_on_its_way_is_not_missed(place: Place) -> None:
     """The engine has given the session, and somebody writes before its node knows."""
     with trio.fail_after(30):
