@@ -93,8 +93,8 @@ class RedisCluster(Cluster):
         self._early: defaultdict[str, dict[str, bytes]] = defaultdict(dict)
         self._texts: dict[str, list[bytes]] = {}
         self._has_texts = trio.Event()
-        #: Which engine was seen to have what this node has written.
-        self._seen_whole = ""
+        #: Which engine, with which data, was seen to have what this node has written.
+        self._seen_whole = "", node.epoch
 
     async def run(
         self, member: Member, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -132,12 +132,17 @@ class RedisCluster(Cluster):
         """Renew all leases, past what waits to be written, and drop the mail that was read."""
         engine, node = self._committer.engine, self._node
         mail = node.mail_key(node.name)
-        await engine.ask_all(
+        *_, epoch = await engine.ask_all(
             [
                 (b"XTRIM", mail, b"MINID", self._follower.mail_at),
                 (b"PEXPIRE", mail, node.mail_ms),
+                (b"HGET", f"{node.settings.key_prefix}:store", b"epoch"),
             ]
         )
+        if isinstance(epoch, Exception):
+            raise epoch
+        if epoch != node.epoch.encode():
+            await node.establish(engine.ask)
         names = list(self._leases)
         for start in range(0, len(names), RENEWED_AT_ONCE):
             some = [name for name in names[start : start + RENEWED_AT_ONCE] if name in self._leases]
@@ -155,10 +160,13 @@ class RedisCluster(Cluster):
                     self._lose(name)
 
     async def _look_back(self) -> None:
-        """Find out whether an engine that took the place of another has what that had."""
+        """Find out whether an engine that took the place of another has what that had.
+
+        Or whether one that was flushed has anything.
+        """
         engine, node = self._committer.engine, self._node
-        name = node.engine
-        if name == self._seen_whole:
+        seen = node.engine, node.epoch
+        if seen == self._seen_whole:
             return
         known = {session_id: node.recall(session_id) for session_id in self._leases}
         prefix = node.settings.key_prefix
@@ -178,7 +186,9 @@ class RedisCluster(Cluster):
             log.error("the engine has lost what it had acknowledged", extra={"sessions": len(lost)})
         for session_id in lost:
             self._lose(session_id)
-        self._seen_whole = name
+        if self._seen_whole[1] != node.epoch:
+            self._follower.begin_anew()
+        self._seen_whole = seen
 
     def _lose_late(self) -> None:
         for session_id in list(self._leases):

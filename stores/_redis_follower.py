@@ -141,6 +141,10 @@ class Follower:
             self.unfollow(session_id)
         return last is not None or session_id not in self._followed
 
+    def begin_anew(self) -> None:
+        """Look at all that is followed, since the engine has lost all it had."""
+        self._engine.disconnect("the engine has lost all sessions")
+
     # -- reading -------------------------------------------------------------------------------
 
     async def run(self) -> NoReturn:

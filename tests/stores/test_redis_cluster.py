@@ -543,6 +543,27 @@ async def test_follower_of_a_session_that_was_flushed_is_told() -> None:
             assert told.ended == []
 
 
+async def test_nodes_that_write_nothing_hear_of_a_flush() -> None:
+    """docs/storage.md: within 0.3 of a lease. Their connections are as good as before."""
+    with Engine() as engine, trio.fail_after(30):
+        url = f"{engine.url}?lease_seconds=2"
+        async with (
+            open_redis_store(url) as one,
+            running(one) as told,
+            open_redis_store(url) as other,
+            running(other) as others,
+        ):
+            one.cluster.adopt("ses_1")
+            await SessionWriter(one, "ses_1").append(2)
+            await other.cluster.follow("ses_1", Position(1, 2))
+            await until(lambda: ask(engine, "EXISTS", "trialogue:{ses_1}:lease"), b":1")
+            await ask(engine, "FLUSHALL")
+            await told.wait_for(1, told.lost)
+            await others.wait_for(1, others.rewound)
+            assert (told.lost, others.rewound, others.ended) == (["ses_1"], ["ses_1"], [])
+            assert one.statistics()["rewinds"] == other.statistics()["rewinds"] == 1
+
+
 async def test_mail_is_heard_from_an_engine_whose_clock_is_behind() -> None:
     """What a replica that took the place of another calls its mail is earlier than what was read."""
     with Engine() as engine, trio.fail_after(60):
