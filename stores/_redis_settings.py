@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import attrs
 
@@ -146,11 +146,23 @@ def parse_url(url: str) -> RedisSettings:
         query = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
     except ValueError:
         raise SettingsError("not a URL that can be read") from None
+    try:
+        return _read_parts(parts, dict(query))
+    except SettingsError:
+        if ":" in parts.netloc and "@" in parts.path + parts.query:
+            # What is wrong is perhaps a part of a password, which is not to be shown.
+            raise SettingsError(
+                "not a URL that can be read; a '/' or '?' in a password is written %2F or %3F"
+            ) from None
+        raise
+
+
+def _read_parts(parts: SplitResult, given: Mapping[str, str]) -> RedisSettings:
     if parts.fragment:
         raise SettingsError("a '#' in a URL, in a password too, is written %23")
-    secure, _, kind = scheme.partition("+")
+    secure, _, kind = parts.scheme.partition("+")
     known = {*_OPTIONS, "db"} if kind == "unix" else {*_OPTIONS}
-    found = _read_options(dict(query), known, is_tls=secure == "rediss")
+    found = _read_options(given, known, is_tls=secure == "rediss")
     login, at, where = parts.netloc.rpartition("@")
     if at:
         username, colon, password = login.partition(":")

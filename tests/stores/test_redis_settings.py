@@ -101,6 +101,26 @@ def test_what_is_wrong_with_a_url_is_named(url: str, refusal: str) -> None:
     assert "s3cret" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://me:s3cret/x@h/0",
+        "redis://me:1/s3cret@h/0",
+        "redis://:x@y/s3cret@h",
+        "redis://me:x?s3cret=1@h",
+        "redis://me:1?x&s3cret@h",
+        "redis+sentinel://me:s3cret/x@h/main",
+        "redis+cluster://me:s3cret/x@h",
+    ],
+)
+def test_password_that_ends_the_host_is_not_shown(url: str) -> None:
+    """A bug once seen: what stood before or behind the '/' was named as what is wrong."""
+    with pytest.raises(SettingsError) as caught:
+        parse_url(url)
+    assert "not a URL that can be read" in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+
 def test_password_is_not_shown() -> None:
     assert "s3cret" not in repr(parse_url("redis://:s3cret@h"))
 
