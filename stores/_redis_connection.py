@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias, cast
 
 import trio
+from anyio import BrokenResourceError, EndOfStream
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from coredis import exceptions as errors
 from coredis.connection import (
@@ -306,7 +307,7 @@ def _make_tls(settings: RedisSettings) -> ssl.SSLContext | None:
         context = ssl.create_default_context(cafile=settings.ca)
         if settings.cert is not None:
             context.load_cert_chain(settings.cert, settings.key)
-    except (OSError, ssl.SSLError) as exc:
+    except (OSError, ValueError) as exc:  # of a path that can be none
         said = getattr(exc, "strerror", None) or exc
         raise SettingsError(f"the files for TLS cannot be used: {said}") from exc
     return context
@@ -386,6 +387,8 @@ def _explain(exc: BaseException) -> str:
             return "the engine does not speak TLS"
         case trio.TooSlowError() | TimeoutError():
             return "the engine does not answer"
+        case EndOfStream() | BrokenResourceError():
+            return "the engine closes the connection at once: it may want TLS, or a certificate"
         case BaseExceptionGroup():
             return _explain(next(leaves(exc)))
         case OSError():

@@ -606,6 +606,23 @@ async def test_tls_is_spoken_with_an_engine_whose_certificate_is_trusted(
                 pass
 
 
+async def test_engine_that_wants_tls_or_a_certificate_is_told_from_one_that_is_away(
+    place: Place, tmp_path: Path
+) -> None:
+    """A bug once seen: the library's name for that was all that was said of it."""
+    certificates = Certificates(tmp_path, "localhost")
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(certificates.files.certificate, certificates.files.key)
+    server.load_verify_locations(certificates.authority)
+    server.verify_mode = ssl.CERT_REQUIRED
+    with trio.fail_after(30):
+        async with open_engine_proxy(place.engine.socket, tls=server) as proxy:
+            at = f"localhost:{proxy.port}"
+            for url in (f"redis://{at}", f"rediss://{at}?ca={certificates.authority}"):
+                async with _refused(url, "it may want TLS, or a certificate"):
+                    pass
+
+
 async def test_engine_is_found_by_sentinels_also_after_a_failover() -> None:
     """Issue 7: Sentinel URLs. What was acknowledged by the first primary goes on in the second."""
     with (
@@ -650,9 +667,12 @@ async def test_tls_is_spoken_with_sentinels_too(place: Place, tmp_path: Path) ->
                 pass
 
 
-async def test_file_for_tls_that_is_missing_is_a_setting_that_is_wrong(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["none.pem", "%00"])
+async def test_file_for_tls_that_is_missing_is_a_setting_that_is_wrong(
+    tmp_path: Path, name: str
+) -> None:
     with pytest.raises(SettingsError, match="files for TLS"):
-        async with open_redis_store(f"rediss://localhost?ca={tmp_path}/none.pem"):
+        async with open_redis_store(f"rediss://localhost?ca={tmp_path}/{name}"):
             pass
 
 
