@@ -72,6 +72,10 @@ VERSION: Final = 1
 #: of theirs is given again: so many terms are left free, times a number that is the engine's own,
 #: since the next one may have lost that this one was ever there.
 LEAP: Final = 1000
+#: Entries may be megabytes, and the engine does nothing else while it copies them: a step of a read
+#: takes no more behind so many bytes, and looks at that with each so many entries.
+READ_BYTES: Final = 4 * 1024 * 1024
+READ_COUNT: Final = 10
 
 
 @attrs.frozen
@@ -279,21 +283,30 @@ if ARGV[3] == '1' then redis.call('DEL', KEYS[2]) end
 redis.call('RPUSH', KEYS[2], ARGV[4])
 """)
 
-#: (log, meta, terms) after, limit → the last seq, and lines. For a grave in place of the meta, too.
-READ: Final = script("""
+#: (log, meta, terms) after, limit → the last seq, lines, and whether there are more which are for
+#: another step. For a grave in place of the meta, too.
+READ: Final = script(f"""
 local seq = redis.call('HGET', KEYS[2], 'seq')
 if not seq then return false end
-local lines = {}
-local after = tonumber(ARGV[1])
+local lines, size = {{}}, 0
+local after, left = tonumber(ARGV[1]), tonumber(ARGV[2])
 local next = string.format('%.0f', after + 1)
 local term = redis.call('ZREVRANGEBYSCORE', KEYS[3], next, '-inf', 'LIMIT', 0, 1)[1]
-if term then
-  for _, entry in ipairs(redis.call('XRANGE', KEYS[1], term .. '-' .. next, '+',
-                                    'COUNT', ARGV[2])) do
-    if entry[2][1] == 'l' then lines[#lines + 1] = entry[2][2] end
+local start = term and term .. '-' .. next
+while start and left > 0 do
+  if size > {READ_BYTES} then return {{seq, lines, 1}} end
+  local count = math.min(left, {READ_COUNT})
+  local found = redis.call('XRANGE', KEYS[1], start, '+', 'COUNT', count)
+  for _, entry in ipairs(found) do
+    if entry[2][1] == 'l' then
+      lines[#lines + 1] = entry[2][2]
+      size = size + #entry[2][2]
+    end
   end
+  start = #found == count and '(' .. found[count][1]
+  left = left - count
 end
-return {seq, lines}
+return {{seq, lines, 0}}
 """)
 
 #: (meta, notes) → the last seq, and lines.

@@ -133,6 +133,23 @@ class RedisStore(CommittingStore):
     ) -> tuple[list[Entry], Damage | None]:
         """Read as `read` does, and say what is wrong with what comes next."""
         limit = min(limit, READ_AT_ONCE)
+        entries: list[Entry] = []
+        while True:
+            done = after + len(entries)
+            last, lines, is_cut = await self._read_lines(session_id, done, limit - len(entries))
+            more, damage = read_entries(lines, session_id, done)
+            entries += more
+            if damage is not None or not is_cut:
+                break
+        if damage is None and len(entries) < min(limit, last - after):
+            seq = after + 1 + len(entries)
+            damage = Damage(seq=seq, reason=f"damaged at seq {seq}: it is missing")
+        return entries, damage
+
+    async def _read_lines(
+        self, session_id: str, after: int, limit: int
+    ) -> tuple[int, Sequence[bytes], bool]:
+        """Read in one step: the last seq, lines, and whether there are more of them to be read."""
         stream, meta, terms, _ = session_keys(self._prefix, session_id)
         answer = await self._ask(*READ.call((stream, meta, terms), after, limit))
         if answer is None and self._follower.may_read_grave(session_id):
@@ -140,12 +157,7 @@ class RedisStore(CommittingStore):
             answer = await self._ask(*READ.call((stream, grave, terms), after, limit))
         if answer is None:
             raise SessionNotFoundError(f"Session not found: {session_id}")
-        last, lines = int(answer[0]), answer[1]
-        entries, damage = read_entries(lines, session_id, after)
-        if damage is None and len(entries) < min(limit, last - after):
-            seq = after + 1 + len(entries)
-            damage = Damage(seq=seq, reason=f"damaged at seq {seq}: it is missing")
-        return entries, damage
+        return int(answer[0]), answer[1], bool(answer[2])
 
     async def recall(self, session_id: str) -> Recollection:
         recollection, damage = await self._recall(session_id)

@@ -252,6 +252,25 @@ async def test_killed_engine_that_syncs_loses_nothing() -> None:
             assert store.statistics()["engineConnects"] >= 4
 
 
+async def test_long_entries_are_read_in_steps(place: Place) -> None:
+    """A bug once seen: hundreds of a megabyte came in one answer, for which nobody waits so long."""
+    with trio.fail_after(60):
+        async with (
+            open_engine_proxy(place.engine.socket) as proxy,
+            open_redis_store(f"redis://127.0.0.1:{proxy.port}?prefix={place.prefix}") as store,
+        ):
+            writer = SessionWriter(store, "ses_1")
+            for _ in range(2):
+                await writer.append(10, text="x" * 1_000_000)
+            await writer.append(5)
+            asked = proxy.requests
+            for limit, last in ((500, 25), (15, 16)):
+                found = await store.read("ses_1", 1, limit)
+                assert [entry.seq for entry in found] == list(range(2, last + 1))
+            assert proxy.requests - asked >= 4
+            await writer.check()
+
+
 # -- an engine that lost something -----------------------------------------------------------
 
 
