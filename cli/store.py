@@ -65,7 +65,8 @@ async def _copy(source: str, target: str) -> int:
         report = await copy_sessions(old, new, on_progress=_show_progress)
     print(f"{len(report.copied)} copied, {len(report.present)} were there already")
     for session_id in report.conflicts:
-        print(f"{session_id}: not copied: {mask_url(target)} has another session of this id")
+        there = f"{mask_url(target)} has another session of this id, or of its idempotency key"
+        print(f"{session_id}: not copied: {there}")
     for session_id in report.damaged:
         print(f"{session_id}: not copied: it is damaged, and can be exported up to the damage")
     return EXIT_FAILED if report.conflicts or report.damaged else EXIT_OK

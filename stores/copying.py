@@ -10,7 +10,7 @@ import trio
 
 from ..core._line import encode_entry
 from ..core.abc import SessionStore
-from ..core.errors import DamagedError, SessionNotFoundError, StoreError
+from ..core.errors import CreatedError, DamagedError, SessionNotFoundError, StoreError
 from ..core.log import Entry, Position, Recollection, Summary
 
 __all__ = ["CopyReport", "copy_sessions"]
@@ -28,7 +28,8 @@ class CopyReport:
     Attributes:
         copied: Sessions that were copied, and read back as they were.
         present: Those that the target had already, the same.
-        conflicts: Those that the target has under the same id with other contents. Left alone.
+        conflicts: Those that the target has under the same id with other contents, or that were
+            created under a key which has created another one there. Left alone.
         damaged: Those that the source cannot read to their end. Not copied.
     """
 
@@ -93,6 +94,9 @@ async def copy_sessions(
             await target.delete(session_id)
         try:
             is_whole = await _copy(source, target, session_id, summary, recollection)
+        except CreatedError:
+            conflicts.append(session_id)
+            continue
         except DamagedError:
             await target.delete(session_id)
             is_whole = False

@@ -144,7 +144,8 @@ def test_what_cannot_be_copied_is_said_and_the_rest_is(
     out, _ = run("copy", "jsonl:~/a", f"jsonl:{tmp_path}/b", code=1)
     assert out == (
         "1 copied, 0 were there already\n"
-        f"{other.id}: not copied: jsonl:{tmp_path}/b has another session of this id\n"
+        f"{other.id}: not copied: jsonl:{tmp_path}/b has another session of this id, "
+        "or of its idempotency key\n"
         f"{damaged.id}: not copied: it is damaged, and can be exported up to the damage\n"
     )
 

@@ -736,6 +736,20 @@ async def test_everything_moves_there_and_back(place: Place, tmp_path: Path) -> 
             )
 
 
+async def test_copying_goes_on_behind_a_session_whose_key_has_created_another_one(
+    place: Place, tmp_path: Path
+) -> None:
+    """A bug once seen: it ended there, and named neither that session nor what was left."""
+    with trio.fail_after(30):
+        async with open_jsonl_store(tmp_path) as source, place.open() as target:
+            await SessionWriter(source, "ses_1").append(created_key="k")
+            await SessionWriter(source, "ses_2").append()
+            await SessionWriter(target, "ses_0").append(created_key="k")
+            report = await copy_sessions(source, target)
+            assert (list(report.copied), list(report.conflicts)) == (["ses_2"], ["ses_1"])
+            assert await target.find_created(None, "k") == "ses_0"
+
+
 async def test_engine_that_keeps_nothing_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     with Engine() as engine:
         async with open_redis_store(engine.url):
