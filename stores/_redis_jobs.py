@@ -10,7 +10,16 @@ from ..core._line import encode_entry, encode_note
 from ..core.codec import encode_json, unstructure
 from ..core.errors import CreatedError, FencedError, SessionNotFoundError, StoreError
 from ..core.log import Damage, Entry, Note, Position, Summary
-from ._redis_scripts import APPEND, DELETE, MARK, NOTE, OPEN, PRUNE, session_keys
+from ._redis_scripts import (
+    APPEND,
+    DELETE,
+    MARK,
+    NOTE,
+    OPEN,
+    PRUNE,
+    session_key,
+    session_keys,
+)
 
 if TYPE_CHECKING:
     from ._committing_store import PruneLimits
@@ -202,16 +211,18 @@ class Mark(Job):
 class Delete(Job):
     """A session, with all that belongs to it.
 
-    An answer that got lost may make it say that there was none: it is gone all the same.
+    Where an answer got lost its grave says that it was there.
     """
 
     def __init__(self, session_id: str) -> None:
         self._id = session_id
+        self._is_again = False
 
     def command(self, node: Node) -> tuple[object, ...]:
         prefix = node.settings.key_prefix
-        meta = session_keys(prefix, self._id)[1]
-        return DELETE.call((meta,), prefix, encode_id(self._id), node.lease_ms)
+        keys = session_keys(prefix, self._id)[1], session_key(prefix, self._id, "grave")
+        again, self._is_again = self._is_again, True
+        return DELETE.call(keys, prefix, encode_id(self._id), node.lease_ms, int(again))
 
     def settle(self, node: Node, answer: Any) -> bool:
         node.forget(self._id)

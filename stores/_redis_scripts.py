@@ -349,8 +349,15 @@ elseif redis.call('EXISTS', KEYS[2]) == 1 then
 end
 """)
 
-#: (meta) prefix, id, how long its grave stays, in milliseconds → whether there was one.
-DELETE: Final = script(_DELETE + "return delete(unpack(ARGV))")
+#: (meta, grave) prefix, id, how long its grave stays, in milliseconds, whether it was asked before
+#: without an answer → whether there was one.
+DELETE: Final = script(
+    _DELETE
+    + """
+local done = delete(ARGV[1], ARGV[2], ARGV[3])
+return done == 0 and ARGV[4] == '1' and redis.call('EXISTS', KEYS[2]) or done
+"""
+)
 
 #: (all) prefix, node, how long a grave stays, most, then keep, older than, bytes to keep, each
 #: nothing if it does not matter; then the ids to protect → the ids of those that are gone. Those

@@ -38,7 +38,7 @@ from trialogue.testing.store_kit import SessionWriter, make_entry, make_summary,
 
 from ..certificates import Certificates
 from ..engines import LACKS_ENGINE, Engine
-from ._engine_place import Place, ask
+from ._engine_place import Place, ask, until
 from ._engine_proxy import open_engine_proxy
 
 pytestmark = pytest.mark.skipif(LACKS_ENGINE is not None, reason=str(LACKS_ENGINE))
@@ -145,6 +145,29 @@ async def test_append_whose_answer_is_lost_is_written_once(place: Place) -> None
                 await writer.check()
             connects = store.statistics()["engineConnects"]
             assert connects > 4
+
+
+async def test_deletion_whose_answer_is_lost_says_that_there_was_a_session(place: Place) -> None:
+    """A bug once seen: it was done, and the client was told that it had not been found."""
+    with trio.fail_after(30):
+        async with (
+            open_engine_proxy(place.engine.socket) as proxy,
+            open_redis_store(f"redis://127.0.0.1:{proxy.port}?prefix={place.prefix}") as store,
+        ):
+            await SessionWriter(store, "ses_1").append()
+            existed: list[bool] = []
+
+            async def delete() -> None:
+                existed.append(await store.delete("ses_1"))
+
+            proxy.loses_answers = True
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(delete)
+                meta = place.key("ses_1", "meta")
+                await until(lambda: ask(place.engine, "EXISTS", meta), b":0")
+                proxy.loses_answers = False
+            assert existed == [True]
+            assert not await store.delete("ses_1")
 
 
 async def _count(place: Place, session_id: str) -> int:
