@@ -175,8 +175,9 @@ class Publish(Job):
         self._payloads = payloads
 
     def command(self, node: Node) -> tuple[object, ...]:
-        key = session_key(node.settings.key_prefix, self._id, "texts")
-        return PUBLISH.call((key,), *self._payloads)
+        prefix = node.settings.key_prefix
+        keys = session_key(prefix, self._id, "texts"), session_key(prefix, self._id, "meta")
+        return PUBLISH.call(keys, *self._payloads)
 
     def settle(self, node: Node, answer: Any) -> None:
         pass

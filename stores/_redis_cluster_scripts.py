@@ -127,8 +127,9 @@ end
 return found
 """)
 
-#: (texts) payloads → nothing.
+#: (texts, meta) payloads → nothing. What is shown of a session that was deleted would stay.
 PUBLISH: Final = script("""
+if redis.call('EXISTS', KEYS[2]) == 0 then return end
 for _, payload in ipairs(ARGV) do redis.call('XADD', KEYS[1], '*', 'p', payload) end
 redis.call('PERSIST', KEYS[1])
 """)

@@ -408,6 +408,19 @@ async def test_texts_pass_away_when_no_message_is_in_progress(place: Place) -> N
             await until(lambda: ask(place.engine, "EXISTS", key), b":0")
 
 
+async def test_text_of_a_session_that_was_deleted_does_not_stay(place: Place) -> None:
+    """A node that stood still has some left when another one has taken its session, and ended it."""
+    with trio.fail_after(30):
+        async with open_node(place) as (one, _), open_node(place) as (other, _):
+            writer = SessionWriter(one, "ses_1")
+            await writer.append(1)
+            await other.delete("ses_1")
+            one.cluster.publish("ses_1", b"a")
+            one.cluster.flush("ses_1")
+            assert await one.cluster.send("ses_2", b"behind it") is None
+            assert await ask(place.engine, "EXISTS", place.key("ses_1", "texts")) == b":0"
+
+
 async def test_deleted_session_can_be_read_by_those_who_followed_it(place: Place) -> None:
     """For as long as a lease; its id may be used again at once."""
     with trio.fail_after(30):
