@@ -58,6 +58,7 @@ STEPS: Final = 4
 #: Between two tries to connect.
 FIRST_SECONDS: Final = 0.05
 LAST_SECONDS: Final = 1.0
+_SILENCE: Final = "the engine does not answer"
 #: What an engine answers that cannot take commands now, and may soon; coredis has no classes for
 #: these.
 _NOT_NOW: Final = (
@@ -151,7 +152,7 @@ class Engine:
         finally:
             del self._waiting[scope]
         if answers is None:
-            raise AwayError("the engine does not answer")
+            raise AwayError(_SILENCE)
         return [_translate(answer) for answer in answers]
 
     async def count_steps(self) -> NoReturn:
@@ -201,6 +202,9 @@ class Engine:
             except* (errors.RedisError, StoreError, OSError, trio.TooSlowError) as exc:
                 failure = next(leaves(exc))
             reason = "the connection was lost" if failure is None else _explain(failure)
+            if reason == _SILENCE and self._tls is not None:
+                # One that speaks none waits for more of what it takes for a command.
+                reason = f"{_SILENCE}, or does not speak TLS"
             if not has_started:
                 raise StoreError(reason) from failure
             self._lost(reason)
@@ -380,13 +384,13 @@ def _explain(exc: BaseException) -> str:
             return _explain(exc.__cause__)
         case errors.ConnectionError() if str(exc).startswith("Unable to establish"):
             # Coredis says so without a cause where it was cancelled, and not that it was.
-            return "the engine does not answer"
+            return _SILENCE
         case ssl.SSLCertVerificationError():
             return f"the engine's certificate is not trusted: {exc.verify_message}"
         case ssl.SSLError():
             return "the engine does not speak TLS"
         case trio.TooSlowError() | TimeoutError():
-            return "the engine does not answer"
+            return _SILENCE
         case EndOfStream() | BrokenResourceError():
             return "the engine closes the connection at once: it may want TLS, or a certificate"
         case BaseExceptionGroup():

@@ -665,6 +665,13 @@ async def test_engine_that_wants_tls_or_a_certificate_is_told_from_one_that_is_a
                     pass
 
 
+async def test_engine_without_tls_that_tls_is_spoken_with_is_told_of() -> None:
+    with Engine(port=True) as engine, trio.fail_after(30):
+        url = f"rediss://127.0.0.1:{engine.port}?connect_seconds=0.5"
+        async with _refused(url, "does not answer, or does not speak TLS"):
+            pass
+
+
 async def test_engine_is_found_by_sentinels_also_after_a_failover() -> None:
     """Issue 7: Sentinel URLs. What was acknowledged by the first primary goes on in the second."""
     with (
