@@ -14,6 +14,10 @@ from trialogue.stores._redis_settings import RedisSettings, parse_url
             "redis://ann:s%2Fx%40y@[::1]:7/3",
             RedisSettings(addresses=(("::1", 7),), username="ann", password="s/x@y", database=3),
         ),
+        (
+            "redis://a%2Fb:%25%2F%3F%23@@h",
+            RedisSettings(addresses=(("h", 6379),), username="a/b", password="%/?#@"),
+        ),
         ("rediss://:x@h/", RedisSettings(addresses=(("h", 6379),), password="x", is_tls=True)),
         ("redis+unix:///run/a.sock?db=2", RedisSettings(path="/run/a.sock", database=2)),
         (
