@@ -112,7 +112,7 @@ class Errand(Reply):
         if has_moved and (isinstance(exc, ElsewhereError) or self.command.claim is not None):
             # Whoever has the session now finds by its key whether it was done.
             self._desk.holds.hold(self)
-            self._desk.queue(self, self.session_id)
+            self._desk.queue_again(self)
         elif (
             isinstance(exc, SessionNotFoundError)
             and isinstance(self.command.params, SessionDelete)

@@ -108,6 +108,13 @@ class ErrandDesk:
         else:
             self.queue(errand, session_id)
 
+    def queue_again(self, errand: Errand) -> None:
+        """Bring an errand to whoever has its session now: it was to be carried out here."""
+        connection = errand.command.connection
+        if connection is not None and not errand.waits:
+            self._last.setdefault((errand.session_id, connection), errand)
+        self.queue(errand, errand.session_id)
+
     def tell_interest(self, session_id: str) -> None:
         """Tell who follows a session here, behind what they have asked before."""
         if self._queues.get(session_id, (0,))[-1] is not None:

@@ -90,6 +90,8 @@ READS: Final = (
     SessionUnsubscribe,
     SessionFork,
 )
+#: What begins or ends a subscription, at once.
+_ATTACHING: Final = (SessionSubscribe, SessionUnsubscribe)
 #: What can be done with a session of which not even the first entry can be read.
 _WITHOUT_ENTRIES: Final = (SessionDelete, SessionUnsubscribe)
 
@@ -384,6 +386,9 @@ class LocalHost(SessionHost):
 
     def _carry_out(self, session: LiveSession, command: Command, reply: Reply) -> None:
         params, feed = command.params, session.feed
+        if isinstance(params, _ATTACHING) and command.connection in session.streaming:
+            self._attach_later(session, command, reply, session.streaming[command.connection])
+            return
         if not feed.state.seq and not isinstance(params, _WITHOUT_ENTRIES):
             check_whole(feed)
         match params:
@@ -413,6 +418,18 @@ class LocalHost(SessionHost):
                 if isinstance(params, MessageStream) and command.connection is not None:
                     self.subscriptions.check_room(session.id, command.connection)
                 session.execute(command, reply)
+
+    def _attach_later(self, session: LiveSession, command: Command, reply: Reply, seq: int) -> None:
+        """Carry out what comes behind a ``message.stream`` when that has subscribed."""
+
+        def failed(exc: Exception) -> None:
+            async def again() -> None:
+                await trio.lowlevel.checkpoint()
+                self.submit(session.id, command, reply)
+
+            self.spawn_writer(again)
+
+        session.journal.when_published(seq, lambda: self._execute(session, command, reply), failed)
 
     # -- creating, deleting ------------------------------------------------------------------
 

@@ -77,7 +77,7 @@ from .models import InputInfo, Message, Outcome, TokenUsage
 
 if TYPE_CHECKING:
     from ._host import LocalHost
-    from .abc import Span
+    from .abc import Connection, Span
 
 __all__ = ["LiveSession"]
 
@@ -130,6 +130,8 @@ class LiveSession:
         #: Of each input that a ``wait: true`` request sent, that request: giving it up gives up
         #: the input. One that only repeats it does not (PROTOCOL §7).
         self._senders: dict[str, Reply] = {}
+        #: The connections that are about to be subscribed by ``message.stream``, and at which entry.
+        self.streaming: dict[Connection, int] = {}
         #: What turns belong to whose inputs wait.
         self.traces: dict[str, Span] = {}
         self._cancels: list[tuple[Reply, KeyClaim | None]] = []
@@ -257,11 +259,17 @@ class LiveSession:
             state="steered" if steered else "queued" if is_busy else "started",
         )
         keys = record_key(command.claim, result)
+        follower = command.connection if isinstance(params, MessageStream) else None
+        seq, is_admitted = self.journal.next_position.seq, False
 
         def admitted() -> None:
-            if isinstance(params, MessageStream) and command.connection is not None:
-                reply.succeed(result)
-                self.host.attach_here(self, command.connection, after=self.feed.state.seq)
+            nonlocal is_admitted
+            is_admitted = True
+            if follower is not None:
+                if self.streaming.get(follower) == seq:
+                    del self.streaming[follower]
+                if reply.succeed(result):
+                    self.host.attach_here(self, follower, after=self.feed.state.seq)
             elif isinstance(params, MessageSend) and params.wait:
                 self._senders[result.input_id] = reply
                 self._wait_turn(reply, result)
@@ -303,6 +311,8 @@ class LiveSession:
             elif turn is None:
                 # Inputs that a restart found waiting run now, in their order.
                 self.start_next()
+        if follower is not None and not is_admitted:
+            self.streaming[follower] = seq
 
     def _wait_turn(self, reply: Reply, result: MessageSendResult) -> None:
         """Answer when the input's turn has ended."""
@@ -419,8 +429,10 @@ class LiveSession:
                 else:
                     reply.fail(RequestCancelledError("The input was withdrawn"))
                 return
-            reply.succeed(result)
-            if isinstance(command.params, MessageStream) and command.connection is not None:
+            # Where it was answered before, its client may have left since.
+            is_answered_now = reply.succeed(result)
+            is_stream = isinstance(command.params, MessageStream)
+            if is_answered_now and is_stream and command.connection is not None:
                 before = Position.parse(result.position).seq - 1
                 self.host.attach_here(self, command.connection, after=before)
 

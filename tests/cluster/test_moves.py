@@ -1,0 +1,158 @@
+"""What is asked, followed or given up while a session moves, or while nobody has it.
+
+Each is a fault that reading found: an order of steps that random schedules seldom come to.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+import attrs
+import trio
+from trio.testing import MockClock
+
+from trialogue import Settings, Turn
+from trialogue.core._cluster_host import ClusterHost
+from trialogue.testing import ProtocolPeer
+
+from ._nodes import Nodes, open_nodes
+from .test_nodes import LEASE_SECONDS
+
+SETTINGS: Final = Settings(rate_limit=None)
+IDLE_SECONDS: Final = 10.0
+EXPIRING: Final = attrs.evolve(SETTINGS, idle_timeout_seconds=IDLE_SECONDS)
+
+
+async def idle(turn: Turn) -> None:
+    """Say nothing."""
+    await trio.lowlevel.checkpoint()
+
+
+def host_of(nodes: Nodes, name: str) -> ClusterHost:
+    return cast("ClusterHost", nodes.servers[name].host)
+
+
+def contents(nodes: Nodes, session_id: str) -> list[str]:
+    """Give what the messages in a session's log say that came whole."""
+    entries = nodes.engine.entries(session_id) or ()
+    return [
+        json.loads(entry.data)["message"]["content"]
+        for entry in entries
+        if entry.event == "message.created"
+    ]
+
+
+def place_of(peer: ProtocolPeer, **members: Any) -> int:
+    """Say which of all frames that came is the first whose payload has these members."""
+    for place, frame in enumerate(peer.said):
+        if all(frame["payload"].get(name) == value for name, value in members.items()):
+            return place
+    raise AssertionError(f"{members} did not come")
+
+
+def is_answer(what: str, payload: bytes) -> bool:
+    """Whether something that goes to the engine is a node's answer to another one."""
+    return what == "post" and b'"type":"answer"' in payload
+
+
+def lose_nothing(_what: str, _payload: bytes) -> bool:
+    return False
+
+
+async def wait_until(is_so: Callable[[], object]) -> None:
+    """Wait for what nobody says, to a millisecond."""
+    with trio.fail_after(60):
+        while not is_so():  # noqa: ASYNC110
+            await trio.sleep(0.001)
+
+
+async def add(peer: ProtocolPeer, session_id: str, text: str) -> str | int:
+    """Ask for a message in the history, and wait for nothing."""
+    return await peer.send_request("message.add", sessionId=session_id, role="user", content=text)
+
+
+async def check_left(peer: ProtocolPeer, other: ProtocolPeer, session_id: str) -> None:
+    """Check that a client hears no more of a session in which something happens."""
+    await trio.sleep(3 * LEASE_SECONDS)
+    count = len(peer.said)
+    await other.expect_result(await add(other, session_id, "unheard"))
+    await trio.sleep(LEASE_SECONDS)
+    assert peer.said[count:] == []
+
+
+# -- a stream, and who leaves behind it ----------------------------------------------------------
+
+
+async def test_stream_that_was_answered_does_not_subscribe_its_client_again(
+    autojump_clock: MockClock,
+) -> None:
+    """PROTOCOL §2.2: it waits to be sent anew, while a takeover answers it, and its client leaves."""
+    async with (
+        open_nodes(idle, settings=SETTINGS) as nodes,
+        nodes.connect("a") as a,
+        nodes.connect("b") as b,
+        nodes.connect("b") as other,
+    ):
+        sid = (await a.call("session.create"))["id"]
+        nodes.engine.loses = is_answer
+        stream = await b.send_request("message.stream", sessionId=sid, content="hi")
+        await wait_until(lambda: contents(nodes, sid))
+        leave = await b.send_request("session.unsubscribe", sessionId=sid)
+        await trio.sleep(0.4 * LEASE_SECONDS)
+        nodes.stores["a"].pause()
+        await trio.sleep(0.4 * LEASE_SECONDS)
+        nodes.engine.loses = lose_nothing
+        # What it is sent anew behind takes longer than the takeover.
+        nodes.stores["b"].delay_seconds = 0.05
+        for _ in range(40):
+            await other.send_request("turn.cancel", sessionId=sid)
+        await b.expect_result(stream)
+        await b.expect_result(leave)
+        assert place_of(b, id=stream) < place_of(b, id=leave)
+        await check_left(b, other, sid)
+
+
+async def test_client_that_leaves_behind_its_stream_has_left(autojump_clock: MockClock) -> None:
+    """PROTOCOL §2.2: in the order in which it asked, also where the store takes its time."""
+    async with (
+        open_nodes(idle, ("a",), settings=SETTINGS) as nodes,
+        nodes.connect("a") as a,
+        nodes.connect("a") as other,
+    ):
+        sid = (await a.call("session.create"))["id"]
+        nodes.stores["a"].delay_seconds = 0.05
+        stream = await a.send_request("message.stream", sessionId=sid, content="hi")
+        leave = await a.send_request("session.unsubscribe", sessionId=sid)
+        await a.expect_result(stream)
+        await a.expect_result(leave)
+        await check_left(a, other, sid)
+        stream = await a.send_request("message.stream", sessionId=sid, content="hi")
+        leave = await a.send_request("session.unsubscribe", sessionId=sid)
+        back = await a.send_request("session.subscribe", sessionId=sid)
+        for request in (stream, leave, back):
+            await a.expect_result(request)
+        await other.expect_result(await add(other, sid, "heard"))
+        await a.expect_event(sid, "message.created")
+
+
+async def test_client_that_leaves_behind_its_stream_has_left_though_its_node_is_refused(
+    autojump_clock: MockClock,
+) -> None:
+    """The same, where another node carries the stream out in the end."""
+    async with (
+        open_nodes(idle, settings=SETTINGS) as nodes,
+        nodes.connect("a") as a,
+        nodes.connect("b") as b,
+    ):
+        sid = (await b.call("session.create"))["id"]
+        nodes.stores["b"].pause()
+        stream = await b.send_request("message.stream", sessionId=sid, content="hi")
+        leave = await b.send_request("session.unsubscribe", sessionId=sid)
+        await trio.sleep(2 * LEASE_SECONDS)
+        await a.expect_result(await add(a, sid, "taken over"))
+        nodes.stores["b"].resume()
+        await b.expect_result(stream)
+        await b.expect_result(leave)
+        await check_left(b, a, sid)
