@@ -11,7 +11,7 @@ import logging
 from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 __all__ = ["ErrandDesk"]
 
 log = logging.getLogger("trialogue.cluster")
+
+#: Between two tries to send something.
+AGAIN_SECONDS: Final = 0.2
 
 
 class ErrandDesk:
@@ -162,9 +165,13 @@ class ErrandDesk:
             if is_stream or (errand.is_answered_first and host.is_opening(session_id)):
                 # What comes of it is held back from here on.
                 await self._wait_loaded(session_id)
-            if await self._forward(errand, partial(self._cluster.send, session_id)):
+            is_sent = await self._forward(errand, partial(self._cluster.send, session_id))
+            if is_sent or (is_sent is None and errand.waits):
                 return
-            if await host.claim(session_id) != self._cluster.node:
+            if is_sent is None:
+                # Those that come behind it must not overtake it.
+                await trio.sleep(AGAIN_SECONDS)
+            elif await host.claim(session_id) != self._cluster.node:
                 await trio.lowlevel.checkpoint()
         self._settle(errand)
         self.holds.release(errand)
@@ -187,8 +194,12 @@ class ErrandDesk:
         if failures:
             raise failures[0]
 
-    async def _forward(self, errand: Errand, send: Callable[[bytes], Any]) -> bool:
-        """Send an errand to another node. Returns False if nobody has its session."""
+    async def _forward(self, errand: Errand, send: Callable[[bytes], Any]) -> bool | None:
+        """Send an errand to another node.
+
+        Returns:
+            False if nobody has its session; None if it is not known whether it was sent.
+        """
         is_again = errand.sent_at is not None
         errand.times += 1
         if not is_again:
@@ -207,9 +218,9 @@ class ErrandDesk:
         try:
             found = await send(order)
         except StoreError as exc:
-            # Perhaps it is there: it is sent again when its time is over.
+            # Perhaps it is there: it is sent again, at the latest when its time is over.
             log.warning("an errand may be lost", extra={"error": repr(exc)})
-            return True
+            return None
         if found is None and errand.session_id:
             if not is_again:
                 self._settle(errand)

@@ -298,6 +298,8 @@ class ClusterHost(LocalHost):
     def let_go_unused(self, session_id: str) -> None:
         """Let go of a session that this node has, does not write, and that nobody follows."""
         session = self.sessions.get(session_id)
+        if session_id in self._opening:
+            return  # it is seen to at the end of that
         if not self.interests.is_wanted(session_id) and (
             session is None or not (session.journal.is_open or session.feed.cursors)
         ):

@@ -276,7 +276,10 @@ class LocalHost(SessionHost):
                         # It is read as far as it goes, with what it left open.
                         is_passable = work.even_damaged and isinstance(exc, DamagedError)
                         if work.needs_write and not is_passable:
-                            waiting.popleft().fail(exc)
+                            if isinstance(exc, FencedError):
+                                _refuse_writes(waiting, exc)
+                            else:
+                                waiting.popleft().fail(exc)
                             continue
                 waiting.popleft().run(session)
         except Exception as exc:  # noqa: BLE001 - ends those requests
@@ -656,6 +659,16 @@ class LocalHost(SessionHost):
                 self._reopen_later(session_id)
 
         self.timers.at(trio.current_time() + REOPEN_SECONDS, reopen)
+
+
+def _refuse_writes(waiting: deque[Work], exc: Exception) -> None:
+    """Refuse all that waits to write: were the next one to succeed, it would overtake the first."""
+    works = list(waiting)
+    waiting.clear()
+    waiting.extend(work for work in works if not work.needs_write)
+    for work in works:
+        if work.needs_write:
+            work.fail(exc)
 
 
 async def _wait_written(session: LiveSession) -> None:

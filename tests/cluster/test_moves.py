@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final, cast
 
 import attrs
+import pytest
 import trio
 from trio.testing import MockClock
 
@@ -156,3 +157,46 @@ async def test_client_that_leaves_behind_its_stream_has_left_though_its_node_is_
         await b.expect_result(stream)
         await b.expect_result(leave)
         await check_left(b, a, sid)
+
+
+# -- in which order ------------------------------------------------------------------------------
+
+
+async def test_command_is_not_overtaken_where_nobody_knows_whether_it_was_sent(
+    autojump_clock: MockClock,
+) -> None:
+    """PROTOCOL §2.2: those of one connection take effect in the order in which they arrived."""
+    async with (
+        open_nodes(idle, settings=SETTINGS) as nodes,
+        nodes.connect("a") as a,
+        nodes.connect("b") as b,
+    ):
+        sid = (await a.call("session.create"))["id"]
+        nodes.stores["b"].cut()
+        sent = [await add(b, sid, text) for text in ("one", "two")]
+        await trio.sleep(0.9 * LEASE_SECONDS)
+        nodes.stores["b"].mend()
+        for request in sent:
+            await b.expect_result(request)
+        assert contents(nodes, sid) == ["one", "two"]
+
+
+@pytest.mark.parametrize("name", ["b", "c"])
+async def test_commands_keep_their_order_where_a_node_leaves_what_it_takes(
+    autojump_clock: MockClock, name: str
+) -> None:
+    """The same: its only reader goes in the middle. Whether they are asked for there, or come there."""
+    async with open_nodes(idle, ("a", "b", "c"), settings=SETTINGS) as nodes:
+        async with nodes.connect(name) as peer:
+            async with nodes.connect("b") as reader:
+                async with nodes.connect("a") as a:
+                    sid = (await a.call("session.create"))["id"]
+                await reader.call("session.subscribe", sessionId=sid)
+                await nodes.stop("a")
+                await wait_until(lambda: nodes.engine.holder(sid) == "b")
+                nodes.stores["b"].delay_seconds = 0.05
+                sent = [await add(peer, sid, text) for text in ("one", "two")]
+                await wait_until(lambda: host_of(nodes, "b").is_opening(sid))
+            for request in sent:
+                await peer.expect_result(request)
+        assert contents(nodes, sid) == ["one", "two"]
