@@ -334,6 +334,13 @@ class ErrandDesk:
                 self._settle(errand)
                 self.holds.release(errand)
 
+    def hold_again(self, session_id: str) -> None:
+        """This node has a session no more: what comes of errands is to wait for their answers again."""
+        if session_id in self._unsettled:
+            for errand in self._pending.values():
+                if errand.session_id == session_id:
+                    self.holds.hold(errand)
+
     def _settle(self, errand: Errand) -> None:
         """Be done with the way of an errand: it is where it is carried out, or was."""
         if self._pending.pop(errand.number, None) is not None and not errand.waits:

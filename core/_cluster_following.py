@@ -116,6 +116,9 @@ class Follower:
         if session is None:
             return
         feed = host.feed_of(session)
+        host.errands.answer_known(session)
+        # Nothing is behind this that anybody could be answered first.
+        host.errands.holds.release_all(session_id)
         feed.call_waiting()
 
         async def part() -> None:

@@ -200,3 +200,61 @@ async def test_commands_keep_their_order_where_a_node_leaves_what_it_takes(
             for request in sent:
                 await peer.expect_result(request)
         assert contents(nodes, sid) == ["one", "two"]
+
+
+async def test_event_comes_behind_its_answer_though_its_node_had_the_session_meanwhile(
+    autojump_clock: MockClock,
+) -> None:
+    """PROTOCOL §2.2: node b takes the session, and another one, to which it loses it, carries it out."""
+    async with (
+        open_nodes(idle, ("a", "b", "c"), settings=SETTINGS) as nodes,
+        nodes.connect("a") as a,
+        nodes.connect("b") as b,
+    ):
+        sid = (await a.call("session.create"))["id"]
+        await b.call("session.subscribe", sessionId=sid)
+        await b.expect_event(sid, "sync")
+        nodes.stores["a"].pause()
+        nodes.stores["c"].pause()
+        nodes.stores["b"].delay_seconds = 0.02
+        sent = await b.send_request("message.send", sessionId=sid, content="hi")
+        host = host_of(nodes, "b")
+
+        def is_on_its_way() -> bool:
+            session = host.sessions.get(sid)
+            return session is not None and session.turn is not None and not session.journal.is_idle
+
+        await wait_until(is_on_its_way)
+        nodes.stores["b"].pause()
+        nodes.engine.loses = is_answer
+        nodes.stores["c"].resume()
+        await wait_until(lambda: contents(nodes, sid))
+        nodes.stores["b"].resume()
+        await trio.sleep(0.3 * LEASE_SECONDS)
+        nodes.engine.loses = lose_nothing
+        position = (await b.expect_result(sent))["position"]
+        await b.expect_event(sid, "turn.ended")
+        assert place_of(b, id=sent) < place_of(b, position=position)
+        assert contents(nodes, sid) == ["hi"]
+
+
+async def test_end_of_a_deleted_session_is_shown_where_somebody_is_to_be_answered_first(
+    autojump_clock: MockClock,
+) -> None:
+    """PROTOCOL §4: session.deleted comes behind the last durable event; and §2.2."""
+    async with (
+        open_nodes(idle, settings=SETTINGS) as nodes,
+        nodes.connect("a") as a,
+        nodes.connect("b") as b,
+    ):
+        sid = (await a.call("session.create"))["id"]
+        await b.call("session.subscribe", sessionId=sid)
+        await b.expect_event(sid, "sync")
+        nodes.engine.loses = is_answer
+        sent = await b.send_request("message.send", sessionId=sid, content="hi")
+        await wait_until(lambda: contents(nodes, sid))
+        await a.call("session.delete", sessionId=sid)
+        await b.expect_event(sid, "session.deleted")
+        assert b.durable_events(sid)[-1]["type"] == "session.closed"
+        position = (await b.expect_result(sent))["position"]
+        assert place_of(b, id=sent) < place_of(b, position=position)
