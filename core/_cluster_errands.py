@@ -175,6 +175,8 @@ class ErrandDesk:
                 await trio.lowlevel.checkpoint()
         self._settle(errand)
         self.holds.release(errand)
+        # It may have been claimed for this one, which needs nobody any more.
+        host.let_go_unused(session_id)
 
     async def _wait_loaded(self, session_id: str) -> None:
         """Wait until a session is here to be read.

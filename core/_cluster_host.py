@@ -192,7 +192,11 @@ class ClusterHost(LocalHost):
         """Go on with what is open of a session that this node has just claimed, if anything is."""
         session, needs_write = self.sessions.get(session_id), False
         if session is not None and not session.journal.is_open:
-            await self.cluster.follow(session_id, self.feed_of(session).known_position)
+            try:
+                await self.cluster.follow(session_id, self.feed_of(session).known_position)
+            except BaseException:
+                self.let_go(session_id)  # else nobody would go on with it
+                raise
             needs_write = session.state.has_open_work
         self.with_session(
             session_id,

@@ -95,7 +95,9 @@ class Interests:
                 return
             if not is_followed or host.is_draining:
                 return
-            await host.claim(session_id)
+            if await host.claim(session_id) == self._name:
+                # Others look only for what nobody has.
+                await host.take_up(session_id)
 
     # -- clients of other nodes ----------------------------------------------------------------
 

@@ -16,10 +16,12 @@ from trio.testing import MockClock
 
 from trialogue import Settings, Turn
 from trialogue.core._cluster_host import ClusterHost
+from trialogue.core.errors import StoreError
+from trialogue.core.log import Position
 from trialogue.testing import ProtocolPeer
 
 from ._nodes import Nodes, open_nodes
-from .test_nodes import LEASE_SECONDS
+from .test_nodes import LEASE_SECONDS, TAKEOVER_SECONDS, noting
 
 SETTINGS: Final = Settings(rate_limit=None)
 IDLE_SECONDS: Final = 10.0
@@ -258,3 +260,72 @@ async def test_end_of_a_deleted_session_is_shown_where_somebody_is_to_be_answere
         assert b.durable_events(sid)[-1]["type"] == "session.closed"
         position = (await b.expect_result(sent))["position"]
         assert place_of(b, id=sent) < place_of(b, position=position)
+
+
+# -- what nobody has -----------------------------------------------------------------------------
+
+
+async def test_session_that_was_claimed_for_a_client_that_is_gone_is_let_go(
+    autojump_clock: MockClock,
+) -> None:
+    """Our choice: else it is nobody else's to prune or to expire, for as long as that node lives."""
+    async with open_nodes(idle, settings=SETTINGS) as nodes:
+        async with nodes.connect("a") as a:
+            sid = (await a.call("session.create"))["id"]
+        await nodes.stop("a")
+        nodes.stores["b"].delay_seconds = 0.05
+        async with nodes.connect("b") as b:
+            await add(b, sid, "one")
+            await trio.sleep(0.075)  # it is told that nobody has it, and claims it
+        await trio.sleep(3 * LEASE_SECONDS)
+        assert nodes.engine.holder(sid) is None
+        assert contents(nodes, sid) == []
+
+
+async def test_turn_of_a_dead_node_is_ended_by_one_that_takes_its_session_for_a_reader(
+    autojump_clock: MockClock,
+) -> None:
+    """PROTOCOL §5.5: it was faster than those who look for what nobody has."""
+    async with (
+        open_nodes(noting, settings=SETTINGS) as nodes,
+        nodes.connect("a") as a,
+        nodes.connect("b") as b,
+    ):
+        sid = (await a.call("session.create"))["id"]
+        await b.call("session.get", sessionId=sid)
+        await a.call("message.send", sessionId=sid, content="go")
+        await trio.sleep(0.6 * LEASE_SECONDS)
+        nodes.stores["a"].pause()
+        await wait_until(lambda: nodes.engine.holder(sid) is None)
+        await b.call("session.subscribe", sessionId=sid, after="0-0")
+        with trio.fail_after(TAKEOVER_SECONDS):
+            await b.expect_event(sid, "turn.ended", outcome="interrupted")
+
+
+async def test_orphan_that_could_not_be_read_is_taken_when_it_can(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Our choice: reads may fail where leases are renewed, since they wait for replicas."""
+    async with (
+        open_nodes(noting, settings=SETTINGS) as nodes,
+        nodes.connect("a") as a,
+        nodes.connect("b") as b,
+    ):
+        sid = (await a.call("session.create"))["id"]
+        await b.call("session.subscribe", sessionId=sid)
+        await a.call("message.send", sessionId=sid, content="go")
+        await trio.sleep(0.6 * LEASE_SECONDS)
+        cluster = nodes.stores["b"].cluster
+        follow, failures = cluster.follow, [StoreError("no replica has it")]
+
+        async def follow_later(session_id: str, after: Position) -> None:
+            await trio.lowlevel.checkpoint()
+            if failures:
+                raise failures.pop()
+            await follow(session_id, after)
+
+        monkeypatch.setattr(cluster, "follow", follow_later)
+        nodes.stores["a"].pause()
+        with trio.fail_after(2 * LEASE_SECONDS + TAKEOVER_SECONDS):
+            await b.expect_event(sid, "turn.ended", outcome="interrupted")
+        assert not failures
