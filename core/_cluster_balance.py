@@ -133,6 +133,8 @@ class Balancer:
         self._given[session_id] = trio.current_time(), session.state.term
         take = Take(session_id, host.interests.list(session))
         self._cluster.give(session_id, taker, write(take))
+        if session.feed.cursors:
+            host.interests.gave(session_id, taker)
         host.lose(session_id, "another node has less to do")
         # Whoever has it sees when it expires.
         host.housekeeper.forget(session_id)

@@ -120,7 +120,8 @@ class ErrandDesk:
 
     def tell_interest(self, session_id: str) -> None:
         """Tell who follows a session here, behind what they have asked before."""
-        if self._queues.get(session_id, (0,))[-1] is not None:
+        queue = self._queues.get(session_id)
+        if not queue or queue[-1] is not None:
             self.queue(None, session_id)
 
     def queue(self, errand: Errand | None, session_id: str) -> None:
@@ -139,6 +140,8 @@ class ErrandDesk:
             errand = queue[0]
             try:
                 if errand is None:
+                    # What changes meanwhile is told anew.
+                    queue.popleft()
                     await self._host.interests.tell(session_id)
                 else:
                     await self._bring_one(errand)
@@ -149,7 +152,8 @@ class ErrandDesk:
                     errand.reply.fail(exc)
                     self._settle(errand)
                     self.holds.release(errand)
-            queue.popleft()
+            if errand is not None:
+                queue.popleft()
         del self._queues[session_id]
 
     async def _bring_one(self, errand: Errand) -> None:

@@ -64,6 +64,10 @@ class Interests:
         if session_id in self._told:
             self._told[session_id] = (self._told[session_id][0], None)
 
+    def gave(self, session_id: str, node: str) -> None:
+        """This node gives a session, and with it what `list` says: it is to hear when that changes."""
+        self._told[session_id] = node, None
+
     def unfollowed(self, session_id: str) -> None:
         """This node shows a session no more, or has it now."""
         self._told.pop(session_id, None)
@@ -75,23 +79,31 @@ class Interests:
             await trio.lowlevel.checkpoint()
             session = host.follower.sessions.get(session_id)
             if session is None:
+                if not host.is_opening(session_id):
+                    self._told.pop(session_id, None)
+                    host.let_go_unused(session_id)
                 return
             is_followed, is_ours = bool(session.feed.cursors), session_id in host.owned
-            if is_ours or not is_followed:
-                self._told.pop(session_id, None)
             if is_ours:
+                self._told.pop(session_id, None)
                 if not is_followed:
                     host.let_go_unused(session_id)
                 return
             tools = host.subscriptions.offered_tools(session.feed)
-            if is_followed and self._told.setdefault(session_id, _NOBODY)[1] == tools:
+            node, known = self._told.get(session_id, _NOBODY)
+            if is_followed and known == tools:
                 return
+            # It is told again if that gets lost, or if the session moves meanwhile.
+            told = self._told[session_id] = node, None
             interest = Interest(self._name, is_followed, unstructure(tools))
-            node = await self._cluster.send(session_id, write(interest))
-            if node is not None and node != self._name:
-                if is_followed:
-                    self._told[session_id] = node, tools
-                    self._heard[node] = trio.current_time()
+            holder = await self._cluster.send(session_id, write(interest))
+            has_moved = self._told.get(session_id) is not told
+            if not is_followed and not has_moved:
+                del self._told[session_id]
+            if holder is not None and holder != self._name:
+                if is_followed and not has_moved:
+                    self._told[session_id] = holder, tools
+                    self._heard[holder] = trio.current_time()
                 return
             if not is_followed or host.is_draining:
                 return
@@ -169,8 +181,8 @@ class Interests:
         for session_id in list(self._others):
             for node in sorted(silent):
                 self._drop(session_id, node)
-        for session_id, (node, _) in self._told.items():
-            if node in silent:
+        for session_id, (node, tools) in self._told.items():
+            if node in silent or tools is None:
                 self._forget_told(session_id)
                 self._host.errands.tell_interest(session_id)
         alive = write(Alive(self._name))

@@ -329,3 +329,116 @@ async def test_orphan_that_could_not_be_read_is_taken_when_it_can(
         with trio.fail_after(2 * LEASE_SECONDS + TAKEOVER_SECONDS):
             await b.expect_event(sid, "turn.ended", outcome="interrupted")
         assert not failures
+
+
+# -- who follows it ------------------------------------------------------------------------------
+
+
+async def expect_expired(peer: ProtocolPeer, session_id: str) -> None:
+    """Check that a session is over that nobody follows, by the node that has it (PROTOCOL §11)."""
+    await trio.sleep(2.5 * IDLE_SECONDS)
+    assert (await peer.call("session.get", sessionId=session_id))["status"] == "expired"
+
+
+async def test_client_that_leaves_while_its_node_tells_that_it_came_is_not_kept(
+    autojump_clock: MockClock,
+) -> None:
+    """PROTOCOL §11: only a session that somebody follows does not expire."""
+    async with (
+        open_nodes(idle, settings=EXPIRING) as nodes,
+        nodes.connect("a") as a,
+        nodes.connect("b") as b,
+    ):
+        sid, other = [(await a.call("session.create"))["id"] for _ in range(2)]
+        await b.call("session.subscribe", sessionId=other)  # so node b is heard of
+        await b.call("session.get", sessionId=sid)
+        nodes.stores["b"].delay_seconds = 0.05
+        await b.call("session.subscribe", sessionId=sid)
+        await trio.sleep(0.02)
+        await b.call("session.unsubscribe", sessionId=sid)
+        await expect_expired(a, sid)
+
+
+async def test_tools_that_are_offered_while_a_node_tells_of_their_client_are_told(
+    autojump_clock: MockClock,
+) -> None:
+    """PROTOCOL §9.3: a later subscription with tools replaces those of before."""
+    offered: list[list[str]] = []
+
+    async def listing(turn: Turn) -> None:
+        offered.append(sorted(tool.name for tool in turn.client_tools))
+
+    async with (
+        open_nodes(listing, settings=SETTINGS) as nodes,
+        nodes.connect("a") as a,
+        nodes.connect("b") as b,
+    ):
+        sid = (await a.call("session.create"))["id"]
+        await b.call("session.get", sessionId=sid)
+        nodes.stores["b"].delay_seconds = 0.05
+        await b.call("session.subscribe", sessionId=sid)
+        await trio.sleep(0.02)
+        await b.call("session.subscribe", sessionId=sid, tools=[{"name": "here"}])
+        await b.call("message.send", sessionId=sid, content="which?", wait=True)
+        assert offered == [["here"]]
+
+
+@pytest.mark.parametrize("has_come", [True, False])
+async def test_who_follows_is_told_again_where_nobody_knows_whether_it_was_told(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, has_come: bool
+) -> None:
+    """PROTOCOL §9.3 and §11: a client with tools came, or one has left."""
+    offered: list[list[str]] = []
+
+    async def listing(turn: Turn) -> None:
+        offered.append(sorted(tool.name for tool in turn.client_tools))
+
+    async with (
+        open_nodes(listing, settings=EXPIRING) as nodes,
+        nodes.connect("a") as a,
+        nodes.connect("b") as b,
+    ):
+        sid, other = [(await a.call("session.create"))["id"] for _ in range(2)]
+        await b.call("session.subscribe", sessionId=other)
+        await b.call("session.subscribe", sessionId=sid)
+        await trio.sleep(0.2)
+        cluster = nodes.stores["b"].cluster
+        send, failures = cluster.send, [StoreError("the engine does not answer")]
+
+        async def send_later(session_id: str, payload: bytes) -> str | None:
+            await trio.lowlevel.checkpoint()
+            if failures:
+                raise failures.pop()
+            return await send(session_id, payload)
+
+        monkeypatch.setattr(cluster, "send", send_later)
+        if has_come:
+            await b.call("session.subscribe", sessionId=sid, tools=[{"name": "here"}])
+        else:
+            await b.call("session.unsubscribe", sessionId=sid)
+        await trio.sleep(LEASE_SECONDS)
+        assert not failures
+        if has_come:
+            await a.call("message.send", sessionId=sid, content="which?", wait=True)
+            assert offered == [["here"]]
+        else:
+            await expect_expired(a, sid)
+
+
+async def test_client_that_is_gone_when_its_node_gives_a_session_is_not_kept(
+    autojump_clock: MockClock,
+) -> None:
+    """The same: the node that got it was told of the client, and hears that it has left."""
+    async with (
+        open_nodes(idle, settings=EXPIRING) as nodes,
+        nodes.connect("a") as a,
+        nodes.connect("b") as b,
+    ):
+        sid = (await a.call("session.create"))["id"]
+        other = (await b.call("session.create"))["id"]
+        await a.call("session.subscribe", sessionId=other)  # so node a is heard of
+        async with nodes.connect("a") as reader:
+            await reader.call("session.subscribe", sessionId=sid)
+            nodes.stores["a"].delay_seconds = 0.05
+            await host_of(nodes, "a").balancer.give("b", 1)
+        await expect_expired(b, sid)
