@@ -241,8 +241,12 @@ class ErrandDesk:
         late = trio.current_time() - self._cluster.lease_seconds
         for errand in list(self._pending.values()):
             if errand.sent_at is not None and errand.sent_at <= late:
+                if self._host.inbox.is_open(errand.number):
+                    continue  # it has come back to this node, which is at it
+                if errand in self._queues.get(errand.session_id, ()):
+                    continue
                 if errand.session_id:
-                    self.route(errand)
+                    self.queue(errand, errand.session_id)
                 else:
                     self._settle(errand)
                     self._host.create(errand.command, errand.reply)
@@ -255,10 +259,17 @@ class ErrandDesk:
             item = write(GiveUp(self._cluster.node, errand.number, reason))
 
             async def tell() -> None:
-                try:
-                    await self._cluster.send(errand.session_id, item)
-                except StoreError as exc:
-                    log.warning("nobody was told of a cancel", extra={"error": repr(exc)})
+                # What it gives up may be in an inbox that is nobody's just now.
+                with trio.move_on_after(self._cluster.lease_seconds):
+                    while True:
+                        node: str | None = None
+                        try:
+                            node = await self._cluster.send(errand.session_id, item)
+                        except StoreError as exc:
+                            log.warning("nobody was told of a cancel", extra={"error": repr(exc)})
+                        if node is not None or reason is None:
+                            return
+                        await trio.sleep(AGAIN_SECONDS)
 
             self._host.spawn_writer(tell)
 

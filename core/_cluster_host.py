@@ -343,7 +343,8 @@ class ClusterHost(LocalHost):
         self.let_go(session_id)
         self.turn_rests()
         if session.journal.is_appending:
-            self._ending[session_id] = session.journal
+            ending = {name: other for name, other in self._ending.items() if other.is_appending}
+            self._ending = {**ending, session_id: session.journal}
         if feed.damage is None and (feed.cursors or feed.is_held):
             self._carried[session_id] = feed
 

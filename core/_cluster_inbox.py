@@ -133,6 +133,10 @@ class Inbox:
             log.error("an inbox has what nobody can read", extra={"error": repr(exc)})
         self._finish(session_id, [item_id])
 
+    def is_open(self, number: int) -> bool:
+        """Whether this node is at an order of its own."""
+        return (self._cluster.node, number) in self._open
+
     def leave(self, session_id: str) -> None:
         """Leave what waits for a session, since this node has it no more.
 
@@ -161,8 +165,12 @@ class Inbox:
         is_new = reply is None
         if reply is None:
             reply = self._open[name] = RemoteReply(self, session_id, order)
-        if item_id is not None:
-            reply.items.append(item_id)
+        if item_id is not None and item_id not in reply.items:
+            if reply.items:
+                # It was sent again, since it takes its time: one of it is enough.
+                self._finish(session_id, [item_id])
+            else:
+                reply.items.append(item_id)
         if is_new:
             try:
                 command = read_command(order)

@@ -320,6 +320,9 @@ class LiveSession:
         if ended is not None:
             reply.succeed_after(self.feed, ended)
             return
+        if self.host.node is not None and Position.parse(result.position).term < self.state.term:
+            # Who sent it to the node that had this session then is not known here: this one did.
+            self._senders.setdefault(result.input_id, reply)
         waiting = (reply, result)
         self._waiting.setdefault(result.input_id, []).append(waiting)
 

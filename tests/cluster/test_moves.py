@@ -331,6 +331,98 @@ async def test_orphan_that_could_not_be_read_is_taken_when_it_can(
         assert not failures
 
 
+# -- what is given up ----------------------------------------------------------------------------
+
+
+async def test_request_that_is_cancelled_while_nobody_has_its_session_is_given_up(
+    autojump_clock: MockClock,
+) -> None:
+    """PROTOCOL §4: its turn does not go on; the order is in the inbox, for whoever has that next."""
+    async with (
+        open_nodes(noting, settings=SETTINGS) as nodes,
+        nodes.connect("a") as a,
+        nodes.connect("b") as b,
+    ):
+        sid = (await a.call("session.create"))["id"]
+        await b.call("session.subscribe", sessionId=sid)
+        nodes.stores["a"].pause()
+        sent = await b.send_request("message.send", sessionId=sid, content="go", wait=True)
+        await wait_until(lambda: nodes.engine.holder(sid) is None)
+        assert (await b.call("request.cancel", id=sent))["cancelled"]
+        await b.expect_error(sent, "CANCELLED")
+        ended = await b.expect_event(sid, "turn.ended")
+        assert ended["data"]["outcome"] == "cancelled"
+
+
+async def test_request_whose_session_has_moved_cancels_its_turn_still(
+    autojump_clock: MockClock,
+) -> None:
+    """PROTOCOL §4: it is the same request, and no repeat of another one (§7)."""
+    async with (
+        open_nodes(noting, settings=SETTINGS) as nodes,
+        nodes.connect("a") as a,
+        nodes.connect("b") as b,
+    ):
+        sid = (await a.call("session.create"))["id"]
+        await b.call("session.subscribe", sessionId=sid)
+        await a.call("message.send", sessionId=sid, content="one")
+        sent = await b.send_request("message.send", sessionId=sid, content="two", wait=True)
+        await trio.sleep(LEASE_SECONDS)
+        nodes.stores["a"].pause()
+        await b.expect_event(sid, "turn.ended", outcome="interrupted")
+        await b.expect_event(sid, "turn.started")
+        await trio.sleep(2 * LEASE_SECONDS)  # it has been sent anew
+        assert (await b.call("request.cancel", id=sent))["cancelled"]
+        ended = await b.expect_event(sid, "turn.ended")
+        assert ended["data"]["outcome"] == "cancelled"
+
+
+async def test_request_that_waits_for_long_is_in_the_inbox_once(
+    autojump_clock: MockClock,
+) -> None:
+    """Our choice: it is sent anew with each lease, and an approval may take days."""
+
+    async def asking(turn: Turn) -> None:
+        await turn.ask("Well?")
+
+    async with (
+        open_nodes(asking, settings=SETTINGS) as nodes,
+        nodes.connect("a") as a,
+        nodes.connect("b") as b,
+    ):
+        sid = (await a.call("session.create"))["id"]
+        await b.call("session.subscribe", sessionId=sid)
+        sent = await b.send_request("message.send", sessionId=sid, content="go", wait=True)
+        ask = await b.expect_event(sid, "ask.opened")
+        await trio.sleep(20 * LEASE_SECONDS)
+        assert 1 <= len(nodes.engine.inboxes[sid]) <= 2
+        await a.call("ask.answer", sessionId=sid, askId=ask["data"]["askId"], answer="yes")
+        assert (await b.expect_result(sent))["outcome"] == "completed"
+        await trio.sleep(LEASE_SECONDS)
+        assert not nodes.engine.inboxes[sid]
+
+
+async def test_node_keeps_nothing_of_sessions_that_it_lost_in_the_middle_of_an_append(
+    autojump_clock: MockClock,
+) -> None:
+    """Our choice: all that was said in them was kept, for as long as it did not get them back."""
+    async with (
+        open_nodes(idle, settings=SETTINGS) as nodes,
+        nodes.connect("a") as a,
+        nodes.connect("b") as b,
+    ):
+        for _ in range(5):
+            sid = (await a.call("session.create"))["id"]
+            nodes.stores["a"].pause()
+            sent = await add(a, sid, "one")
+            await trio.sleep(1.5 * LEASE_SECONDS)
+            await b.expect_result(await add(b, sid, "two"))
+            nodes.stores["a"].resume()
+            await a.expect_result(sent)
+        ending = host_of(nodes, "a")._ending  # pyright: ignore[reportPrivateUsage]
+        assert len(ending) <= 1
+
+
 # -- who follows it ------------------------------------------------------------------------------
 
 
