@@ -40,6 +40,7 @@ class Errand(Reply):
         sent_at: When it was last sent to another node; None if it never was.
         times: How often it was sent.
         held: The feed that it holds back.
+        given_up: Why nobody waits for it any more, where somebody may be at it who is to be told.
         answer: Gives its answer, when those before it have theirs.
         then: What comes behind it.
     """
@@ -53,6 +54,7 @@ class Errand(Reply):
         self.sent_at: float | None = None
         self.times = 0
         self.held: ClusterFeed | None = None
+        self.given_up: str | None = None
         self.answer: Callable[[], object] | None = None
         self.then: list[Callable[[], object]] = []
 
@@ -90,8 +92,15 @@ class Errand(Reply):
 
     # -- as the reply of a command that this node carries out ----------------------------------
 
+    def give_up_later(self, reason: str) -> None:
+        """Have whoever is at it by then give it up, when this errand comes there."""
+        self.given_up = reason
+
     def when_abandoned(self, abandon: Callable[[str], None] | None) -> None:
-        self.reply.when_abandoned(abandon)
+        if self.given_up is not None and abandon is not None:
+            abandon(self.given_up)
+        else:
+            self.reply.when_abandoned(abandon)
 
     def succeed(self, result: Any) -> bool:
         has_succeeded = self.reply.succeed(result)

@@ -114,7 +114,9 @@ class ErrandDesk:
     def queue_again(self, errand: Errand) -> None:
         """Bring an errand to whoever has its session now: it was to be carried out here."""
         connection = errand.command.connection
-        if connection is not None and not errand.waits:
+        if errand.waits:
+            errand.reply.when_abandoned(errand.give_up_later)
+        elif connection is not None:
             self._last.setdefault((errand.session_id, connection), errand)
         self.queue(errand, errand.session_id)
 
@@ -159,7 +161,7 @@ class ErrandDesk:
     async def _bring_one(self, errand: Errand) -> None:
         host, session_id = self._host, errand.session_id
         await trio.lowlevel.checkpoint()
-        while not (errand.is_answered and errand.sent_at is None):
+        while errand.sent_at is not None or errand.given_up or not errand.is_answered:
             if host.has(session_id) and session_id not in self._unsettled:
                 errand.sent_at = None  # if the session moves before it is done, it is sent anew
                 host.carry_out(errand)
@@ -234,6 +236,8 @@ class ErrandDesk:
             return False
         if not is_again:
             self._host.counted.forwarded += 1
+        if errand.given_up is not None:
+            self._give_up(errand, errand.given_up)
         return True
 
     def send_again(self) -> None:

@@ -289,6 +289,7 @@ class ClusterHost(LocalHost):
         if session_log.term > session.state.term:
             self.counted.takeovers += 1
         session.journal.open(session_log)
+        session.taken_at = session.state.seq
         if session.state.active_turn_id is not None:
             self._inherited[session_id] = session.state.active_turn_id
         if recover(session):

@@ -125,6 +125,8 @@ class LiveSession:
         self.held_at = self.used_at = trio.current_time()
         self.timer: Timer | None = None
         self.closing = Closing(self)
+        #: The last entry of when this process took it from another one, which goes on beside it.
+        self.taken_at = 0
         self._forget_keys_at = 0.0
         self._waiting: dict[str, list[tuple[Reply, MessageSendResult]]] = {}
         #: Of each input that a ``wait: true`` request sent, that request: giving it up gives up
@@ -320,7 +322,7 @@ class LiveSession:
         if ended is not None:
             reply.succeed_after(self.feed, ended)
             return
-        if self.host.node is not None and Position.parse(result.position).term < self.state.term:
+        if Position.parse(result.position).seq <= self.taken_at:
             # Who sent it to the node that had this session then is not known here: this one did.
             self._senders.setdefault(result.input_id, reply)
         waiting = (reply, result)

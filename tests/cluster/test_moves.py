@@ -377,6 +377,34 @@ async def test_request_whose_session_has_moved_cancels_its_turn_still(
         assert ended["data"]["outcome"] == "cancelled"
 
 
+async def test_request_that_is_cancelled_on_its_way_to_another_node_is_given_up(
+    autojump_clock: MockClock,
+) -> None:
+    """PROTOCOL §4: the node that had its session was cut off, and another one has it by then."""
+    async with (
+        open_nodes(noting, settings=SETTINGS) as nodes,
+        nodes.connect("a") as a,
+        nodes.connect("b") as b,
+    ):
+        sid = (await b.call("session.create"))["id"]
+        await a.call("session.subscribe", sessionId=sid)
+        await b.call("message.send", sessionId=sid, content="one")
+        sent = await b.send_request("message.send", sessionId=sid, content="two", wait=True)
+        await a.expect_event(sid, "input.queued")
+        nodes.stores["b"].pause()
+        await add(b, sid, "before it")
+        await a.expect_event(sid, "turn.ended", outcome="interrupted")
+        nodes.stores["b"].cut()
+        nodes.stores["b"].resume()
+        await wait_until(lambda: sid not in host_of(nodes, "b").owned)
+        await trio.sleep(0.1 * LEASE_SECONDS)
+        assert (await b.call("request.cancel", id=sent))["cancelled"]
+        await b.expect_error(sent, "CANCELLED")
+        nodes.stores["b"].mend()
+        ended = await a.expect_event(sid, "turn.ended")
+        assert ended["data"]["outcome"] == "cancelled"
+
+
 async def test_request_that_waits_for_long_is_in_the_inbox_once(
     autojump_clock: MockClock,
 ) -> None:
