@@ -136,6 +136,11 @@ class SharedCluster(Cluster):
     def give(self, session_id: str, node: str, payload: bytes) -> None:
         self._let_go(session_id, (node, payload))
 
+    @property
+    def is_releasing(self) -> bool:
+        """Whether something that it lets go of, or gives, is still on its way to the engine."""
+        return bool(self._releasing)
+
     def _let_go(self, session_id: str, to: tuple[str, bytes] | None) -> None:
         self._leases.pop(session_id, None)
         self._written.pop(session_id, None)

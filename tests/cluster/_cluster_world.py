@@ -137,6 +137,11 @@ class ClusterWorld(World):
             and all(host.errands.is_idle for host in self.hosts)
             and not any(host.is_ending for host in self.hosts)
             and not any(host.is_opening(sid) for host in self.hosts for sid in self.session_ids)
+            # What is given to a node writes that it came there.
+            and not any(store.cluster.is_releasing for store in self.nodes.stores.values())
+            and not any(
+                host.balancer.is_taking(sid) for host in self.hosts for sid in self.session_ids
+            )
             and all(
                 s.journal.is_idle and not s.state.inputs and s.feed.state.seq == lengths[s.id]
                 for s in self.sessions
