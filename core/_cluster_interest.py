@@ -101,6 +101,8 @@ class Interests:
             if not is_followed and not has_moved:
                 del self._told[session_id]
             if holder is not None and holder != self._name:
+                if not host.balancer.is_taking(session_id):
+                    self.forget(session_id)  # whoever follows it tells that one
                 if is_followed and not has_moved:
                     self._told[session_id] = holder, tools
                     self._heard[holder] = trio.current_time()

@@ -562,3 +562,33 @@ async def test_client_that_is_gone_when_its_node_gives_a_session_is_not_kept(
             nodes.stores["a"].delay_seconds = 0.05
             await host_of(nodes, "a").balancer.give("b", 1)
         await expect_expired(b, sid)
+
+
+async def test_session_that_a_node_lost_while_it_stood_still_leaves_its_memory(
+    autojump_clock: MockClock,
+) -> None:
+    """PROTOCOL §11: nobody follows it any more, whatever that node was told while it had it."""
+    settings = attrs.evolve(SETTINGS, evict_after_seconds=1)
+    async with (
+        open_nodes(idle, ("a", "b", "c"), settings=settings) as nodes,
+        nodes.connect("a") as a,
+        nodes.connect("b") as b,
+        nodes.connect("c") as c,
+    ):
+        sid = (await a.call("session.create"))["id"]
+        other = (await b.call("session.create"))["id"]
+        await a.call("session.subscribe", sessionId=other)  # so node b is heard of
+        for peer in (a, b, c):
+            await peer.call("session.subscribe", sessionId=sid)
+        await trio.sleep(0.2)
+        nodes.stores["a"].pause()
+        # One of them takes it for its reader, and does not write it.
+        await wait_until(lambda: nodes.engine.holder(sid) in ("b", "c"))
+        nodes.stores["a"].resume()
+        await trio.sleep(3 * LEASE_SECONDS)
+        assert nodes.positions(sid) == ["1-1"]
+        for peer in (a, b, c):
+            await peer.call("session.unsubscribe", sessionId=sid)
+        await trio.sleep(3)
+        assert [sid in host_of(nodes, name).sessions for name in ("a", "b", "c")] == [False] * 3
+        assert nodes.engine.holder(sid) is None
