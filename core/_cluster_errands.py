@@ -172,7 +172,7 @@ class ErrandDesk:
                 # What comes of it is held back from here on.
                 await self._wait_loaded(session_id)
             is_sent = await self._forward(errand, partial(self._cluster.send, session_id))
-            if is_sent or (is_sent is None and errand.waits):
+            if is_sent or (is_sent is None and host.has_ended):
                 return
             if is_sent is None:
                 # Those that come behind it must not overtake it.
@@ -265,7 +265,7 @@ class ErrandDesk:
             async def tell() -> None:
                 # What it gives up may be in an inbox that is nobody's just now.
                 with trio.move_on_after(self._cluster.lease_seconds):
-                    while True:
+                    while not self._host.has_ended:
                         node: str | None = None
                         try:
                             node = await self._cluster.send(errand.session_id, item)

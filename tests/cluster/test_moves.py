@@ -164,8 +164,9 @@ async def test_client_that_leaves_behind_its_stream_has_left_though_its_node_is_
 # -- in which order ------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("waits", [False, True])
 async def test_command_is_not_overtaken_where_nobody_knows_whether_it_was_sent(
-    autojump_clock: MockClock,
+    autojump_clock: MockClock, waits: bool
 ) -> None:
     """PROTOCOL §2.2: those of one connection take effect in the order in which they arrived."""
     async with (
@@ -175,7 +176,9 @@ async def test_command_is_not_overtaken_where_nobody_knows_whether_it_was_sent(
     ):
         sid = (await a.call("session.create"))["id"]
         nodes.stores["b"].cut()
-        sent = [await add(b, sid, text) for text in ("one", "two")]
+        params = {"sessionId": sid, "content": "one", "wait": waits}
+        first = await b.send_request("message.send", params=params)
+        sent = [first, await add(b, sid, "two")]
         await trio.sleep(0.9 * LEASE_SECONDS)
         nodes.stores["b"].mend()
         for request in sent:
