@@ -229,8 +229,8 @@ async def open_account(url: str) -> AsyncGenerator[Account]:
 
     That is the CPU time of the thread that carries out commands, in microseconds.
     """
-    settings = load_object("trialogue.stores._redis_settings:parse_url")(url)
-    open_engine = load_object("trialogue.stores._redis_connection:open_engine")
+    settings = load_object("trialogue.stores._redis.settings:parse_url")(url)
+    open_engine = load_object("trialogue.stores._redis.connection:open_engine")
 
     async def greet(_: Any) -> None:
         await trio.lowlevel.checkpoint()

@@ -12,7 +12,7 @@ from ..core.abc import SessionStore
 from ..core.errors import SessionDamagedError, SessionNotFoundError, SettingsError
 from ..core.log import Entry
 from ..core.models import InputInfo, Message, Session, SessionStatus
-from ..stores._redis_settings import SCHEMES
+from ..stores._redis.settings import SCHEMES
 from ..stores.exporting import fold_log, read_session
 from ._client_command import open_client
 from ._stores import complete_store, find_store

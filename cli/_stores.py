@@ -10,7 +10,7 @@ from typing import Any, Final
 from ..core.abc import SessionStore
 from ..core.errors import SettingsError, StoreError, StoreInUseError
 from ..core.plugins import STORES, load_plugin
-from ..stores._redis_settings import SCHEMES
+from ..stores._redis.settings import SCHEMES
 from ..stores.jsonl import JsonlSettings
 from ._values import mask_url
 

@@ -1,7 +1,7 @@
 """The sessions of this process: finds, loads, creates, lists, forks, evicts and expires them.
 
 Handlers reach sessions only through `SessionHost`: this process's host is its first
-implementation, one that reaches other nodes the second (`_cluster_host.py`).
+implementation, one that reaches other nodes the second (`_cluster/host.py`).
 """
 
 from __future__ import annotations

@@ -423,7 +423,7 @@ class Server(Acceptor):
         if store.cluster is None:
             return LocalHost(store=store, **more)
         # Only what has others around it pays for knowing how to reach them.
-        from ._cluster_host import ClusterHost
+        from ._cluster.host import ClusterHost
 
         host = ClusterHost(store.cluster, store=store, **more)
         self._make_limiter = host.rates.make_limiter

@@ -36,9 +36,9 @@ import trio
 
 from ..core._nursery import open_plain_nursery
 from ._files import NOT_WRITABLE, Files, NoRoomError
-from ._jsonl_start import Loaded, load_folder
-from ._jsonl_store import JsonlSettings, JsonlStore
-from ._overlay_files import OverlayFiles
+from ._jsonl.overlay_files import OverlayFiles
+from ._jsonl.start import Loaded, load_folder
+from ._jsonl.store import JsonlSettings, JsonlStore
 
 __all__ = ["JsonlSettings", "JsonlStore", "open_jsonl_store", "open_store"]
 

@@ -24,17 +24,17 @@ from ..core.log import Damage, Entry, Note, Position, Recollection, Summary, Sum
 from ..core.models import SessionStatus
 from ._committing_store import CommittingStore, PruneLimits
 from ._reading import read_cursor, read_entries, read_notes, read_summary
-from ._redis_cluster import RedisCluster
-from ._redis_committer import Committer
-from ._redis_errors import AwayError
-from ._redis_follower import Follower
-from ._redis_jobs import Append, Delete, Mark, Open, Prune, WriteNote, own
-from ._redis_node import Node
-from ._redis_scripts import LIST, LIST_OPEN_WORK, READ, RECALL, session_key, session_keys
-from ._redis_settings import RedisSettings, parse_url
+from ._redis.cluster import RedisCluster
+from ._redis.committer import Committer
+from ._redis.errors import AwayError
+from ._redis.follower import Follower
+from ._redis.jobs import Append, Delete, Mark, Open, Prune, WriteNote, own
+from ._redis.node import Node
+from ._redis.scripts import LIST, LIST_OPEN_WORK, READ, RECALL, session_key, session_keys
+from ._redis.settings import RedisSettings, parse_url
 
 if TYPE_CHECKING:
-    from ._redis_connection import Engine
+    from ._redis.connection import Engine
 
 __all__ = ["RedisSettings", "RedisStore", "open_redis_store"]
 
@@ -352,7 +352,7 @@ def open_redis_store(
     """
     settings = parse_url(where) if isinstance(where, str) else where
     try:
-        from ._redis_connection import open_engine
+        from ._redis.connection import open_engine
     except ModuleNotFoundError as exc:
         if exc.name != "coredis":
             raise

@@ -19,16 +19,16 @@ from ..core.abc import SessionLog
 from ..core.errors import SettingsError, StoreError
 from ..core.log import Damage, Entry, Note, Recollection, Summary, SummaryPage
 from ..core.models import SessionStatus
-from . import _sqlite_queries as queries
 from ._committing_store import CommittingStore, PruneLimits
 from ._reading import read_cursor
 from ._space import MIN_FREE_BYTES
-from ._sqlite_committer import Committer
-from ._sqlite_jobs import Append, Delete, MarkDamaged, MarkWhole, Open, Prune, WriteNote
-from ._sqlite_schema import check_version, migrate
+from ._sqlite import queries
+from ._sqlite.committer import Committer
+from ._sqlite.jobs import Append, Delete, MarkDamaged, MarkWhole, Open, Prune, WriteNote
+from ._sqlite.schema import check_version, migrate
 
 if TYPE_CHECKING:
-    from ._sqlite_database import Database
+    from ._sqlite.database import Database
 
 __all__ = ["SqliteStore", "open_sqlite_store"]
 
@@ -255,7 +255,7 @@ async def open_sqlite_store(
     if not path or path == ":memory:":
         raise SettingsError("the store 'sqlite' needs the path of a file: sqlite:FILE")
     try:
-        from ._sqlite_database import Database, DatabaseReadOnlyError
+        from ._sqlite.database import Database, DatabaseReadOnlyError
     except ModuleNotFoundError as exc:
         if exc.name != "apsw":
             raise

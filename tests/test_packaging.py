@@ -17,7 +17,7 @@ PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("u
 SETUPTOOLS = PYPROJECT["tool"]["setuptools"]
 PACKAGES: list[str] = SETUPTOOLS["packages"]
 FOLDERS: dict[str, str] = SETUPTOOLS["package-dir"]
-LINKED = sorted(set(PACKAGES) - {"trialogue"})
+LINKED = sorted(set(FOLDERS) - {"trialogue"})
 WEB_FILES = [
     path
     for path in (ROOT / "web").rglob("*")

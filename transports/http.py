@@ -21,15 +21,15 @@ import trio
 from ..core.abc import Acceptor, Channel, ConnectOptions, Listener, ListenOptions, Transport
 from ..core.errors import SettingsError
 from ._handshake import Policy, RefusalError, Upgrade, find_head_end, make_policy, parse_head
-from ._httpapp import HttpApp
-from ._httpplace import HttpPlace, Sockets
-from ._httpstatic import StaticFile, load_site
+from ._http.app import HttpApp
+from ._http.place import HttpPlace, Sockets
+from ._http.static import StaticFile, load_site
 from ._outbox import Spawn
 from ._poller import Poller, wants_poller
 from ._tcp import TcpAddress, bind_tcp, open_tcp_sockets, parse_tcp_url
 from ._tls import server_context
 from ._wire import SocketWire
-from ._wslistener import WebSocketListener
+from ._ws.listener import WebSocketListener
 
 __all__ = ["HttpListener", "HttpTransport", "transport"]
 
@@ -45,7 +45,7 @@ class HttpListener(WebSocketListener):
     Args:
         sock, address, context, policy, polls: As of `WebSocketListener`.
         site: The static files.
-        serve_http: Serves a connection: `_httpserver`'s.
+        serve_http: Serves a connection: `_http/server.py`'s.
     """
 
     paths = frozenset({"/v1/ws"})
@@ -140,7 +140,7 @@ class HttpTransport(Transport):
 
     async def open_listener(self, url: str, options: ListenOptions) -> Listener:
         """Bind. See `Transport.open_listener`."""
-        from ._httpserver import serve_http  # a client needs none of it
+        from ._http.server import serve_http  # a client needs none of it
 
         address = _parse(url)
         secure = address.scheme == "https"
@@ -163,7 +163,7 @@ class HttpTransport(Transport):
     @asynccontextmanager
     async def open_channel(self, url: str, options: ConnectOptions) -> AsyncGenerator[Channel]:
         """Connect. See `Transport.open_channel`."""
-        from ._httpchannel import open_http_channel
+        from ._http.channel import open_http_channel
 
         async with open_http_channel(url, options) as channel:
             yield channel

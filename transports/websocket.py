@@ -22,9 +22,9 @@ from ._tcp import (
     parse_tcp_url,
 )
 from ._tls import server_context
-from ._wschannel import WebSocketChannel, shake_hands
-from ._wsconnection import ServerConnection
-from ._wslistener import WebSocketListener
+from ._ws.channel import WebSocketChannel, shake_hands
+from ._ws.connection import ServerConnection
+from ._ws.listener import WebSocketListener
 
 __all__ = ["ServerConnection", "WebSocketListener", "WebSocketTransport", "transport"]
 

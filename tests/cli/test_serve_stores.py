@@ -130,7 +130,7 @@ def test_without_the_extra_redis_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "coredis", None)
-    monkeypatch.delitem(sys.modules, "trialogue.stores._redis_connection", raising=False)
+    monkeypatch.delitem(sys.modules, "trialogue.stores._redis.connection", raising=False)
     line = refused(capsys, "--store", "redis://localhost")
     assert "the store 'redis' needs 'coredis': pip install 'trialogue[redis]'" in line
 
@@ -207,7 +207,7 @@ def test_without_the_extra_sqlite_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "apsw", None)
-    monkeypatch.delitem(sys.modules, "trialogue.stores._sqlite_database", raising=False)
+    monkeypatch.delitem(sys.modules, "trialogue.stores._sqlite.database", raising=False)
     line = refused(capsys, "--store", f"sqlite:{tmp_path}/x.db")
     assert line == "the store 'sqlite' needs 'apsw': pip install 'trialogue[sqlite]'"
 

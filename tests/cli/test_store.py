@@ -14,7 +14,7 @@ from trialogue.cli.main import main
 from trialogue.core.errors import StoreError
 from trialogue.core.models import Session
 from trialogue.stores._files import Files
-from trialogue.stores._sqlite_database import DatabaseReadOnlyError
+from trialogue.stores._sqlite.database import DatabaseReadOnlyError
 from trialogue.stores.exporting import (
     export_markdown,
     import_session,
@@ -254,7 +254,7 @@ def test_database_that_cannot_be_written_is_checked(
     def refuse_file(path: str) -> NoReturn:
         raise DatabaseReadOnlyError(path)
 
-    monkeypatch.setattr("trialogue.stores._sqlite_database._make_file", refuse_file)
+    monkeypatch.setattr("trialogue.stores._sqlite.database._make_file", refuse_file)
     assert run("check", target)[0].startswith(f"{len(sessions)} sessions, ")
     assert contents(tmp_path / "db") == before
     assert run("copy", f"jsonl:{tmp_path}/a", target, code=2)

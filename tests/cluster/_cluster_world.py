@@ -9,7 +9,7 @@ from typing import Any, cast
 import attrs
 import trio
 
-from trialogue.core._cluster_host import ClusterHost
+from trialogue.core._cluster.host import ClusterHost
 from trialogue.core._session import LiveSession
 from trialogue.stores.memory import MemoryStore
 

@@ -14,7 +14,7 @@ import trio
 from trio.testing import MockClock
 
 from trialogue import Settings, Turn
-from trialogue.core._cluster_host import ClusterHost
+from trialogue.core._cluster.host import ClusterHost
 from trialogue.core.abc import Agent
 from trialogue.testing import ProtocolPeer
 

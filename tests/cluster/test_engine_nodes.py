@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from trialogue import RateLimit, Settings, Turn
-from trialogue.core._cluster_host import ClusterHost
+from trialogue.core._cluster.host import ClusterHost
 from trialogue.core.errors import StoreError
 from trialogue.testing import ProtocolPeer
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trialogue.core._cluster_level import Leveller, Move, level
+from trialogue.core._cluster.level import Leveller, Move, level
 
 LOADS = st.lists(st.integers(0, 300), min_size=1, max_size=12).map(
     lambda loads: {f"n{number:02}": load for number, load in enumerate(loads)}

@@ -15,7 +15,7 @@ import trio
 from trio.testing import MockClock
 
 from trialogue import Settings, Turn
-from trialogue.core._cluster_host import ClusterHost
+from trialogue.core._cluster.host import ClusterHost
 from trialogue.core.errors import StoreError
 from trialogue.core.log import Position
 from trialogue.testing import ProtocolPeer

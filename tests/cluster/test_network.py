@@ -20,8 +20,8 @@ import trio
 
 from trialogue import Settings
 from trialogue.stores._committing import Waiting
-from trialogue.stores._redis_committer import Committer
-from trialogue.stores._redis_jobs import Append, Job
+from trialogue.stores._redis.committer import Committer
+from trialogue.stores._redis.jobs import Append, Job
 
 from ..engines import LACKS_ENGINE
 from ..faults._hits import require

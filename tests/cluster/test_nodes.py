@@ -9,7 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from trialogue import Settings, Turn
-from trialogue.core._cluster_host import ClusterHost
+from trialogue.core._cluster.host import ClusterHost
 from trialogue.testing import ProtocolPeer
 from trialogue.testing.shared_store import SharedEngine
 

@@ -11,7 +11,7 @@ import trio
 from trio.testing import MockClock
 
 from trialogue import RateLimit, Settings, Turn
-from trialogue.core._cluster_rates import Rates
+from trialogue.core._cluster.rates import Rates
 from trialogue.testing import ProtocolPeer
 from trialogue.testing.shared_store import SharedEngine
 

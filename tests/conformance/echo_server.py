@@ -11,7 +11,7 @@ import trio
 from trialogue.core._flusher import Flusher
 from trialogue.core.abc import Acceptor, Connection, Frame, Link, ListenOptions
 from trialogue.core.settings import Settings
-from trialogue.transports._wsframes import binary_frame
+from trialogue.transports._ws.frames import binary_frame
 from trialogue.transports.websocket import (
     ServerConnection,
     WebSocketListener,

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trialogue.core import RateLimit
-from trialogue.core._cluster_rate import SharedBucket, find_most_debt
+from trialogue.core._cluster.rate import SharedBucket, find_most_debt
 from trialogue.core._ratelimit import TokenBucket, whole_ms
 
 #: Between two looks at the clock.
@@ -33,7 +33,7 @@ class Report:
 
 
 class Node:
-    """A bucket that is reported as `core/_cluster_rates.py` does it, with delays of any length."""
+    """A bucket that is reported as `core/_cluster/rates.py` does it, with delays of any length."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.bucket = SharedBucket(cluster.limit, lambda _: None)

@@ -16,13 +16,15 @@ import trio
 from tests.transports._receiver import LIMIT, MASK, Receiver, raw
 from trialogue.core.abc import ListenOptions
 from trialogue.core.settings import Settings
-from trialogue.transports import _h2frames, _handshake, _wsframes
-from trialogue.transports._h2frames import PREFACE
+from trialogue.transports import _handshake
 from trialogue.transports._handshake import Head, RefusalError
-from trialogue.transports._httpframes import CONNECTION_HEADER, FrameResource
+from trialogue.transports._http import h2frames
+from trialogue.transports._http.frames import CONNECTION_HEADER, FrameResource
+from trialogue.transports._http.h2frames import PREFACE
+from trialogue.transports._http.sse import EventReader
 from trialogue.transports._lines import LineSplitter
-from trialogue.transports._sse import EventReader
-from trialogue.transports._wsframes import MAX_FRAGMENTS, FrameScanner, make_frame
+from trialogue.transports._ws import frames
+from trialogue.transports._ws.frames import MAX_FRAGMENTS, FrameScanner, make_frame
 
 from ._target import Target, cut_up
 from ._traffic import record_traffic
@@ -113,7 +115,7 @@ def _check_websocket(data: bytes, *, masked: bool) -> None:
     assert found == expected
     messages = [text for text in found if isinstance(text, str)]
     mask = MASK if masked else None
-    again = b"".join(make_frame(_wsframes.TEXT, text.encode(), mask) for text in messages)
+    again = b"".join(make_frame(frames.TEXT, text.encode(), mask) for text in messages)
     assert _receive([again], masked=masked) == (messages, 0)
 
 
@@ -158,7 +160,7 @@ def _take_any_text(patch: pytest.MonkeyPatch) -> None:
     def is_utf8(data: bytes) -> bool:
         return True
 
-    patch.setattr(_wsframes, "_is_utf8", is_utf8)
+    patch.setattr(frames, "_is_utf8", is_utf8)
 
 
 # -- HTTP --------------------------------------------------------------------------------------
@@ -335,7 +337,7 @@ def _expect_inside(data: bytes) -> bool:
 def check_http2(data: bytes) -> None:
     expected = _expect_inside(data)
     for pieces in ([data], *cut_up(data)):
-        follower = _h2frames.FrameFollower()
+        follower = h2frames.FrameFollower()
         for piece in pieces:
             follower.feed(piece)
             assert len(follower._header) < 9
@@ -343,7 +345,7 @@ def check_http2(data: bytes) -> None:
 
 
 def _end_headers_with_the_stream(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(_h2frames, "_END_HEADERS", 1)
+    patch.setattr(h2frames, "_END_HEADERS", 1)
 
 
 _H2_FRAMES: Final = [

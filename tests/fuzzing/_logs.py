@@ -33,8 +33,9 @@ from trialogue.core._line import (
 from trialogue.core.codec import JsonError, decode_json
 from trialogue.core.errors import InvalidRequestError, StoreError
 from trialogue.core.log import Entry, Note
-from trialogue.stores import _jsonl_commit, _jsonl_replay, exporting
-from trialogue.stores._jsonl_commit import (
+from trialogue.stores import exporting
+from trialogue.stores._jsonl import commit, replay
+from trialogue.stores._jsonl.commit import (
     Operation,
     Replay,
     encode_append,
@@ -42,9 +43,9 @@ from trialogue.stores._jsonl_commit import (
     encode_term,
     read_commit_logs,
 )
-from trialogue.stores._jsonl_read import Page, View, read_all, recall
-from trialogue.stores._jsonl_segments import Scan, head_name, load_tail
-from trialogue.stores._jsonl_start import Loaded, load_folder
+from trialogue.stores._jsonl.read import Page, View, read_all, recall
+from trialogue.stores._jsonl.segments import Scan, head_name, load_tail
+from trialogue.stores._jsonl.start import Loaded, load_folder
 from trialogue.stores.memory import open_memory_store
 
 from ._target import Target
@@ -240,7 +241,7 @@ def _believe_records(patch: pytest.MonkeyPatch) -> None:
         end = match.end() + int(match[2], 16)
         return int(match[1], 16), data[match.end() : end], end
 
-    patch.setattr(_jsonl_commit, "_read_record", read)
+    patch.setattr(commit, "_read_record", read)
 
 
 # -- a start -----------------------------------------------------------------------------------
@@ -309,12 +310,12 @@ def _last_entries(operations: Sequence[Operation]) -> dict[str, Entry]:
 
 
 def _miss_nothing(patch: pytest.MonkeyPatch) -> None:
-    find = _jsonl_replay._find_missing
+    find = replay._find_missing
 
     def find_all(session_id: str, lines: Sequence[bytes], tail: object) -> object:
         return find(session_id, lines, None)
 
-    patch.setattr(_jsonl_replay, "_find_missing", find_all)
+    patch.setattr(replay, "_find_missing", find_all)
 
 
 # -- a file that somebody imports --------------------------------------------------------------

@@ -6,8 +6,8 @@ from typing import Any
 
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
-from trialogue.transports._httpopenapi import make_openapi
-from trialogue.transports._httproutes import ROUTES
+from trialogue.transports._http.openapi import make_openapi
+from trialogue.transports._http.routes import ROUTES
 
 from .conftest import Serve
 

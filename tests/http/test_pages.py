@@ -2,7 +2,7 @@
 
 import pytest
 
-from trialogue.transports._httpstatic import SITE_HEADERS, StaticFile, load_site
+from trialogue.transports._http.static import SITE_HEADERS, StaticFile, load_site
 
 from .client import open_client
 from .conftest import Serve

@@ -13,7 +13,7 @@ from trialogue.core._protocol import decode_envelope
 from trialogue.core.abc import PeerInfo
 from trialogue.core.errors import UnauthorizedError, WireError
 from trialogue.core.methods import Credential
-from trialogue.transports._httproutes import STATUSES
+from trialogue.transports._http.routes import STATUSES
 
 from .client import open_client
 from .conftest import Serve, wait_until
@@ -298,7 +298,7 @@ async def test_frame_is_decoded_once(serve: Serve, monkeypatch: pytest.MonkeyPat
         seen.append(frame)
         return decode_envelope(frame)
 
-    monkeypatch.setattr("trialogue.transports._httpapp.decode_envelope", decode)
+    monkeypatch.setattr("trialogue.transports._http.app.decode_envelope", decode)
     async with serve() as (_, client):
         await client.data("POST", "/v1/rpc", rpc("session.create", name='é: " {}'))
         assert not seen
@@ -409,7 +409,7 @@ async def test_bug_is_answered_with_an_id(
     async with serve(methods={"_fail": fail_method}) as (_, client):
         problem = await client.problem("SERVER_ERROR", 500, "POST", "/v1/rpc", rpc("_fail"))
         assert b"secret" not in problem.body
-        monkeypatch.setattr("trialogue.transports._httpapp.find_routes", fail)
+        monkeypatch.setattr("trialogue.transports._http.app.find_routes", fail)
         problem = await client.problem("SERVER_ERROR", 500, "GET", "/v1/sessions")
         assert b"secret" not in problem.body
         error_id = problem.json["data"]["errorId"]

@@ -7,8 +7,8 @@ from typing import Final
 
 import attrs
 
-from trialogue.transports._h2frames import PREFACE
-from trialogue.transports._wsframes import make_frame
+from trialogue.transports._http.h2frames import PREFACE
+from trialogue.transports._ws.frames import make_frame
 
 __all__ = ["STAGES", "TOKEN", "Stage"]
 

@@ -21,8 +21,8 @@ from trialogue.core.abc import Turn
 from trialogue.core.errors import DamagedError, FencedError, StoreError
 from trialogue.core.log import Entry, Note, Position
 from trialogue.stores._files import Files
-from trialogue.stores._jsonl_committer import Fsync
-from trialogue.stores._jsonl_index_file import IndexFile
+from trialogue.stores._jsonl.committer import Fsync
+from trialogue.stores._jsonl.index_file import IndexFile
 from trialogue.stores.jsonl import JsonlSettings, JsonlStore, open_jsonl_store
 from trialogue.testing import open_peer
 from trialogue.testing.store_kit import SessionWriter, make_summary

@@ -17,7 +17,7 @@ from trialogue.core.abc import SessionStore
 from trialogue.core.errors import DamagedError, FencedError, SessionNotFoundError, StoreError
 from trialogue.core.events import TurnEnded, TurnStarted
 from trialogue.core.log import Entry
-from trialogue.stores._jsonl_committer import Fsync
+from trialogue.stores._jsonl.committer import Fsync
 from trialogue.stores.exporting import read_session
 from trialogue.stores.jsonl import JsonlSettings, open_jsonl_store
 

@@ -16,7 +16,7 @@ from trialogue.core._line import (
     find_owner,
 )
 from trialogue.core.log import Entry, KeyRecord, Note, Position
-from trialogue.stores._jsonl_read import Recall
+from trialogue.stores._jsonl.read import Recall
 
 KEY = KeyRecord(key="k", method="message.send", fingerprint="f", result={"inputId": "inp_1"})
 

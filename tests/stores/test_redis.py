@@ -727,7 +727,7 @@ async def test_file_for_tls_that_is_missing_is_a_setting_that_is_wrong(
 
 def test_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "coredis", None)
-    monkeypatch.delitem(sys.modules, "trialogue.stores._redis_connection", raising=False)
+    monkeypatch.delitem(sys.modules, "trialogue.stores._redis.connection", raising=False)
     with pytest.raises(SettingsError, match=r"pip install 'trialogue\[redis\]'"):
         open_redis_store("redis://localhost")
 

@@ -382,7 +382,7 @@ async def test_follower_is_told_the_log_and_what_was_published_before_it(place: 
 async def test_more_texts_than_one_read_takes_come_before_the_entry_behind_them(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trialogue.stores._redis_follower.MOST", 3)
+    monkeypatch.setattr("trialogue.stores._redis.follower.MOST", 3)
     with trio.fail_after(30):
         async with open_node(place) as (one, _), open_node(place) as (other, told):
             writer = SessionWriter(one, "ses_1")

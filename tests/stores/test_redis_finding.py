@@ -12,9 +12,9 @@ import trio
 from trio.testing import MockClock
 
 from trialogue.core.errors import StoreError
-from trialogue.stores._redis_errors import AwayError, RefusedError
-from trialogue.stores._redis_finding import Address, Finder
-from trialogue.stores._redis_settings import parse_url
+from trialogue.stores._redis.errors import AwayError, RefusedError
+from trialogue.stores._redis.finding import Address, Finder
+from trialogue.stores._redis.settings import parse_url
 
 #: `CLUSTER KEYSLOT talk`, as an engine reckons it.
 SLOT = 14165

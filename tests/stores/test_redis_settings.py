@@ -3,7 +3,7 @@
 import pytest
 
 from trialogue.core.errors import SettingsError
-from trialogue.stores._redis_settings import RedisSettings, parse_url
+from trialogue.stores._redis.settings import RedisSettings, parse_url
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,9 @@ from trialogue.core import open_server
 from trialogue.core.abc import Turn
 from trialogue.core.errors import DamagedError, OverloadedError, SettingsError, StoreError
 from trialogue.core.models import SessionStatus
-from trialogue.stores import _sqlite_queries as queries
-from trialogue.stores import _sqlite_schema as schema
-from trialogue.stores._sqlite_database import Database, DatabaseLostError, DatabaseReadOnlyError
-from trialogue.stores._sqlite_queries import list_open_work, list_page
+from trialogue.stores._sqlite import queries, schema
+from trialogue.stores._sqlite.database import Database, DatabaseLostError, DatabaseReadOnlyError
+from trialogue.stores._sqlite.queries import list_open_work, list_page
 from trialogue.stores.sqlite import SqliteStore, open_sqlite_store
 from trialogue.testing import ProtocolPeer, open_peer
 from trialogue.testing.store_kit import SessionWriter, make_entry, make_summary, read_all
@@ -200,8 +199,8 @@ async def test_without_apsw_it_says_what_to_install(
 ) -> None:
     """The module itself imports without: an entry point must load to say so."""
     monkeypatch.setitem(sys.modules, "apsw", None)
-    monkeypatch.delitem(sys.modules, "trialogue.stores._sqlite_database")
-    monkeypatch.delattr("trialogue.stores._sqlite_database", raising=False)
+    monkeypatch.delitem(sys.modules, "trialogue.stores._sqlite.database")
+    monkeypatch.delattr("trialogue.stores._sqlite.database", raising=False)
     with pytest.raises(SettingsError, match=r"pip install 'trialogue\[sqlite\]'"):
         async with _opened(path):
             pass

@@ -3,7 +3,7 @@
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
 
-from trialogue.transports._wsframes import FrameScanner, make_frame
+from trialogue.transports._ws.frames import FrameScanner, make_frame
 
 __all__ = ["LIMIT", "MASK", "Receiver", "raw"]
 

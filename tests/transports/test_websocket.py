@@ -27,8 +27,8 @@ from trialogue.core.settings import Settings
 from trialogue.transports._connection import StreamConnection
 from trialogue.transports._handshake import accept_token, parse_head
 from trialogue.transports._polled import PolledHandshake
-from trialogue.transports._wsframes import apply_mask, make_frame
-from trialogue.transports._wspolled import PolledWebSocket
+from trialogue.transports._ws.frames import apply_mask, make_frame
+from trialogue.transports._ws.polled import PolledWebSocket
 from trialogue.transports.websocket import transport
 
 MASK = b"\x01\x02\x03\x04"

@@ -10,7 +10,7 @@ from wsproto.events import TextMessage
 
 from tests.transports._receiver import LIMIT, MASK, Receiver, raw
 from trialogue.core.abc import Frame
-from trialogue.transports._wsframes import (
+from trialogue.transports._ws.frames import (
     MAX_FRAGMENTS,
     FrameScanner,
     apply_mask,

@@ -13,9 +13,9 @@ from typing import ClassVar
 import trio
 
 from trialogue.core.abc import SessionStore
-from trialogue.stores._jsonl_committer import Fsync
-from trialogue.stores._redis_settings import parse_url
-from trialogue.stores._sqlite_schema import PLACES
+from trialogue.stores._jsonl.committer import Fsync
+from trialogue.stores._redis.settings import parse_url
+from trialogue.stores._sqlite.schema import PLACES
 from trialogue.stores.jsonl import JsonlSettings, open_jsonl_store
 from trialogue.stores.memory import MemoryStore
 from trialogue.stores.redis import open_redis_store

@@ -28,10 +28,10 @@ from trialogue.core._state import SessionState
 from trialogue.core.abc import Done, SessionLog, SessionStore
 from trialogue.core.log import Entry, Note, Summary
 from trialogue.core.plugins import find_transport
-from trialogue.stores._redis_cluster import RedisCluster
-from trialogue.stores._redis_jobs import Append
-from trialogue.stores._redis_node import Node
-from trialogue.stores._redis_scripts import APPEND
+from trialogue.stores._redis.cluster import RedisCluster
+from trialogue.stores._redis.jobs import Append
+from trialogue.stores._redis.node import Node
+from trialogue.stores._redis.scripts import APPEND
 from trialogue.stores.jsonl import open_jsonl_store
 from trialogue.stores.redis import open_redis_store
 

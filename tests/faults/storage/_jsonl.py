@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from trialogue.core.errors import single_exception
 from trialogue.stores._files import Files
-from trialogue.stores._jsonl_committer import Fsync
+from trialogue.stores._jsonl.committer import Fsync
 from trialogue.stores.jsonl import JsonlSettings, JsonlStore, open_jsonl_store
 
 from ._faulty_files import MemoryFiles

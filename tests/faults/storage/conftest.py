@@ -8,7 +8,7 @@ import outcome
 import pytest
 import trio
 
-from trialogue.stores import _jsonl_flusher
+from trialogue.stores._jsonl import flusher
 
 T = TypeVar("T")
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 @pytest.fixture(autouse=True)
 def _flush_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """A quarter of a second is long for a test, and the flush is where most of the calls are."""
-    monkeypatch.setattr(_jsonl_flusher, "FLUSH_SECONDS", 0.005)
+    monkeypatch.setattr(flusher, "FLUSH_SECONDS", 0.005)
 
 
 @pytest.fixture(autouse=True)

@@ -25,25 +25,25 @@ from trialogue.core import _line
 from trialogue.core._line import encode_entry
 from trialogue.core.errors import DamagedError, StoreError
 from trialogue.core.log import Entry, Position
-from trialogue.stores import _jsonl_heads, _jsonl_segments, _jsonl_writer
-from trialogue.stores import _sqlite_queries as queries
-from trialogue.stores._jsonl_commit import (
+from trialogue.stores._jsonl import heads, segments, writer
+from trialogue.stores._jsonl.commit import (
     CommitLog,
     encode_append,
     encode_delete,
     encode_term,
     read_commit_logs,
 )
-from trialogue.stores._jsonl_committer import Fsync
-from trialogue.stores._jsonl_index_file import INDEX_NAME, IndexFile
-from trialogue.stores._jsonl_index_table import TABLE_START
-from trialogue.stores._jsonl_marks import MARKS_NAME
-from trialogue.stores._jsonl_read import View, read_page
-from trialogue.stores._jsonl_replay import cut_tail
-from trialogue.stores._jsonl_rows import Row, SummaryEncoder, make_row
-from trialogue.stores._jsonl_segments import head_name, load_tail, segment_name
-from trialogue.stores._jsonl_start import load_folder
-from trialogue.stores._sqlite_database import Database
+from trialogue.stores._jsonl.committer import Fsync
+from trialogue.stores._jsonl.index_file import INDEX_NAME, IndexFile
+from trialogue.stores._jsonl.index_table import TABLE_START
+from trialogue.stores._jsonl.marks import MARKS_NAME
+from trialogue.stores._jsonl.read import View, read_page
+from trialogue.stores._jsonl.replay import cut_tail
+from trialogue.stores._jsonl.rows import Row, SummaryEncoder, make_row
+from trialogue.stores._jsonl.segments import head_name, load_tail, segment_name
+from trialogue.stores._jsonl.start import load_folder
+from trialogue.stores._sqlite import queries
+from trialogue.stores._sqlite.database import Database
 from trialogue.stores.exporting import read_session
 from trialogue.stores.jsonl import JsonlSettings
 from trialogue.stores.sqlite import open_sqlite_store
@@ -234,9 +234,9 @@ async def test_store_that_does_not_cut_its_tail_is_found(
     def cut_nothing(*_: object, **__: object) -> bool:
         return False
 
-    monkeypatch.setattr(_jsonl_writer, "cut_tail", cut_nothing)
+    monkeypatch.setattr(writer, "cut_tail", cut_nothing)
     # Whoever writes later looks again: the file is longer than it should be.
-    monkeypatch.setattr(_jsonl_heads, "cut_tail", cut_nothing)
+    monkeypatch.setattr(heads, "cut_tail", cut_nothing)
     with pytest.raises((LossError, StoreError)):
         await cut_and_go_on(range(ENDS[3] + 5, ENDS[3] + 10), Counter())
 
@@ -245,12 +245,12 @@ def test_reader_that_takes_a_line_without_its_end_is_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The control: the last line has all but its LF."""
-    read = _jsonl_segments.Scan._lines  # pyright: ignore[reportPrivateUsage]
+    read = segments.Scan._lines  # pyright: ignore[reportPrivateUsage]
 
-    def believe(scan: _jsonl_segments.Scan) -> Generator[tuple[bytes, bool]]:
+    def believe(scan: segments.Scan) -> Generator[tuple[bytes, bool]]:
         return ((line, True) for line, _ in read(scan))
 
-    monkeypatch.setattr(_jsonl_segments.Scan, "_lines", believe)
+    monkeypatch.setattr(segments.Scan, "_lines", believe)
     with pytest.raises(LossError):
         read_cut(ENDS[3] - 1, is_mended=True, seen=Counter())
 

@@ -14,7 +14,7 @@ from trio.testing import MockClock
 
 from trialogue.core.errors import StoreError, TrialogueError
 from trialogue.core.log import Position
-from trialogue.stores._jsonl_committer import Fsync
+from trialogue.stores._jsonl.committer import Fsync
 from trialogue.testing.store_kit import SessionWriter, make_entry, make_summary
 
 from ._faulty_files import Disk, Failure, Fault, Kind, MemoryFiles

@@ -14,7 +14,8 @@ import pytest
 import trio
 
 from trialogue.core.errors import StoreError, TrialogueError, WireError
-from trialogue.stores import _space, _sqlite_database
+from trialogue.stores import _space
+from trialogue.stores._sqlite import database
 from trialogue.stores.sqlite import open_sqlite_store
 
 from ._faulty_files import Disk, Failure, Fault, Kind, Loss
@@ -38,7 +39,7 @@ LOSSES: tuple[Loss, ...] = ("all", "sectors")
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every part has its turn: the log is copied into the database each 20 pages."""
-    monkeypatch.setattr(_sqlite_database, "CHECKPOINT_PAGES", 20)
+    monkeypatch.setattr(database, "CHECKPOINT_PAGES", 20)
     monkeypatch.setattr(_space, "SPACE_SECONDS", 0.001)
 
 

@@ -21,9 +21,9 @@ from trialogue.core.errors import OverloadedError
 from trialogue.core.log import Position, Summary
 from trialogue.stores import _space
 from trialogue.stores._files import Files, NoRoomError
-from trialogue.stores._jsonl_committer import Fsync
-from trialogue.stores._jsonl_index_file import IndexFile
-from trialogue.stores._jsonl_rows import SummaryEncoder, make_row
+from trialogue.stores._jsonl.committer import Fsync
+from trialogue.stores._jsonl.index_file import IndexFile
+from trialogue.stores._jsonl.rows import SummaryEncoder, make_row
 from trialogue.stores.jsonl import JsonlStore, open_jsonl_store
 from trialogue.testing.store_kit import SessionWriter, make_summary, read_all
 

@@ -10,9 +10,9 @@ import trio
 from trio.testing import MockClock
 
 from trialogue.core.log import Position
-from trialogue.stores import _jsonl_index_file
-from trialogue.stores._jsonl_committer import Fsync
-from trialogue.stores._jsonl_index_file import INDEX_NAME
+from trialogue.stores._jsonl import index_file
+from trialogue.stores._jsonl.committer import Fsync
+from trialogue.stores._jsonl.index_file import INDEX_NAME
 
 from ._faulty_files import Disk, Loss, MemoryFiles
 from ._jsonl import open_on, quick
@@ -24,7 +24,7 @@ MOMENTS = 30
 
 @pytest.fixture(autouse=True)
 def _rewrite_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_jsonl_index_file, "_MIN_GARBAGE", 3)
+    monkeypatch.setattr(index_file, "_MIN_GARBAGE", 3)
 
 
 async def record(disk: Disk, fsync: Fsync, choose: random.Random) -> None:

@@ -12,7 +12,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from trialogue.stores._jsonl_committer import Fsync
+from trialogue.stores._jsonl.committer import Fsync
 
 from ._faulty_files import Disk, Loss, MemoryFiles
 from ._jsonl import open_on, quick

@@ -15,7 +15,7 @@ from trialogue.agents.echo import echo
 from trialogue.core.abc import SessionStore
 from trialogue.stores import _space
 from trialogue.stores._space import MIN_FREE_BYTES
-from trialogue.stores._sqlite_database import Database
+from trialogue.stores._sqlite.database import Database
 from trialogue.stores.jsonl import JsonlSettings
 from trialogue.stores.sqlite import SqliteStore, open_sqlite_store
 from trialogue.testing import open_test_server

@@ -1,0 +1,1 @@
+"""The store in a Redis or Valkey engine, and the nodes that share it."""

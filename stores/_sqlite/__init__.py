@@ -1,0 +1,1 @@
+"""The SQLite store: one writer for what waits, three readers, a database."""

@@ -1,0 +1,1 @@
+"""WebSocket frames, and what serves and reads them."""
