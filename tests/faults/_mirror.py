@@ -127,7 +127,7 @@ class Mirror:
                 continue
             partial[message_id] = len(texts[message_id])
         if rng.random() < 0.05:
-            position = rng.choice(("1-4000000", "7-1", f"9-{self.seq}", "0-7", "3-0"))
+            position = rng.choice(("1-4000000", "7-1", f"9000-{self.seq}", "0-7", "3-0"))
             is_bogus = True
         else:
             position, is_bogus = self.position, False
