@@ -10,6 +10,7 @@ from typing import Any, Final
 from ..core.abc import SessionStore
 from ..core.errors import SettingsError, StoreError, StoreInUseError
 from ..core.plugins import STORES, load_plugin
+from ..stores._redis.errors import AwayError
 from ..stores._redis.settings import SCHEMES
 from ..stores.jsonl import JsonlSettings
 from ._values import mask_url
@@ -35,11 +36,13 @@ class StoreUnavailableError(SettingsError):
 
     Attributes:
         holder: Who has it, if somebody else has.
+        is_away: It may come back by itself.
     """
 
-    def __init__(self, message: str, holder: str | None = None) -> None:
+    def __init__(self, message: str, holder: str | None = None, *, is_away: bool = False) -> None:
         super().__init__(message)
         self.holder = holder
+        self.is_away = is_away
 
 
 def state_folder(environ: Mapping[str, str]) -> Path | None:
@@ -145,7 +148,9 @@ async def _open(
             raise StoreUnavailableError(str(exc), exc.holder) from exc
         except StoreError as exc:
             said = str(exc)
-            raise StoreUnavailableError(said if where in said else f"{where}: {said}") from exc
+            raise StoreUnavailableError(
+                said if where in said else f"{where}: {said}", is_away=isinstance(exc, AwayError)
+            ) from exc
         except (FileExistsError, NotADirectoryError) as exc:
             raise StoreUnavailableError(f"{exc.filename or where} is not a folder") from exc
         except OSError as exc:

@@ -22,7 +22,7 @@ from ..core.errors import SettingsError
 from ..core.plugins import find_transport, load_object
 from ._auth import check_auth, complete_auth, find_authenticator
 from ._command import Argv, Environ, given_flags, option, takes_flags
-from ._exits import EXIT_OK, EXIT_USAGE, CommandError
+from ._exits import EXIT_FAILED, EXIT_OK, EXIT_USAGE, CommandError
 from ._logging import set_up_logging
 from ._mcp import find_takers, open_mcp_tools
 from ._options import Setting, find_unknown_variables, load_options, write_config
@@ -75,8 +75,8 @@ def serve(
 
     With --workers several processes serve, which this one starts, watches and ends.
 
-    Exit codes: 0 drained; 130 or 143 ended by a second SIGINT or SIGTERM; 1 failed; 2 a setting is
-    wrong, or an address or the store cannot be used.
+    Exit codes: 0 drained; 130 or 143 ended by a second SIGINT or SIGTERM; 1 failed, or the engine of
+    the store is away; 2 a setting is wrong, or an address or the store cannot be used.
     """
     said = {"agent": agent, **given_flags(flags)}
     if config is None:
@@ -115,7 +115,10 @@ def serve(
         try:
             return trio.run(_run, plan, signals)
         except StoreUnavailableError as exc:
-            raise settings["store"].error(str(exc)) from exc
+            error = settings["store"].error(str(exc))
+            if exc.is_away:
+                raise CommandError(str(error), EXIT_FAILED) from exc
+            raise error from exc
         except OSError as exc:
             # Its text begins with the URL.
             raise CommandError(exc.strerror or str(exc), EXIT_USAGE) from exc

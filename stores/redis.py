@@ -347,8 +347,8 @@ def open_redis_store(
     Raises:
         SettingsError: That is no such URL, or coredis is not installed.
 
-    Opening it raises `StoreError` where the engine cannot be reached, or is none that a store can
-    be in.
+    Opening it raises `StoreError` where the engine is none that a store can be in, and the kind of
+    it that is `AwayError` where it cannot be reached now.
     """
     settings = parse_url(where) if isinstance(where, str) else where
     try:

@@ -183,7 +183,8 @@ class Engine:
         """Keep connected, until cancelled. Reports the first connection.
 
         Raises:
-            StoreError: There was not even a first one.
+            AwayError: There was not even a first one, and there may be one soon.
+            StoreError: Nor will there be.
         """
         pause = FIRST_SECONDS
         has_started = False
@@ -206,7 +207,8 @@ class Engine:
                 # One that speaks none waits for more of what it takes for a command.
                 reason = f"{_SILENCE}, or does not speak TLS"
             if not has_started:
-                raise StoreError(reason) from failure
+                kind = AwayError if failure is None or _is_away(failure) else StoreError
+                raise kind(reason) from failure
             self._lost(reason)
             await trio.sleep(pause * random.uniform(0.5, 1))
             pause = min(2 * pause, LAST_SECONDS)
@@ -283,7 +285,8 @@ async def open_engine(
     """Connect to an engine, and keep connected. See `Engine`.
 
     Raises:
-        StoreError: It cannot be reached, or refuses; the message says why.
+        AwayError: It cannot be reached now; the message says why.
+        StoreError: It refuses; likewise.
         SettingsError: Files for TLS cannot be used.
     """
     engine = Engine(settings, greet, blocks_seconds=blocks_seconds)
@@ -365,6 +368,23 @@ def _translate(answer: Any) -> Any:
     if said.startswith("command not allowed when used memory") or "OOM" in said:
         return RefusedError("the engine has no memory left", is_full=True)
     return RefusedError(_explain(answer))
+
+
+def _is_away(exc: BaseException) -> bool:
+    """Whether it may be gone by itself, so that to try again helps."""
+    match exc:
+        case errors.ConnectionError() if exc.__cause__ is not None:
+            return _is_away(exc.__cause__)
+        case BaseExceptionGroup():
+            return _is_away(next(leaves(exc)))
+        case ssl.SSLError():
+            return False
+        case AwayError() | errors.ConnectionError() | OSError() | trio.TooSlowError():
+            return True
+        case EndOfStream() | BrokenResourceError():
+            return True
+        case _:
+            return False
 
 
 def _explain(exc: BaseException) -> str:

@@ -114,7 +114,7 @@ def test_what_is_advertised_in_vain_is_refused(
     [
         ("redis:localhost", "store: not of the form redis://… or rediss://…"),
         ("redis://me:s3cret@h?x=1", "store: unknown option 'x'"),
-        ("redis+unix://me:s3cret@/nowhere/x", "store: redis+unix://me:***@/nowhere/x: the engine"),
+        ("redis+unix://me:s3cret@/nowhere/x?ca=x", "store: ca is for rediss"),
     ],
 )
 def test_engine_that_cannot_be_used_is_said_in_one_line(
@@ -123,6 +123,26 @@ def test_engine_that_cannot_be_used_is_said_in_one_line(
     line = refused(capsys, "--store", url)
     assert line.startswith(said)
     assert line.endswith("(set by --store)")
+    assert "s3cret" not in line
+
+
+def test_engine_that_is_away_is_not_taken_for_a_wrong_setting(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A bug once seen: with 2, which says that starting again does not help, systemd did not."""
+    store = ("--store", "redis+unix://me:s3cret@/nowhere/x")
+    assert main(["serve", *TCP, *store], {}) == 1
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith("trialogue serve: store: redis+unix://me:***@/nowhere/x: the engine")
+
+
+@pytest.mark.skipif(LACKS_ENGINE is not None, reason=str(LACKS_ENGINE))
+def test_engine_that_refuses_the_password_is_a_wrong_setting(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    line = refused(capsys, "--store", f"redis+unix://nobody:s3cret@{shared_engine().socket}")
+    assert "the engine refuses the user or the password" in line
     assert "s3cret" not in line
 
 
