@@ -125,7 +125,7 @@ def test_passwords_are_masked(capsys: pytest.CaptureFixture[str]) -> None:
     assert mask_url("jsonl:/var/lib") == "jsonl:/var/lib"
     assert mask_url("redis://h:6379/0?prefix=a") == "redis://h:6379/0?prefix=a"
     assert mask_url("redis+unix://:a:b@/run/x") == "redis+unix://:***@/run/x"
-    assert "secret" not in refused(capsys, TRIALOGUE_STORE="rediss://:secret@host")
+    assert "secret" not in refused(capsys, TRIALOGUE_STORE="rediss://:secret@host:x")
 
 
 @pytest.mark.parametrize(
