@@ -56,6 +56,8 @@ class ErrandDesk:
         self._queues: dict[str, deque[Errand | None]] = {}
         #: The last command of a connection to a session that is on its way.
         self._last: dict[tuple[str, Connection], Errand] = {}
+        #: How many reads wait behind errands, by session: one of them may subscribe.
+        self._behind: Counter[str] = Counter()
 
     def submit(self, session_id: str, command: Command, reply: Reply) -> None:
         """As `SessionHost.submit`, for what writes."""
@@ -74,6 +76,7 @@ class ErrandDesk:
             call()
         else:
             last.then.append(call)
+            self._behind[session_id] += 1
 
     def _is_on_way(self, errand: Errand) -> bool:
         return errand.number in self._pending or errand in self._queues.get(errand.session_id, ())
@@ -168,7 +171,8 @@ class ErrandDesk:
                 self._settle(errand)
                 return
             is_stream = isinstance(errand.command.params, MessageStream)
-            if is_stream or (errand.is_answered_first and host.is_opening(session_id)):
+            is_awaited = host.is_opening(session_id) or session_id in self._behind
+            if is_stream or (errand.is_answered_first and is_awaited):
                 # What comes of it is held back from here on.
                 await self._wait_loaded(session_id)
             is_sent = await self._forward(errand, partial(self._cluster.send, session_id))
@@ -374,5 +378,9 @@ class ErrandDesk:
             if self._last.get(key) is errand:
                 del self._last[key]
         then, errand.then = errand.then, []
+        if then:
+            self._behind[errand.session_id] -= len(then)
+            if not self._behind[errand.session_id]:
+                del self._behind[errand.session_id]
         for call in then:
             call()

@@ -243,6 +243,31 @@ async def test_event_comes_behind_its_answer_though_its_node_had_the_session_mea
         assert contents(nodes, sid) == ["hi"]
 
 
+async def test_event_comes_behind_its_answer_though_its_client_waits_to_subscribe(
+    autojump_clock: MockClock,
+) -> None:
+    """The same, at a node that does not show the session yet (seed 90085)."""
+
+    def is_second_answer(what: str, payload: bytes) -> bool:
+        return is_answer(what, payload) and b'"number":2' in payload
+
+    async with (
+        open_nodes(idle, settings=SETTINGS) as nodes,
+        nodes.connect("a") as a,
+        nodes.connect("b") as b,
+    ):
+        sid = (await a.call("session.create"))["id"]
+        nodes.engine.loses = is_second_answer
+        await add(b, sid, "before it")
+        await b.send_request("session.subscribe", sessionId=sid, after="0-0")
+        sent = await b.send_request("message.send", sessionId=sid, content="hi")
+        await trio.sleep(0.5 * LEASE_SECONDS)
+        nodes.engine.loses = lose_nothing
+        position = (await b.expect_result(sent))["position"]
+        await b.expect_event(sid, "turn.ended")
+        assert place_of(b, id=sent) < place_of(b, position=position)
+
+
 async def test_end_of_a_deleted_session_is_shown_where_somebody_is_to_be_answered_first(
     autojump_clock: MockClock,
 ) -> None:
