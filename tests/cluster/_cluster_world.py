@@ -39,6 +39,7 @@ class ClusterWorld(World):
         super().__init__(attrs.evolve(shape, is_prompt=False), hits)
         self.fencing = fencing
         self._undisturbed = trio.Event()
+        self._balanced = trio.Event()
         self._places = random.Random(f"places {shape.seed}")
 
     def _make_store(self) -> MemoryStore:
@@ -113,11 +114,13 @@ class ClusterWorld(World):
                 giver = rng.choice(givers)
                 taker = rng.choice([name for name in NAMES if name != giver.cluster.node])
                 await giver.balancer.give(taker, 1)
+        self._balanced.set()
 
     async def _settle(self) -> None:
         for client in self.clients:
             await client.quiet.wait()
         await self._undisturbed.wait()
+        await self._balanced.wait()
         async with open_caller(self.url, self.hits) as caller:
             for session_id in self.session_ids:
                 await caller.call("session.get", {"sessionId": session_id})
