@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .._feed import SessionFeed
     from .errands import ErrandDesk
     from .feed import ClusterFeed
+    from .wire import Answer
 
 __all__ = ["Errand"]
 
@@ -42,6 +43,7 @@ class Errand(Reply):
         held: The feed that it holds back.
         given_up: Why nobody waits for it any more, where somebody may be at it who is to be told.
         answer: Gives its answer, when those before it have theirs.
+        refusal: Its answer, if that is an error: it is not to be carried out any more.
         then: What comes behind it.
     """
 
@@ -56,6 +58,7 @@ class Errand(Reply):
         self.held: ClusterFeed | None = None
         self.given_up: str | None = None
         self.answer: Callable[[], object] | None = None
+        self.refusal: Answer | None = None
         self.then: list[Callable[[], object]] = []
 
     @property

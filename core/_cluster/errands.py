@@ -165,6 +165,8 @@ class ErrandDesk:
         host, session_id = self._host, errand.session_id
         await trio.lowlevel.checkpoint()
         while errand.sent_at is not None or errand.given_up or not errand.is_answered:
+            if errand.refusal is not None:
+                return  # it is about to be answered
             if host.has(session_id) and session_id not in self._unsettled:
                 errand.sent_at = None  # if the session moves before it is done, it is sent anew
                 host.carry_out(errand)
@@ -249,6 +251,10 @@ class ErrandDesk:
         late = trio.current_time() - self._cluster.lease_seconds
         for errand in list(self._pending.values()):
             if errand.sent_at is not None and errand.sent_at <= late:
+                if errand.refusal is not None:
+                    # Whoever gave it might do it by now. What it waits for takes too long.
+                    self._answer(errand, errand.refusal, None)
+                    continue
                 if self._host.inbox.is_open(errand.number):
                     continue  # it has come back to this node, which is at it
                 if errand in self._queues.get(errand.session_id, ()):
@@ -298,6 +304,8 @@ class ErrandDesk:
         errand = self._pending.get(answer.number)
         if errand is None:
             return  # it came before, or nobody waits for it
+        if answer.error is not None:
+            errand.refusal = answer
         if isinstance(errand.command.params, MessageStream) and answer.error is None:
             # It subscribes here.
             self._host.with_session(

@@ -290,6 +290,36 @@ async def test_end_of_a_deleted_session_is_shown_where_somebody_is_to_be_answere
         assert place_of(b, id=sent) < place_of(b, position=position)
 
 
+async def test_command_that_was_refused_is_not_sent_again_while_others_are_answered_first(
+    autojump_clock: MockClock,
+) -> None:
+    """PROTOCOL §7: what was refused has no effect (seed 92141)."""
+
+    async def resting(turn: Turn) -> None:
+        await trio.sleep(0.5 * LEASE_SECONDS)
+
+    def is_first_answer(what: str, payload: bytes) -> bool:
+        return is_answer(what, payload) and b'"number":1,' in payload
+
+    async with (
+        open_nodes(resting, settings=SETTINGS) as nodes,
+        nodes.connect("a") as a,
+        nodes.connect("b") as b,
+    ):
+        sid = (await a.call("session.create"))["id"]
+        await b.call("session.subscribe", sessionId=sid)
+        nodes.engine.loses = is_first_answer
+        first = await b.send_request("message.send", sessionId=sid, content="one")
+        params = {"sessionId": sid, "content": "two", "whenBusy": "reject"}
+        second = await b.send_request("message.send", params=params)
+        await trio.sleep(0.9 * LEASE_SECONDS)
+        nodes.engine.loses = lose_nothing
+        await b.expect_result(first)
+        await b.expect_error(second, "SESSION_BUSY")
+        await trio.sleep(2 * LEASE_SECONDS)
+        assert contents(nodes, sid) == ["one"]
+
+
 # -- what nobody has -----------------------------------------------------------------------------
 
 
