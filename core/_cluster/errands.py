@@ -222,6 +222,9 @@ class ErrandDesk:
             self._pending[errand.number] = errand
             if not errand.waits:
                 self._unsettled[errand.session_id] += 1
+            if isinstance(errand.command.params, MessageStream):
+                # Those before it may have come when the session was not here to be held back.
+                self.hold_pending(errand.session_id)
             self.holds.hold(errand)
             if errand.waits:
                 errand.reply.when_abandoned(lambda reason: self._give_up(errand, reason))
@@ -367,12 +370,24 @@ class ErrandDesk:
                 self._settle(errand)
                 self.holds.release(errand)
 
-    def hold_again(self, session_id: str) -> None:
-        """This node has a session no more: what comes of errands is to wait for their answers again."""
+    def hold_pending(self, session_id: str) -> None:
+        """Have what comes of all errands wait for their answers: this node does not have the session."""
         if session_id in self._unsettled:
             for errand in self._pending.values():
                 if errand.session_id == session_id:
                     self.holds.hold(errand)
+
+    def _find_before(self, errand: Errand) -> Errand | None:
+        """Find what the same connection has asked of a session before, and is on its way still."""
+        for other in self._pending.values():
+            if (
+                other.session_id == errand.session_id
+                and other.command.connection is errand.command.connection
+                and other.number < errand.number
+                and not other.waits
+            ):
+                return other
+        return None
 
     def _settle(self, errand: Errand) -> None:
         """Be done with the way of an errand: it is where it is carried out, or was."""
@@ -386,6 +401,10 @@ class ErrandDesk:
             if self._last.get(key) is errand:
                 del self._last[key]
         then, errand.then = errand.then, []
+        before = self._find_before(errand) if then else None
+        if before is not None:
+            before.then = [*before.then, *then]
+            return
         if then:
             self._behind[errand.session_id] -= len(then)
             if not self._behind[errand.session_id]:

@@ -336,7 +336,7 @@ class ClusterHost(LocalHost):
 
     def session_failed(self, session: LiveSession, exc: Exception) -> None:
         session_id, feed = session.id, self.feed_of(session)
-        self.errands.hold_again(session_id)
+        self.errands.hold_pending(session_id)
         self.running.discard(session)
         if self.sessions.get(session_id) is session:
             del self.sessions[session_id]

@@ -268,6 +268,44 @@ async def test_event_comes_behind_its_answer_though_its_client_waits_to_subscrib
         assert place_of(b, id=sent) < place_of(b, position=position)
 
 
+@pytest.mark.parametrize("streams", [False, True])
+async def test_event_comes_behind_its_answer_though_later_commands_are_answered(
+    autojump_clock: MockClock, streams: bool
+) -> None:
+    """The same: its client follows the session as soon as one of those is (seed 95395)."""
+
+    async def resting(turn: Turn) -> None:
+        await trio.sleep(0.3 * LEASE_SECONDS)
+
+    def is_first_answer(what: str, payload: bytes) -> bool:
+        return is_answer(what, payload) and b'"number":1,' in payload
+
+    async with (
+        open_nodes(resting, settings=SETTINGS) as nodes,
+        nodes.connect("a") as a,
+        nodes.connect("b") as b,
+    ):
+        sid = (await a.call("session.create"))["id"]
+        nodes.engine.loses = is_first_answer
+        sent = await b.send_request("message.send", sessionId=sid, content="one")
+        if streams:
+            await b.send_request("message.stream", sessionId=sid, content="two")
+        else:
+            await add(b, sid, "two")
+            await b.send_request("session.subscribe", sessionId=sid, after="0-0")
+        await trio.sleep(0.5 * LEASE_SECONDS)
+        nodes.engine.loses = lose_nothing
+        turn_id = (await b.expect_result(sent))["turnId"]
+        await b.expect_event(sid, "turn.ended")
+        caused = [
+            place
+            for place, frame in enumerate(b.said)
+            if frame["payload"].get("data", {}).get("turnId") == turn_id
+            and frame["type"] == "event"
+        ]
+        assert all(place_of(b, id=sent) < place for place in caused)
+
+
 async def test_end_of_a_deleted_session_is_shown_where_somebody_is_to_be_answered_first(
     autojump_clock: MockClock,
 ) -> None:
