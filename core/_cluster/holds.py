@@ -35,6 +35,8 @@ class Holds:
     def hold(self, errand: Errand) -> None:
         """Let nobody here see what comes of an errand before it is answered (PROTOCOL §2.2)."""
         session = self._host.sessions.get(errand.session_id)
+        if session is not None and session.journal.is_open and session.journal.failure is None:
+            return  # this node decides what comes when: to wait for others is to come too late
         if errand.is_answered_first and session is not None and errand.held is None:
             errand.held = self._host.feed_of(session)
             errand.held.hold()

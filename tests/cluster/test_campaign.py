@@ -23,7 +23,7 @@ from ._cluster_world import ClusterWorld
 
 SCHEDULES = 120
 #: Those of a longer run that have found a fault of the server's, each another one.
-FOUND = (2075, 4096, 90085, 92141, 95395)
+FOUND = (2075, 4096, 90085, 92141, 95395, 97479)
 
 
 def play(seed: int, hits: Counter[str], patch: pytest.MonkeyPatch, *, fencing: bool) -> None:
