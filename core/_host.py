@@ -127,13 +127,14 @@ class SessionHost(ABC):
 class Work:
     """Something that waits for its session to be loaded, or to be opened for writing.
 
-    With `even_damaged` it is done, too, if the session cannot be opened since it is damaged.
+    With `even_unwritable` it is done, too, if the session cannot be opened, since it is damaged or
+    there is no room to write what became of its work.
     """
 
     needs_write: bool
     run: Callable[[LiveSession], None]
     fail: Callable[[Exception], None]
-    even_damaged: bool = False
+    even_unwritable: bool = False
 
 
 class LocalHost(SessionHost):
@@ -208,7 +209,7 @@ class LocalHost(SessionHost):
             lambda session: self._execute(session, command, reply),
             reply.fail,
             needs_write=needs_write,
-            even_damaged=isinstance(command.params, SessionDelete),
+            even_unwritable=isinstance(command.params, SessionDelete),
         )
 
     def _ready(self, session_id: str, *, needs_write: bool) -> LiveSession | None:
@@ -229,7 +230,7 @@ class LocalHost(SessionHost):
         fail: Callable[[Exception], None],
         *,
         needs_write: bool = False,
-        even_damaged: bool = False,
+        even_unwritable: bool = False,
     ) -> None:
         """Do something with a session, at once if it is here, else when it has been loaded.
 
@@ -238,13 +239,13 @@ class LocalHost(SessionHost):
             run: What to do; behind what waits for the session already.
             fail: Called instead if there is no such session, or it cannot be read or written.
             needs_write: The session has to be this process's to write.
-            even_damaged: Or it cannot be written since it is damaged.
+            even_unwritable: Or it cannot be written, since it is damaged or there is no room.
         """
         session = self._ready(session_id, needs_write=needs_write)
         if session is not None:
             run(session)
             return
-        work = Work(needs_write, run, fail, even_damaged)
+        work = Work(needs_write, run, fail, even_unwritable)
         waiting = self._opening.get(session_id)
         if waiting is not None:
             waiting.append(work)
@@ -270,11 +271,12 @@ class LocalHost(SessionHost):
                 if needs_write and not session.journal.is_open:
                     try:
                         await self._take_over(session)
-                    except (DamagedError, FencedError) as exc:
-                        if session.journal.is_open:
+                    except (DamagedError, FencedError, OverloadedError) as exc:
+                        is_full = isinstance(exc, OverloadedError)
+                        if not work.even_unwritable if is_full else session.journal.is_open:
                             raise
                         # It is read as far as it goes, with what it left open.
-                        is_passable = work.even_damaged and isinstance(exc, DamagedError)
+                        is_passable = work.even_unwritable and not isinstance(exc, FencedError)
                         if work.needs_write and not is_passable:
                             if isinstance(exc, FencedError):
                                 _refuse_writes(waiting, exc)
@@ -488,7 +490,9 @@ class LocalHost(SessionHost):
 
         # It may wait for a turn that does not end.
         reply.when_abandoned(lambda _reason: None)
-        if session.feed.damage is not None and not session.journal.is_open:
+        if session.journal.failure is not None:
+            closed(session.journal.failure)
+        elif session.feed.damage is not None and not session.journal.is_open:
             closed(None)
         else:
             session.closing.begin("deleted by a client", closed)

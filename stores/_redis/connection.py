@@ -16,8 +16,8 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias, cast
 
+import anyio
 import trio
-from anyio import BrokenResourceError, EndOfStream
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from coredis import exceptions as errors
 from coredis.connection import (
@@ -381,7 +381,7 @@ def _is_away(exc: BaseException) -> bool:
             return False
         case AwayError() | errors.ConnectionError() | OSError() | trio.TooSlowError():
             return True
-        case EndOfStream() | BrokenResourceError():
+        case anyio.EndOfStream() | anyio.BrokenResourceError():
             return True
         case _:
             return False
@@ -411,7 +411,7 @@ def _explain(exc: BaseException) -> str:
             return "the engine does not speak TLS"
         case trio.TooSlowError() | TimeoutError():
             return _SILENCE
-        case EndOfStream() | BrokenResourceError():
+        case anyio.EndOfStream() | anyio.BrokenResourceError():
             return "the engine closes the connection at once: it may want TLS, or a certificate"
         case BaseExceptionGroup():
             return _explain(next(leaves(exc)))

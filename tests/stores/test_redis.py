@@ -19,7 +19,9 @@ import pytest
 import trio
 import trio.testing
 
+from trialogue import Turn
 from trialogue.agents.echo import echo
+from trialogue.client import AskChunk
 from trialogue.core.errors import (
     DamagedError,
     FencedError,
@@ -581,6 +583,28 @@ async def test_room_is_made_in_an_engine_without_memory_that_was_away() -> None:
                 await SessionWriter(store, "ses_3").append()
         async with open_redis_store(engine.url) as store:
             assert await store.prune(keep=1) == ["ses_1"]
+
+
+async def test_session_with_open_work_can_go_where_the_engine_has_no_memory() -> None:
+    """What makes room is done: it was refused, since what became of the work had to be written."""
+
+    async def ask_somebody(turn: Turn) -> None:
+        await turn.ask("yes?")
+
+    with Engine() as engine, trio.fail_after(30):
+        async with open_test_server(ask_somebody, store=open_redis_store(engine.url)) as server:
+            session = await server.client.create_session()
+            async with server.client.stream_message(session.id, "x") as chunks:
+                async for chunk in chunks:
+                    if isinstance(chunk, AskChunk):
+                        break
+        await ask(engine, "CONFIG", "SET", "maxmemory", "1")
+        async with open_test_server(ask_somebody, store=open_redis_store(engine.url)) as server:
+            with pytest.raises(OverloadedError):
+                await server.client.get_session(session.id)
+            await server.client.delete_session(session.id)
+            assert await server.client.find_session(session.id) is None
+            assert await ask(engine, "EXISTS", f"trialogue:{{{session.id}}}:meta") == b":0"
 
 
 async def test_session_is_not_damaged_where_its_engine_takes_no_writes() -> None:
