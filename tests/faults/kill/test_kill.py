@@ -72,9 +72,14 @@ async def load_until_killed(url: str, witness: Witness, choice: random.Random, u
 
 
 async def wait_settled(url: str) -> None:
-    """Wait until no turn runs."""
+    """Wait until no turn runs, nor waits for the lease of a dead server to be over."""
+    health = ("server.health", dict[str, Any](), None)
+    running = ("session.list", {"status": "running", "limit": 1}, None)
     with trio.fail_after(60):
-        while (await call(url, ("server.health", {}, None)))[0]["data"]["turns"]:  # noqa: ASYNC110
+        while True:
+            (of_server, of_store) = await call(url, health, running)
+            if not of_server["data"]["turns"] and not of_store["data"]["sessions"]:
+                return
             await trio.sleep(0.02)
 
 
