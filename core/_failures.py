@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import traceback
+from typing import Final
 
 import trio
 
@@ -18,9 +19,11 @@ from .errors import (
     DamagedError,
     FencedError,
     LocalProtocolError,
+    OverloadedError,
     ServerError,
     SessionDamagedError,
     StoreError,
+    UnavailableError,
     WireError,
     leaves,
     single_exception,
@@ -29,12 +32,16 @@ from .models import ErrorInfo
 
 __all__ = [
     "describe_failure",
+    "explain_absence",
     "explain_failure",
     "explain_refusal",
     "find_failure",
     "hide_failure",
     "is_of_store",
 ]
+
+#: Where the store cannot be reached: it may be back by then.
+AWAY_RETRY_MS: Final = 1_000
 
 log = logging.getLogger("trialogue.turn")
 request_log = logging.getLogger("trialogue.request")
@@ -73,7 +80,16 @@ def explain_refusal(exc: Exception, method: str, *, is_known: bool = False) -> W
             "The session is read-only: its log is damaged",
             data={"sessionId": exc.session_id, "seq": exc.seq},
         )
+    if isinstance(exc, UnavailableError):
+        # The store has logged it. It is no bug, and asking again helps.
+        request_log.info("%s failed: %s", method, exc, extra={"method": method})
+        return explain_absence("The session could not be read or written for now")
     return hide_failure(exc, method, is_known=is_known)
+
+
+def explain_absence(message: str) -> OverloadedError:
+    """Say that the store takes nothing now: what is asked again under its key has its effect once."""
+    return OverloadedError(message, data={"retryAfterMs": AWAY_RETRY_MS})
 
 
 def hide_failure(exc: Exception, method: str, *, is_known: bool = False) -> ServerError:

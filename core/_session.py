@@ -21,6 +21,7 @@ from ._cluster import MovedError
 from ._command import Command, KeyClaim, Reply, record_key
 from ._compaction import compact
 from ._edits import add_message, update_session, write_checkpoint
+from ._failures import explain_absence
 from ._feed import SessionFeed
 from ._ids import new_id
 from ._notes import NoteTaker
@@ -44,6 +45,8 @@ from .errors import (
     SessionClosedError,
     SessionExpiredError,
     TurnNotFoundError,
+    UnavailableError,
+    WireError,
 )
 from .events import (
     InputDelivered,
@@ -652,7 +655,7 @@ class LiveSession:
         if not isinstance(exc, (MovedError, CreatedError)):
             self.host.stats.journal_failures += 1
             if self.host.node is None or not isinstance(exc, FencedError):
-                why = ServerError("The session's log could not be written; it is opened again")
+                why = _explain_log(exc)
             # Else whoever has the session now carries out what it was asked.
         if self.feed.damage is not None:
             why = self.feed.damage.error(self.id)
@@ -676,3 +679,11 @@ class LiveSession:
                 self.feed, self.feed.make_resync("the log is damaged"), is_resync=True
             )
         self.host.session_failed(self, exc)
+
+
+def _explain_log(exc: Exception) -> WireError:
+    """Say to whoever waits that a session's log took no more."""
+    said = "The session's log could not be written; it is opened again"
+    if isinstance(exc, (OverloadedError, UnavailableError)):
+        return explain_absence(said)
+    return ServerError(said)

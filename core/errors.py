@@ -58,6 +58,7 @@ __all__ = [
     "TrialogueError",
     "TurnNotFoundError",
     "UnauthorizedError",
+    "UnavailableError",
     "UnsupportedVersionError",
     "WireError",
     "as_text",
@@ -90,6 +91,13 @@ class FencedError(TrialogueError):
 
 class StoreError(TrialogueError):
     """The store could not do what was asked."""
+
+
+class UnavailableError(StoreError):
+    """The store cannot be reached now, and may be soon; whether it did what was asked is not known.
+
+    A peer is told so as `OverloadedError`; the message is for the log alone.
+    """
 
 
 class DamagedError(StoreError):

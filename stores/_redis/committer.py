@@ -133,7 +133,7 @@ class Committer(GroupCommitter[Job]):
 
     def _let_go(self, group: Sequence[Waiting[Job]]) -> None:
         """Fail what nobody knows the outcome of."""
-        failure = StoreError(f"the engine takes nothing: {self.trouble}")
+        failure = AwayError(f"the engine takes nothing: {self.trouble}")
         log.error("what the engine did not take is given up", extra={"error": self.trouble})
         self._node.rename()
         self._give_up(group, failure)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ...core.errors import StoreError
+from ...core.errors import StoreError, UnavailableError
 
 __all__ = ["AwayError", "RefusedError"]
 
 
-class AwayError(StoreError):
+class AwayError(UnavailableError):
     """The engine cannot be reached, or takes nothing now; whether it did something is not known."""
 
 

@@ -46,7 +46,7 @@ FAULTS: Final = 12
 #: By then everything is answered, on a machine that has others to serve too.
 ANSWER_SECONDS: Final = 30.0
 #: What may be said of a command while the engine cannot be reached.
-TYPED: Final = frozenset({"SERVER_ERROR", "OVERLOADED", "SESSION_NOT_FOUND"})
+TYPED: Final = frozenset({"OVERLOADED", "SESSION_NOT_FOUND"})
 
 
 async def _late(proxy: EngineProxy, choice: random.Random) -> None:

@@ -31,7 +31,7 @@ from trialogue.core.errors import (
     SettingsError,
     StoreError,
 )
-from trialogue.core.events import MessageCreated, TurnEnded
+from trialogue.core.events import MessageCompleted, MessageCreated, TurnEnded
 from trialogue.stores.copying import copy_sessions
 from trialogue.stores.jsonl import open_jsonl_store
 from trialogue.stores.redis import RedisStore, open_redis_store
@@ -624,6 +624,39 @@ async def test_session_is_not_damaged_where_its_engine_takes_no_writes() -> None
             while store.committer.engine.away_since is not None:  # noqa: ASYNC110
                 await trio.sleep(0.02)
             assert (await store.open("ses_1")).term > 2
+
+
+async def test_engine_that_is_away_for_long_is_no_bug_and_ends_no_stream() -> None:
+    """It was SERVER_ERROR, of which nobody could know that asking again would help."""
+    with Engine("--appendonly", "yes") as engine, trio.fail_after(60):
+        store = open_redis_store(f"{engine.url}?lease_seconds=1")
+        async with open_test_server(echo, store=store) as server:
+            client = server.client
+            session = await client.create_session()
+            await client.send_message(session.id, "one")
+            async with client.events(session.id, after="0-0") as events:
+                engine.kill()
+                with pytest.raises(OverloadedError) as caught:
+                    await client.create_session()
+                assert caught.value.retryable
+                assert caught.value.data["retryAfterMs"] > 0
+                # Whoever follows it goes on following, however often that fails.
+                await trio.sleep(2)
+                engine.start()
+                while True:
+                    try:
+                        await client.send_message(session.id, "two")
+                        break
+                    except OverloadedError:
+                        await trio.sleep(0.1)
+                said = list[str]()
+                async for event in events:
+                    if isinstance(event.body, MessageCompleted):
+                        said.append(event.body.message.content)
+                    if said[-1:] == ["two"]:
+                        break
+                assert said[0] == "one"
+                assert said.count("two") == 1
 
 
 async def test_append_waits_for_a_replica_where_it_is_told_to() -> None:
