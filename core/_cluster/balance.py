@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import trio
 
 from .._suspending import is_alone
+from .._trouble import Trouble
 from ..errors import StoreError
 from .handover import is_at_rest
 from .level import Leveller
@@ -47,6 +48,7 @@ class Balancer:
         #: What was given away, when and in which term, until it is known what became of it.
         self._given: dict[str, tuple[float, int]] = {}
         self._taking: set[str] = set()
+        self._trouble = Trouble(log, "nodes are not balanced", "nodes are balanced again")
 
     async def run(self) -> NoReturn:
         """Balance until cancelled."""
@@ -55,7 +57,10 @@ class Balancer:
                 await self._look_after()
                 await self._balance()
             except StoreError as exc:
-                log.warning("nodes are not balanced", extra={"error": repr(exc)})
+                self._trouble.note(repr(exc))
+            else:
+                if not self._host.is_draining:  # else nobody was asked
+                    self._trouble.end()
             # Not all nodes at once.
             await trio.sleep(self._cluster.lease_seconds / 3 * random.uniform(0.8, 1.2))
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import trio
 
+from .._trouble import Trouble
 from ..errors import StoreError
 from .wire import Probe, write
 
@@ -31,6 +32,7 @@ class Sweeper:
         self._number = 0
         #: When the probe was posted that has not come back yet.
         self._probed_at: float | None = None
+        self._trouble = Trouble(log, "nobody looks for orphans", "orphans are looked for again")
 
     async def run(self) -> NoReturn:
         """Sweep until cancelled."""
@@ -42,7 +44,7 @@ class Sweeper:
                 await self._host.interests.beat()
                 await self._probe()
             except StoreError as exc:
-                log.warning("nobody looks for orphans", extra={"error": repr(exc)})
+                self._trouble.note(repr(exc))
             self._host.errands.send_again()
             # Not all nodes at once.
             await trio.sleep(pause * random.uniform(0.8, 1.2))
@@ -61,9 +63,14 @@ class Sweeper:
                 await host.take_up(session_id)
 
     async def _probe(self) -> None:
-        """Post something to this node itself, unless the last is still on its way."""
+        """Post something to this node itself, unless the last is still on its way.
+
+        While there is trouble, a new one: the last may be lost, and only one that comes back shows
+        that all of it works again, what is written and what is heard.
+        """
         now, late = trio.current_time(), self._cluster.lease_seconds
-        if self._probed_at is None or now >= self._probed_at + late:
+        is_due = self._probed_at is None or now >= self._probed_at + late
+        if is_due or self._trouble.is_on:
             self._number += 1
             self._probed_at = now
             await self._cluster.post(self._cluster.node, write(Probe(self._number)))
@@ -72,4 +79,5 @@ class Sweeper:
         """A probe has come back."""
         if number == self._number and self._probed_at is not None:
             self._host.counted.lag_seconds.observe(trio.current_time() - self._probed_at)
+            self._trouble.end(unless_since=self._probed_at)
             self._probed_at = None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import attrs
 import trio
 
+from ...core._trouble import Trouble
 from ...core.errors import RewoundError, StoreError
 from ...core.log import Position
 from .._reading import read_entries
@@ -150,7 +151,7 @@ class Follower:
     async def run(self) -> NoReturn:
         """Read and tell, until cancelled."""
         connects = 0
-        is_deaf = False
+        deafness = Trouble(log, "nothing is heard of other nodes", "other nodes are heard again")
         while True:
             await self._engine.wait_connected()
             try:
@@ -159,12 +160,10 @@ class Follower:
                     connects = now
                 await self._read()
             except StoreError as exc:
-                if not is_deaf:
-                    log.warning("nothing is heard of other nodes", extra={"error": str(exc)})
-                is_deaf = True
+                deafness.note(str(exc))
                 await trio.sleep(AGAIN_SECONDS)
             else:
-                is_deaf = False
+                deafness.end()
 
     async def _begin_anew(self) -> None:
         """Look at all that is followed: the engine may be another one by now."""

@@ -117,7 +117,20 @@ class Node:
                 " last snapshot",
                 extra={"place": self.settings.place},
             )
+        self._count_replicas(info)
         self.engine = engine
+
+    def _count_replicas(self, info: dict[str, str]) -> None:
+        wanted = self.settings.replicas
+        online = sum(
+            name.startswith("slave") and "state=online" in said.split(",")
+            for name, said in info.items()
+        )
+        if online < wanted and not self.engine:
+            log.warning(
+                "the engine has too few replicas: nothing is acknowledged until there are more",
+                extra={"place": self.settings.place, "replicas": wanted, "online": online},
+            )
 
     async def establish(self, ask: Ask) -> None:
         """Find the data of before, or begin new ones.

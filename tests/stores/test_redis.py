@@ -845,6 +845,29 @@ async def test_engine_that_keeps_nothing_is_warned_of(caplog: pytest.LogCaptureF
     assert "append-only file" in record.message
 
 
+async def test_replicas_that_are_missing_are_warned_of_at_the_start(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A bug once seen: it started as if all were well, and then acknowledged nothing."""
+
+    async def start_with(replicas: int) -> list[logging.LogRecord]:
+        caplog.clear()
+        async with open_redis_store(f"{engine.url}?replicas={replicas}"):
+            return [each for each in caplog.records if "too few replicas" in each.message]
+
+    follow = ("--repl-diskless-sync-delay", "0")
+    with Engine(*follow, port=True) as engine, trio.fail_after(60):
+        assert await start_with(0) == []
+        (record,) = await start_with(1)
+        assert (vars(record)["replicas"], vars(record)["online"]) == (1, 0)
+        with Engine("--replicaof", "127.0.0.1", str(engine.port)):
+            while b"state=online" not in await ask(engine, "INFO", "replication"):  # noqa: ASYNC110
+                await trio.sleep(0.01)
+            assert await start_with(1) == []
+            (record,) = await start_with(2)
+            assert (vars(record)["replicas"], vars(record)["online"]) == (2, 1)
+
+
 async def test_store_that_has_to_exist_is_not_begun(place: Place) -> None:
     with pytest.raises(StoreError, match="there is no store"):
         async with open_redis_store(place.url, must_exist=True):
