@@ -354,7 +354,8 @@ def open_redis_store(
     try:
         from ._redis.connection import open_engine
     except ModuleNotFoundError as exc:
-        if exc.name != "coredis":
+        # anyio is coredis's own, and missing with it.
+        if (exc.name or "").partition(".")[0] not in {"anyio", "coredis"}:
             raise
         raise SettingsError(
             "the store 'redis' needs 'coredis': pip install 'trialogue[redis]'"

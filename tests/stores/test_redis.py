@@ -782,8 +782,9 @@ async def test_file_for_tls_that_is_missing_is_a_setting_that_is_wrong(
             pass
 
 
-def test_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "coredis", None)
+@pytest.mark.parametrize("missing", ["anyio", "coredis"])
+def test_library_that_is_missing_is_named(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
     monkeypatch.delitem(sys.modules, "trialogue.stores._redis.connection", raising=False)
     with pytest.raises(SettingsError, match=r"pip install 'trialogue\[redis\]'"):
         open_redis_store("redis://localhost")
