@@ -16,12 +16,13 @@ from trialogue.benchmarks import (
     _nodes,
     _storage,
 )
+from trialogue.core.errors import SettingsError
 
 
 def main() -> int:
     """Run one of the commands; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    commands = parser.add_subparsers(required=True)
+    commands = parser.add_subparsers(required=True, dest="command")
     for name, module in (
         ("compare", _compare),
         ("profile", _compare_profile),
@@ -36,7 +37,11 @@ def main() -> int:
         module.add_arguments(command)
         command.set_defaults(run=module.run)
     arguments = parser.parse_args()
-    code: int = arguments.run(arguments)
+    try:
+        code: int = arguments.run(arguments)
+    except SettingsError as exc:
+        print(f"{parser.prog} {arguments.command}: {exc}", file=sys.stderr)
+        return 2
     return code
 
 

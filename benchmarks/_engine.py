@@ -8,32 +8,23 @@ since that one thread is what an engine can run out of. `_model.py` reckons with
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from random import Random
 from statistics import median
-from typing import Any, Final, TypeAlias
+from typing import Final
 
 import attrs
 import trio
 
 import trialogue
 from trialogue.client import Client
-from trialogue.core.plugins import load_object
 
 from ._process import MeasuredProcess, describe_machine, open_server, write_result
+from ._scratch import Account, open_account, run_in_engine
 
-__all__ = [
-    "Account",
-    "add_arguments",
-    "keep",
-    "open_account",
-    "run",
-    "scratch_url",
-    "serve_arguments",
-]
+__all__ = ["add_arguments", "keep", "run", "serve_arguments"]
 
 _RESULTS: Final = Path(__file__).resolve().parent / "results" / "engine.json"
 _SESSIONS: Final = 200
@@ -42,9 +33,6 @@ _CPU: Final = ("server_us", "engine_us")
 _CONNECTIONS: Final = 8
 _ROUNDS: Final = 3
 _SEED: Final = 7
-
-#: Reads the numbers of an engine's ``INFO``.
-Account: TypeAlias = Callable[[], Awaitable[Mapping[str, float]]]
 
 
 @attrs.frozen
@@ -86,8 +74,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure; print the figures, and keep them."""
     rounds = 1 if arguments.quick else _ROUNDS
-    bench = _Bench(arguments.url, arguments.sessions, rounds)
-    results = trio.run(bench.measure)
+
+    async def measure(store: str) -> dict[str, dict[str, float]]:
+        return await _Bench(store, arguments.sessions, rounds).measure()
+
+    results = run_in_engine(arguments.url, measure)
     keep("engine", results, arguments.out or (None if arguments.quick else _RESULTS))
     return 0
 
@@ -120,8 +111,8 @@ class _Reading:
 
 
 class _Bench:
-    def __init__(self, url: str, sessions: int, rounds: int) -> None:
-        self._url = scratch_url(url)
+    def __init__(self, store: str, sessions: int, rounds: int) -> None:
+        self._store = store
         self._count = sessions
         self._rounds = rounds
         self._account: Account
@@ -131,7 +122,7 @@ class _Bench:
 
     async def measure(self) -> dict[str, dict[str, float]]:
         """Give what each thing costs: a session, a turn, a second of text, a load."""
-        async with open_account(self._url) as self._account:
+        async with open_account(self._store) as self._account:
             async with self._serving():
                 worker = {"resident_bytes": float(self._server.resident_bytes())}
                 session = await self._measure_creation()
@@ -165,7 +156,7 @@ class _Bench:
     @asynccontextmanager
     async def _serving(self) -> AsyncGenerator[None]:
         """Run a server, and have clients connected to it."""
-        with open_server(*serve_arguments(self._url)) as self._server:
+        with open_server(*serve_arguments(self._store)) as self._server:
             async with AsyncExitStack() as stack:
                 self._clients = [
                     await stack.enter_async_context(trialogue.connect(self._server.endpoints[0]))
@@ -217,50 +208,10 @@ def serve_arguments(store: str) -> tuple[str, ...]:
     )
 
 
-def scratch_url(url: str) -> str:
-    """Name a store in an engine that nobody else has."""
-    mark = "&" if "?" in url else "?"
-    return f"{url}{mark}prefix=bench-{os.getpid()}"
-
-
-@asynccontextmanager
-async def open_account(url: str) -> AsyncGenerator[Account]:
-    """Connect to an engine to read what it says of itself, beside it ``main_thread_us``.
-
-    That is the CPU time of the thread that carries out commands, in microseconds.
-    """
-    settings = load_object("trialogue.stores._redis.settings:parse_url")(url)
-    open_engine = load_object("trialogue.stores._redis.connection:open_engine")
-
-    async def greet(_: Any) -> None:
-        await trio.lowlevel.checkpoint()
-
-    async def read() -> Mapping[str, float]:
-        info = _read_info(await engine.ask(b"INFO", b"ALL"))
-        used = info["used_cpu_user_main_thread"] + info["used_cpu_sys_main_thread"]
-        return {**info, "main_thread_us": 1e6 * used}
-
-    async with open_engine(settings, greet) as engine:
-        await engine.wait_connected()
-        yield read
-
-
 async def _talk(client: Client, session_id: str, text: str) -> None:
     async with client.stream_message(session_id, text) as chunks:
         async for _ in chunks:
             pass
-
-
-def _read_info(text: bytes) -> dict[str, float]:
-    """Read the numbers of an engine's INFO."""
-    numbers: dict[str, float] = {}
-    for line in text.decode().splitlines():
-        name, _, value = line.partition(":")
-        try:
-            numbers[name] = float(value)
-        except ValueError:
-            pass
-    return numbers
 
 
 def _median(rounds: list[dict[str, float]]) -> dict[str, float]:

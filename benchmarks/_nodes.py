@@ -22,10 +22,11 @@ import trialogue
 from trialogue.client import Client
 from trialogue.core.events import Sync
 
-from ._engine import Account, keep, open_account, scratch_url, serve_arguments
+from ._engine import keep, serve_arguments
 from ._load_server import find_pids
 from ._measure import quantile
 from ._process import cpu_seconds, open_server
+from ._scratch import Account, open_account, run_in_engine
 
 __all__ = ["add_arguments", "run"]
 
@@ -60,15 +61,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure; print the figures, and keep them."""
     rounds, shorter = (1, 10) if arguments.quick else (_ROUNDS, 1)
-    results = trio.run(_measure, arguments.url, arguments.workers, rounds, shorter)
+
+    async def measure(store: str) -> dict[str, dict[str, float]]:
+        return await _measure(store, arguments.workers, rounds, shorter)
+
+    results = run_in_engine(arguments.url, measure)
     keep("nodes", results, arguments.out or (None if arguments.quick else _RESULTS))
     return 0
 
 
 async def _measure(
-    url: str, workers: Sequence[int], rounds: int, shorter: int
+    store: str, workers: Sequence[int], rounds: int, shorter: int
 ) -> dict[str, dict[str, float]]:
-    store = scratch_url(url)
     found: dict[str, list[dict[str, float]]] = {}
     async with open_account(store) as account:
         for _ in range(rounds):

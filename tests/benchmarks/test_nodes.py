@@ -19,11 +19,14 @@ def measure(tmp_path: Path, name: str, *arguments: str) -> dict[str, dict[str, f
     """Run one of the commands in short, and give what it has kept."""
     out = tmp_path / "found.json"
     with Engine() as engine:
+        engine.ask("SET", "somebody:else", "1")
         command = [sys.executable, "-m", "trialogue.benchmarks", name, engine.url, "--quick"]
         done = subprocess.run(
             [*command, *arguments, "--out", str(out)], capture_output=True, text=True, check=False
         )
+        left = engine.ask("DBSIZE"), engine.ask("GET", "somebody:else")
     assert done.returncode == 0, done.stdout + done.stderr
+    assert left == (b":1", b"1"), "its own keys are gone, and no others"
     results: dict[str, dict[str, float]] = json.loads(out.read_text())["results"]
     return results
 
