@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
+from .._closing import only_stop_waiting
 from ..codec import structure
 from ..errors import StoreError
 from ..log import Position
@@ -237,6 +238,9 @@ class ErrandDesk:
         except StoreError as exc:
             # Perhaps it is there: it is sent again, at the latest when its time is over.
             log.warning("an errand may be lost", extra={"error": repr(exc)})
+            if not errand.waits:
+                # What waits for its commit is answered with that, elsewhere; for this nobody knows.
+                errand.reply.when_abandoned(only_stop_waiting)
             return None
         if found is None and errand.session_id:
             if not is_again:

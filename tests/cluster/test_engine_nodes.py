@@ -187,6 +187,28 @@ async def test_session_moves_to_a_node_with_less_to_do_and_nobody_notices() -> N
                 assert [event["position"] for event in peer.durable_events(sid)] == whole
 
 
+async def test_deadline_of_a_command_holds_while_the_engine_is_away() -> None:
+    """PROTOCOL §2.3; and what was asked has its effect once, when the engine is back."""
+    with trio.fail_after(60):
+        async with (
+            open_engine_nodes(counting, lease_seconds=1.0) as nodes,
+            nodes.connect("a") as a,
+            nodes.connect("b") as b,
+        ):
+            sid = (await a.call("session.create"))["id"]
+            await b.call("session.subscribe", sessionId=sid, after="0-0")
+            nodes.proxies["b"].hold()
+            said = {"sessionId": sid, "role": "user", "content": "late"}
+            await b.refused(
+                "TIMEOUT", "message.add", params=said, timeout_ms=2500, idempotency_key="late"
+            )
+            nodes.proxies["b"].let_pass()
+            await b.call("message.add", params=said, idempotency_key="late")
+            await a.call("message.add", sessionId=sid, role="user", content="after")
+            listed = await a.call("message.list", sessionId=sid)
+            assert [each["content"] for each in listed["messages"]] == ["late", "after"]
+
+
 async def test_who_follows_a_deleted_session_is_told_all_of_it() -> None:
     """PROTOCOL §3: each subscriber gets `session.deleted`, on any node, behind the last entry."""
     with trio.fail_after(60):
