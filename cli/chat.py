@@ -60,8 +60,9 @@ def chat(
     store: Annotated[
         str | None,
         option(
-            "Without URL, where sessions are kept: memory for nowhere, jsonl:FOLDER or "
-            "sqlite:FILE. By default the last 50 are, in the state folder.",
+            "Without URL, where sessions are kept: memory for nowhere, jsonl:FOLDER, "
+            "sqlite:FILE, or redis://HOST:PORT/0 and its like. By default the last 50 are, in the "
+            "state folder.",
             metavar="STORE",
         ),
     ] = None,

@@ -54,8 +54,8 @@ __all__ = [
 sessions: Final = CommandGroup(
     """List, show, export and import sessions; close a server's.
 
-    WHERE is a server's URL, or a store that no server has open: jsonl:FOLDER, sqlite:FILE, or jsonl
-    alone, which is the folder of trialogue serve.
+    WHERE is a server's URL, or a store that no server has open: jsonl:FOLDER, sqlite:FILE,
+    redis://HOST:PORT/0 and its like, or jsonl alone, which is the folder of trialogue serve.
 
     Exit codes: 0 done; 1 refused, or there is no such session; 2 wrongly asked, or the store cannot
     be used; 3 no connection.
@@ -290,7 +290,11 @@ def _write_private(path: str, data: bytes) -> None:
 
 def import_sessions(
     store: Annotated[
-        str, option("The store: jsonl:FOLDER, sqlite:FILE, or jsonl alone.", name="STORE")
+        str,
+        option(
+            "The store: jsonl:FOLDER, sqlite:FILE, redis://HOST:PORT/0 and its like, or jsonl alone.",
+            name="STORE",
+        ),
     ],
     file: Annotated[str, option("JSON Lines or Markdown; - for standard input.", name="FILE")],
     /,

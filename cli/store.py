@@ -20,7 +20,8 @@ __all__ = ["check_store", "copy_store", "store"]
 store: Final = CommandGroup(
     """Copy or check a store that no server has open.
 
-    A store is jsonl:FOLDER, sqlite:FILE, or jsonl alone, which is the folder of trialogue serve.
+    A store is jsonl:FOLDER, sqlite:FILE, redis://HOST:PORT/0 and its like, or jsonl alone, which is
+    the folder of trialogue serve.
 
     Exit codes: 0 done; 1 not all is as it should be; 2 wrongly asked, or a store cannot be used.
     """,

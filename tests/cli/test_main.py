@@ -107,6 +107,18 @@ def test_each_command_has_help(command: str, capsys: pytest.CaptureFixture[str])
     assert f"Usage: trialogue {command}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "command", ["serve", "chat", "store", "store copy", "sessions", "sessions import"]
+)
+def test_help_names_each_kind_of_store(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A bug once seen: an engine was taken everywhere, and named by some of them."""
+    assert main([*command.split(), "--help"], {}) == 0
+    # Out of its frame, and of the lines that it was broken into.
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for store in ("jsonl", "sqlite:FILE", "redis://HOST:PORT/0"):
+        assert store in said
+
+
 def test_without_a_command_it_says_which_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([], {}) == 2
     assert "serve" in capsys.readouterr().out
