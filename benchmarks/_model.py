@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import attrs
+
+from trialogue.core.errors import SettingsError
 
 from ._model_world import (
     GIB,
@@ -24,16 +26,31 @@ from ._model_world import (
     simulate,
 )
 
-__all__ = ["SCENARIOS", "add_arguments", "find_first", "read_costs", "run"]
+__all__ = ["add_arguments", "find_first", "make_scenarios", "read_costs", "run"]
 
 _RESULTS: Final = Path(__file__).resolve().parent / "results"
 
 #: What people do, from quiet to busy; the rest is `Assumptions`' own.
-SCENARIOS: Final[Mapping[str, Mapping[str, Any]]] = {
-    "stored, 5 % connected": {"connected": 0.05},
-    "all connected, a turn an hour": {"turn_every_seconds": 3600.0},
-    "all connected, a turn in 10 min": {},
-    "all connected, a turn in 2 min": {"turn_every_seconds": 120.0},
+_SCENARIOS: Final[Sequence[Mapping[str, Any]]] = (
+    {"connected": 0.05},
+    {"turn_every_seconds": 3600.0},
+    {},
+    {"turn_every_seconds": 120.0},
+)
+#: From where to where an assumption may be: of a CPU of which next to nothing may be used a single
+#: turn takes more, and no size would do.
+_BOUNDS: Final[Mapping[str, tuple[float, float]]] = {
+    "sessions": (1, 1e9),
+    "connected": (0, 1),
+    "turn_every_seconds": (1, 1e9),
+    "text_seconds": (1, 3600),
+    "history_turns": (0, 1e6),
+    "cores": (1, 1024),
+    "machine_bytes": (2**20, 2**50),
+    "engine_bytes": (2**20, 2**50),
+    "busy": (0.1, 1),
+    "filled": (0.1, 1),
+    "engine_filled": (0.1, 1),
 }
 #: Each resource, and how much of it may be used.
 _RESOURCES: Final[Mapping[str, tuple[Callable[[Peaks], float], Callable[[Assumptions], float]]]] = {
@@ -48,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what may be assumed otherwise."""
     for field in attrs.fields(Assumptions):
         parser.add_argument(
-            f"--{field.name.replace('_', '-')}",
+            _flag(field.name),
             type=int if isinstance(field.default, int) else float,
             metavar="N",
             help=f"[{field.default:,}]",
@@ -57,13 +74,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the tables."""
+    """Print the tables.
+
+    Raises:
+        SettingsError: Nothing can be reckoned from what is assumed.
+    """
     said = {
         field.name: value
         for field in attrs.fields(Assumptions)
         if (value := getattr(arguments, field.name)) is not None
     }
+    for name, value in said.items():
+        least, most = _BOUNDS[name]
+        if not least <= value <= most:
+            raise SettingsError(f"{_flag(name)}: {value:g} is not from {least:g} to {most:g}")
     world, costs = Assumptions(**said), read_costs()
+    if costs.worker_bytes >= world.filled * world.machine_bytes / world.cores:
+        raise SettingsError(
+            f"{_flag('machine_bytes')}: {world.machine_bytes:g} are too few for {world.cores} "
+            f"workers of {costs.worker_bytes:g} each, with nothing in them"
+        )
     print("measured, in µs of one core and bytes:")
     for name, value in attrs.asdict(costs).items():
         print(f"  {name:18} {value:14,.1f}")
@@ -74,12 +104,39 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"\none engine, and one machine with {world.cores} workers, by what is used up first:")
     for name, sessions in find_first(world, costs, machine, arguments.seed).items():
         print(f"  {name:24} {sessions:10,.0f} sessions")
-    for title, changes in SCENARIOS.items():
-        varied = attrs.evolve(world, **{k: v for k, v in changes.items() if k not in said})
+    for title, varied in make_scenarios(world, said).items():
         print(f"\n{varied.sessions:,} sessions, {title}:")
         for line in _describe(varied, costs, arguments.seed):
             print(f"  {line}")
     return 0
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def make_scenarios(world: Assumptions, said: Collection[str] = ()) -> dict[str, Assumptions]:
+    """Vary what people do, by what that is called.
+
+    Args:
+        world: The rest.
+        said: What of it is not to be varied.
+    """
+    varied = (
+        attrs.evolve(world, **{k: v for k, v in changes.items() if k not in said})
+        for changes in _SCENARIOS
+    )
+    return {_name(each): each for each in varied}
+
+
+def _name(world: Assumptions) -> str:
+    who = "all" if world.connected == 1 else f"{100 * world.connected:.10g} %"
+    seconds = world.turn_every_seconds
+    if seconds == 3600:
+        how_often = "an hour"
+    else:
+        how_often = f"in {seconds / 60:.10g} min" if seconds % 60 == 0 else f"in {seconds:.10g} s"
+    return f"{who} connected, a turn {how_often}"
 
 
 def read_costs() -> Costs:
