@@ -122,6 +122,8 @@ def find_store(
             options["synchronous"] = _SYNCHRONOUS[settings.fsync]
             options["min_free_bytes"] = settings.min_free_bytes
     elif is_shareable(spec):
+        if not colon:
+            raise SettingsError(f"store {name!r} needs to know where: {SCHEMES[name]}")
         # The name is a part of the URL.
         where = spec
         options |= {"must_exist": must_exist, "url": url}

@@ -400,6 +400,9 @@ def _explain(exc: BaseException) -> str:
             return f"the engine is too old, or lacks a command: {_cut(str(exc))}"
         case errors.BusyLoadingError():
             return "the engine is still loading its data"
+        case errors.InvalidResponse() | AssertionError():
+            # It does not speak as one, or greets in a way that coredis does not expect.
+            return "what answers there is no Redis engine"
         case errors.ConnectionError() if exc.__cause__ is not None:
             return _explain(exc.__cause__)
         case errors.ConnectionError() if str(exc).startswith("Unable to establish"):
@@ -412,7 +415,10 @@ def _explain(exc: BaseException) -> str:
         case trio.TooSlowError() | TimeoutError():
             return _SILENCE
         case anyio.EndOfStream() | anyio.BrokenResourceError():
-            return "the engine closes the connection at once: it may want TLS, or a certificate"
+            return (
+                "the engine closes the connection at once: it may want TLS, or a certificate, or be"
+                " no Redis engine"
+            )
         case BaseExceptionGroup():
             return _explain(next(leaves(exc)))
         case OSError():

@@ -81,7 +81,12 @@ class Finder:
 
     async def _ask_sentinel(self, guide: Address) -> Address:
         service = self._settings.service
-        found = await self._ask_at(guide, b"SENTINEL GET-MASTER-ADDR-BY-NAME", service)
+        try:
+            found = await self._ask_at(guide, b"SENTINEL GET-MASTER-ADDR-BY-NAME", service)
+        except RefusedError as exc:
+            if "unknown command" in str(exc):
+                raise AwayError("it is no sentinel") from exc
+            raise
         if found is None:
             raise AwayError(f"the sentinels know no {service!r}")
         return found[0].decode(), int(found[1])

@@ -13,16 +13,16 @@ from ...core.errors import SettingsError
 
 __all__ = ["SCHEMES", "RedisSettings", "parse_url"]
 
-#: What a URL may begin with; ``rediss`` is TLS.
-SCHEMES: Final = (
-    "redis",
-    "rediss",
-    "redis+unix",
-    "redis+sentinel",
-    "rediss+sentinel",
-    "redis+cluster",
-    "rediss+cluster",
-)
+#: What a URL may begin with, and what is to follow; ``rediss`` is TLS.
+SCHEMES: Final[Mapping[str, str]] = {
+    "redis": "redis://HOST:PORT/0",
+    "rediss": "rediss://HOST:PORT/0",
+    "redis+unix": "redis+unix:///PATH",
+    "redis+sentinel": "redis+sentinel://HOST:PORT/SERVICE/0",
+    "rediss+sentinel": "rediss+sentinel://HOST:PORT/SERVICE/0",
+    "redis+cluster": "redis+cluster://HOST:PORT/0",
+    "rediss+cluster": "rediss+cluster://HOST:PORT/0",
+}
 PORT: Final = 6379
 SENTINEL_PORT: Final = 26379
 

@@ -214,6 +214,12 @@ def test_each_store_serves(store: str, tmp_path: Path) -> None:
     [
         (["--store", "jsonl:"], "store 'jsonl' needs to know where: jsonl:FOLDER"),
         (["--store", "sqlite"], "store 'sqlite' needs to know where: sqlite:FILE"),
+        (["--store", "redis"], "store 'redis' needs to know where: redis://HOST:PORT/0"),
+        (["--store", "redis+unix"], "store 'redis+unix' needs to know where: redis+unix:///PATH"),
+        (
+            ["--store", "redis+sentinel"],
+            "store 'redis+sentinel' needs to know where: redis+sentinel://HOST:PORT/SERVICE/0",
+        ),
         (["--store", "jsonl:{file}"], "store: {file} is not a folder"),
         (["--store", "jsonl:{file}/x"], "store: {file} is not a folder"),
         (["--store", "jsonl:/proc/x"], "store: /proc/x: No such file or directory"),

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -726,6 +727,41 @@ async def test_engine_without_tls_that_tls_is_spoken_with_is_told_of() -> None:
     with Engine(port=True) as engine, trio.fail_after(30):
         url = f"rediss://127.0.0.1:{engine.port}?connect_seconds=0.5"
         async with _refused(url, "does not answer, or does not speak TLS"):
+            pass
+
+
+@pytest.mark.parametrize(
+    "banner",
+    [
+        b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.9\r\n",
+        b"+OK POP3 server ready\r\n",
+    ],
+)
+@pytest.mark.parametrize("url", ["redis://{}", "redis+sentinel://{}/talk", "redis+cluster://{}"])
+async def test_other_server_at_that_port_is_told_from_an_engine(url: str, banner: bytes) -> None:
+    """A bug once seen: "Protocol Error: Unknown RESP data type: 'H'"."""
+
+    async def answer(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.send_all(banner)
+        await trio.sleep_forever()
+
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            serve = partial(trio.serve_tcp, answer, 0, host="127.0.0.1")
+            (listener,) = await nursery.start(serve)
+            at = f"127.0.0.1:{listener.socket.getsockname()[1]}"
+            async with _refused(url.format(at), "what answers there is no Redis engine"):
+                pass
+            nursery.cancel_scope.cancel()
+
+
+async def test_engine_that_is_taken_for_a_sentinel_is_none() -> None:
+    """A bug once seen: it was too old, or lacked a command."""
+    with Engine(port=True) as engine, trio.fail_after(30):
+        at = f"127.0.0.1:{engine.port}"
+        async with _refused(f"redis+sentinel://{at}/talk", f"{at}: it is no sentinel"):
             pass
 
 
