@@ -341,13 +341,17 @@ class Journal:
         except Exception:
             log.exception("a callback failed", extra={"session_id": self.state.session_id})
 
-    def give_up(self, exc: Exception) -> None:
+    def give_up(self, exc: Exception, *, is_meant: bool = False) -> None:
         """Take no more, since another process may have the session now.
 
         What is on its way to the store may come there, or not: whoever reads the log sees it.
+
+        Args:
+            exc: Why.
+            is_meant: This process gives it to another one, which is no news to anybody.
         """
         if self.failure is None:
-            self._fail(exc, self._in_flight)
+            self._fail(exc, self._in_flight, logging.DEBUG if is_meant else None)
 
     async def wait_appended(self) -> None:
         """Wait until nothing is on its way to the store, also of what was given up."""
@@ -355,8 +359,11 @@ class Journal:
             self._all_appended = trio.Event()
             await self._all_appended.wait()
 
-    def _fail(self, exc: Exception, batch: Sequence[_Staged]) -> None:
+    def _fail(self, exc: Exception, batch: Sequence[_Staged], level: int | None = None) -> None:
         """Take no more. Nobody knows what the store holds of the batch until it is read again."""
+        if level is None:
+            is_usual = isinstance(exc, (MovedError, CreatedError))
+            level = logging.INFO if is_usual else logging.ERROR
         self.failure = exc
         self._in_flight = ()
         lost = [*batch, *self._staged]
@@ -368,7 +375,7 @@ class Journal:
             self._room.set()
             self._room = None
         log.log(
-            logging.INFO if isinstance(exc, (MovedError, CreatedError)) else logging.ERROR,
+            level,
             "the session's log takes no more",
             extra={"session_id": self.state.session_id, "entries": len(lost), "error": repr(exc)},
         )

@@ -140,7 +140,7 @@ class Balancer:
         self._cluster.give(session_id, taker, write(take))
         if session.feed.cursors:
             host.interests.gave(session_id, taker)
-        host.lose(session_id, "another node has less to do")
+        host.lose(session_id, "another node has less to do", is_meant=True)
         # Whoever has it sees when it expires.
         host.housekeeper.forget(session_id)
 

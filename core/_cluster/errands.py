@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from .._closing import only_stop_waiting
+from .._trouble import Trouble
 from ..codec import structure
 from ..errors import StoreError
 from ..log import Position
@@ -36,6 +37,8 @@ log = logging.getLogger("trialogue.cluster")
 
 #: Between two tries to send something.
 AGAIN_SECONDS: Final = 0.2
+#: Nothing has failed for so long where it is said to be over: longer than between two tries.
+QUIET_SECONDS: Final = 1.0
 
 
 class ErrandDesk:
@@ -59,6 +62,9 @@ class ErrandDesk:
         self._last: dict[tuple[str, Connection], Errand] = {}
         #: How many reads wait behind errands, by session: one of them may subscribe.
         self._behind: Counter[str] = Counter()
+        self._lost = Trouble(log, "an errand may be lost", "errands are sent again")
+        self._untold = Trouble(log, "nobody was told of a cancel", "cancels are told again")
+        self._unknown = Trouble(log, "nobody knows who follows", "it is known again who follows")
 
     def submit(self, session_id: str, command: Command, reply: Reply) -> None:
         """As `SessionHost.submit`, for what writes."""
@@ -153,7 +159,7 @@ class ErrandDesk:
                     await self._bring_one(errand)
             except Exception as exc:  # noqa: BLE001 - ends this request
                 if errand is None:
-                    log.warning("nobody knows who follows", extra={"error": repr(exc)})
+                    self._unknown.note(repr(exc))
                 else:
                     errand.reply.fail(exc)
                     self._settle(errand)
@@ -237,7 +243,7 @@ class ErrandDesk:
             found = await send(order)
         except StoreError as exc:
             # Perhaps it is there: it is sent again, at the latest when its time is over.
-            log.warning("an errand may be lost", extra={"error": repr(exc)})
+            self._lost.note(repr(exc))
             if not errand.waits:
                 # What waits for its commit is answered with that, elsewhere; for this nobody knows.
                 errand.reply.when_abandoned(only_stop_waiting)
@@ -252,6 +258,11 @@ class ErrandDesk:
         if errand.given_up is not None:
             self._give_up(errand, errand.given_up)
         return True
+
+    def note_reached(self, sent_at: float) -> None:
+        """What was sent to this node itself at that time has come: what failed before is over."""
+        for trouble in (self._lost, self._untold, self._unknown):
+            trouble.end(unless_since=sent_at - QUIET_SECONDS)
 
     def send_again(self) -> None:
         """Send again what was not answered for the time of a lease: whoever had it may be gone."""
@@ -287,7 +298,7 @@ class ErrandDesk:
                         try:
                             node = await self._cluster.send(errand.session_id, item)
                         except StoreError as exc:
-                            log.warning("nobody was told of a cancel", extra={"error": repr(exc)})
+                            self._untold.note(repr(exc))
                         if node is not None or reason is None:
                             return
                         await trio.sleep(AGAIN_SECONDS)

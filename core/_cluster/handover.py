@@ -43,7 +43,7 @@ class Handover:
         async def hand_over() -> None:
             await session.journal.wait_published()
             if is_at_rest(host, session):
-                host.give_up(session.id, _REASON)
+                host.give_up(session.id, _REASON, is_meant=True)
 
         if session.journal.is_open:
             host.spawn_writer(hand_over)

@@ -316,20 +316,23 @@ class ClusterHost(LocalHost):
             self.owned.discard(session_id)
             self.cluster.release(session_id)
 
-    def lose(self, session_id: str, reason: str = "its lease is over") -> None:
+    def lose(
+        self, session_id: str, reason: str = "its lease is over", *, is_meant: bool = False
+    ) -> None:
         """As `Member.lose`: this node has a session no more, whoever has it."""
         self.owned.discard(session_id)
         self.inbox.leave(session_id)
-        self.give_up(session_id, reason)
+        self.give_up(session_id, reason, is_meant=is_meant)
         session = self.sessions.get(session_id)
         if session is not None:
             self.interests.moved(session.feed)
 
-    def give_up(self, session_id: str, reason: str) -> None:
-        """Write a session no more, without another word."""
+    def give_up(self, session_id: str, reason: str, *, is_meant: bool = False) -> None:
+        """Write a session no more, without another word; it is meant if another one is to have it."""
         session = self.sessions.get(session_id)
         if session is not None and session.journal.is_open:
-            session.journal.give_up(MovedError(f"{session_id} was given up: {reason}"))
+            exc = MovedError(f"{session_id} was given up: {reason}")
+            session.journal.give_up(exc, is_meant=is_meant)
 
     def lose_readers(self, session: LiveSession) -> None:
         """They go on following, as soon as it is known what the log has."""

@@ -80,4 +80,5 @@ class Sweeper:
         if number == self._number and self._probed_at is not None:
             self._host.counted.lag_seconds.observe(trio.current_time() - self._probed_at)
             self._trouble.end(unless_since=self._probed_at)
+            self._host.errands.note_reached(self._probed_at)
             self._probed_at = None

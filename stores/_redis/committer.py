@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
+from ...core._trouble import Trouble
 from ...core.errors import FencedError, OverloadedError, StoreError, TrialogueError
 from .._committing import GroupCommitter, Waiting
 from .errors import AwayError, RefusedError
@@ -53,6 +54,12 @@ class Committer(GroupCommitter[Job]):
         self.trouble: str | None = None
         self._got_full = trio.Event()
         self._troubled_since: float | None = None
+        self._given_up = Trouble(
+            log,
+            "what the engine did not take is given up",
+            "the engine takes what is written again",
+            level=logging.ERROR,
+        )
 
     async def commit(self, group: Sequence[Waiting[Job]]) -> None:
         rest = list(group)
@@ -71,6 +78,7 @@ class Committer(GroupCommitter[Job]):
                 await trio.sleep(AGAIN_SECONDS)
                 await self.engine.wait_connected()
         self._troubled_since = self.trouble = None
+        self._given_up.end()
 
     async def _try(self, group: Sequence[Waiting[Job]]) -> list[Waiting[Job]]:
         """Give all of a group to the engine, and return those that it has not answered."""
@@ -134,7 +142,7 @@ class Committer(GroupCommitter[Job]):
     def _let_go(self, group: Sequence[Waiting[Job]]) -> None:
         """Fail what nobody knows the outcome of."""
         failure = AwayError(f"the engine takes nothing: {self.trouble}")
-        log.error("what the engine did not take is given up", extra={"error": self.trouble})
+        self._given_up.note(str(self.trouble), len(group))
         self._node.rename()
         self._give_up(group, failure)
 
