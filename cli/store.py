@@ -6,7 +6,8 @@ import sys
 from functools import partial
 from typing import Annotated, Final, TypeAlias
 
-from ..core.errors import SettingsError
+from ..core.abc import SessionStore
+from ..core.errors import SettingsError, StoreError
 from ..stores.checking import check_sessions
 from ..stores.copying import copy_sessions
 from ._client_command import run_client_command
@@ -22,6 +23,7 @@ store: Final = CommandGroup(
 
     A store is jsonl:FOLDER, sqlite:FILE, redis://HOST:PORT/0 and its like, or jsonl alone, which is
     the folder of trialogue serve.
+    One in an engine can be open elsewhere all the same: standard error warns of that.
 
     Exit codes: 0 done; 1 not all is as it should be; 2 wrongly asked, or a store cannot be used.
     """,
@@ -63,6 +65,10 @@ async def _copy(source: str, target: str) -> int:
         find_store(source, must_exist=True, read_only=True) as old,
         find_store(target) as new,
     ):
+        await _warn_of_servers(
+            source, old, "what they write meanwhile may be left out, or cut short"
+        )
+        await _warn_of_servers(target, new, "they may take up a session before all of it is there")
         report = await copy_sessions(old, new, on_progress=_show_progress)
     print(f"{len(report.copied)} copied, {len(report.present)} were there already")
     for session_id in report.conflicts:
@@ -84,11 +90,25 @@ def check_store(source: Source, /, *, environ: Environ) -> int:
 
 async def _check(source: str) -> int:
     async with find_store(source, must_exist=True, read_only=True) as checked:
+        await _warn_of_servers(source, checked, "what they write meanwhile may look like damage")
         report = await check_sessions(checked, on_progress=_show_progress)
     print(f"{report.sessions} sessions, {report.entries} entries")
     for session_id, problem in report.problems.items():
         print(f"{session_id}: {problem}")
     return EXIT_FAILED if report.problems else EXIT_OK
+
+
+async def _warn_of_servers(spec: str, store: SessionStore, means: str) -> None:
+    """Say on standard error that servers have a store open, where they share it and it knows."""
+    if store.cluster is None:
+        return
+    try:
+        count = len(await store.cluster.list_nodes())
+    except StoreError:
+        return  # what is asked for is said to fail, if it does
+    if count:
+        said = f"warning: servers have {mask_url(spec)} open, or had just now ({count})"
+        print(f"trialogue store: {said}: {means}", file=sys.stderr)
 
 
 def _show_progress(done: int, count: int) -> None:

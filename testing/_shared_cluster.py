@@ -196,6 +196,10 @@ class SharedCluster(Cluster):
         await self._store.reach()
         return self._engine.report(self.node, load)
 
+    async def list_nodes(self) -> Sequence[str]:
+        await self._store.reach()
+        return self._engine.list_nodes()
+
     # -- what everybody may see --------------------------------------------------------------------
 
     async def follow(self, session_id: str, after: Position) -> None:

@@ -259,7 +259,12 @@ class SharedEngineState:
             self._loads.pop(node, None)
         else:
             self._loads[node] = load, now + self.lease_seconds
-        return {name: load for name, (load, until) in self._loads.items() if until > now}
+        return {name: self._loads[name][0] for name in self.list_nodes()}
+
+    def list_nodes(self) -> list[str]:
+        """Name the nodes of which that is known."""
+        now = trio.current_time()
+        return [name for name, (_, until) in self._loads.items() if until > now]
 
     def publish(self, session_id: str, payloads: Sequence[bytes]) -> None:
         """Put texts behind those published before."""

@@ -176,6 +176,13 @@ class Cluster(ABC):
             By node, this one included.
         """
 
+    @abstractmethod
+    async def list_nodes(self) -> Sequence[str]:
+        """Name the nodes of which `report` names something, and say nothing of this one.
+
+        They have been alive within a lease, and take part; one that drains is missing.
+        """
+
     # -- what everybody may see --------------------------------------------------------------
 
     @abstractmethod

@@ -286,6 +286,14 @@ class RedisCluster(Cluster):
         loads: Mapping[str, int] = await self._committer.do(Report(load))
         return loads
 
+    async def list_nodes(self) -> Sequence[str]:
+        prefix = self._node.settings.key_prefix
+        names = [name.decode() for name in await self._ask(b"SMEMBERS", f"{prefix}:nodes")]
+        if not names:
+            return names
+        loads = await self._ask(b"MGET", *(f"{prefix}:load:{name}" for name in names))
+        return [name for name, load in zip(names, loads, strict=True) if load is not None]
+
     def _take_items(self, session_id: str, items: Sequence[Item]) -> None:
         for item_id, payload in items:
             self._take_item(session_id, item_id.decode(), payload)

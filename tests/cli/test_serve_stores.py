@@ -93,6 +93,29 @@ def test_two_servers_on_one_engine_serve_each_others_sessions() -> None:
         assert second.request("server.stats")["data"]["cluster"]["forwarded"] == 1
 
 
+@pytest.mark.skipif(LACKS_ENGINE is not None, reason=str(LACKS_ENGINE))
+def test_servers_that_have_an_engine_open_are_warned_of_by_what_copies_or_checks_it(
+    tmp_path: Path,
+) -> None:
+    """docs/storage.md: nothing holds them up. A bug once seen: what they wrote looked damaged."""
+    url = f"{shared_engine().url}?prefix=cli-{uuid.uuid4().hex}"
+    folder = f"jsonl:{tmp_path}/copy"
+    with serving("echo", *TCP, "--store", url) as server, LineClient(server.urls[0]) as client:
+        client.request("session.create")
+        open_here = f"trialogue store: warning: servers have {url} open, or had just now (1)"
+        for arguments, means in [
+            (["check", url], "what they write meanwhile may look like damage"),
+            (["copy", url, folder], "what they write meanwhile may be left out, or cut short"),
+            (["copy", folder, url], "they may take up a session before all of it is there"),
+        ]:
+            done = run_command("store", *arguments)
+            assert done.returncode == 0
+            assert f"{open_here}: {means}\n" in done.stderr
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+    assert "warning: servers" not in run_command("store", "check", url).stderr
+
+
 @pytest.mark.parametrize(
     ("store", "url", "said"),
     [

@@ -207,7 +207,9 @@ async def test_nodes_know_what_each_has_to_do_that_is_alive(place: Place) -> Non
             assert await a.report(3) == {a.node: 3}
             assert await b.report(0) == {a.node: 3, b.node: 0}
             assert await a.report(4) == {a.node: 4, b.node: 0}
+            assert sorted(await a.list_nodes()) == sorted([a.node, b.node])
             assert await b.report(None) == {a.node: 4}
+            assert await b.list_nodes() == [a.node]
             async with place.open("&lease_seconds=0.3") as dead:
                 assert await dead.cluster.report(5) == {a.node: 4, dead.cluster.node: 5}
             await until(lambda: a.report(4), {a.node: 4})
