@@ -96,6 +96,8 @@ class Node:
                 await ask(b"SCRIPT LOAD", script.text)
 
     def _look(self, info: dict[str, str]) -> None:
+        if "sentinel" in (info.get("redis_mode"), info.get("server_mode")):
+            raise StoreError("it is a sentinel: it is said as redis+sentinel://HOST:PORT/SERVICE")
         if info.get("role") != "master":
             raise AwayError("the engine is a replica")
         if info.get("cluster_enabled") == "1" and not self.settings.by_slot:

@@ -765,6 +765,13 @@ async def test_engine_that_is_taken_for_a_sentinel_is_none() -> None:
             pass
 
 
+async def test_sentinel_that_is_taken_for_an_engine_is_none() -> None:
+    """A bug once seen: it was taken for a replica, which was waited for."""
+    with Engine("--sentinel", port=True) as sentinel, trio.fail_after(30):
+        async with _refused(f"redis://127.0.0.1:{sentinel.port}", r"it is said as redis\+sentinel"):
+            pass
+
+
 async def test_engine_is_found_by_sentinels_also_after_a_failover() -> None:
     """Issue 7: Sentinel URLs. What was acknowledged by the first primary goes on in the second."""
     with (
