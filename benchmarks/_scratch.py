@@ -18,7 +18,7 @@ import trio
 from trialogue.core.errors import SettingsError, StoreError
 from trialogue.core.plugins import STORES, load_object, load_plugin
 
-__all__ = ["Account", "open_account", "run_in_engine"]
+__all__ = ["Account", "check_engine", "open_account", "run_in_engine", "scratch_store"]
 
 T = TypeVar("T")
 #: Reads the numbers of an engine's ``INFO``.
@@ -42,7 +42,7 @@ def run_in_engine(url: str, measure: Callable[[str], Awaitable[T]]) -> T:
         SystemExit: It was told to end, with SIGTERM.
     """
     store = _scratch_url(url)
-    trio.run(_try, store)
+    trio.run(check_engine, store)
     try:
         return trio.run(_until_terminated, measure, store)
     finally:
@@ -57,14 +57,29 @@ def _scratch_url(url: str) -> str:
     return f"{url}{mark}prefix=bench-{os.getpid()}-{secrets.token_hex(4)}"
 
 
-async def _try(store: str) -> None:
-    """Find out whether there is an engine, before anything is begun."""
-    load_plugin(STORES, "redis")(store)  # says what to install
+@asynccontextmanager
+async def scratch_store(url: str) -> AsyncGenerator[str]:
+    """Give the URL of a new store in an engine, and remove that at the end."""
+    store = _scratch_url(url)
     try:
-        async with open_account(store) as account:
+        yield store
+    finally:
+        with trio.CancelScope(shield=True):  # bounded: by its own deadline
+            await _remove(store)
+
+
+async def check_engine(url: str) -> None:
+    """Find out whether there is an engine, before anything is begun.
+
+    Raises:
+        SettingsError: There is none. The message is one line, without a password.
+    """
+    load_plugin(STORES, "redis")(url)  # says what to install
+    try:
+        async with open_account(url) as account:
             await account()
     except StoreError as exc:
-        raise SettingsError(f"{_place(store)}: {exc}") from exc
+        raise SettingsError(f"{_place(url)}: {exc}") from exc
 
 
 async def _until_terminated(measure: Callable[[str], Awaitable[T]], store: str) -> T:

@@ -33,6 +33,7 @@ from trialogue.core.plugins import STORES, load_object, load_plugin
 from . import _storage_many
 from ._measure import quantile, spread
 from ._process import describe_machine, write_result
+from ._scratch import check_engine, scratch_store
 
 __all__ = ["add_arguments", "run"]
 
@@ -101,13 +102,9 @@ def _sqlite(synchronous: str) -> _Kind:
 
 def _redis(url: str) -> _Kind:
     @asynccontextmanager
-    async def open_store(folder: str) -> AsyncGenerator[SessionStore]:
-        # Each run has keys of its own, and takes them away.
-        mark = "&" if "?" in url else "?"
-        prefix = f"bench-{os.getpid()}-{os.path.basename(folder)}"
-        async with load_plugin(STORES, "redis")(f"{url}{mark}prefix={prefix}") as store:
+    async def open_store(_: str) -> AsyncGenerator[SessionStore]:
+        async with scratch_store(url) as own, load_plugin(STORES, "redis")(own) as store:
             yield store
-            await store.prune(keep=0)
 
     return _Kind("redis", open_store)
 
@@ -125,6 +122,8 @@ _PLAIN: Final = "plain SQLite"
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure the stores; print two tables, and keep the figures."""
+    if arguments.redis:
+        trio.run(check_engine, arguments.redis)
     _show_logs()
     rounds = 1 if arguments.quick else _ROUNDS
     shorter = 0.1 if arguments.quick else 1.0
