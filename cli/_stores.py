@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..core.abc import SessionStore
-from ..core.errors import SettingsError, StoreError, StoreInUseError
+from ..core.errors import SettingsError, StoreError, StoreInUseError, UnavailableError
 from ..core.plugins import STORES, load_plugin
-from ..stores._redis.errors import AwayError
 from ..stores._redis.settings import SCHEMES
 from ..stores.jsonl import JsonlSettings
 from ._values import mask_url
@@ -151,7 +150,8 @@ async def _open(
         except StoreError as exc:
             said = str(exc)
             raise StoreUnavailableError(
-                said if where in said else f"{where}: {said}", is_away=isinstance(exc, AwayError)
+                said if where in said else f"{where}: {said}",
+                is_away=isinstance(exc, UnavailableError),
             ) from exc
         except (FileExistsError, NotADirectoryError) as exc:
             raise StoreUnavailableError(f"{exc.filename or where} is not a folder") from exc

@@ -532,7 +532,11 @@ class SessionLog(ABC):
 
 
 class SessionStore(ABC):
-    """Where sessions live. All but `create` and `open` need no ownership and write nothing."""
+    """Where sessions live. All but `create` and `open` need no ownership and write nothing.
+
+    Whatever needs what a store is on may raise `UnavailableError` while that cannot be reached, and
+    an append may fail with it: it is told as `OverloadedError`, and is no bug (PROTOCOL §10).
+    """
 
     #: Whether sessions outlive the process. If not, idle sessions expire by default.
     durable: bool = True
